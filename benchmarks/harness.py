@@ -33,7 +33,7 @@ SMOKE_LIMIT_S = 600
 
 
 def parameters(benchmark: Benchmark) -> frozenset[str]:
-    """Returns what a benchmark's ``run`` takes: ``minutes`` of work, the folder ``out`` for files beside its JSON."""
+    """Returns the parameters of a benchmark's ``run``: ``minutes`` of work, the folder ``out`` for its files."""
     return frozenset(inspect.signature(importlib.import_module(benchmark.module).run).parameters)
 
 
@@ -41,8 +41,6 @@ def write(benchmark: Benchmark, folder: Path, *, command: str, minutes: float | 
     """Runs a benchmark in this process and writes ``NAME.json`` whole.
 
     Args:
-        benchmark: To run.
-        folder: Of the file.
         command: That repeats it; part of the file.
         minutes: Of work, for a benchmark that has a choice; ``None`` for its own default.
 
@@ -103,7 +101,7 @@ def smoke(benchmarks: Sequence[Benchmark]) -> list[str]:
                 longest_first = sorted(benchmarks, key=lambda each: not each.long)
                 futures = {pool.submit(_smoked, each, folder): each.name for each in longest_first}
                 for future in as_completed(futures):
-                    failed += _told(futures[future], future, folder)
+                    failed += _failure(futures[future], future, folder)
         finally:
             del os.environ[FOLDER_VARIABLE]
     return sorted(failed)
@@ -161,13 +159,13 @@ def _too_long(_number: int, _frame: FrameType | None) -> None:
     raise TimeoutError(f"took more than {SMOKE_LIMIT_S} s")
 
 
-def _told(name: str, future: Future[dict[str, Any]], folder: Path) -> list[str]:
+def _failure(name: str, future: Future[dict[str, Any]], folder: Path) -> list[str]:
     """Prints how a smoke run ended; returns its name if it failed."""
     error = future.exception()
     if error is not None:
         log = folder / f"{name}.log"
-        said = log.read_text(errors="replace")[-4000:] if log.exists() else ""
-        print(f"benchmark {name} failed:\n{said}{_text(error)}", file=sys.stderr, flush=True)
+        output = log.read_text(errors="replace")[-4000:] if log.exists() else ""
+        print(f"benchmark {name} failed:\n{output}{_text(error)}", file=sys.stderr, flush=True)
         return [name]
     content = future.result()
     seconds = f" in {content['provenance']['seconds']:.1f} s" if "provenance" in content else ""

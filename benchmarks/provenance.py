@@ -39,24 +39,20 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where, when and of what a result was measured.
+    """Date, machine, versions and sources of a result.
 
     Attributes:
         date: UTC, ISO 8601, when the benchmark began.
         commit: Full hash; empty outside a git checkout.
         dirty: A tracked file outside ``benchmarks/results`` differed from the commit.
-        command: That repeats it.
         processor: Model name.
         instructions: Those of `INSTRUCTIONS` that the processor has.
         cores: That the process may use.
-        memory_mb: Of the machine.
         board: Model name from the device tree or the firmware; empty where neither has one.
         system: Operating system and kernel.
         load_average: Of 1, 5 and 15 minutes, before the benchmark began.
-        python: Version.
         packages: Installed package to version.
         seconds: That the benchmark took.
-        sources: What it measures.
     """
 
     date: str

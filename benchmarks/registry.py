@@ -18,7 +18,6 @@ class Benchmark:
     Attributes:
         name: Also of its result file.
         component: Folder of ``benchmarks/`` with its module; empty for ``benchmarks/`` itself.
-        measures: One line.
         sources: Tracked files and folders whose speed or size it measures, relative to the repository.
         helpers: Modules of ``benchmarks/`` that it uses beside its own.
         long: Trains, downloads or builds first, or needs more than about ten minutes: runs by name only.
@@ -161,14 +160,6 @@ _ALL = (
         "DINModel against mean pooling and simple rankings: GAUC, INT8, latency, daily patch, cold items",
         (f"{_TRAINING}/recommendation", f"{_MODELS}/recommendation", f"{_MODELS}/networks/din.py"),
         ("inputs/data",),
-        long=True,
-    ),
-    Benchmark(
-        "recommendation_recipes",
-        "models",
-        "recipes of DINModel's training on the choosing set: mix of negatives",
-        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
-        ("inputs/data", "models/recommendation"),
         long=True,
     ),
     Benchmark(
@@ -471,14 +462,6 @@ _ALL = (
         "pruning.distilling", "converters", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True
     ),
     Benchmark(
-        "pruning.searching",
-        "converters",
-        "level 3 against level 2 and random search",
-        (_CONVERTERS,),
-        _PRUNING,
-        long=True,
-    ),
-    Benchmark(
         "search.front",
         "converters",
         "level 3 with annotated data against level 3 without and random search",
@@ -496,9 +479,6 @@ _ALL = (
     ),
     Benchmark(
         "training.wire", "converters", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True
-    ),
-    Benchmark(
-        "training.loop", "converters", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True
     ),
     Benchmark(
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True

@@ -22,5 +22,5 @@ def scaled(full: Value, *, smoke: Value) -> Value:
 
 
 def kept(name: str) -> Path:
-    """Returns a folder for work that a later run goes on with; in a smoke run one that is new each time."""
+    """Returns a folder for work that a later run resumes; in a smoke run a new one each time."""
     return Path(os.environ[FOLDER_VARIABLE]) / name if SMOKE else Path(__file__).parent / name

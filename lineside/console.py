@@ -33,8 +33,8 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def say(text: str = "") -> None:
-    """Prints lines for a person on stderr; escapes as `show` does."""
+def inform(text: str = "") -> None:
+    """Prints lines for a person on stderr; control characters are escaped as by `show`."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -75,7 +75,6 @@ def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> Non
 
     Args:
         look: Returns what to draw, and whether nothing more will change.
-        watch: Whether to draw again.
     """
     with needs("convert"):
         from rich.console import Console
@@ -112,12 +111,11 @@ class ProgressMeter:
 
     Args:
         what: Name of the work.
-        total: Bytes in all; 0 if unknown.
     """
 
-    def __init__(self, what: str, total: int = 0) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._total = total
+        self._total = 0
         self._shown_at = 0.0
         self._begun = time.monotonic()
         self._live = sys.stderr.isatty()

@@ -26,7 +26,6 @@ def device_clock(
         lineside.Optimizer("detector.onnx", "rpi5", 1, data="photos", clock=clock).run()
 
     Args:
-        hub: The hub's folder.
         device: The device's name; its ``agent.toml`` says ``time_for_hub = true``.
         passphrase: Opens the key of the device's group, if it was made with one.
         say: Told what the device does.

@@ -135,7 +135,6 @@ def add_good_parts(parser: argparse._ActionsContainer, *, frames: int, how_many:
     """Adds frames of good parts to learn from (``source``, ``fold``, ``frames``), and bad ones to check (``check``).
 
     Args:
-        frames: The default number.
         how_many: The least and the recommended number, for people.
     """
     parser.add_argument(
@@ -168,7 +167,6 @@ def add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds the cores of a Ray cluster: a `TaskCluster`.
 
     Args:
-        parser: Of the command.
         what: One task of the work, for people.
     """
     group = parser.add_argument_group(
@@ -211,11 +209,7 @@ def task_cluster(options: argparse.Namespace) -> TaskCluster | None:
 
 @contextlib.contextmanager
 def cluster_tasks(options: argparse.Namespace) -> Iterator[TaskRunner]:
-    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr.
-
-    Raises:
-        LinesideError: As for `task_cluster` and `open_tasks`.
-    """
+    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr."""
     from lineside_converters.cluster.tasks import open_tasks
 
     cluster = task_cluster(options)

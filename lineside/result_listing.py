@@ -7,7 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from lineside.console import say, show
+from lineside.console import inform, show
 from lineside_link.messages import MeasuredValue, ReadMark
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
@@ -121,7 +121,7 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
         judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
         show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{row['error'] or _findings(row)}")
     if len(found) == limit:
-        say(f"the newest {limit}; --limit gives more, --out FILE all")
+        inform(f"the newest {limit}; --limit gives more, --out FILE all")
 
 
 def utc(at_ns: int) -> str:

@@ -23,7 +23,6 @@ class Session(session.Session):
 
     Raises:
         InputNotFoundError: There is no such bundle.
-        LinesideError: As for the runtime's.
     """
 
     def __init__(
@@ -44,5 +43,5 @@ class Session(session.Session):
 
 
 def found(given: Any) -> Any:
-    """Returns the folder for the name of a shipped bundle; anything else as it is."""
+    """Returns the folder of a shipped bundle by its name; any other value unchanged."""
     return zoo.find(given) if isinstance(given, (str, Path)) else given

@@ -29,10 +29,7 @@ def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = N
     """Writes steel with and without defects.
 
     Args:
-        folder: Made here.
-        count: How many.
         size: Width and height; ``None`` for the simulator's own, 200 by 200.
-        suffix: Of the files.
     """
     folder.mkdir(parents=True)
     for seed in range(count):
@@ -85,7 +82,7 @@ def wait_recorded(folder: Path, count: int, *, timeout_s: float = START_S) -> No
 
 
 def memory_bytes(pid: int) -> dict[str, int]:
-    """Bytes of a process, as the kernel says: resident, at most, anonymous, and its proportional share (PSS)."""
+    """Bytes of a process from the kernel: resident, peak, anonymous, and its proportional share (PSS)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
     rolled = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

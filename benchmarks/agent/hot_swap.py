@@ -76,7 +76,7 @@ def _prepare(site: Site) -> int:
 
 
 def _version(folder: Path, number: int) -> Bundle:
-    """The shipped detector under a version of its own; its weights are the same, and so is what it says."""
+    """The shipped detector under another version, with the same weights and answers."""
     shutil.copytree(zoo.path(BUNDLE), folder)
     manifest = open_bundle(folder).manifest
     return write_manifest(folder, msgspec.structs.replace(manifest, version=f"9.{number}.0"))

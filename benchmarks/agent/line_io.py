@@ -69,7 +69,6 @@ def start_agent(
         folder: An empty one.
         variant: Of the shipped detector; ``None`` for its first one.
         images: What the camera shows, again and again.
-        port: Of Modbus.
         tables: More tables of ``agent.toml``.
     """
     (folder / "frames").mkdir()

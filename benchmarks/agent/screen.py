@@ -118,7 +118,7 @@ def _end(agent: Any) -> None:
 
 @contextlib.contextmanager
 def _attack(port: int, attacks: list[dict[str, Any]]) -> Iterator[None]:
-    """Attacks meanwhile, and adds what was answered."""
+    """Attacks meanwhile, and adds the answers."""
     command = [sys.executable, "-m", "benchmarks.agent.screen_attack", str(port), str(ATTACKING_CONNECTIONS)]
     attack = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

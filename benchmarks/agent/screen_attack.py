@@ -32,11 +32,7 @@ LOOK_S = 0.05
 
 
 class ConnectionFlood(threading.Thread):
-    """Keeps many connections open from one address.
-
-    Args:
-        count: How many.
-    """
+    """Keeps many connections open from one address."""
 
     def __init__(self, port: int, count: int, stop: threading.Event) -> None:
         super().__init__(daemon=True)

@@ -17,7 +17,7 @@ import time
 
 
 class Reader(threading.Thread):
-    """Holds an event stream, and fetches each image that it is told of, as the page does."""
+    """Holds an event stream, and fetches each announced image, as the page does."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -46,7 +46,7 @@ class Reader(threading.Thread):
 
 
 def stall(port: int) -> socket.socket:
-    """Opens an event stream of which nobody reads."""
+    """Opens an event stream and does not read it."""
     stalled = socket.create_connection(("127.0.0.1", port))
     stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     stalled.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")

@@ -81,7 +81,6 @@ class Trained:
     Attributes:
         float_files: ONNX by side of its input.
         facts: How frames go in and answers come out.
-        spent: What its training took.
         start: The weights that it began with.
     """
 
@@ -179,7 +178,7 @@ def _random_detector(path: Path) -> Path:
 
 def _train_theirs(start: str, yaml: Path, folder: Path, minutes: float) -> Trained:
     files = {side: folder / f"yolo11n-{side}.onnx" for side in SIDES}
-    told = {
+    task = {
         "outputs": {str(path): side for side, path in files.items()},
         "train_side": TRAIN_SIDE,
         "data": str(yaml),
@@ -188,7 +187,7 @@ def _train_theirs(start: str, yaml: Path, folder: Path, minutes: float) -> Train
         "seed": SEED,
         "threads": THREADS,
     }
-    spent = _call([python_of("ultralytics"), HERE / "train_yolo.py", msgspec.json.encode(told).decode()])
+    spent = _call([python_of("ultralytics"), HERE / "train_yolo.py", msgspec.json.encode(task).decode()])
     facts = ModelFacts(postprocess=Postprocess(name="yolov8", params={"score_min": 0.01}))
     return Trained(files, facts, spent, "random weights" if start == "random" else f"{WEIGHTS.name} of its releases")
 
@@ -292,7 +291,7 @@ def _as_yolo(data: Path, folder: Path) -> Path:
 
 
 def _call(command: list[str | Path]) -> dict[str, float]:
-    """Runs a program to its end and returns what it took."""
+    """Runs a program to its end and returns its wall-clock and processor seconds."""
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
     subprocess.run(command, check=True, stdout=sys.stderr, env={**environment(), **threads})

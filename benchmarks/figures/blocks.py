@@ -16,9 +16,7 @@ class Block:
     """One table.
 
     Attributes:
-        name: In the marker.
         results: Names of the result files, without ``.json``.
-        render: Makes the table.
         ages: The source line says whether the measured code has changed since.
     """
 
@@ -35,7 +33,6 @@ def block(name: str, *results: str, ages: bool = True) -> Callable[[Callable[...
     """Registers a renderer.
 
     Args:
-        name: Of the block.
         results: That the renderer takes, in this order.
         ages: Say in the source line whether the measured code has changed. Not on a model card: it is part of a shipped
             bundle and changes only with a measurement.

@@ -33,7 +33,6 @@ class Origins:
 
         Args:
             name: Of the result file.
-            result: Its content.
             ages: Say whether the measured code has changed since.
         """
         where = f"Source: `{path_of(name)}`"

@@ -85,7 +85,7 @@ def _reasons(result: Value) -> list[str]:
 
 
 def problems(root: Path, blocks: Mapping[str, Block]) -> Iterator[str]:
-    """Says of every page what is wrong with it: blocks that differ, markers, cited files, digests of model cards."""
+    """Returns the problems of every page: blocks that differ, markers, cited files, digests of model cards."""
     origins = Origins(root)
     for page in pages(root):
         name = page.relative_to(root).as_posix()

@@ -87,7 +87,6 @@ def latency(case: Case, *, engine: str, provider: str = "") -> Figures:
     """Times the three precisions of ResNet-50 on one engine, batch 1, host to host, and compares the outputs.
 
     Args:
-        case: Of the run.
         engine: Of `registry.names`.
         provider: Execution provider of ONNX Runtime.
     """

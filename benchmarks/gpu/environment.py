@@ -38,7 +38,6 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Where steps run.
 
     Attributes:
-        python: The interpreter.
         libraries: Folders for ``LD_LIBRARY_PATH``.
         notes: What could not be installed, and why.
     """
@@ -49,7 +48,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def here() -> Environment:
-    """Returns the environment that runs this, as it is."""
+    """Returns the running environment."""
     return Environment(python=Path(sys.executable))
 
 
@@ -74,7 +73,6 @@ def prepare(cuda: str, *, limit_s: float, home: Path = HOME) -> Environment:
     Args:
         cuda: Version of CUDA that the driver serves.
         limit_s: How long installing may take.
-        home: Its folder.
     """
     ends_s = time.monotonic() + limit_s
     python, notes = home / "bin/python", []

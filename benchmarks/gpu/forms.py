@@ -40,7 +40,7 @@ class Forms:
         return self.bundle.manifest
 
     def request(self, precision: Precision, folder: Path) -> ConversionRequest:
-        """Returns what a maker is asked for."""
+        """Returns the request to a maker."""
         return ConversionRequest(
             clean=self.files["fp32"],
             int8=self.files["int8"] if precision == "int8" else None,

@@ -19,12 +19,7 @@ _QUERY = "index,name,memory.total,driver_version,compute_cap,power.limit,clocks.
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU.
-
-    Attributes:
-        name: Of the model.
-        memory_bytes: In total.
-    """
+    """One GPU."""
 
     name: str
     memory_bytes: int
@@ -60,7 +55,6 @@ def find_gpus(root: Path = Path("/"), library: str = DRIVER_LIBRARY) -> Gpus:
 
     Args:
         root: Where ``dev`` and ``proc`` are.
-        library: The driver's library.
     """
     nodes = tuple(str(path) for pattern in NODES for path in sorted(root.glob(pattern)))
     try:

@@ -34,9 +34,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a step.
 
     Attributes:
-        name: Of the step.
         status: ``no GPU`` after what can be done without one; ``left out`` with its reason.
-        seconds: That it took.
         reason: Why it failed or was left out.
         figures: What was measured.
         log: Last lines of the output of a step that failed.
@@ -56,7 +54,6 @@ def run_steps(
     """Runs the steps; one that fails or hangs does not stop the others.
 
     Args:
-        gpus: What was found.
         folder: An existing folder for the steps' files.
         steps: What to run, in this order.
         budget_s: Of all together.
@@ -85,8 +82,8 @@ def run_steps(
 def run_step(step: Step, case: Case, environment: Environment, *, limit_s: float) -> StepResult:
     """Runs one step in a process of its own, and ends the process and its children at the limit."""
     answer, log = case.folder / f"{step.name}.json", case.folder / f"{step.name}.log"
-    told = [msgspec.json.encode(each, enc_hook=str).decode() for each in (step, case)]
-    command: list[str | Path] = [environment.python, "-m", "benchmarks.gpu.step_process", *told, answer]
+    arguments = [msgspec.json.encode(each, enc_hook=str).decode() for each in (step, case)]
+    command: list[str | Path] = [environment.python, "-m", "benchmarks.gpu.step_process", *arguments, answer]
     began_s = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

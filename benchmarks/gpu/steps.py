@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Exception):  # noqa: N818  # not an error
-    """What the step needs is not here; the text says what."""
+    """A requirement of the step is missing; the text names it."""
 
 
 class StepError(Exception):
@@ -57,7 +57,6 @@ class Step:
     """One step.
 
     Attributes:
-        name: Of the step.
         limit_s: Its process is ended after so long.
         target: Module and function, which takes a `Case`.
         options: Further keyword arguments of the function.

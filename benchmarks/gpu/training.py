@@ -67,7 +67,7 @@ def optimizer(case: Case) -> Figures:
     config = ClassifierConfig(data=(data,), out=case.folder / "teacher", epochs=epochs, evaluate_every=3, width=width)
     teacher = train_classifier(config, lambda _: None)
     result = Optimizer(
-        Path(teacher.onnx),
+        teacher.onnx,
         target_device="cuda:0",
         optimization_level=level,
         data=data,

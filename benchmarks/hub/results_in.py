@@ -95,7 +95,7 @@ def _prepare() -> tuple[list[Payload], list[tuple[Any, ...]]]:
 
 
 def _value(row: ResultRow, column: str, device: str) -> object:
-    """Returns what the table holds in a column for a row."""
+    """Returns the value of a row in a column."""
     beside = {"device": device, "epoch": "e1", "received_at_ns": 1}
     value = beside[column] if column in beside else getattr(row, column)
     return msgspec.json.encode(value).decode() if isinstance(value, tuple) else value

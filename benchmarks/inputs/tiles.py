@@ -33,8 +33,6 @@ class Tile:
     Attributes:
         path: The image file.
         kind: Kind of its defect; empty on a good one.
-        mask: File of the mask.
-        tile: Number of the tile.
     """
 
     path: Path

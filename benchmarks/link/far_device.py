@@ -36,7 +36,7 @@ def main(url: str, manifest: str, folder: str) -> int:
         began = time.perf_counter()
         report = fetch_files(repo, wanted, Path(folder))
         seconds = time.perf_counter() - began
-        told = {
+        figures = {
             "seconds": seconds,
             "bytes": report.fetched_bytes,
             "received_bytes": client.counters["received_bytes"] - before,
@@ -45,7 +45,7 @@ def main(url: str, manifest: str, folder: str) -> int:
             "window": repo.pace.window,
             **repo.counters,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(figures), flush=True)
     client.close()
     return 0
 

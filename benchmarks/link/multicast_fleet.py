@@ -21,10 +21,7 @@ def fetch(url: str, bundle: Bundle, folder: Path, *, devices: int) -> dict[str, 
     """Fetches a bundle with so many devices.
 
     Args:
-        url: Of the broker.
-        bundle: What is published.
         folder: Each device has a folder of its own in it.
-        devices: How many.
 
     Returns:
         ``seconds`` from the first question to the last byte, ``asked_bytes`` that were not sent to all.

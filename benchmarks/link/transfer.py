@@ -295,7 +295,7 @@ def _shipped_bytes() -> int:
 
 
 def _ask(child: subprocess.Popen[str]) -> str:
-    """Has a process do its work once; returns the line that it says."""
+    """Makes a process work once; returns its line."""
     if child.stdin is None or child.stdout is None:
         raise ValueError("started without pipes")
     child.stdin.write("\n")

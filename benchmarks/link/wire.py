@@ -47,27 +47,23 @@ class Wire:
     Attributes:
         here: Address of this machine's end.
         there: Address of the namespace's end.
-        namespace: Its name, for ``ip netns exec``.
-
-    Args:
-        line: What it does.
-        namespace: Made here, removed by `close`.
+        namespace: Its name, for ``ip netns exec``; removed by `close`.
     """
 
     here, there = "10.77.0.1", "10.77.0.2"
+    namespace = "lineside-far"
 
-    def __init__(self, line: LinkQuality, namespace: str = "lineside-far") -> None:
-        self.namespace = namespace
+    def __init__(self, line: LinkQuality) -> None:
         self._line = line
         self._down = False
         self._closing = False
         self._random = random.Random(7)
-        run("ip", "netns", "add", namespace)
+        run("ip", "netns", "add", self.namespace)
         self._ends = [_tun("lsnear0"), _tun("lsfar0")]
         run("ip", "addr", "add", f"{self.here}/24", "dev", "lsnear0")
         run("ip", "link", "set", "lsnear0", "up")
-        run("ip", "link", "set", "lsfar0", "netns", namespace)
-        inside = ("ip", "netns", "exec", namespace, "ip")
+        run("ip", "link", "set", "lsfar0", "netns", self.namespace)
+        inside = ("ip", "netns", "exec", self.namespace, "ip")
         run(*inside, "addr", "add", f"{self.there}/24", "dev", "lsfar0")
         run(*inside, "link", "set", "lsfar0", "up")
         run(*inside, "link", "set", "lo", "up")

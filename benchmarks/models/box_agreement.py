@@ -108,9 +108,9 @@ def _area(truths: Sequence[TrueBoxes], found: Sequence[TrueBoxes], label: int) -
     return {name: round(part / whole, 4) if whole else 0.0 for name, (part, whole) in shares.items()}
 
 
-def _covered(boxes: npt.NDArray[np.float32], side: int = 256) -> npt.NDArray[np.bool_]:
-    """Returns the pixels ``(side, side)`` in any of the boxes; frames of NEU-DET have 200 a side."""
-    covered = np.zeros((side, side), np.bool_)
+def _covered(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Returns the pixels ``(256, 256)`` in any of the boxes; frames of NEU-DET have 200 a side."""
+    covered = np.zeros((256, 256), np.bool_)
     for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
         covered[max(0, y1) : y2, max(0, x1) : x2] = True
     return covered

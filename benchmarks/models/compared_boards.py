@@ -45,11 +45,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """One board under one condition.
 
     Attributes:
-        design: Of the board.
         kind: Bad, or how the good board was made.
         boxes: True boxes, with ``labels``.
         found: Boxes, with ``scores`` and ``found_labels``; none where the frame can't be registered.
-        fault: Whether it can't be.
         compose_ms: Processor time of registration and composition.
         infer_ms: Wall time of inference and decoding.
     """

@@ -73,7 +73,6 @@ class Data:
     Attributes:
         images: In the order of the features.
         features: Of all of them; of bad ones, too.
-        good: Which are good.
         numbers: Tile of each.
         seconds: Of computing the features of one image.
     """
@@ -95,8 +94,6 @@ class Judged:
 
     Attributes:
         chosen: Indices of the images.
-        sums: Their scores.
-        value: The threshold.
     """
 
     chosen: Ints

@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(read: Read, picture: Picture, text: str) -> Outcome:
-    """Returns what a reader makes of a picture."""
+    """Returns a reader's outcome on a picture."""
     began_ns = time.process_time_ns()
     texts = read(picture)
     took_ms = (time.process_time_ns() - began_ns) / 1e6

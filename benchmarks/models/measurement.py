@@ -160,13 +160,13 @@ def _repeatability(values: list[list[float | None]]) -> float | None:
 
 
 def _by_scale(frame: Frame, camera: DrawnCamera) -> Measured:
-    """The same edges without the board: what the calibration is worth."""
+    """The same edges without the board, to show the gain of the calibration."""
     plain = scale_calibration(camera.px_per_mm, (camera.width, camera.height))
     return {one.name: one.value for one in measure(frame, tuple(RULES.values()), plain)}
 
 
 def _contours(frame: Frame, camera: DrawnCamera, *, upright: bool) -> Measured:
-    """Returns what OpenCV's contours of the plate and its bore say."""
+    """Returns the sizes of the plate and its bore by OpenCV's contours."""
     _, mask = cv2.threshold(frame, 0, 255, cv2.THRESH_BINARY_INV + cv2.THRESH_OTSU)
     contours, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(one) for one in contours]

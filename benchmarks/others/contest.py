@@ -24,11 +24,7 @@ TURN_CALLS = 2
 
 
 class Contestant:
-    """Somebody who runs a network.
-
-    Attributes:
-        name: Short.
-    """
+    """Somebody who runs a network."""
 
     def __init__(self, name: str, python: Path, worker: str, model: Path, extra: dict[str, str] | None = None) -> None:
         self.name = name
@@ -57,12 +53,12 @@ class Running:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         try:
-            said = self._answer()
+            answer = self._answer()
         except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
             self.end()
             raise
-        self.first_ms: float = said["first_ms"]
-        self.answer: list[list[float]] = said["boxes"]
+        self.first_ms: float = answer["first_ms"]
+        self.answer: list[list[float]] = answer["boxes"]
 
     def turn(self, calls: int) -> dict[str, Any]:
         """Times so many calls; gives ``times_ms``, ``resident_mb`` and ``peak_mb``."""
@@ -83,20 +79,20 @@ class Running:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            _, said = self._process.communicate()
-            raise RuntimeError(f"{self._name} has died:\n{said[-2000:]}")
+            _, answer = self._process.communicate()
+            raise RuntimeError(f"{self._name} has died:\n{answer[-2000:]}")
         found: dict[str, Any] = json.loads(line)
         return found
 
 
 def detectors(network: Network) -> list[Contestant]:
-    """Returns everybody who runs a detector."""
+    """Returns the contestants that run a detector."""
     ultralytics = Contestant("ultralytics", python_of("ultralytics"), "worker_ultralytics.py", network.onnx)
     return [ultralytics, *classifiers(network)]
 
 
 def classifiers(network: Network) -> list[Contestant]:
-    """Returns everybody who runs a classifier: nobody's, ours on ONNX Runtime and on OpenVINO, theirs on OpenVINO.
+    """Returns the contestants that run a classifier: bare, ours on ONNX Runtime and on OpenVINO, theirs on OpenVINO.
 
     ``bare_ort`` is ONNX Runtime with OpenCV before it and nothing behind it: less than that is not to be had in Python.
     """
@@ -105,7 +101,7 @@ def classifiers(network: Network) -> list[Contestant]:
 
 
 def ours(network: Network) -> list[Contestant]:
-    """Returns those that run in this environment: nobody's and lineside."""
+    """Returns the contestants of this environment: the bare engine and lineside."""
     python = Path(sys.executable)
     return [
         Contestant("bare_ort", python, "worker_bare_ort.py", network.onnx),
@@ -119,7 +115,7 @@ def ours(network: Network) -> list[Contestant]:
 
 
 def measure(network: Network, contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
-    """Returns what was measured of each, one value a round or process."""
+    """Returns the measurements of each, one value a round or process."""
     found: dict[str, dict[str, Any]] = {}
     for number in range(ALONE_RUNS + 1):  # the first reads from the disk and isn't counted
         for one in contestants:

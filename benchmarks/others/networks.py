@@ -31,11 +31,9 @@ class Network:
     """One network in all forms.
 
     Attributes:
-        name: For people.
         kind: ``detector`` or ``classifier``.
         onnx: The file that all forms are made of.
         ir: OpenVINO's form of it.
-        bundle: Ours.
         frame: ``(H, W, 3) uint8`` BGR as ``.npy``, exactly twice the network's size, so that all resize alike.
     """
 
@@ -78,7 +76,7 @@ def lite0() -> Network:
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables of a contestant's process: one thread for whoever asks there."""
+    """Returns the environment of a contestant's process, with one thread."""
     return {**os.environ, **QUIET, "YOLO_CONFIG_DIR": str(HOME), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -35,7 +35,6 @@ def main(
         minutes: Wall time of the training.
         weights: A ``.pt`` file to begin with; empty for random weights.
         seed: Of everything random.
-        threads: Of torch.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(threads)

@@ -31,7 +31,7 @@ class Plug:
         self.running: set[Any] = set()
 
     def pull(self) -> None:
-        """Takes the device out, under whatever runs on it."""
+        """Removes the device while calls run on it."""
         self.out = True
         for options in list(self.running):
             options.terminate = True

@@ -89,7 +89,7 @@ def _starts() -> dict[str, Any]:
 
 
 def _memory_kb(pid: int) -> tuple[int, int]:
-    """Returns what is resident, and the process's share of it where pages are shared with others."""
+    """Returns resident memory, and the proportional share of it."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     fields = {line.partition(":")[0]: int(line.split()[1]) for line in lines[1:]}
     return fields["Rss"], fields["Pss"]

@@ -176,13 +176,13 @@ def _started(*arguments: str) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _serving(bundle: Bundle) -> Iterator[tuple[str, str]]:
     options = ("--engine", "ort", "--threads", "1", "--http-port", "0", "--grpc-port", "0", "--json")
-    with _started("lineside", "serve", str(bundle.path), *options) as said:
-        yield said["http"].removeprefix("http://"), said["grpc"]
+    with _started("lineside", "serve", str(bundle.path), *options) as urls:
+        yield urls["http"].removeprefix("http://"), urls["grpc"]
 
 
 @contextlib.contextmanager
 def _bare(answer_bytes: int) -> Iterator[tuple[str, str]]:
-    with _started("benchmarks.runtime.bare_server", str(answer_bytes)) as said:
-        while not listening(said["http"]):  # uvicorn says nothing when it listens
+    with _started("benchmarks.runtime.bare_server", str(answer_bytes)) as urls:
+        while not listening(urls["http"]):  # uvicorn says nothing when it listens
             time.sleep(0.02)
-        yield f"127.0.0.1:{said['http']}", f"127.0.0.1:{said['grpc']}"
+        yield f"127.0.0.1:{urls['http']}", f"127.0.0.1:{urls['grpc']}"

@@ -158,7 +158,7 @@ def _form(engine: str, precision: Precision, file: Path, manifest: Manifest) -> 
 
 
 def _facts(form: _Form, session: Session) -> dict[str, Any]:
-    """Returns what a row's variant is and how accurate it is."""
+    """Returns the facts and accuracy of a row's variant."""
     (variant,) = form.bundle.manifest.variants
     files = [
         form.bundle.file(variant.file).with_name(Path(name).name) for name in files_of(variant.format, variant.file)

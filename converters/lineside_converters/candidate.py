@@ -202,19 +202,17 @@ class PruningResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """The model between two stages; each stage returns it with what it has added.
+    """The model between two stages; each stage returns an extended copy.
 
     Attributes:
         model: The float graph that the next stage starts from: as given, cleaned, then pruned.
         pruning: Result of levels 2 and 3.
-        quantization: How it is quantized.
         int8: Its quantized form as QDQ ONNX; ``None`` at level 0.
         variants: One for each converter of the target's engines.
         rejected: Variants that could not be made.
         evaluation: Results of the gates.
         narrower: Narrower networks that passed them, the widest first.
         report: What the bundle's ``report.json`` says.
-        bundle: What was written.
     """
 
     model: Path
@@ -230,7 +228,7 @@ class Candidate:
 
     @property
     def evaluated(self) -> CandidateEvaluation:
-        """Results of the gates, for the stages behind them."""
+        """Results of the gates, for the following stages."""
         if self.evaluation is None:
             raise RuntimeError("this stage stands behind the gates")
         return self.evaluation

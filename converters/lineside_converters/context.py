@@ -18,7 +18,7 @@ from lineside_runtime.bundle import Manifest
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a candidate is made of, made for, measured on and allowed to cost.
+    """Source, target, data and limits of a candidate.
 
     Attributes:
         source: The float model that was given; candidates are compared with it.

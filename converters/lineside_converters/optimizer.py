@@ -39,7 +39,7 @@ STAGES = (clean, prune, quantize, convert, evaluate, widths, package)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OptimizeResult:
-    """The new bundle and what was measured.
+    """The new bundle and its figures.
 
     Attributes:
         bundle: The new bundle, opened.

@@ -26,16 +26,12 @@ MIN_SPEEDUP = 1.1
 
 
 class DeviceTimer(Protocol):
-    """A device that times bundles, such as `lineside_hub.fleet.device_timing.DeviceClock`.
-
-    Attributes:
-        device: Its name.
-    """
+    """A device that times bundles, such as `lineside_hub.fleet.device_timing.DeviceClock`."""
 
     device: str
 
     def check(self) -> str:
-        """Returns what the device is, or raises where it can't or may not time anything."""
+        """Returns the device's facts; raises if it cannot or may not time variants."""
         ...
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes) -> TimeAnswer:
@@ -45,7 +41,7 @@ class DeviceTimer(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What levels 2 and 3 may cost, and how much they are to bring.
+    """Budget and goal of levels 2 and 3.
 
     Attributes:
         speedup: Speed of the pruned INT8 form in terms of the whole network's.
@@ -179,7 +175,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """What the source model is and what the new bundle says, see `OptimizerOptions`."""
+    """Facts of the source model and the new bundle, see `OptimizerOptions`."""
 
     out: Path | None = None
     overwrite: bool = False
@@ -199,7 +195,7 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """What is measured and what is allowed, see `OptimizerOptions`.
+    """Measurements and limits, see `OptimizerOptions`.
 
     Attributes:
         metric_name: Of `metric` where lineside brings it, such as that of documents; empty for the caller's.

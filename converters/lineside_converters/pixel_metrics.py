@@ -25,7 +25,7 @@ class SegmentationAnswer(Candidates):
     table: Pixels
 
 
-def count_pixels(mask: Mask, said: Mask, classes: int, *, where: str) -> Pixels:
+def count_pixels(mask: Mask, predicted: Mask, classes: int, *, where: str) -> Pixels:
     """Returns the pixels of a frame by ``(true, found)`` class.
 
     Args:
@@ -35,9 +35,9 @@ def count_pixels(mask: Mask, said: Mask, classes: int, *, where: str) -> Pixels:
     Raises:
         DatasetError: The mask is of another size than the frame.
     """
-    if mask.shape != said.shape:
-        raise DatasetError(f"the mask of {where}", expected=f"{said.shape} pixels", actual=mask.shape)
-    pairs = mask.astype(np.int64) * classes + said
+    if mask.shape != predicted.shape:
+        raise DatasetError(f"the mask of {where}", expected=f"{predicted.shape} pixels", actual=mask.shape)
+    pairs = mask.astype(np.int64) * classes + predicted
     return np.bincount(pairs.reshape(-1), minlength=classes * classes).reshape(classes, classes)
 
 

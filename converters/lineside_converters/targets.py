@@ -24,7 +24,7 @@ KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rkn
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a model is made for.
+    """Target of a conversion: kind of device, engines and threads.
 
     Attributes:
         name: As the caller gave it.

@@ -65,18 +65,14 @@ def read_answer(
     found = decode(outputs, manifest.postprocess, [letterbox])[0]
     if mask is None:
         return found
-    said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
-    table = count_pixels(mask, said, len(manifest.labels) + 1, where="a judged frame")
+    predicted = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
+    table = count_pixels(mask, predicted, len(manifest.labels) + 1, where="a judged frame")
     return SegmentationAnswer(found.boxes, found.scores, found.labels, found.outlines, table=table)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DetectionTask:
-    """Boxes with types.
-
-    Attributes:
-        labels: The model's.
-    """
+    """Boxes with types."""
 
     labels: tuple[str, ...]
     metric: str = "mAP@0.5"

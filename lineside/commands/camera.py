@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
@@ -20,7 +20,6 @@ _RESULTS = {"passed": "pass", "failed": "fail", "not applicable": "skip"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser(
         "ls",
@@ -75,7 +74,7 @@ def run_ls(options: argparse.Namespace) -> int:
         if not one.problem:
             show(f"{one.type:<10} {one.settings:<28} {one.name}")
     for kind, problem in _absent(found).items():
-        say(f"{kind}: {problem}")
+        inform(f"{kind}: {problem}")
     return 0
 
 
@@ -111,7 +110,7 @@ def run_conformance(options: argparse.Namespace) -> int:
 
     config = _camera(options)
     outcomes = []
-    for outcome in run(CameraSubject(config, say if options.unplug else None)):
+    for outcome in run(CameraSubject(config, inform if options.unplug else None)):
         outcomes.append(outcome)
         text = f"{_RESULTS[outcome.verdict]:<5} {outcome.check} ({outcome.seconds:g} s)\n      {outcome.detail}"
         print(text, file=sys.stderr if options.json else sys.stdout)

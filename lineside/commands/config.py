@@ -27,7 +27,6 @@ SCHEMAS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     schema = actions.add_parser(
         "schema",

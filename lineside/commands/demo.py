@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.demo.options import FRAMES_DEFAULT, DemoOptions
 from lineside.extras import needs
 from lineside.options import add_json
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(outcome)
     else:
         outcome_table(outcome)
-    say(f"\nreport: {outcome.report}\ncount it yourself: python tests/demo/recount.py {options.out}")
+    inform(f"\nreport: {outcome.report}\ncount it yourself: python tests/demo/recount.py {options.out}")
     return 0 if outcome.lost == 0 and outcome.duplicates == 0 else 1
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, LinesideError, PartNotFoundError, RegistrationError
 
@@ -27,7 +27,6 @@ WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "source",
         nargs="+",
@@ -144,11 +143,11 @@ def _say_rule(manifest: Manifest) -> None:
     from lineside_models.verdict.good_classes import good_of, names_good_part, rule_of
 
     if rule := rule_of(manifest.postprocess, manifest.labels):
-        say(rule)
+        inform(rule)
     stated = "good" in manifest.postprocess.params or good_of(manifest.postprocess)
     for name in () if stated or manifest.task != "classification" else manifest.labels:
         if names_good_part(name):
-            say(
+            inform(
                 f"{name} counts as a defect: the bundle does not declare it as good. Make the bundle again with "
                 f"lineside optimize … --level 0 --good-class {name}"
             )
@@ -184,16 +183,16 @@ class _VerdictPrinter:
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
         """Prints what could not be read, or not be compared with the reference."""
-        told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
+        error = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
-            self._unreadable.append({"source": name, "error": told})
+            self._unreadable.append({"source": name, "error": error})
         elif self._jsonl:
-            print_json({"source": name, "error": told})
+            print_json({"source": name, "error": error})
         if isinstance(why, (PartNotFoundError, RegistrationError)):
             self._faults += 1
-            say(f"FAULT   {name}: {why}")
+            inform(f"FAULT   {name}: {why}")
         else:
-            say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+            inform(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
         self._step()
 
     def end(self, counts: InspectionCounts) -> None:
@@ -207,7 +206,7 @@ class _VerdictPrinter:
         more = (f", {self._faults} faults" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
-        say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
+        inform(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
 
     def _step(self) -> None:
         self._done += 1

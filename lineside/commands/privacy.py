@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, add_overwrite, bundle_path, positive
 from lineside_runtime.errors import ConfigError
@@ -31,7 +31,6 @@ example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(metavar="ACTION", required=True)
@@ -175,7 +174,7 @@ def _query(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"images": found, "noise_budget_bits": budget})
     else:
-        say(f"least noise budget: {budget} bits")
+        inform(f"least noise budget: {budget} bits")
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("file", type=Path, help="a PDF, DOCX, text file, or an image of a page")
     parser.add_argument(
         "--schema",
@@ -97,7 +96,7 @@ def _give(options: argparse.Namespace, report: DocumentReport, document: Documen
 
     if options.html is not None:
         write_atomic(options.html, write_report(report, document, "html", source=options.file).encode())
-        say(f"wrote {options.html}")
+        inform(f"wrote {options.html}")
     if options.json:
         print_json(report)
     elif options.format:
@@ -124,11 +123,11 @@ def _document(options: argparse.Namespace) -> Document:
 
 
 def _show(report: DocumentReport) -> None:
-    """Prints the values, then what a person must look at."""
+    """Prints the values, then the findings that a person must check."""
     for one in report.entities:
         where = "" if one.page is None else f"page {one.page + 1}"
         value = f"{one.value or one.text} {one.unit}".rstrip()
         show(f"{one.type:<24} {value:<28} {one.score:4.2f}  {where}".rstrip())
     for item in report.review:
         show(f"LOOK AT  {item.field}: {item.reason.replace('_', ' ')}: {item.text}")
-    say(f"{len(report.entities)} values, {len(report.relations)} relations, {len(report.review)} to look at")
+    inform(f"{len(report.entities)} values, {len(report.relations)} relations, {len(report.review)} to look at")

@@ -7,7 +7,7 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, bundle_path
 
@@ -19,7 +19,6 @@ VERDICTS = ("unsure", "reject", "wrong", "all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_export(actions)
     _add_import(actions)
@@ -148,16 +147,18 @@ def run_export(options: argparse.Namespace) -> int:
         seed=options.seed,
         again=options.again,
     )
-    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle, on_progress=say)
+    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle, on_progress=inform)
     if options.json:
         print_json(done)
         return 0
-    say(f"{done.images} images with {done.boxes} boxes of the model in {done.folder}; {done.marked} called wrong")
+    inform(f"{done.images} images with {done.boxes} boxes of the model in {done.folder}; {done.marked} called wrong")
     if done.without_frame:
-        say(f"{done.without_frame} more results have no frame at the hub")
+        inform(f"{done.without_frame} more results have no frame at the hub")
     if done.missing:
-        say(f"{done.missing} frames are gone at the hub, or damaged")
-    say(f"correct {done.folder / 'annotations.json'} with a tool, save it there as COCO, then: lineside relabel import")
+        inform(f"{done.missing} frames are gone at the hub, or damaged")
+    inform(
+        f"correct {done.folder / 'annotations.json'} with a tool, save it there as COCO, then: lineside relabel import"
+    )
     return 0
 
 
@@ -197,8 +198,8 @@ def _print(done: ImportReport) -> None:
 def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:
     show("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
     for model, persons in confusion.items():
-        said = ", ".join(f"{person} {count}" for person, count in persons.items())
-        show(f"  the model said {model:<18} people say {said}")
+        counts = ", ".join(f"{person} {count}" for person, count in persons.items())
+        show(f"  the model said {model:<18} people say {counts}")
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -237,7 +238,7 @@ def run_mark(options: argparse.Namespace) -> int:
         print_json(seen)
         return 0
     what = "wrong" if options.wrong else "right"
-    say(f"{seen.verdict} on part {options.part} by {seen.device} is {what}")
+    inform(f"{seen.verdict} on part {options.part} by {seen.device} is {what}")
     if options.wrong and not seen.has_frame:
-        say("its frame is not at the hub: no export can bring it")
+        inform("its frame is not at the hub: no export can bring it")
     return 0

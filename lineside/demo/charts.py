@@ -61,7 +61,6 @@ def timeline(
 
     Args:
         results: One a frame.
-        events: The hub's timeline.
         marks: Events outside the devices.
         order: Bundles in the order in which they went live.
     """

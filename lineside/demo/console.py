@@ -31,7 +31,7 @@ class DemoConsole:
         yield
         self.console.print(f"  [green]done[/] in {time.monotonic() - began:.1f} s")
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Prints a line that belongs to the running step."""
         self.console.print(f"  [dim]{time.monotonic() - self._started:6.1f} s[/]  {text}", soft_wrap=True)
 
@@ -65,7 +65,7 @@ class ProgressBar:
         quarter = 4 * done // max(1, self._total)
         if quarter > self._printed_quarter:
             self._printed_quarter = quarter
-            self._console.tell(f"{self._title}: {done} of {self._total}")
+            self._console.report(f"{self._title}: {done} of {self._total}")
 
 
 def outcome_table(outcome: DemoOutcome) -> None:

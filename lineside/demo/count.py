@@ -42,7 +42,6 @@ class DemoCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of frames and results; an independent script repeats them.
 
     Attributes:
-        frames: Frames of the source.
         inspected: Frames with a verdict at the hub.
         lost: Frames without a record at the hub.
         duplicates: Records at the hub beyond the first of a frame.
@@ -115,7 +114,6 @@ def count(results: list[DemoRow], frames: int, part_ids: tuple[str, ...]) -> Dem
     """Counts verdicts, losses and repeats.
 
     Args:
-        results: At the hub.
         frames: Number of frames of the source.
         part_ids: Of the frames; if empty, sequence numbers are compared.
     """

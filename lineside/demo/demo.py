@@ -36,9 +36,6 @@ MARK = ".lineside-demo"
 def run_demo(options: DemoOptions) -> DemoOutcome:
     """Runs the demo.
 
-    Args:
-        options: Of the demo.
-
     Returns:
         The counts, figures and files.
 
@@ -92,16 +89,16 @@ def _make_bundles(
     parent = zoo.path("surface-12-float")
     results = []
     for version, amount in zip(bundles.VERSIONS[:2], (CALIBRATION_FRAMES, 2 * CALIBRATION_FRAMES), strict=True):
-        progress.tell(f"bundle {version}: calibrated and measured on {amount} frames")
+        progress.report(f"bundle {version}: calibrated and measured on {amount} frames")
         made = bundles.compress(
             parent,
             folder / version,
             version=version,
             frames=_calibration(options, frames, amount),
-            on_progress=progress.tell,
+            on_progress=progress.report,
         )
         results.append(made)
-    progress.tell(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
+    progress.report(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
     bad = bundles.break_weights(results[1].bundle, folder / bundles.VERSIONS[2], version=bundles.VERSIONS[2])
     return results[0], results[1], bad
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tomli_w
 
-from lineside.console import say, show
+from lineside.console import inform, show
 from lineside.demo.processes import Processes, free_port, listening
 from lineside_hub.federation import envelopes
 from lineside_hub.federation.training_coordinator import FederationState, read_federation
@@ -62,12 +62,12 @@ def run_demo(folder: Path) -> None:
         port = int(link.url.rpartition(":")[2])
         processes.start("broker", "hub", "broker", "--port", str(port))
         processes.wait_for("the broker", lambda: listening(port), timeout_s=60)
-        say("first weights, on frames that belong to no plant")
+        inform("first weights, on frames that belong to no plant")
         _end(processes, "first", "train", "detector", "--config", folder / "first.toml", "--out", folder / "first")
         size = ("--rounds", ROUNDS, "--steps", STEPS)
         _end(processes, "init", "federate", "init", "--start", folder / "first", "--out", coordinator, *size)
         reader = CuriousReader(link)
-        say(f"{len(PLANTS)} plants join")
+        inform(f"{len(PLANTS)} plants join")
         for name in PLANTS:
             own = ("--plant", name, "--key", folder / f"{name}.key", "--data", folder / f"frames-{name}")
             rest = ("--root", coordinator / "root.json", "--out", folder / name, "--threads", 1)
@@ -75,7 +75,7 @@ def run_demo(folder: Path) -> None:
         common = ("--pool", pool, "--key", folder / "coordinator.key", "--timeout", 10)
         run = ("federate", "run", "--federation", coordinator, *common)
         _end(processes, "round 1", *run, "--rounds", 1)
-        say(f"{KILLED} is killed")
+        inform(f"{KILLED} is killed")
         processes.kill(KILLED)
         _end(processes, "rounds 2 to 4", *run)
         state = read_federation(coordinator)
@@ -108,16 +108,12 @@ def _write_pool(folder: Path, link: LinkConfig) -> None:
 
 def _end(processes: Processes, name: str, *arguments: object) -> None:
     """Runs a command to its end."""
-    say(f"{name}: lineside {' '.join(map(str, arguments[:2]))}")
+    inform(f"{name}: lineside {' '.join(map(str, arguments[:2]))}")
     processes.run(name, *map(str, arguments), timeout_s=WAIT_S)
 
 
 class CuriousReader:
-    """Reads what plants send to the coordinator, as its operator or the broker's could.
-
-    Args:
-        link: The broker.
-    """
+    """Reads what plants send to the coordinator, as its operator or the broker's could."""
 
     def __init__(self, link: LinkConfig) -> None:
         topics = Topics(link.site)

@@ -55,11 +55,11 @@ class DemoLine:
         self._write_configurations(repository, camera)
         if self._port:
             self._start_broker()
-            progress.tell(f"embedded broker on 127.0.0.1:{self._port}")
+            progress.report(f"embedded broker on 127.0.0.1:{self._port}")
         self._processes.start("hub", "hub", "run", "--config", str(self._out / "hub" / "hub.toml"))
         self._processes.start("agent", "agent", "run", "--config", str(self._out / "agent" / "agent.toml"))
         self._processes.wait_for("the agent to join", self._joined, timeout_s=START_TIMEOUT_S)
-        progress.tell(f"{DEVICE} joined {self._url}")
+        progress.report(f"{DEVICE} joined {self._url}")
 
     def _write_configurations(self, repository: Repository, camera: dict[str, Any]) -> None:
         agent = self._out / "agent"
@@ -90,7 +90,7 @@ class DemoLine:
         """Signs the bundle for the group and pushes it."""
         push(self._out / "hub", bundle.path, group=GROUP)
         megabytes = bundle.manifest.size_bytes / 1e6
-        progress.tell(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
+        progress.report(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
 
     def wait_active(self, version: str, progress: DemoConsole) -> None:
         """Waits until the device reports that it runs this version.
@@ -99,13 +99,13 @@ class DemoLine:
             DemoError: It rolled back, or reported nothing in time.
         """
         self._wait_state(version, "active")
-        progress.tell(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
+        progress.report(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
 
     def wait_refused(self, version: str, progress: DemoConsole) -> None:
         """Waits until the device reports that it refused this version."""
         self._wait_state(version, "rolled_back")
         refused = next(event for event in self._events(version) if event.kind == "rolled_back")
-        progress.tell(f"{DEVICE} refused {version}: {refused.detail}")
+        progress.report(f"{DEVICE} refused {version}: {refused.detail}")
 
     def _wait_state(self, version: str, state: str) -> None:
         other = {"active": "rolled_back", "rolled_back": "active"}[state]
@@ -113,8 +113,8 @@ class DemoLine:
         def there() -> bool:
             kinds = {event.kind for event in self._events(version)}
             if kinds & {other, "failed"}:
-                said = next(event for event in self._events(version) if event.kind in (other, "failed"))
-                raise DemoError(f"{version} ended as {said.kind}", expected=state, actual=said.detail or said.kind)
+                end = next(event for event in self._events(version) if event.kind in (other, "failed"))
+                raise DemoError(f"{version} ended as {end.kind}", expected=state, actual=end.detail or end.kind)
             return state in kinds
 
         self._processes.wait_for(f"{version} to be {state}", there, timeout_s=PUSH_TIMEOUT_S)
@@ -143,11 +143,11 @@ class DemoLine:
     def restart_broker(self, progress: DemoConsole) -> None:
         """Kills and restarts the embedded broker; an external one is left alone."""
         if not self._port:
-            progress.tell("the broker is an external one and was not killed")
+            progress.report("the broker is an external one and was not killed")
             return
         self.marks.append(ChartMark(time.time_ns(), "broker killed"))
         self._processes.kill("broker")
-        progress.tell("killed the broker; the agent continues to inspect")
+        progress.report("killed the broker; the agent continues to inspect")
         before = self.device_status().get("inspected", 0)
         self._processes.wait_for(
             "frames inspected without a broker",
@@ -156,7 +156,7 @@ class DemoLine:
         )
         self._start_broker()
         self.marks.append(ChartMark(time.time_ns(), "broker back"))
-        progress.tell("the broker is back")
+        progress.report("the broker is back")
 
     def _source_finished(self) -> bool:
         return bool(self.device_status().get("source_finished", False))

@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from lineside.console import say, show
+from lineside.console import inform, show
 from lineside.demo import source
 from lineside.demo.demo import prepare_folder
 from lineside.demo.options import DemoOptions
@@ -40,13 +40,12 @@ STRICT = 0.2
 """Threshold of the second recipe, which rejects more than the bundle's own."""
 
 
-def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: threading.Event | None = None) -> None:
+def run_screen_demo(options: DemoOptions, *, open_browser: bool = True) -> None:
     """Runs broker, hub and agent until SIGINT or SIGTERM.
 
     Args:
         options: Of the demo; the source of the frames, the broker and the folder are used.
         open_browser: Whether to open a browser, where there is a display.
-        stop: Ends it too.
 
     Raises:
         LinesideError: A process did not start; its log is in ``OUT/logs``.
@@ -61,7 +60,7 @@ def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: th
     (out / "agent" / "root.json").write_bytes(root)
     settings = _configuration(out / "agent", camera, link, screen)
     (out / "agent" / "agent.toml").write_text(tomli_w.dumps(settings))
-    ended = stop or threading.Event()
+    ended = threading.Event()
     with Processes(out / "logs") as processes, stop_on_signals(ended.set):
         if not options.broker:
             processes.start("broker", "hub", "broker", "--port", str(broker))
@@ -73,7 +72,7 @@ def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: th
             processes.wait_for(f"the {name}", functools.partial(_answers, url), timeout_s=START_TIMEOUT_S)
         show(f"the operator screen: {urls[0]}", flush=True)
         show(f"the fleet dashboard: {urls[1]} (name {ACCOUNT}, password {password})", flush=True)
-        say("records and marks are in " + str(out / "agent") + "; Ctrl-C ends the demo")
+        inform("records and marks are in " + str(out / "agent") + "; Ctrl-C ends the demo")
         if open_browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             for url in urls:
                 webbrowser.open(url)

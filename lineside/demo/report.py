@@ -33,7 +33,6 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of the demo; ``--json`` prints it.
 
     Attributes:
-        frames: Frames of the source.
         inspected: Frames with a verdict at the hub.
         lost: Frames without a record at the hub.
         duplicates: Records beyond the first of a frame.
@@ -45,12 +44,8 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
         int8: Figures of the INT8 model on the same frames.
         accuracy_on: Frames with known truth on which ``map50`` was measured; empty if there were none.
         requested_device: Device that was asked for.
-        used_device: Device that was used.
         broker_restarted: Whether the broker was killed and restarted.
         frames_by_bundle: Number of frames that each bundle judged.
-        hub_db: The hub's database.
-        report: The page.
-        source: Of the frames.
     """
 
     frames: int

@@ -31,10 +31,8 @@ class DemoSource:
 
     Attributes:
         kind: ``simulator``, ``folder``, ``v4l2`` or ``video``.
-        title: Description of the source.
         camera: The agent's ``[camera]`` table.
         part_ids: Of all frames, in order; empty for a camera or a video.
-        frames: Number of frames.
     """
 
     kind: str

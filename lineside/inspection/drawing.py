@@ -63,7 +63,6 @@ class Drawer:
 
         Args:
             frame: As it was judged.
-            verdict: On it.
             heat: Returns the heat map of a frame, if there is one; called for anomaly models.
 
         Raises:

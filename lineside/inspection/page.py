@@ -48,7 +48,6 @@ class VerdictPage:
         """Adds a verdict; of too many frames those with the least scores are left out.
 
         Args:
-            verdict: On the frame.
             drawn: The annotated frame, BGR.
         """
         self._counts[verdict.verdict] += 1

@@ -53,8 +53,6 @@ class InstallPlace:
     """The board that gets a payload.
 
     Attributes:
-        shell: On the board.
-        facts: Of the board.
         progress: Called with the bytes that are there and the bytes in all.
         carried: Bytes that were copied.
     """
@@ -178,7 +176,6 @@ def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
     """Enables and starts the service, and waits until it has inspected its first frame.
 
     Args:
-        shell: To the board.
         changed: Whether a running agent must read something again.
         patience: Factor of the timeout.
         say: Reports each step.
@@ -238,7 +235,7 @@ def tidy(place: InstallPlace) -> None:
 
 
 class JoinedDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub knows of the device: whether it is connected, its bundle, and the number of its results."""
+    """The device as the hub sees it: connection, bundle and number of results."""
 
     up: bool = False
     installed: str = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import say
+from lineside.console import inform
 from lineside.extras import needs
 from lineside_boards.errors import PayloadError
 from lineside_models import zoo
@@ -30,9 +30,7 @@ class AgentTree:
     """The agent of a board.
 
     Attributes:
-        agent: The configuration.
         identify: Issues the identity; called once, after the image was checked.
-        profile: Of the board.
         payload: Of the agent, or ``None`` to pack one.
         wheel: Of lineside, or ``None`` to build it.
     """
@@ -98,7 +96,7 @@ class AgentTree:
         from lineside_boards.agent_files import lay_out
 
         payload = self.payload_for(tree.parent / "payload", target)
-        install(tree, payload=payload, foreign=True, progress=say)
+        install(tree, payload=payload, foreign=True, progress=inform)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
@@ -120,7 +118,7 @@ class AgentTree:
                 architecture=target.architecture,
                 extras=facts.extras,
                 system_site_packages=facts.system_site_packages,
-                report=say,
+                report=inform,
             )
         payload = open_payload(self.payload)
         wanted = f"cp{target.python.replace('.', '')}-{target.architecture}"
@@ -188,7 +186,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
         if not url.startswith("mqtts:"):
             return IdentityFiles(root=hub / "root.json")
         made = enroll(hub, options.name, group=options.group, passphrase=passphrase(options))
-        say(f"{options.name} is enrolled in group {options.group}; {reload_broker(hub).message}")
+        inform(f"{options.name} is enrolled in group {options.group}; {reload_broker(hub).message}")
         return IdentityFiles(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
 
     if not (hub / "root.json").is_file():

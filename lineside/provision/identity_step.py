@@ -42,7 +42,6 @@ class Issuer:
     """Source of the identity.
 
     Attributes:
-        device: Name of the device.
         authority: The authority's certificate in PEM; empty for a broker without TLS.
         known: Whether the issuer has enrolled this device.
         identify: Issues the identity; ``None`` if the board requests it.
@@ -63,7 +62,6 @@ def issuer(options: argparse.Namespace, tree: AgentTree) -> Issuer:
 
     Args:
         options: Of the command, checked by `AgentTree.of`.
-        tree: Of the board.
     """
     device, broker = tree.agent.device, tree.agent.url
     secure = broker.startswith("mqtts:")

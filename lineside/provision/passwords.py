@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from lineside.console import say
+from lineside.console import inform
 from lineside_boards.errors import LoginError
 from lineside_runtime.errors import InputNotFoundError
 
@@ -85,5 +85,5 @@ class Passwords:
 
 def confirm(text: str) -> bool:
     """Shows a text and returns whether the user types yes."""
-    say(f"{text}\nIs that the board's key? Type yes to go on: ")
+    inform(f"{text}\nIs that the board's key? Type yes to go on: ")
     return input().strip() == "yes"

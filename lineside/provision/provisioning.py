@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from lineside.console import ProgressMeter, say
+from lineside.console import ProgressMeter, inform
 from lineside.provision import agent_steps as agents
 from lineside.provision import identity_step
 from lineside.provision.agent_tree import AgentTree
@@ -55,11 +55,9 @@ class ProvisionRequest:
     """What the user asks for.
 
     Attributes:
-        options: Of the command.
         settings: Name, user and keys, checked.
         network: Desired settings of the board's network.
         keys: Private keys to log in with.
-        secrets: Passwords.
         trust: Which host keys are trusted, without those of the serial line.
         hub: Returns what the hub knows of the device; ``None`` without a hub.
     """
@@ -77,9 +75,7 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `provision`.
 
     Attributes:
-        device: Name of the device.
         board: The profile's name.
-        address: Of the board.
         host_keys: Fingerprints that were read over the serial line; empty without one.
         steps_done: Steps that had to be done; 0 if the board was as desired.
         carried_bytes: Bytes copied over SSH.
@@ -126,7 +122,7 @@ def provision(request: ProvisionRequest) -> Provisioned:
     else:
         address = Address.parse(options.ssh)
     with _reach(address, trust, request, patient=options.serial is not None) as shell:
-        say(f"logged in at {address} by SSH")
+        inform(f"logged in at {address} by SSH")
         return _over_ssh(shell, request, address, trust.pinned, done)
 
 
@@ -135,44 +131,44 @@ def _over_serial(request: ProvisionRequest) -> tuple[Address, tuple[str, ...], i
     options = request.options
     port = SerialPort(options.serial, baud=options.baud or _baud(options.board))
     try:
-        console = Console(port, say)
+        console = Console(port, inform)
         console.reach_shell(request.settings.user, request.secrets.ask, boot_timeout_s=options.boot_timeout)
         shell = SerialShell(console)
         try:
             found = boards.take(shell)
-            say(f"{options.serial}: {found.model or 'a board'}, {found.system}, as {found.user}")
+            inform(f"{options.serial}: {found.model or 'a board'}, {found.system}, as {found.user}")
             shell.become_root(request.secrets.ask)
             shell.calm()
-            done = carry_out([settings.hostname_step(request.settings.hostname)], shell, say)
+            done = carry_out([settings.hostname_step(request.settings.hostname)], shell, inform)
             done += _set_network(shell, request, found, port)
             if request.settings.ssh_keys:
-                done += carry_out([settings.key_step(found.user, request.settings.ssh_keys)], shell, say)
-            done += carry_out([settings.server_step()], shell, say)
+                done += carry_out([settings.key_step(found.user, request.settings.ssh_keys)], shell, inform)
+            done += carry_out([settings.server_step()], shell, inform)
             now = boards.take(shell)
         finally:
             shell.close()
     finally:
         port.close()
     if shell.faults:
-        say(
+        inform(
             f"the line lost bytes {shell.faults} times in {shell.exchanges} exchanges; "
             "each was repeated until it was whole"
         )
     if not now.host_keys:
         raise ProvisionError("the board's SSH server has no keys", action="Run `ssh-keygen -A` there.")
     for key in now.host_keys:
-        say(f"host key, read over the serial line: {ssh_shell.fingerprint(key)}")
+        inform(f"host key, read over the serial line: {ssh_shell.fingerprint(key)}")
     address = _address(options.address, found.user, address_of(now, request.network.interface))
     return address, now.host_keys, done
 
 
 def _set_network(shell: SerialShell, request: ProvisionRequest, found: SystemFacts, port: SerialPort) -> int:
     try:
-        return carry_out(network_steps(request.network, found), shell, say)
+        return carry_out(network_steps(request.network, found), shell, inform)
     except ProvisionError:
         size = _payload_bytes(request.options.payload)
         hours = size * 4 / 3 / (port.baud / BITS_A_BYTE) / 3600
-        say(
+        inform(
             f"without a network the agent can't be copied: its {size / 1e6:.0f} MB would take {hours:.1f} hours over "
             f"this line ({port.baud} baud); `lineside board flash` needs no network"
         )
@@ -218,7 +214,7 @@ def _over_ssh(
             action="Name one with --board, or write one: `lineside board profiles rpi5` shows what stands in it.",
         )
     _check(found, fitting, shell)
-    say(f"{found.model or 'a board'}: profile {fitting.name}, {found.system}")
+    inform(f"{found.model or 'a board'}: profile {fitting.name}, {found.system}")
     shell.become_root(request.secrets.ask)
     tree = AgentTree.of(options, fitting)
     issuer = identity_step.issuer(options, tree)
@@ -234,9 +230,9 @@ def _over_ssh(
         steps.append(identity_step.step(issuer))
         if tree.agent.bundle is not None:
             steps.append(agents.bundle_step(place, tree.agent.bundle))
-        steps.append(agents.configuration_step(tree.agent, present, say))
-        changed = carry_out(steps, shell, say)
-    active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=say)
+        steps.append(agents.configuration_step(tree.agent, present, inform))
+        changed = carry_out(steps, shell, inform)
+    active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=inform)
     detected, findings = agents.look_at_board(shell)
     agents.tidy(place)
     wait_s = options.wait * fitting.board.patience
@@ -269,16 +265,16 @@ def _check(found: SystemFacts, fitting: BoardProfile, shell: SshShell) -> None:
 
 def _wait_for_hub(hub: Callable[[], agents.JoinedDevice], timeout_s: float) -> bool:
     """Returns whether the device is connected to the hub in time."""
-    say("waiting until the device is connected to the hub")
+    inform("waiting until the device is connected to the hub")
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
             now = hub()
         except LinesideError as error:
-            say(f"the hub doesn't say: {error}")
+            inform(f"the hub doesn't say: {error}")
             return False
         if now.up:
-            say(f"joined: runs {now.installed or 'no bundle yet'}")
+            inform(f"joined: runs {now.installed or 'no bundle yet'}")
             return True
         time.sleep(LOOK_AT_HUB_S)
     return False

@@ -90,7 +90,6 @@ class RankingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         history: Items, oldest first.
-        candidates: Items to rank.
     """
 
     history: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]

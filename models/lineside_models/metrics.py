@@ -95,7 +95,6 @@ class ClassMetrics:
 
     Attributes:
         ap50: Average precision at IoU 0.5; ``None`` if no image shows the type.
-        boxes: Boxes at the threshold.
         images: Is this type in this image?
         truths: How many true boxes there are.
     """
@@ -337,7 +336,7 @@ def _evaluate_class(
 
 
 def compare(really: Bools, claimed: Bools) -> DetectionCounts:
-    """Returns how many of what really is so was claimed, what else was claimed, and what was not."""
+    """Returns the counts of right, false and missed claims."""
     return DetectionCounts(
         int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum())
     )

@@ -41,7 +41,6 @@ class NamedInspector(NamedTuple):
     """One model of a bundle, loaded.
 
     Attributes:
-        entry: What it takes.
         inspector: With the rules of this model.
     """
 
@@ -120,7 +119,7 @@ class MultiModelInspector:
 
 
 def _places(whole: _Place, entry: ModelEntry, boxes: Sequence[Detection]) -> list[_Place]:
-    """Returns what a model takes: each box with its margin, as an image that shares the frame's memory."""
+    """Returns the inputs of a model: each box with its margin, as an image that shares the frame's memory."""
     wanted = [box for box in boxes if not entry.types or box.type in entry.types]
     if not entry.boxes_min <= len(wanted) <= entry.boxes_max:
         kinds = f" ({', '.join(entry.types)})" if entry.types else ""

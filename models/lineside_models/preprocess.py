@@ -75,7 +75,6 @@ class Batch:
 
     Attributes:
         tensor: ``(N, C, H, W) float32``.
-        letterboxes: N of them.
         indices: Places of the N images among those that were given.
     """
 

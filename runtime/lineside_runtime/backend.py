@@ -148,7 +148,7 @@ class Backend(abc.ABC):
         return Compatibility({self.package: self.version})
 
     def _expect_here(self, device: Device) -> None:
-        """Refuses a device that isn't here; called by engines that would silently take another one.
+        """Refuses a device that is not present, for engines that would silently take another one.
 
         Raises:
             NoDeviceError: `_probe` finds none of this kind and handle.
@@ -185,7 +185,6 @@ class Executable(abc.ABC):
 
     Attributes:
         backend: The engine that loaded it.
-        device: Where it is.
         shortfall: What part of it runs on the CPU although another device was asked for; ``None`` if all is there.
     """
 

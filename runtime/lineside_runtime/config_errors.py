@@ -44,7 +44,7 @@ def config_error(
     where: str = "",
     action: str | None = None,
 ) -> ConfigError:
-    """Returns msgspec's error as one that says what is allowed at the place that it names.
+    """Converts msgspec's error into one with the allowed values of the key that it names.
 
     Args:
         error: Of reading ``given`` as ``kind``.

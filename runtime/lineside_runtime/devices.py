@@ -13,7 +13,7 @@ KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A processor, as one backend sees it.
+    """A processor that a backend can use.
 
     Attributes:
         kind: ``npu``, ``gpu`` or ``cpu``.

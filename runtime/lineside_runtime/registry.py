@@ -36,7 +36,6 @@ class _Builtin(msgspec.Struct, frozen=True):
 
     Attributes:
         target: Module and class.
-        install: How to get it.
         modules: Python modules of the vendor's of which it needs one; empty if it needs none.
         formats: The variant formats that it reads; empty for any.
         kinds: Kinds of device that it can have anywhere.
@@ -144,9 +143,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
         name: Such as ``ort``.
         available: Whether it can run something.
         version: Of the engine, empty where it is absent.
-        devices: What it can use.
         reason: Why it is absent; empty if it is available.
-        install: How to get it.
         untested_kinds: Kinds of device on which it is untested.
     """
 
@@ -165,7 +162,7 @@ def names() -> tuple[str, ...]:
 
 
 def names_by_preference() -> Iterator[str]:
-    """Yields them without the last resort; other packages' engines are looked for only after the built-in ones."""
+    """Yields the names without the last resort; engines of other packages are searched for after the built-in ones."""
     yield from (name for name in PREFERENCE if name not in LAST_RESORT)
     yield from sorted(set(_plugins()) - set(_BUILTIN))
 
@@ -281,5 +278,5 @@ def status(name: str) -> EngineStatus:
 
 
 def engines() -> tuple[EngineStatus, ...]:
-    """Returns all known engines with what they find here, in the order of preference."""
+    """Returns all known engines with the devices that they find, in the order of preference."""
     return tuple(status(name) for name in names())

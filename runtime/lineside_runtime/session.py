@@ -123,7 +123,7 @@ class Session:
         return self.infer(inputs).outputs
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
-        """Like `predict`, and says which device was asked for, which answered, and how long it took."""
+        """Like `predict`, with the requested device, the used device and the time."""
         serving, shared = self._enter()
         try:
             prediction = serving.answer(serving.check(inputs))

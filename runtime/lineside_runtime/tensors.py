@@ -34,7 +34,7 @@ DYNAMIC = -1
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one input or output of a model looks like.
+    """Name, shape, type and layout of an input or output.
 
     Attributes:
         name: Name in the model's graph.

@@ -22,7 +22,6 @@ def time_calls(
     """Returns the milliseconds of each call.
 
     Args:
-        call: What is timed.
         repeat: One timed call for each item, such as ``range(5)``.
         untimed: Calls before them that are not timed.
         clock: In nanoseconds.

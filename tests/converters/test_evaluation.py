@@ -25,8 +25,9 @@ from lineside_models.simulator import render
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.tensors import TensorSpec
-from tests.converters import bright, drawn_sets
+from tests.converters import bright
 from tests.runtime.onnx_models import FLOAT, graph
+from tests.worlds import annotated_sets
 
 SLIM = zoo.path("surface-12")
 OUTSIDE = Path(__file__).with_name("outside_map50.py")
@@ -47,7 +48,9 @@ def judge_detector(data: Path, asked: EvaluationRequest) -> DetectorEvaluation:
 
 @pytest.fixture(scope="module")
 def steel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_sets.write_voc(tmp_path_factory.mktemp("steel") / "data", {"train": 14, "val": 18})
+    return annotated_sets.write_strips(
+        tmp_path_factory.mktemp("steel") / "data", {"train": 14, "val": 18}, first_seed=100, defects=None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,11 @@ def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
 
 
 @pytest.mark.parametrize(
-    "write", [lambda root: drawn_sets.write_coco(root, 4), lambda root: drawn_sets.write_deeppcb(root, {"val": 4})]
+    "write",
+    [
+        lambda root: annotated_sets.write_coco_boards(root, 4),
+        lambda root: annotated_sets.write_boards(root, {"val": 4}, first_seed=900, defects=3),
+    ],
 )
 def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     data = write(tmp_path / "data")
@@ -125,7 +132,7 @@ def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the
 
 
 def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
-    data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
+    data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3)
     rates = {}
     for fold in ("val", "all"):
         verdict = judge_detector(data, EvaluationRequest(fold=fold)).good_or_bad
@@ -137,7 +144,7 @@ def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["", "PCBData"])
 def test_every_template_is_a_good_part_where_the_data_do_not_divide_themselves(tmp_path: Path, given: str) -> None:
     """As the authors of DeepPCB publish it: without a table of folds."""
-    data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
+    data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3)
     (data / "folds.csv").unlink()
     verdict = judge_detector(data / given, EvaluationRequest(fold="all")).good_or_bad
     assert [(each.source, each.parts) for each in verdict.false_rejects[:1]] == [("templates of deeppcb, fold all", 5)]

@@ -20,7 +20,8 @@ from lineside_converters.targets import find_target
 from lineside_converters.tasks import DetectionTask, SegmentationTask, task_of
 from lineside_converters.work_folder import WorkFolder
 from lineside_runtime.errors import AccuracyGateError, BadInputFormatError, CalibrationError
-from tests.converters import bright, training_sets
+from tests.converters import bright
+from tests.worlds.annotated_sets import write_masks
 
 LAX = dataclasses.replace(
     LEVELS[1], min_correlation=-1.0, min_correlation_alone=-1.0, min_agreement=-1.0, min_agreement_alone=-1.0,
@@ -75,7 +76,7 @@ def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path
 
 
 def test_a_type_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
-    data = training_sets.write_masks(tmp_path / "data", 6)
+    data = write_masks(tmp_path / "data", 6)
     with pytest.raises(CalibrationError, match="dent") as caught:
         gather_inputs(bright.manifest(), limit=4, data=(data,), fold="all")
     assert "bright" in str(caught.value)

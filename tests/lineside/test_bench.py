@@ -21,9 +21,9 @@ from lineside_models.datasets import load_dataset
 from lineside_runtime.benchmark import BenchmarkReport
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
-from tests.converters.training_sets import write_steel
 from tests.peers.waiting import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
+from tests.worlds.annotated_sets import write_strips
 
 INT8 = str(zoo.path("surface-12"))
 FLOAT = str(zoo.path("surface-12-float"))
@@ -113,7 +113,7 @@ def test_a_script_without_a_guard_measures_once(doubler: Bundle, tmp_path: Path)
 
 
 def test_accuracy_is_measured_on_data_and_says_on_which(tmp_path: Path) -> None:
-    folder = write_steel(tmp_path / "drawn", 6)
+    folder = write_strips(tmp_path / "drawn", {"train": 6})
     judge = accuracy.on_data(folder, "train", max_frames=4)
     bundle = open_bundle(zoo.path("surface-12"))
     found = judge(bundle, Config(threads=1, engines=("ort",)))

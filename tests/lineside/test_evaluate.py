@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from tests.converters import drawn_sets
+from tests.worlds import annotated_sets
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_sets.write_voc(tmp_path_factory.mktemp("steel") / "data", {"train": 3, "val": 4})
+    return annotated_sets.write_strips(
+        tmp_path_factory.mktemp("steel") / "data", {"train": 3, "val": 4}, first_seed=100, defects=None
+    )
 
 
 def test_json_on_stdout_and_the_rest_in_files(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,8 +27,8 @@ from lineside_converters.training.detection.trainer import export_detector, trai
 from lineside_converters.training.settings import read_settings
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.converters.small_nets import SmallDetector
-from tests.converters.training_sets import squares, write_coco
 from tests.peers.waiting import wait_for
+from tests.worlds.annotated_sets import squares, write_coco
 from tests.worlds.hub import query
 from tests.worlds.processes import ChildProcess
 from tests.worlds.site import GROUP, TIMEOUT_S, Site

@@ -22,8 +22,8 @@ from lineside_models.simulator import render
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess
-from tests.converters.training_sets import write_coco
 from tests.peers.environments import environment
+from tests.worlds.annotated_sets import write_coco
 
 SCRIPT = Path(__file__).parent / "detector_exports.py"
 TRAINING_SCRIPT = Path(__file__).parent / "detector_training.py"

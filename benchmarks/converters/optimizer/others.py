@@ -62,13 +62,7 @@ LOGITS_OF = scaled(100, smoke=2)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
-    """What somebody made.
-
-    Attributes:
-        model: Its file.
-        engine: That runs it.
-        precision: Of it.
-    """
+    """A model file of one tool."""
 
     model: Path
     engine: str
@@ -209,7 +203,7 @@ def _cosine(logits: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _accuracies(ours: OptimizeResult) -> dict[str, Any]:
-    """What the optimizer itself says, which must be what is measured here."""
+    """Accuracies of the optimizer's own report, to compare with those measured here."""
     metric = ours.report.metric
-    said = None if metric is None else {"before": round(metric.before, 4), "after": round(metric.after, 4)}
-    return {"lineside_says": said}
+    accuracy = None if metric is None else {"before": round(metric.before, 4), "after": round(metric.after, 4)}
+    return {"lineside_says": accuracy}

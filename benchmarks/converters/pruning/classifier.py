@@ -14,8 +14,17 @@ import numpy as np
 import torch
 
 from benchmarks.converters.pruning import unpruned
-from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, pruning_optimizer, said, say, told
-from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups
+from benchmarks.converters.pruning.common import (
+    HOME,
+    SEED,
+    answers,
+    data_set,
+    drop_row,
+    print_progress,
+    progress_printer,
+    pruning_optimizer,
+)
+from benchmarks.converters.pruning.speeds import PRUNED, fastest, pruned_forms, speedups
 from benchmarks.smoke import scaled
 from lineside_converters.data.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
@@ -48,19 +57,19 @@ BARS = {"int8": 5.0, "drop": 1.0}
 
 
 def progress(name: str) -> Any:
-    """Returns a listener that says every evaluation."""
-    count = said()
+    """Returns a listener that prints every evaluation."""
+    count = progress_printer()
 
-    def tell(at: TrainingProgress) -> None:
+    def show(at: TrainingProgress) -> None:
         count(name, at.step + 1, at.steps)
         if at.held:
-            say(f"{name}: epoch {at.epoch + 1}: {at.held}")
+            print_progress(f"{name}: epoch {at.epoch + 1}: {at.held}")
 
-    return tell
+    return show
 
 
 def trained() -> ClassifierResult:
-    """Trains the classifier, or goes on where an earlier call was ended; done, it takes no time."""
+    """Trains the classifier. A training that was ended goes on; a finished one is read."""
     return train_classifier(
         ClassifierConfig(
             data=tuple(data_set(name) for name in SETS),
@@ -106,39 +115,35 @@ def val_frames(labels: tuple[str, ...]) -> list[AnnotatedFrame]:
 
 
 def optimizer(teacher: ClassifierResult) -> Optimizer:
-    """Returns what prunes, teaches and quantises."""
+    """Returns the optimizer of the benchmark."""
     data = [crops_folder(teacher.labels)]
     work = "classifier/level2"
-    return pruning_optimizer(
-        Path(teacher.onnx), TARGET, data=data, name="surface-classes-slim", work=work, effort=EFFORT
-    )
+    return pruning_optimizer(teacher.onnx, TARGET, data=data, name="surface-classes-slim", work=work, effort=EFFORT)
 
 
 def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
     teacher = trained()
-    pruned, pruning = slim_forms(optimizer(teacher))
-    source = open_source(Path(teacher.onnx), HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
+    pruned, pruning = pruned_forms(optimizer(teacher))
+    source = open_source(teacher.onnx, HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
-    whole = unpruned.teach_unpruned(
-        Path(teacher.onnx),
+    whole = unpruned.train_control(
+        teacher.onnx,
         [crops_folder(teacher.labels)],
         HOME / "classifier" / "unpruned",
         effort=EFFORT,
         steps=unpruned.steps_of(pruning),
     )
     forms = {**pruned, **whole.forms}
-    times = speedups(
-        Path(teacher.onnx), forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)}
-    )
-    before = answers(Path(teacher.onnx), frames, source.manifest)
+    times = speedups(teacher.onnx, forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)})
+    before = answers(teacher.onnx, frames, source.manifest)
     after = {
         form: answers(path, frames, source.manifest, engine, precision)
         for form, (path, engine, precision) in forms.items()
     }
     drop = ClassificationTask().drop
-    drops = {form: told(drop(frames, before, found, seed=SEED)) for form, found in after.items()}
-    costs = {form: told(drop(frames, after[unpruned.beside(form)], after[form], seed=SEED)) for form in pruned}
+    drops = {form: drop_row(drop(frames, before, found, seed=SEED)) for form, found in after.items()}
+    costs = {form: drop_row(drop(frames, after[unpruned.control_of(form)], after[form], seed=SEED)) for form in pruned}
     example = torch.zeros(1, 1, SIDE, SIDE)
     return {
         "baseline": f"ResNet-18 at {SIDE} px, ORT FP32, 1 thread",

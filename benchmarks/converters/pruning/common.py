@@ -1,4 +1,4 @@
-"""What the parts share: where data and finished work lie, and judging on the val fold with an interval."""
+"""Data, folder of finished work and evaluation on the val fold with an interval, shared by all parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lineside_runtime.bundle import Manifest
 from lineside_runtime.precision import Precision
 
 HOME = kept(".pruning")
-"""Finished and half finished work: trainings go on where they were, and figures alone are quick."""
+"""Finished and half finished work, from which a run goes on."""
 
 SEED = 20
 
@@ -36,8 +36,8 @@ def data_set(name: str) -> Path:
     return drawn.textures(HOME / name, {"train": 96, "val": 12})
 
 
-def say(text: str) -> None:
-    """Says on stderr what is going on: stdout is for the result."""
+def print_progress(text: str) -> None:
+    """Prints on stderr, as stdout is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -47,15 +47,15 @@ def val_frames(folder: Path, labels: Sequence[str]) -> list[AnnotatedFrame]:
     return [annotated_frame(sample, labels, number, dataset) for number, sample in enumerate(dataset.samples)]
 
 
-def said() -> Callable[[str, int, int], None]:
-    """Returns a listener that says every ten seconds how far a long step is."""
+def progress_printer() -> Callable[[str, int, int], None]:
+    """Returns a listener that prints the progress of a long step every ten seconds."""
     last_s = 0.0
 
     def count(what: str, done: int, total: int) -> None:
         nonlocal last_s
         if time.monotonic() - last_s > 10:
             last_s = time.monotonic()
-            say(f"{what}: {done} of {total}")
+            print_progress(f"{what}: {done} of {total}")
 
     return count
 
@@ -67,9 +67,9 @@ def answers(
     engine: str = "ort",
     precision: Precision = "fp32",
 ) -> list[Candidates]:
-    """Returns everything that a model finds in the frames."""
+    """Returns the candidates that a model finds in each frame."""
     with open_model(model, execution_place(engine, "cpu"), manifest, precision=precision, threads=1) as run:
-        return answer_frames({"model": run}, frames, manifest, ProgressReporter(say), "answers")[1]["model"]
+        return answer_frames({"model": run}, frames, manifest, ProgressReporter(print_progress), "answers")[1]["model"]
 
 
 def map_drop(
@@ -79,8 +79,8 @@ def map_drop(
     return drop_of_map50(frames, before, after, types=len(labels), seed=SEED)
 
 
-def told(drop: Drop) -> dict[str, Any]:
-    """Returns a drop in points with its interval, as the results have it."""
+def drop_row(drop: Drop) -> dict[str, Any]:
+    """Returns the result file's row of a drop, in points."""
     return {
         "before": round(drop.before, 4),
         "after": round(drop.after, 4),
@@ -94,7 +94,7 @@ def told(drop: Drop) -> dict[str, Any]:
 def pruning_optimizer(
     model: Path, target: str, *, data: Sequence[Path], name: str, work: str, effort: Effort
 ) -> Optimizer:
-    """Returns what prunes, teaches and quantises on the train folds; accuracy is judged afterwards, on the val folds.
+    """Returns an optimizer that prunes, distils and quantises on the train folds, without a gate of accuracy.
 
     Args:
         work: Folder below `HOME` for finished steps.
@@ -113,6 +113,6 @@ def pruning_optimizer(
         overwrite=True,
         seed=SEED,
         effort=effort,
-        on_progress=say,
-        on_count=said(),
+        on_progress=print_progress,
+        on_count=progress_printer(),
     )

@@ -13,12 +13,12 @@ from benchmarks.converters.pruning.common import (
     HOME,
     answers,
     data_set,
+    drop_row,
     map_drop,
     pruning_optimizer,
-    told,
     val_frames,
 )
-from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups, stand_in
+from benchmarks.converters.pruning.speeds import PRUNED, fastest, pruned_forms, smoke_forms, speedups
 from benchmarks.smoke import SMOKE
 from lineside_converters.data.calibration_data import feed_of
 from lineside_converters.optimizer import Optimizer
@@ -38,13 +38,11 @@ EFFORT = Effort(
     threads=2,
     teacher_bf16=True,
 )
-"""Of the INT8 form: what is left of its time is what INT8 alone doesn't save on the way to 5 times."""
-
 BARS = {"float": 2.1, "int8": 5.0, "float_drop": 1.0, "int8_drop": 1.5}
 
 
 def optimizer() -> Optimizer:
-    """Returns what prunes, teaches and quantises."""
+    """Returns the optimizer of the benchmark."""
     data = [data_set(name) for name in SETS]
     parent = zoo.path("surface-12-float")
     return pruning_optimizer(parent, "x86", data=data, name="surface-12", work="detector", effort=EFFORT)
@@ -60,7 +58,7 @@ def run() -> dict[str, Any]:
     feeds = {
         f"{name} {each[0].frame.image.shape[:2]}": feed_of(each[0].frame, manifest) for name, each in frames.items()
     }
-    pruned, pruning = stand_in(original) if SMOKE else slim_forms(optimizer())
+    pruned, pruning = smoke_forms(original) if SMOKE else pruned_forms(optimizer())
     whole = _unpruned(source, original, pruning)
     forms = {**pruned, **whole.forms}
     times = speedups(original, forms, manifest, feeds)
@@ -71,9 +69,10 @@ def run() -> dict[str, Any]:
         after = {
             form: answers(path, each, manifest, engine, precision) for form, (path, engine, precision) in forms.items()
         }
-        drops[name] = {form: told(map_drop(each, before, found, manifest.labels)) for form, found in after.items()}
+        drops[name] = {form: drop_row(map_drop(each, before, found, manifest.labels)) for form, found in after.items()}
         costs[name] = {
-            form: told(map_drop(each, after[unpruned.beside(form)], after[form], manifest.labels)) for form in pruned
+            form: drop_row(map_drop(each, after[unpruned.control_of(form)], after[form], manifest.labels))
+            for form in pruned
         }
     return {
         "baseline": "surface-12-float, ORT FP32, 1 thread",
@@ -96,4 +95,4 @@ def _unpruned(source: Path, original: Path, pruning: dict[str, Any]) -> unpruned
         return unpruned.Unpruned({unpruned.FLOAT: float_form, unpruned.INT8: float_form}, 0, [])
     data = [data_set(name) for name in SETS]
     steps = unpruned.steps_of(pruning)
-    return unpruned.teach_unpruned(source, data, HOME / "detector" / "unpruned", effort=EFFORT, steps=steps)
+    return unpruned.train_control(source, data, HOME / "detector" / "unpruned", effort=EFFORT, steps=steps)

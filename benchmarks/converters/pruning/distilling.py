@@ -7,7 +7,6 @@ val folds once, at the end; what is kept of each run was chosen on the share of 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,13 +36,13 @@ BARS = {"share_of_teacher": 0.98, "better_than_alone": True}
 
 
 def run() -> dict[str, Any]:
-    """Trains six students, or takes what earlier calls have kept, and judges them."""
+    """Trains six students, or reads what earlier calls have trained, and judges them."""
     teacher = trained()
     crops = read_all([data_set(name) for name in SETS], teacher.labels, look=ClassifierInput(SIDE), fold="val")
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}
     sizes: dict[str, int] = {}
     for seed in SEEDS:
-        setup = open_distillation(Path(teacher.onnx), [data_set(name) for name in SETS], batch=BATCH, seed=seed)
+        setup = open_distillation(teacher.onnx, [data_set(name) for name in SETS], batch=BATCH, seed=seed)
         for way in accuracies:
             student = open_student(STUDENT, setup, seed=seed)
             settings = dataclasses.replace(SETTINGS, seed=seed)

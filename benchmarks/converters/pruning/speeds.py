@@ -1,4 +1,4 @@
-"""How fast the forms of a model are beside the float one in ONNX Runtime: interleaved, one thread, the same frames."""
+"""Speed of a model's forms beside the float one in ONNX Runtime: interleaved, one thread, the same frames."""
 
 from __future__ import annotations
 
@@ -27,17 +27,13 @@ def speedups(
     forms: Mapping[str, tuple[Path, str, Precision]],
     manifest: Manifest,
     feeds: Mapping[str, Feed],
-    *,
-    rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Any]]:
     """Times forms beside the source.
 
     Args:
         source: The float ONNX file, run by ONNX Runtime.
         forms: By name a file, its engine and its precision.
-        manifest: Of the source.
         feeds: By name an input; each is a row of its own, and the last row is their geometric mean.
-        rounds: Turns of each form on each input.
 
     Returns:
         By input's name: milliseconds and speed-up of every form.
@@ -50,7 +46,7 @@ def speedups(
             runs[name] = stack.enter_context(open_model(path, place, manifest, precision=precision, threads=1))
         found: dict[str, dict[str, Any]] = {}
         for row, feed in feeds.items():
-            times = time_together(runs, [feed], rounds=rounds)
+            times = time_together(runs, [feed], rounds=ROUNDS)
             base = times[SOURCE].samples_ms
             found[row] = {
                 name: {
@@ -73,22 +69,22 @@ def fastest(found: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, 
     return best | {"geometric mean": round(math.exp(np.mean([math.log(value) for value in best.values()])), 3)}
 
 
-def slim_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
-    """Optimises at level 2, or takes what an earlier call has kept.
+def pruned_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Optimises at level 2, or reads what an earlier call has finished.
 
     Returns:
-        The forms by name, the pruned float one first, and what pruning says of itself.
+        The forms by name, the pruned float one first, and the report of the pruning.
     """
     result = optimizer.run()
     if result.pruning is None:
         raise RuntimeError("level 2 made no slim model")
-    told = result.pruning.training["pruning"]
+    training = result.pruning.training["pruning"]
     forms = {PRUNED: (result.pruning.model, "ort", "fp32"), **forms_of(result.bundle)}
-    return forms, {key: told[key] for key in ("predicted_harm", "whole", "curve")}
+    return forms, {key: training[key] for key in ("predicted_harm", "whole", "curve")}
 
 
-def stand_in(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
-    """Returns what `slim_forms` does, with the float model in place of all forms: for a smoke run."""
+def smoke_forms(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Returns what `pruned_forms` does, with the float model in place of all forms: for a smoke run."""
     forms: dict[str, tuple[Path, str, Precision]] = dict.fromkeys((PRUNED, "source"), (source, "ort", "fp32"))
     return forms, {"left_out": "level 2, which the classifier's smoke run has: the float model in place of all forms"}
 

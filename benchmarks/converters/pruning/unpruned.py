@@ -1,7 +1,7 @@
 """The control of pruning: the whole network, trained by the same teacher on the same data for as many steps.
 
-What the pruned network gains over the shipped one is partly the training that it gets after the channels are out. The
-cost of pruning itself is the difference to this network.
+The pruned network is trained for longer than the shipped one. The cost of pruning itself is the difference to this
+network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from benchmarks.converters.pruning.common import SEED, said
+from benchmarks.converters.pruning.common import SEED, progress_printer
 from benchmarks.converters.pruning.speeds import PRUNED
 from lineside_converters.distillation.distill import open_distillation
 from lineside_converters.distillation.trainer import train_student
@@ -31,11 +31,10 @@ FLOAT, INT8 = "unpruned_taught float in ort", "unpruned_taught int8 in ort"
 
 @dataclass(frozen=True, slots=True)
 class Unpruned:
-    """The whole network, trained as a student.
+    """The whole network after its training.
 
     Attributes:
         forms: By name a file, its engine and its precision, as `speeds.speedups` takes them.
-        steps: Steps of its training.
         curve: The figures on what is kept aside at each evaluation.
     """
 
@@ -44,19 +43,19 @@ class Unpruned:
     curve: list[dict[str, float]]
 
 
-def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: Effort, steps: int) -> Unpruned:
-    """Teaches the whole network, or takes what an earlier call has kept; one that was ended goes on.
+def train_control(model: Path, data: Sequence[Path], folder: Path, *, effort: Effort, steps: int) -> Unpruned:
+    """Trains the whole network. A training that was ended goes on; a finished one is read.
 
     Args:
         model: The float model that was pruned.
-        data: That the pruned network learnt from.
-        folder: Of the checkpoints and files.
+        data: Training data of the pruned network.
+        folder: Receives checkpoints and files.
         effort: Of the pruned network.
-        steps: Steps of the pruned network; rounded to whole passes over the data.
+        steps: Of the pruned network's training; rounded to whole passes over the data.
     """
     setup = open_distillation(model, data, batch=effort.batch, seed=SEED)
     epochs = max(1, round(steps / setup.objective.epoch_steps))
-    network, count = setup.network.copy(), said()
+    network, count = setup.network.copy(), progress_printer()
     curve = train_student(
         network.module,
         setup.teacher,
@@ -77,11 +76,11 @@ def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: E
     )
 
 
-def beside(form: str) -> str:
+def control_of(form: str) -> str:
     """Returns the control of a form of the pruned network."""
     return FLOAT if form == PRUNED else INT8
 
 
 def steps_of(pruning: Mapping[str, Any]) -> int:
-    """Returns how many steps a pruned network was trained, from what pruning tells of itself."""
+    """Returns how many steps a pruned network was trained, from the report of its pruning."""
     return int(pruning["curve"][-1]["step"])

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import torch
 
-from benchmarks.converters.pruning.common import said, say
+from benchmarks.converters.pruning.common import print_progress, progress_printer
 from benchmarks.converters.search.slimmable import FOLDS, HOME, LOOK, fold_folder, labels_of, trained
 from benchmarks.smoke import scaled
 from lineside_converters.context import Context
@@ -45,7 +45,7 @@ from lineside_converters.training.classification.objective import Classification
 from lineside_converters.work_folder import WorkFolder
 from lineside_models.vision.model_facts import ModelFacts
 
-SEEDS = scaled((0, 1), smoke=(0,))
+SEEDS = scaled((0, 1, 2), smoke=(0,))
 BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
 TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
 FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 5, 2), smoke=(2, 1, 1))
@@ -77,8 +77,8 @@ def opened(seed: int) -> SearchContext:
         level=level_options(3),
         target=dataclasses.replace(find_target("x86"), engines=("ort",)),
         task=task_of(source.manifest),
-        work=WorkFolder(folder, say),
-        progress=ProgressReporter(say, said()),
+        work=WorkFolder(folder, print_progress),
+        progress=ProgressReporter(print_progress, progress_printer()),
         limits=LimitOptions(seed=seed),
     )
     frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
@@ -92,29 +92,29 @@ def opened(seed: int) -> SearchContext:
         frame=setup.frames[0],
         seed=0,
         work=folder,
-        report=say,
+        report=print_progress,
         make_int8=int8_maker(context),
     )
     return SearchContext(context, setup, found, space_for(context, setup, found), context.progress)
 
 
 def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[TunedNetwork], float]:
-    """Returns what a search found and its seconds of processor time, or what an earlier call has kept."""
+    """Returns the networks of a search and its seconds of processor time, or reads those of an earlier call."""
     place = HOME / "front" / f"{name}.json"
     if place.exists():
         content = json.loads(place.read_text())
         return msgspec.convert(content["found"], list[TunedNetwork]), content["cpu_s"]
-    say(f"search {name}")
+    print_progress(f"search {name}")
     began_s = time.process_time()
     found = search()
     cpu_s = time.process_time() - began_s
     place.write_text(json.dumps({"found": msgspec.to_builtins(found), "cpu_s": cpu_s}))
-    say(f"searched in {cpu_s:.0f} s of processor time")
+    print_progress(f"searched in {cpu_s:.0f} s of processor time")
     return found, cpu_s
 
 
 def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
-    """Returns by series what a seed found."""
+    """Returns a seed's networks by series."""
     bench = opened(seed)
     folder = HOME / "front" / f"seed-{seed}"
     budget = SearchBudget(trials=TRIALS, shortlist=SHORTLIST, settings=settings(seed, EPOCHS))

@@ -21,7 +21,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from benchmarks.converters.pruning.common import data_set, say
+from benchmarks.converters.pruning.common import data_set, print_progress
 from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.shared_weights import align_weights, store_together
@@ -90,14 +90,14 @@ def trained(fold: int, widths: tuple[float, ...]) -> dict[str, Any]:
         evaluate_every=max(1, EPOCHS // 4),
         seed=fold,
     )
-    say(f"training fold {fold}, {name}")
+    print_progress(f"training fold {fold}, {name}")
     began, began_cpu_s = time.monotonic(), time.process_time()
     trainer = ClassifierTrainer(config, lambda _: None)
     trainer.train()
     cost = {"cpu_s": time.process_time() - began_cpu_s, "elapsed_s": time.monotonic() - began}
     trainer.finish()
     done.write_text(json.dumps(cost))
-    say(f"trained in {cost['cpu_s']:.0f} s of processor time")
+    print_progress(f"trained in {cost['cpu_s']:.0f} s of processor time")
     return dict(cost, folder=out)
 
 
@@ -167,7 +167,7 @@ def sizes(run: Path, fold: int) -> dict[str, Any]:
 
 
 def run() -> dict[str, Any]:
-    """Trains what is not kept, and compares."""
+    """Trains the missing networks, and compares all."""
     HOME.mkdir(parents=True, exist_ok=True)
     found: dict[float, tuple[list[bool], list[bool]]] = {width: ([], []) for width in WIDTHS}
     costs: list[tuple[float, float]] = []

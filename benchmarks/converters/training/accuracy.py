@@ -125,7 +125,7 @@ def _interval(apart: Sequence[float]) -> list[float] | None:
 
 
 def train(names: Sequence[str], minutes: float | None = None) -> None:
-    """Trains schemes with every seed, one task after the other, but what is done."""
+    """Trains schemes with every seed, one task after the other; skips finished ones."""
     KEPT.mkdir(exist_ok=True)
     together(_train_all, names, math.inf if minutes is None else time.time() + 60 * minutes)
 
@@ -176,7 +176,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _divided(seed: int) -> tuple[ClassData, LabelledCrops]:
-    """Returns what a seed's networks learn from, and what they are judged on."""
+    """Returns a seed's training data and evaluation data."""
     folders, look = [shared("x-sdd"), shared("neu-det")], ClassifierInput(SIDE_PX)
     labels = tuple(dict.fromkeys(label for each in folders for label in load_dataset(each, "train").labels))
     train, val = (read_all(folders, labels, look=look, fold=fold, px=look.kept_px) for fold in ("train", "val"))

@@ -50,20 +50,20 @@ class Killer:
     _next_epoch: int = 1
 
     def workers(self, pids: dict[int, int]) -> None:
-        """Is told who runs now."""
+        """Records the running workers."""
         self.pids = pids
 
-    def progress(self, told: TrainingProgress) -> None:
-        """Kills where it is time, and notes from where the run goes on after it."""
+    def progress(self, at: TrainingProgress) -> None:
+        """Kills a worker when it is due, and records where the run resumes."""
         if self._killed_at is not None:
-            if told.step < self._killed_at:
-                self.lost_steps.append(self._killed_at - told.step)
+            if at.step < self._killed_at:
+                self.lost_steps.append(self._killed_at - at.step)
                 self._killed_at = None
             return
-        if len(self.lost_steps) < self.kills and told.epoch >= self._next_epoch and not told.held and self.pids:
+        if len(self.lost_steps) < self.kills and at.epoch >= self._next_epoch and not at.held and self.pids:
             victim = self.pids[len(self.lost_steps) % len(self.pids)]
-            print(f"killing {victim} in epoch {told.epoch}, step {told.step}", file=sys.stderr, flush=True)
-            self._killed_at, self._next_epoch, self.pids = told.step + 1, told.epoch + 1, {}
+            print(f"killing {victim} in epoch {at.epoch}, step {at.step}", file=sys.stderr, flush=True)
+            self._killed_at, self._next_epoch, self.pids = at.step + 1, at.epoch + 1, {}
             os.kill(victim, signal.SIGKILL)
 
 

@@ -33,7 +33,7 @@ class Link:
         return list(words) if SMOKE else ["ip", "netns", "exec", self.names[rank], *words]
 
     def _environment(self, rank: int) -> dict[str, str]:
-        """Returns what a worker of torch needs to know, beside its own environment."""
+        """Returns the environment of a worker of torch."""
         return os.environ | {
             "MASTER_ADDR": "127.0.0.1" if SMOKE else _address(0),
             "MASTER_PORT": str(self.port),
@@ -41,12 +41,11 @@ class Link:
             "OMP_NUM_THREADS": "1",
         }
 
-    def last_lines(self, *words: str, timeout_s: float = 900.0) -> list[str]:
+    def last_lines(self, *words: str) -> list[str]:
         """Runs a Python program in each namespace, and returns the last line that each printed.
 
         Args:
             words: Its arguments to Python; behind them come the rank, the number of workers and the interface.
-            timeout_s: For each.
 
         Raises:
             RuntimeError: One of them failed.
@@ -55,7 +54,7 @@ class Link:
         for rank, name in enumerate(self.names):
             command = self.command(rank, sys.executable, *words, str(rank), str(len(self.names)), name)
             running.append(subprocess.Popen(command, env=self._environment(rank), stdout=subprocess.PIPE, text=True))
-        texts = [each.communicate(timeout=timeout_s)[0] for each in running]
+        texts = [each.communicate(timeout=900.0)[0] for each in running]
         if any(each.returncode for each in running):
             raise RuntimeError(f"a worker ended with {[each.returncode for each in running]}")
         return [text.strip().splitlines()[-1] for text in texts]
@@ -66,7 +65,7 @@ def _address(rank: int) -> str:
 
 
 def missing() -> str | None:
-    """Says what is missing here, or returns ``None``."""
+    """Returns what is missing here; ``None`` if nothing is."""
     if SMOKE:
         return None
     if os.geteuid() != 0:
@@ -76,7 +75,7 @@ def missing() -> str | None:
 
 
 def set_rate(interface: str, rate_mbit: float) -> None:
-    """Shapes what an end sends; nothing in a smoke run."""
+    """Shapes the traffic from one end; not in a smoke run."""
     if SMOKE:
         return
     words = f"tc qdisc replace dev {interface} root tbf rate {rate_mbit:.0f}mbit burst 512kb latency 800ms"
@@ -84,7 +83,7 @@ def set_rate(interface: str, rate_mbit: float) -> None:
 
 
 def smoked() -> dict[str, str]:
-    """Returns what a smoke run's result says beside its figures."""
+    """Returns the remark in the result of a smoke run."""
     return {"left_out": "the namespaces and the shaped link: loopback in their place"} if SMOKE else {}
 
 

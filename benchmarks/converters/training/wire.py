@@ -72,7 +72,7 @@ def run() -> Row:
 
 
 def measured(workers: int, *, rate_mbit: float = 0.0) -> Row:
-    """Runs the workers, and returns what they measured."""
+    """Runs the workers, and returns their figures."""
     with link(workers) as all_of_them:
         lines = all_of_them.last_lines("-m", "benchmarks.converters.training.wire_worker", str(rate_mbit))
     return joined([json.loads(line) for line in lines])
@@ -118,7 +118,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _step_at(two: Row, name: str, rate_mbit: float, batch: int) -> Row:
-    """Returns what a step takes at another rate, and that measured on such a link where it was."""
+    """Returns a step's time at another rate: predicted, and measured if such a link was."""
     step_s = _computing_s(two, name, batch) + _unloaded_s(two, name, rate_mbit, str(batch))
     return {"step_ms": 1e3 * step_s, "measured_ms": two["at_rates"].get(str(rate_mbit), {}).get(name)}
 
@@ -129,7 +129,7 @@ def _computing_s(two: Row, name: str, batch: int) -> float:
 
 
 def _unloaded_s(of: Row, name: str, rate_mbit: float, batch: str) -> float:
-    """Returns what a step waits for the link, in seconds."""
+    """Returns the seconds that a step waits for the link."""
     case, alone_s = of["cases"][name], of["batches"][batch]["alone_cpu_ms"] / 1e3
     link_s = float(case["interface_bytes_a_step"] * 8 / (rate_mbit * 1e6))
     layout, _, scheme = name.rpartition(" ")

@@ -135,7 +135,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = Fals
 
 
 def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
-    """Returns a case of ours: what the loop does in a step, without the moving average, which torch's has not."""
+    """Returns a step of our loop without the moving average, which torch's step lacks."""
     how = WorkerSettings(layout=layout, scheme=scheme, batch=dist.get_world_size() * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
@@ -178,7 +178,7 @@ def found_rate(model: nn.Module, alone_cpu_s: float) -> float:
 
 
 def message_s() -> float:
-    """Returns what the exchange of a message takes that weighs nothing."""
+    """Returns the seconds of exchanging an empty message."""
     rows = torch.zeros((dist.get_world_size(), 1))
     found = torch.empty_like(rows)
     return statistics.median(_timed(lambda: dist.all_to_all_single(found, rows))[0] for _ in range(20))

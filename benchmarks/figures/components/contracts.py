@@ -23,7 +23,7 @@ MEMORY_MB = 300
 
 @block("documents.contracts", "documents.contracts")
 def contracts(found: Value) -> str:
-    """F1 and selective answers of each way, what was asked for, values by type, and cost."""
+    """F1 and selective answers of each way, the goals, values by type, and cost."""
     ways = [(title, found[name]) for name, title in WAYS.items() if name in found]
     trained = (
         f"{found['documents'].number:.0f} contracts of CUAD's val fold, {found['seeds'].number:.0f} of 3 trainings."

@@ -241,29 +241,8 @@ def search_front(found: Value) -> str:
     )
 
 
-@block("pruning.searching", "pruning.searching")
-def searching(found: Value) -> str:
-    """Level 3 against level 2 and against random search; one seed, or several with their spread."""
-    of = found
-    areas, budget = of["hypervolume"], of["budget"]
-    search = areas["search"]
-    rows = []
-    for key, what in {"against_level2": "level 2", "against_random": "random search"}.items():
-        ratio, bar = of[key].number, of["bars"][key].number
-        area = _area(areas["level 2" if key == "against_level2" else "random"])
-        rows.append((f"against {what}", area, times(ratio), f"> {bar:g} ×", verdict(ratio > bar)))
-    made = table([f"hypervolume of level 3: {_area(search)}", "", "ratio", "bar", ""], rows)
-    seeds = f"{len(of['seeds'].values())} seeds" if "seeds" in of else "one seed, so the spread is not known"
-    return (
-        f"{made}\n\n{budget['trials'].number:.0f} trials, {budget['shortlist'].number:.0f} fine-tuned for "
-        f"{budget['epochs_each'].number:.0f} epochs each; {seeds}."
-    )
-
-
 def _area(of: Value) -> str:
-    """Returns a hypervolume; of several seeds the mean, the standard deviation and each."""
-    if "mean" not in of:
-        return fixed(of.number, 3)
+    """Returns the mean hypervolume of several seeds, its standard deviation and each value."""
     each = ", ".join(fixed(value, 3) for value in of["per_seed"].numbers)
     return f"{fixed(of['mean'].number, 3)} ± {fixed(of['sd'].number, 3)} ({each})"
 

@@ -71,23 +71,6 @@ def goals(found: Value) -> str:
     return table(["", "measured", "goal", ""], [(*cells, verdict(reached)) for *cells, reached in rows])
 
 
-@block("recommendation.recipes", "recommendation_recipes")
-def recipes(found: Value) -> str:
-    """Recipes on the choosing set."""
-    rows = []
-    for name, of in found["recipes"].items():
-        cells: list[str] = []
-        for kind in KINDS:
-            one = of["kinds"][kind]
-            shown = between(*(f"{one[end].number:+.4f}" for end in ("low", "high")))
-            cells += [fixed(one["gauc"].number, 4), f"{one['over_best_simple'].number:+.4f} ({shown})"]
-        negatives = ", ".join(f"{of[f'{kind}_negatives'].number:.0f} {kind}" for kind in KINDS)
-        shipped = " (the default)" if name == found["shipped"].text else ""
-        rows.append((negatives + shipped, f"{of['epochs'].number:.0f}", *cells))
-    over = "over the best simple ranking"
-    return table(["negatives of a choice", "epochs", "GAUC uniform", over, "GAUC popular", over], rows)
-
-
 @block("recommendation.cold", "recommendation")
 def cold(found: Value) -> str:
     """Items that nobody had chosen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, signed, significant, table, times, verdict
+from benchmarks.figures.tables import between, fixed, percent, signed, table, times, verdict
 
 CASES = {
     "torch ddp": "torch's DDP",
@@ -18,7 +18,6 @@ CASES = {
 }
 WAITING_BARS = {"zero1 int4": 0.12, "local": 0.02}
 ACCURACY_BAR_POINTS = 0.5
-LOOP_BAR = 1.02
 
 
 @block("training.wire", "training.wire")
@@ -46,8 +45,8 @@ def wire(found: Value) -> str:
 
 def _waiting(case: Value, key: str, batch: str) -> str:
     share, bar = case[f"waiting_{batch}"].number, WAITING_BARS.get(key)
-    said = f"{percent(share)} ({percent(case[f'communicating_{batch}'].number)})"
-    return said if bar is None else f"{said}; bar ≤ {percent(bar, 0)}: {verdict(share <= bar)}"
+    cell = f"{percent(share)} ({percent(case[f'communicating_{batch}'].number)})"
+    return cell if bar is None else f"{cell}; bar ≤ {percent(bar, 0)}: {verdict(share <= bar)}"
 
 
 @block("training.workers", "training.wire")
@@ -73,10 +72,10 @@ def rates(found: Value) -> str:
         row = [CASES[name]]
         for _, of in links:
             plain, each = of["torch ddp"]["step_ms"].number, of[name]["step_ms"].number
-            said = f"{each / 1e3:.2f} s" + ("" if name == "torch ddp" else f", {times(plain / each)}")
+            cell = f"{each / 1e3:.2f} s" + ("" if name == "torch ddp" else f", {times(plain / each)}")
             if "measured_ms" in of[name]:
-                said += f" (16 pictures, measured {of[name]['measured_ms'].number / 1e3:.2f} s)"
-            row.append(said)
+                cell += f" (16 pictures, measured {of[name]['measured_ms'].number / 1e3:.2f} s)"
+            row.append(cell)
         rows.append(tuple(row))
     return table(["case", *(f"{rate} Mbit/s" for rate, _ in links)], rows)
 
@@ -108,27 +107,13 @@ def accuracy(found: Value) -> str:
 
 
 def _accuracy_verdict(of: Value) -> str:
-    """Returns what the interval shows, not the mean alone: a few seeds say little."""
+    """Returns the verdict of the interval, as the mean of a few seeds alone means little."""
     if "interval_95" not in of:
         return "not shown"
     low, high = of["interval_95"].numbers
     if low >= -ACCURACY_BAR_POINTS:
         return verdict(True)
     return verdict(False) if high < -ACCURACY_BAR_POINTS else "not shown"
-
-
-@block("training.loop", "training.loop")
-def loop(found: Value) -> str:
-    """The loop beside a bare torch loop."""
-    ratio = found["median_ratio"].number
-    row = (
-        f"{found['steps'].number:.0f}",
-        *(significant(found[key].number) for key in ("ours_ms", "bare_ms")),
-        times(ratio),
-        f"≤ {LOOP_BAR} ×",
-        verdict(ratio <= LOOP_BAR),
-    )
-    return table(["pairs of steps", "lineside, ms", "bare torch, ms", "median ratio", "bar", ""], [row])
 
 
 @block("training.kills", "training.kills")
@@ -197,10 +182,10 @@ def tasks(found: Value) -> str:
         row = [of["what"].text, f"{alone:.1f} s"]
         for count in counts[1:]:
             ratio = alone / workers[count]["seconds"].number
-            said = f"{workers[count]['seconds'].number:.1f} s, {times(ratio)}"
+            cell = f"{workers[count]['seconds'].number:.1f} s, {times(ratio)}"
             if count == "2":
-                said += f"; bar ≥ {TASKS_BAR} ×: {verdict(ratio >= TASKS_BAR)}"
-            row.append(said)
+                cell += f"; bar ≥ {TASKS_BAR} ×: {verdict(ratio >= TASKS_BAR)}"
+            row.append(cell)
         row.append("yes" if all(workers[count]["same"].truth for count in counts) else "**no**")
         rows.append(tuple(row))
     starts = tuple("" if count == "1" else f"{found['started_s'][count].number:.0f} s" for count in counts)

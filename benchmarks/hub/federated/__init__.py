@@ -185,7 +185,7 @@ def judge(trainer: PlantTrainer, weights: Weights | None) -> dict[str, Any]:
 
 
 def _compared(found: dict[str, Any], pooled: dict[str, Any]) -> dict[str, Any]:
-    """Adds what the goals are about to the figures of a split."""
+    """Adds the figures of the goals to those of a split."""
     alone = statistics.mean(each["map50"] for each in found["alone"])
     rows: dict[str, Any] = {"pictures": found["pictures"], "alone": {"map50": round(alone, 4)}}
     rows["alone"]["lacked_ap50"] = _lacked([each["ap50"] for each in found["alone"]])

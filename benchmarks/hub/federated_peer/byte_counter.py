@@ -11,7 +11,6 @@ class ByteCounter:
     """Relays connections from a port of its own to another one; use it as a context.
 
     Attributes:
-        port: Where it listens.
         total: Bytes in both directions so far.
     """
 

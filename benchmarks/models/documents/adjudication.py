@@ -51,12 +51,7 @@ class Adjudicator:
     """Judges values again that the annotations lack."""
 
     def __init__(self, folder: Path, terms: LegalTerms) -> None:
-        """Reads the column of answers.
-
-        Args:
-            folder: CUAD.
-            terms: Of laws.
-        """
+        """Reads the column of answers."""
         csv.field_size_limit(sys.maxsize)
         with (folder / CUAD_TABLE).open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -52,7 +52,6 @@ class Judged(msgspec.Struct, kw_only=True):
     """What was found in one document, kept until the measured code changes.
 
     Attributes:
-        layout: Of the certificate.
         seed: Of the certificate and of its scan.
         counts: Of values, relations and what a person must look at.
         seconds: Processor time.
@@ -67,11 +66,7 @@ class Judged(msgspec.Struct, kw_only=True):
 
 
 def run(minutes: float = MINUTES) -> dict[str, Any]:
-    """Judges documents until all are judged or the time is over; a later run goes on where this one ended.
-
-    Args:
-        minutes: Of work.
-    """
+    """Judges documents until all are judged or the time is over; a later run goes on where this one ended."""
     heap.save_memory()
     start = time.monotonic()
     version = sources_sha256(BENCHMARKS["documents.certificates"].sources)[:16]

@@ -286,9 +286,9 @@ def _gold_entities(documents: Sequence[AnnotatedDocument], train: Sequence[Annot
     for document in documents:
         heads, tails = places_in(document, PARTY), places_in(document, ALIAS)
         ways = (link(heads, tails, document.text, model) if model is not None else (), contract_pairs(heads, tails))
-        said = [{(ALIAS_OF, pair.head.key, pair.tail.key) for pair in pairs} for pairs in ways]
+        predicted = [{(ALIAS_OF, pair.head.key, pair.tail.key) for pair in pairs} for pairs in ways]
         true = document.pairs
-        rows.append([(len(one & true), len(one - true), len(true - one)) for one in said])
+        rows.append([(len(one & true), len(one - true), len(true - one)) for one in predicted])
     table = np.array(rows, np.int64)
     return {**_plain(table[:, 0]), "nearest party before it": _plain(table[:, 1])}
 

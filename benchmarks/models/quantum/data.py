@@ -50,8 +50,6 @@ class Task:
     """A set of defects.
 
     Attributes:
-        name: Of the set.
-        names: Of its classes.
         good: Number of the class of good parts; ``None`` without one.
         train: Rows to tune and train on.
         val: Rows to test on, once.

@@ -38,7 +38,6 @@ class Head:
     """A kind of head.
 
     Attributes:
-        draw: Draws settings.
         fit: Trains on features and labels of so many classes, with settings and a seed.
         parameters: Numbers that are trained, by features and classes; support vectors are not counted.
         classical: Whether it is no circuit.

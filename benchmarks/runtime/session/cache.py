@@ -99,7 +99,7 @@ def _check(name: str, session: Session) -> None:
 
 
 class _Instant:
-    """A placement that has the answer ready, so that what is left is what the cache adds to a call it can't answer."""
+    """A placement with a ready answer, so that only the cache's cost of a miss is left."""
 
     def __init__(self, session: Session, frame: Array) -> None:
         self._placement = session._serving.placement
@@ -136,7 +136,7 @@ def _misses(levels: Mapping[str, CacheConfig], plain: Session, frame: Array, fol
 
 
 class _Fresh:
-    """Frames that nobody has seen, made in place, so that making one takes no time."""
+    """New frames, made in place, so that making one takes no time."""
 
     def __init__(self, frame: Array) -> None:
         self._frame = frame.copy()

@@ -58,7 +58,7 @@ Frames = list[np.ndarray[Any, Any]]
 
 
 class Ledger:
-    """What was asked and what came back."""
+    """Counts of calls and answers."""
 
     def __init__(self, frames: Frames, expected: Frames) -> None:
         self._frames = frames
@@ -98,7 +98,7 @@ class Ledger:
 
 
 def run() -> dict[str, Any]:
-    """Lets the first engine fail in each trial and says how long the standby took to answer."""
+    """Makes the first engine fail in each trial and times the standby's answer."""
     bundle = networks.bundle(networks.lite0_int8())
     frames = [networks.frame(seed) for seed in range(FRAMES)]
     with Session(bundle, Config(engines=("ort",), threads=1)) as bare:

@@ -96,7 +96,7 @@ def _growth(resident_kb: list[float]) -> float:
 
 
 def _resident_kb(script: str) -> list[float]:
-    """Returns what was resident after the warm cycles, at most, and at the end."""
+    """Returns resident memory after the warm cycles, at most, and at the end."""
     code = textwrap.dedent(COMMON) + textwrap.dedent(script)
     command = [sys.executable, "-c", code, str(zoo.path("surface-12")), str(CYCLES), str(WARM_CYCLES)]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout

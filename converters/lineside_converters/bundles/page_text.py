@@ -110,7 +110,6 @@ def build_page_text(out: Path, *, int8: bool = True, overwrite: bool = False) ->
     Raises:
         MissingExtraError: The package is not installed.
         InputError: Something stands in ``out``.
-        LinesideError: As for `clean_graph` and `quantize`.
     """
     for name in NETWORKS:
         check_target(out / name, overwrite=overwrite)

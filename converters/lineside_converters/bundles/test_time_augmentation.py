@@ -90,7 +90,7 @@ def add_mirrored(
     once = _looks_once(old)
     frames = gather_frames(bundle, request)
     if not frames.boxed:
-        raise DatasetError("mAP is judged on boxes", expected="data with boxes", actual=frames.said)
+        raise DatasetError("mAP is judged on boxes", expected="data with boxes", actual=frames.description)
     twice, manifest = _with_mirrored(old, once, version)
     with tempfile.TemporaryDirectory(prefix="lineside-mirror-") as folder:
         model = Path(folder, "model.onnx")
@@ -110,11 +110,11 @@ def add_mirrored(
             out,
             manifest=manifest,
             models=models,
-            report=_told(report, manifest, figures),
+            report=_mirrored_report(report, manifest, figures),
             card=_card(card, figures),
             overwrite=overwrite,
         )
-    return MirroredBundle(made, twice.name, frames.said, drop, slowdown)
+    return MirroredBundle(made, twice.name, frames.description, drop, slowdown)
 
 
 def _looks_once(manifest: Manifest) -> Variant:
@@ -166,15 +166,15 @@ def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_p
         raise AccuracyGateError(
             "a look at the mirror image finds no more",
             expected="a higher mAP@0.5",
-            actual=f"{drop.before:.4f} → {drop.after:.4f} on {frames.said}",
+            actual=f"{drop.before:.4f} → {drop.after:.4f} on {frames.description}",
             action="Keep the bundle as it is; it may be that a mirror image of these parts is no such part.",
         )
     return drop
 
 
-def _both(told: Progress, number: int) -> Progress:
+def _both(on_progress: Progress, number: int) -> Progress:
     """Counts both inferences over all frames."""
-    return lambda now, of: told(number * of + now, 2 * of)
+    return lambda now, of: on_progress(number * of + now, 2 * of)
 
 
 def _figures(
@@ -209,7 +209,7 @@ def _timed(manifest: Manifest, variant: Variant, once: Path, twice: Path) -> tup
 def _why(drop: Drop, slowdown: float, frames: FrameSet) -> str:
     return (
         f"looks at the frame and its mirror image: mAP@0.5 {drop.before:.4f} → {drop.after:.4f} "
-        f"({drop.confidence:.0%} interval of the gain {-drop.high:+.4f} to {-drop.low:+.4f}) on {frames.said}, "
+        f"({drop.confidence:.0%} interval of the gain {-drop.high:+.4f} to {-drop.low:+.4f}) on {frames.description}, "
         f"in {slowdown:.2f} × the time of one look"
     )
 
@@ -220,7 +220,7 @@ def _card(card: str, figures: VariantFigures) -> str:
     return f"{before.rstrip()}\n\n{CARD_MARK}\n\n{figures.name}: {figures.why}.\n\n{mark}{thresholds}".rstrip() + "\n"
 
 
-def _told(report: OptimizationReport, manifest: Manifest, figures: VariantFigures) -> OptimizationReport:
+def _mirrored_report(report: OptimizationReport, manifest: Manifest, figures: VariantFigures) -> OptimizationReport:
     note = f"{figures.name} {figures.why}; the figures of accuracy and speed above are those of one look"
     return msgspec.structs.replace(
         report,

@@ -70,7 +70,6 @@ class TaskRunner:
         Args:
             function: Of one item. It is pickled for a cluster, once, with what it is bound to; its results and the
                 items too. It must not depend on what another item's call has left in the process.
-            items: Its arguments.
             on_done: Told the number of an item and its result, in the order in which they are finished, in this thread.
 
         Raises:
@@ -114,7 +113,6 @@ class RayTaskRunner(TaskRunner):
 
     Args:
         ray: The connected module.
-        cluster: Cores.
     """
 
     def __init__(self, ray: Any, cluster: TaskCluster) -> None:
@@ -172,12 +170,12 @@ def _call(function: Callable[[T], R], item: T) -> R | _Failure:
     try:
         return function(item)
     except LinesideError as error:
-        said = error.as_dict()
+        content = error.as_dict()
         return _Failure(
             shared_code(error),
             error.message,
-            said["expected"],
-            said["actual"],
+            content["expected"],
+            content["actual"],
             error.action,
             traceback.format_exc(),
         )

@@ -47,7 +47,7 @@ fewer than either figure alone; `lineside evaluate` takes all."""
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotatedFrame:
-    """A frame and what is truly in it.
+    """A frame with its annotations.
 
     Attributes:
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
@@ -69,7 +69,7 @@ class AnnotatedFrame:
 
 
 class AnnotatedFrames(Sequence[AnnotatedFrame]):
-    """Annotated frames whose images are read each time they are asked for, so that thousands need no memory."""
+    """Annotated frames whose images are read at each access, so that thousands need no memory."""
 
     def __init__(self, makers: Sequence[Callable[[], AnnotatedFrame]] = ()) -> None:
         self._makers = tuple(makers)
@@ -323,7 +323,6 @@ def sample_frame(sample: Sample, sequence: int) -> Frame:
 
     Raises:
         BadInputFormatError: The file is no image.
-        LinesideError: As for `composed_image`.
     """
     image = read_image(sample.path) if sample.reference is None else composed_image(sample)
     return Frame(image=image, source=sample.path.parent.name, sequence=sequence, part_id=sample.part_id)

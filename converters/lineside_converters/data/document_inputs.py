@@ -58,7 +58,6 @@ def gather_documents(
     """Collects windows of texts to calibrate on, and the metrics of annotated documents.
 
     Args:
-        tokenizer: Of the model.
         limit: Windows to calibrate on, at most.
         frames: Must be ``None``: a model of texts is calibrated on documents.
         data: Folders of annotated documents; without any, windows of an example contract serve, and accuracy is not
@@ -68,7 +67,6 @@ def gather_documents(
 
     Raises:
         CalibrationError: Frames were given, or a fold has no documents.
-        LinesideError: As for `load_documents` and `TextWindows`.
     """
     form = manifest.preprocess.text
     if frames is not None or not isinstance(form, TextForm):

@@ -44,7 +44,6 @@ def vary(image: NDArray[np.uint8], variation: PartVariation, rng: np.random.Gene
     Args:
         image: ``(H, W) uint8`` of a good part.
         variation: What may differ.
-        rng: Of the part.
     """
     moved = move_edges(
         image, rng, px=rng.uniform(*variation.edge_px), cell_px=int(rng.integers(*variation.edge_cells_px))
@@ -74,7 +73,6 @@ def move_edges(image: NDArray[np.uint8], rng: np.random.Generator, *, px: float,
 
     Args:
         image: ``(H, W) uint8``.
-        rng: Of the field.
         px: Standard deviation of the displacement.
         cell_px: Distance over which it changes.
     """

@@ -35,7 +35,6 @@ def refuse_single_frames(manifest: Manifest, frames: str) -> None:
     """Refuses frames without references for a model that needs them.
 
     Args:
-        manifest: Of the model.
         frames: What was given, for people.
 
     Raises:
@@ -54,9 +53,6 @@ def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool
     """Reads a fold as `load_dataset` does, and for a model that compares the references too.
 
     A sample that can't be laid over its reference is left out, with a warning in the log.
-
-    Raises:
-        LinesideError: As for `load_dataset`.
     """
     dataset = load_dataset(root, fold, with_clean=with_clean, references=compares(manifest))
     samples, _ = split_by_registration(dataset.samples, manifest)
@@ -81,7 +77,7 @@ def split_by_registration(samples: Sequence[Sample], manifest: Manifest) -> tupl
 
 @contextlib.contextmanager
 def left_out(sample: Sample) -> Iterator[None]:
-    """Goes on after a sample that can't be laid over its reference, with a warning in the log."""
+    """Logs a sample that cannot be registered with its reference, and continues."""
     try:
         yield
     except RegistrationError as error:

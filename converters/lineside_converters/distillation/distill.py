@@ -68,11 +68,9 @@ class DistillationSetup:
     """A teacher, the data, and the loss between teacher and student.
 
     Attributes:
-        manifest: Manifest of the teacher.
         network: Network of the teacher, with its batch norms put back.
         teacher: The same network, batch norms folded.
         distillation_loss: Distance of a student's outputs from the teacher's.
-        objective: The data.
         frames: Prepared inputs, one of each size.
     """
 
@@ -155,8 +153,8 @@ def distill(
         student=setup.objective.evaluate(student.module),
         curve=curve,
     )
-    told = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
-    write_atomic(out / "distill.json", json.dumps(told | {"onnx": onnx.name}, indent=2).encode())
+    facts = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
+    write_atomic(out / "distill.json", json.dumps(facts | {"onnx": onnx.name}, indent=2).encode())
     return result
 
 

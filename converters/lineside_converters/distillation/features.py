@@ -27,7 +27,6 @@ class LayerPair:
 
     Attributes:
         student: Name of the student's layer.
-        teacher: Name of the teacher's.
         channels: Channels of the student's and of the teacher's map.
     """
 

@@ -75,7 +75,6 @@ class DetectorDistillation(DistillationLoss):
 
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.
-        bins: Bins of one distance.
         temperature: Temperature of the distributions.
     """
 
@@ -104,7 +103,7 @@ class DetectorDistillation(DistillationLoss):
         return (score_loss * 4 + boxes * self.box_weight) / scale
 
     def probe(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Draws a yes or no from every score, and a bin from every distribution where something is seen."""
+        """Draws a Boolean from every score, and a bin from every distribution where a defect is seen."""
         scores, sides = flatten(tuple(outputs[: self.levels])), flatten(tuple(outputs[self.levels :]))
         sure = scores.detach().sigmoid()
         drawn = torch.bernoulli(sure, generator=generator)
@@ -122,7 +121,7 @@ class DetectorDistillation(DistillationLoss):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ValueDistillation(DistillationLoss):
-    """Any other outputs: squared differences, each output against its own spread."""
+    """Distillation of other outputs: squared differences, each relative to its output's spread."""
 
     name: ClassVar[str] = "values"
 
@@ -144,7 +143,7 @@ class ValueDistillation(DistillationLoss):
 
 
 def distillation_loss_for(postprocess: str, outputs: Outputs) -> DistillationLoss:
-    """Return the distillation loss that fits a model's outputs."""
+    """Returns the distillation loss that fits a model's outputs."""
     if postprocess == "dfl_anchor_free" and len(outputs) % 2 == 0:
         levels = len(outputs) // 2
         return DetectorDistillation(levels=levels, bins=outputs[-1].shape[1] // 4)

@@ -67,7 +67,7 @@ def train_student(
     on_progress: OnProgress,
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
-    """Train a student to the end, or resume the run in ``out``, and load its best weights into it.
+    """Trains a student to the end, or resumes the run in ``out``, and loads its best weights into it.
 
     Of several workers none loads them: they are in ``best.pt`` of the first one.
 
@@ -124,7 +124,7 @@ def _loss_of(
     distillation_loss: DistillationLoss,
     settings: DistillationSettings,
 ) -> Callable[[nn.Module, B], Tensor]:
-    """Returns the loss of a student on a batch: what is true, what the teacher answers, and how it sees."""
+    """Returns the loss of a student on a batch: against annotations, the teacher's answers, and its feature maps."""
 
     def loss(student: nn.Module, batch: B) -> Tensor:
         images = objective.images(batch)

@@ -69,7 +69,6 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     Raises:
         DatasetError: A fold is named of a folder that has none.
         ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
-        LinesideError: As for the task's judge and `Session`.
     """
     if request.predictions is not None:
         ensure_writable(request.predictions)

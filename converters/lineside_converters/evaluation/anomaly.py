@@ -39,7 +39,6 @@ class KindFigures(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         auroc: Against all good frames.
         recall: Share of its frames that are rejected at the bundle's threshold.
-        support: Its frames.
     """
 
     auroc: float

@@ -34,7 +34,7 @@ class ClassFigures(ReportStruct, frozen=True, kw_only=True):
         ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
         precision: Precision of the boxes above the type's threshold; ``None`` where there are none.
         recall: Recall of the true boxes.
-        f1_image: Is this type in this image, at the type's threshold?
+        f1_image: F1 of the question whether an image shows the type, at the type's threshold.
         support: True boxes.
         support_images: Images that show the type.
     """
@@ -48,7 +48,7 @@ class ClassFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class StageLatency(ReportStruct, frozen=True, kw_only=True):
-    """Milliseconds of one stage over the frames, one frame at a time."""
+    """Latency of one stage in milliseconds, one frame at a time."""
 
     p50: float
     p95: float
@@ -56,7 +56,7 @@ class StageLatency(ReportStruct, frozen=True, kw_only=True):
 
 
 class EvaluationLatency(ReportStruct, frozen=True, kw_only=True):
-    """Milliseconds a frame, one frame at a time: all stages together, and each."""
+    """Latency of a frame in milliseconds, one frame at a time: total and by stage."""
 
     p50: float
     p95: float
@@ -67,15 +67,13 @@ class EvaluationLatency(ReportStruct, frozen=True, kw_only=True):
 
 
 class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
-    """What an evaluation of any task says: of which bundle, on which frames, how fast.
+    """Figures of an evaluation of any task: bundle, frames and latency.
 
     Attributes:
         bundle: ``name@version``.
         digest: sha256 of the bundle's manifest.
-        variant: Variant that was judged.
         dataset: Name of the data set; ``masks`` of a folder of masks.
         latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
-        requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
         workers: Tasks that ran at once; with several, latencies are of a processor whose cores are all busy.
     """

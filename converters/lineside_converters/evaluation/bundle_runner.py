@@ -24,7 +24,6 @@ class EvaluationRun:
         candidates: Every find above the raw ``score_min``, before the thresholds of the verdict.
         timings: By stage, as on the line: decoding what a verdict needs, and not everything; of a frame in pieces the
             sum, and everything decoded.
-        used_device: Where it ran.
     """
 
     candidates: Candidates

@@ -56,7 +56,6 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
         good_or_bad: The verdict on whole parts; a part is good if its class means good parts.
         per_class: By type that the frames show.
-        confusion: Confusion matrix.
         worst_frames: The surest of the wrong answers first.
     """
 
@@ -143,6 +142,8 @@ def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: 
     }
 
 
-def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
-    counts = DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+def _type_figures(there: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> TypeFigures:
+    counts = DetectionCounts(
+        int((there & predicted).sum()), int((~there & predicted).sum()), int((there & ~predicted).sum())
+    )
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))

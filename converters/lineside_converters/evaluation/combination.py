@@ -62,7 +62,6 @@ class KindRecall(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         recall: Share of them that is rejected.
-        support: How many there are.
     """
 
     recall: float
@@ -98,7 +97,6 @@ def judge_combination(
         inspector: Holds the bundle.
         bundle: Of several models.
         root: A folder a class, one of them good, or frames with boxes.
-        request: Which frames.
 
     Raises:
         ConfigError: The request names a variant: each model has its own.

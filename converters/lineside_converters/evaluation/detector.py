@@ -194,8 +194,8 @@ def _intervals(
     for truth, each in zip(truths, found, strict=True):
         own = [label for label, name in enumerate(labels) if name in dataset.labels]
         there = np.isin(own, truth.labels)
-        said = np.isin(own, each.labels[each.scores >= bars[each.labels]])
-        counts.append(((there & said).sum(), (~there & said).sum(), (there & ~said).sum()))
+        predicted = np.isin(own, each.labels[each.scores >= bars[each.labels]])
+        counts.append(((there & predicted).sum(), (~there & predicted).sum(), (there & ~predicted).sum()))
     ends = {
         "map50_interval": interval_of_map50(truths, found, types=len(labels), parts=parts),
         "f1_interval": interval_of_f1(counts, parts=parts),

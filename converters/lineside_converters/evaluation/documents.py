@@ -54,7 +54,6 @@ class DocumentEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a document bundle on one fold.
 
     Attributes:
-        documents: How many were read.
         values: F1 over all values of all types, documents drawn with replacement for the interval.
         relations: F1 of relations between values that the bundle has found itself; of a relation whose head is the
             document's title, the tail alone is compared, as a document has one.

@@ -51,11 +51,10 @@ class PrecisionRecallCurve(ReportStruct, frozen=True, kw_only=True):
 
 
 class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
-    """How many of some parts were rejected.
+    """Share of parts that were rejected.
 
     Attributes:
         source: Source of the parts; ``all`` for all together.
-        rejected: Of them.
         rate: ``rejected / parts``.
         interval: Interval of the rate.
     """
@@ -126,7 +125,6 @@ class WorstFrame(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         file: Below the data set's folder.
-        truth: What is there.
         found: What the model says, above the thresholds.
         missed: True boxes that it did not find; 1 where the whole frame was taken for another type.
         false: Finds where nothing of the type is.

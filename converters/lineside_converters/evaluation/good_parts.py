@@ -49,7 +49,6 @@ class GoodParts:
     """Good parts of one source.
 
     Attributes:
-        source: For people.
         frames: Read or drawn when their turn comes.
         parts: Part that each frame shows; then those of the faults.
         faults: Further ones, which can't be compared with their reference.

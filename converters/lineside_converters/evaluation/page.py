@@ -41,15 +41,15 @@ TASKS = ("anomaly", "classification", "combination", "detection", "segmentation"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FramePicture:
-    """One of the worst frames, drawn.
+    """Pictures of one of the worst frames.
 
     Attributes:
-        said: Description of the errors.
+        row: The frame and its errors.
         truth_jpeg: The frame with what is there, base64.
         found_jpeg: The frame with what was found, base64.
     """
 
-    said: WorstFrame
+    row: WorstFrame
     truth_jpeg: str
     found_jpeg: str
 
@@ -58,7 +58,6 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
     """Writes the page of an evaluation, whole or not at all.
 
     Args:
-        path: Path of the page.
         result: What a judge gave.
         pictures: Pictures of its worst frames.
     """
@@ -90,7 +89,6 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     Args:
         session: Holds the bundle that was judged.
         root: Root of the data set.
-        fold: Fold that was judged.
         worst: The worst first.
     """
     manifest = session.manifest
@@ -98,12 +96,12 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     whole = manifest.task == "classification"
     by_path = {sample.path: sample for sample in dataset.samples}
     made = []
-    for said in worst[:SHOWN_MAX]:
-        truth = annotated_frame(by_path[root / said.file], manifest.labels, 0, dataset)
+    for row in worst[:SHOWN_MAX]:
+        truth = annotated_frame(by_path[root / row.file], manifest.labels, 0, dataset)
         image, boxes = truth.frame.image, zip(truth.labels.tolist(), truth.boxes.tolist(), strict=not whole)
         there = [Detection(type=manifest.labels[label], score=1.0, box=tuple(box)) for label, box in boxes]
         found = select(judge(session, truth.frame).candidates, manifest.postprocess, manifest.labels)
-        made.append(FramePicture(said, jpeg_of(image, there, whole), jpeg_of(image, found, whole)))
+        made.append(FramePicture(row, jpeg_of(image, there, whole), jpeg_of(image, found, whole)))
     return made
 
 
@@ -113,20 +111,19 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     Args:
         session: Holds the bundle that was judged.
         root: Root of the data set.
-        fold: Fold that was judged.
         worst: The worst first.
     """
     manifest, data = session.manifest, load_masks(root, fold)
     by_path = {sample.path: sample for sample in data.samples}
     made = []
-    for said in worst[:SHOWN_MAX]:
-        sample = by_path[root / said.file]
+    for row in worst[:SHOWN_MAX]:
+        sample = by_path[root / row.file]
         image = read_image(sample.path)
         tensor, letterbox = prepare(image, manifest.preprocess)
         outputs = session.predict({manifest.preprocess.input: tensor})
         found = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
         pair = (tinted(image, data.mask_of(sample), data.labels), tinted(image, found, manifest.labels))
-        made.append(FramePicture(said, *(jpeg_of(each, (), True) for each in pair)))
+        made.append(FramePicture(row, *(jpeg_of(each, (), True) for each in pair)))
     return made
 
 
@@ -140,13 +137,13 @@ def draw_heat(session: Session, root: Path, _fold: str, worst: Sequence[WorstFra
     """
     inspector = Inspector(session, batch_size=1)
     made = []
-    for said in worst[:SHOWN_MAX]:
-        image = _coloured(read_image(root / said.file))
+    for row in worst[:SHOWN_MAX]:
+        image = _coloured(read_image(root / row.file))
         try:
-            heat = overlay_heat(image, heat_of(inspector, [Frame(image=image, source=said.file)]))
+            heat = overlay_heat(image, heat_of(inspector, [Frame(image=image, source=row.file)]))
         except RegistrationError:
             heat = image
-        made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(heat, (), True)))
+        made.append(FramePicture(row, jpeg_of(image, (), True), jpeg_of(heat, (), True)))
     return made
 
 
@@ -159,13 +156,13 @@ def draw_combined(inspector: CombinedInspector, root: Path, worst: Sequence[Wors
         worst: The worst first.
     """
     made = []
-    for said in worst[:SHOWN_MAX]:
-        image = read_image(root / said.file)
+    for row in worst[:SHOWN_MAX]:
+        image = read_image(root / row.file)
         try:
-            found = inspector.inspect(Frame(image=image, source=said.file)).detections
+            found = inspector.inspect(Frame(image=image, source=row.file)).detections
         except (PartNotFoundError, RegistrationError):
             found = ()
-        made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(image, found, False)))
+        made.append(FramePicture(row, jpeg_of(image, (), True), jpeg_of(image, found, False)))
     return made
 
 
@@ -208,9 +205,7 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
     """Draws the worst frames of an evaluation and writes its page.
 
     Args:
-        path: Path of the page.
         result: What a judge gave.
-        bundle: Bundle that was judged.
         root: Root of the data set.
     """
     with Session(bundle, Config(variant=result.variant)) as session:

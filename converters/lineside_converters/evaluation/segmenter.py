@@ -45,9 +45,8 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
         iou: Pixels that mask and answer both show, over those that one of them shows, in all frames.
         precision: Precision of the pixels that were taken for it; ``None`` where there are none.
         recall: Recall of the pixels that show it.
-        f1_image: Is this type in this image? By any pixel.
+        f1_image: F1 of the question whether an image shows the type, by any pixel.
         support: Pixels that show it.
-        support_images: Images that show it.
     """
 
     iou: float
@@ -137,10 +136,10 @@ def _one(
     marks.append(time.perf_counter_ns())
     outputs = session.predict({manifest.preprocess.input: tensor})
     marks.append(time.perf_counter_ns())
-    said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
+    predicted = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
     marks.append(time.perf_counter_ns())
     own = np.array([0, *(manifest.labels.index(name) + 1 for name in data.labels)], np.uint8)
-    table = count_pixels(own[data.mask_of(sample)], said, len(manifest.labels) + 1, where=str(sample.path))
+    table = count_pixels(own[data.mask_of(sample)], predicted, len(manifest.labels) + 1, where=str(sample.path))
     spent = [(end - start) / 1e6 for start, end in itertools.pairwise(marks)]
     timings = Timings(preprocess_ms=spent[0], inference_ms=spent[1], postprocess_ms=spent[2])
     decision = policy.decide(decode(outputs, manifest.postprocess, [letterbox])[0], image.shape[:2])
@@ -149,13 +148,13 @@ def _one(
 
 def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     shared, union = overlaps(counts)
-    true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
+    true, predicted = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
     shown = shown_labels(counts).tolist()
-    images = {label: compare(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
+    images = {label: compare(true[:, label] > 0, predicted[:, label] > 0) for label in range(len(labels))}
     per_class = {
         labels[k]: MaskFigures(
             iou=_share(shared[:, k].sum(), union[:, k].sum()),
-            precision=_share(shared[:, k].sum(), said[:, k].sum()) if said[:, k].any() else None,
+            precision=_share(shared[:, k].sum(), predicted[:, k].sum()) if predicted[:, k].any() else None,
             recall=_share(shared[:, k].sum(), true[:, k].sum()),
             f1_image=images[k].f1,
             support=int(true[:, k].sum()),
@@ -169,14 +168,14 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
         "mean_iou": mean_iou(counts),
         "mean_iou_interval": Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap"),
         "f1": DetectionCounts(right, false, missed).f1,
-        "false_rejects": _false_rejects(true, said),
+        "false_rejects": _false_rejects(true, predicted),
         "per_class": per_class,
     }
 
 
-def _false_rejects(true: Pixels, said: Pixels) -> EvaluationRate | None:
+def _false_rejects(true: Pixels, predicted: Pixels) -> EvaluationRate | None:
     good = ~true.any(axis=1)
-    parts, rejected = int(good.sum()), int(said[good].any(axis=1).sum())
+    parts, rejected = int(good.sum()), int(predicted[good].any(axis=1).sum())
     if not parts:
         return None
     low, high = wilson(rejected, parts)
@@ -197,15 +196,15 @@ def _worst(root: Path, samples: Sequence[Sample], counts: Pixels, labels: Sequen
     shared, union = overlaps(counts)
     rows = []
     for sample, table, both, either in zip(samples, counts, shared.sum(axis=1), union.sum(axis=1), strict=True):
-        there, said = table.sum(axis=1)[1:] > 0, table.sum(axis=0)[1:] > 0
+        there, predicted = table.sum(axis=1)[1:] > 0, table.sum(axis=0)[1:] > 0
         rows.append(
             WorstFrame(
                 frame=sample.part_id,
                 file=file_name(sample, root),
                 truth=_names(there, labels),
-                found=_names(said, labels),
-                missed=int((there & ~said).sum()),
-                false=int((said & ~there).sum()),
+                found=_names(predicted, labels),
+                missed=int((there & ~predicted).sum()),
+                false=int((predicted & ~there).sum()),
                 weight=round(1 - float(_share(both, either)), 4),
             )
         )

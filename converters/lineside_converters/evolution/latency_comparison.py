@@ -39,7 +39,6 @@ class LatencyComparison(ReportStruct, frozen=True, kw_only=True):
         where: The machine or device.
         what: ``verdict``: from the frame to its verdict; ``inference``: the network alone.
         before_ms: Of the deployed bundle: median over the rounds, geometric mean over the frames.
-        after_ms: Of the candidate.
         ratio: Candidate's share of the deployed one's time, of paired rounds.
         low: Lower end of its 95 % interval.
     """

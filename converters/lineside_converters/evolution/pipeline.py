@@ -67,16 +67,13 @@ class EvolutionSettings:
         training: Of the retraining: data (the relabelled frames first), epochs, batch and so on; ``out``, ``start``,
             ``labels``, ``canvas_px``, ``reference``, ``group`` and ``held_share`` are set here.
         out: Folder of the result.
-        effort: Of the search.
         target: As for the `Optimizer`.
         max_drop: How much lower the metric of a converted form may be, and how much higher the verdict error of a
             faster candidate, 0 to 1.
-        version: Of the candidate.
         clock: Device of the fleet that times; ``None`` for this machine.
         licence: Of the candidate's weights; the deployed bundle's if ``None``.
         data_terms: Added to the deployed bundle's.
         publish: Command that publishes the candidate, for the report.
-        notes: For the report.
     """
 
     deployed: Bundle
@@ -188,8 +185,8 @@ def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressRe
         held_share=HELD_SHARE,  # the search holds out the same parts
         reference=manifest.preprocess.reference is not msgspec.UNSET,
     )
-    told = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": _data_hash(settings, TRAIN)}
-    key = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:20]
+    inputs = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": _data_hash(settings, TRAIN)}
+    key = hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()[:20]
     folder = work.folder / f"retrained-{key}"
     if (folder / FACTS).is_file():
         progress.report("retrained: done by an earlier run")

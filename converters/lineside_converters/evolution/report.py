@@ -15,7 +15,6 @@ class EvolutionReport(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         deployed: ``name@version``.
-        deployed_sha256: Of its manifest.
         candidate: ``name@version``.
         data: Names of the data sets.
         verdicts: On fold ``val`` of the data, which nothing was chosen on.

@@ -23,7 +23,7 @@ __all__ = ["vendor_variant"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionRequest:
-    """What a maker converts, and where to.
+    """Input and output of a conversion.
 
     Attributes:
         clean: The cleaned float ONNX file.
@@ -93,7 +93,7 @@ class FormatMaker:
 
     @property
     def file(self) -> EngineFile:
-        """What it writes."""
+        """File that it writes."""
         return ENGINES[self.engine]
 
     def missing(self) -> str:

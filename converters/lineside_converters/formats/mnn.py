@@ -91,8 +91,8 @@ def quantize_mnn(
         for number, feed in enumerate(feeds):
             folder = samples / f"{number:04d}"
             folder.mkdir(parents=True)
-            told = [{"name": name, "shape": list(array.shape)} for name, array in feed.items()]
-            (folder / "input.json").write_text(json.dumps({"inputs": told, "outputs": list(outputs)}))
+            inputs = [{"name": name, "shape": list(array.shape)} for name, array in feed.items()]
+            (folder / "input.json").write_text(json.dumps({"inputs": inputs, "outputs": list(outputs)}))
             for name, array in feed.items():
                 np.savetxt(folder / f"{name}.txt", np.asarray(array, np.float32).ravel(), fmt="%.9g")
         settings = {

@@ -98,15 +98,12 @@ def add_variant(
     max_drop: float = 0.02,
     max_slowdown: float = 1.0,
     device_chooses: bool = False,
-    threads: int = 1,
     overwrite: bool = False,
-    say: TextListener = lambda text: None,
+    report: TextListener = lambda text: None,
 ) -> Bundle:
     """Writes a new bundle with one more variant.
 
     Args:
-        bundle: The old one.
-        new: What joins it.
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
@@ -124,16 +121,16 @@ def add_variant(
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=candidate.variant.name)
     evaluated = None
     if _is_here(new):
-        with open_work_folder(None, say) as work:
+        with open_work_folder(None, report) as work:
             context = Context(
                 source=SourceModel.of(old.file(_reference(old, new.level).file), old.manifest),
                 manifest=old.manifest,
                 inputs=(inputs := gather_inputs(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
                 level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
-                target=_target(new, threads),
+                target=_target(new),
                 task=task_of(old.manifest, masks=inputs.masks),
                 work=work,
-                progress=ProgressReporter(say),
+                progress=ProgressReporter(report),
                 limits=LimitOptions(max_drop=max_drop),
             )
             evaluation = run_gates(Candidate(model=context.source.model, variants=(candidate,)), context)
@@ -141,7 +138,7 @@ def add_variant(
         figures = shipped_figures(evaluated)
     else:
         figures = _unproven(candidate, new)
-        say(f"{candidate.variant.name}: {figures.why}")
+        report(f"{candidate.variant.name}: {figures.why}")
     speed: Speed = "by_level" if device_chooses else old.manifest.speed if evaluated is not None else "unproven"
     return _write(old, candidate, evaluated, figures, out, speed=speed, overwrite=overwrite)
 
@@ -151,9 +148,9 @@ def _is_here(new: VendorVariant) -> bool:
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _target(new: VendorVariant, threads: int) -> Target:
+def _target(new: VendorVariant) -> Target:
     source = "the vendor's compiler"
-    return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
+    return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=1, here=True, source=source)
 
 
 def _reference(old: Bundle, level: int) -> Variant:

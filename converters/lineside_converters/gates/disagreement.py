@@ -55,17 +55,17 @@ class ModelJudgement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DisagreeingFrame:
-    """A frame on which the models disagree, with what is needed to draw it.
+    """A frame on which the models disagree, with the data to draw it.
 
     Attributes:
-        said: For ``report.json``.
+        row: For ``report.json``.
         number: Number of the frame among those that were judged.
         before: Answers of the source model, above the thresholds.
         after: Answers of the new one.
         weight: Sum of the scores of what only one of them finds.
     """
 
-    said: Disagreement
+    row: Disagreement
     number: int
     before: tuple[Detection, ...]
     after: tuple[Detection, ...]
@@ -122,13 +122,13 @@ def disagreeing_frames(judged: ModelJudgement) -> list[DisagreeingFrame]:
         weight = _alone(before, after, judged.whole) + _alone(after, before, judged.whole)
         if weight > 0:
             drawn = [detections_of(each, judged.labels) for each in (before, after)]
-            said = Disagreement(
+            row = Disagreement(
                 frame=frame.frame.part_id or f"{frame.frame.source} {frame.frame.sequence}".strip(),
                 truth=count_by_type([judged.labels[label] for label in frame.labels]),
                 before=list_detections(drawn[0]),
                 after=list_detections(drawn[1]),
             )
-            found.append(DisagreeingFrame(said, number, drawn[0], drawn[1], weight))
+            found.append(DisagreeingFrame(row, number, drawn[0], drawn[1], weight))
     return sorted(found, key=lambda each: -each.weight)
 
 

@@ -27,7 +27,6 @@ class ExecutionPlace:
     """Engine and device that a model runs on.
 
     Attributes:
-        device: One of the engine's.
         wanted: Whether it is the kind of device that the target has.
     """
 

@@ -108,16 +108,16 @@ def check_parity(
         ParityGateError: It correlates less, or an output is not finite, is missing or has another shape.
     """
     raw: dict[str, _Moments] = {}
-    said: dict[str, _Moments] = {}
+    moments_of: dict[str, _Moments] = {}
     for feed in feeds:
         wanted, found = reference(feed), candidate(feed)
         for name, array in wanted.items():
             _check_comparable(name, array, found.get(name))
             raw.setdefault(name, _Moments()).add(array, found[name])
         for name, ours, theirs, weights in reading(wanted, found) if reading is not None else ():
-            said.setdefault(name, _Moments()).weigh(ours, theirs, weights)
+            moments_of.setdefault(name, _Moments()).weigh(ours, theirs, weights)
     maps = {name: moments.correlation() for name, moments in raw.items()}
-    read = {name: moments.correlation() for name, moments in said.items()}
+    read = {name: moments.correlation() for name, moments in moments_of.items()}
     return _judged(read or maps, maps if read else {}, len(feeds), min_correlation)
 
 

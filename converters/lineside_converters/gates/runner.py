@@ -67,7 +67,7 @@ class RemoteSpeedGate(Protocol):
     def judge(
         self, accepted: Sequence[EvaluatedVariant], rejected: list[RejectedVariant]
     ) -> tuple[Times | None, list[EvaluatedVariant]]:
-        """Returns the source model's times there, if it runs there, and what passes; the rest goes to ``rejected``."""
+        """Returns the source model's times there and the variants that pass; appends the others to ``rejected``."""
 
 
 def run_gates(candidate: Candidate, context: Context, remote: RemoteSpeedGate | None = None) -> CandidateEvaluation:
@@ -129,7 +129,6 @@ class _GateRun:
 
     Attributes:
         subjects: What has passed so far.
-        rejected: What has not.
         truths: What is truly in the evaluation frames.
         answers: The source model's answers to them.
         times: By name, of the source model, the variants and the float model on their engines.

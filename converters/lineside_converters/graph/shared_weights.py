@@ -37,8 +37,6 @@ class _Weight(NamedTuple):
     Attributes:
         node: Name of the node that multiplies.
         values: Name of the INT8 tensor.
-        scale: Name of its scales.
-        axis: Axis of the scales.
         bias: Names of the INT32 bias and of its scales; empty without.
     """
 
@@ -58,7 +56,6 @@ def align_weights(narrow: Path, full: Path, target: Path) -> int:
     Args:
         narrow: QDQ graph, its nodes named as in ``full``.
         full: QDQ graph of the widest network.
-        target: File to write.
 
     Returns:
         Number of weights that are shared.

@@ -42,7 +42,7 @@ PRUNED = "_pruned"
 
 
 class _OtherNetworkError(Exception):
-    """The network that is being built is not the one of the weights."""
+    """The built network does not fit the weights."""
 
 
 class _NoWeights(TorchFunctionMode):
@@ -82,7 +82,7 @@ def named_network(name: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Modul
     return found
 
 
-def network_of(path: Path, state_dict: Mapping[str, torch.Tensor], said: str = "") -> nn.Module | None:
+def network_of(path: Path, state_dict: Mapping[str, torch.Tensor], stated: str = "") -> nn.Module | None:
     """Returns the network whose weights these are; ``None`` if neither package has one of these keys and shapes.
 
     Args:
@@ -92,7 +92,7 @@ def network_of(path: Path, state_dict: Mapping[str, torch.Tensor], said: str = "
     Raises:
         UnsupportedModelError: Several networks of timm have these keys and shapes, and compute something else.
     """
-    names = dict.fromkeys(_spelled(name) for name in (said, path.stem, path.stem.partition("-")[0]) if name)
+    names = dict.fromkeys(_spelled(name) for name in (stated, path.stem, path.stem.partition("-")[0]) if name)
     classes = _classes_of(state_dict)
     for name in names:
         for net in _built(name, classes):
@@ -183,7 +183,7 @@ def _is_signature(wanted: _Signature, build: Callable[..., nn.Module], name: str
 
 
 def facts_of(net: nn.Module, outputs: int) -> ModelFacts:
-    """Returns what is known of a network's input and output; nothing if neither package has made it."""
+    """Returns the facts of a network's input and output; none if neither package has made it."""
     cfg = getattr(net, "pretrained_cfg", None)
     if isinstance(cfg, dict) and "mean" in cfg:  # timm
         _, height, width = cfg.get("input_size", (3, SIDE, SIDE))

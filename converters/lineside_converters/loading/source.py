@@ -74,7 +74,6 @@ def open_source(
         InputNotFoundError: There is no such file.
         UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
         MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
-        LinesideError: As for `open_bundle` and `import_pt`.
     """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -223,7 +222,7 @@ def _made_of(bundle: Bundle) -> str:
 
 
 def _source_of(bundle: Bundle) -> SourceFacts | None:
-    """Returns what a bundle's report says of its source; ``None`` if it has no report of ours."""
+    """Returns the source facts in a bundle's report; ``None`` if it has no report of ours."""
     if REPORT_NAME not in bundle.manifest.files:
         return None
     try:

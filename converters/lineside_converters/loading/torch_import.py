@@ -102,7 +102,6 @@ def import_module(module: torch.nn.Module, target: Path, given: ModelFacts, exam
 
     Args:
         module: It, with its weights; its definition runs, as it is the caller's own.
-        target: The file to write.
         given: What the caller says of its input and output.
         example: An input; made from the pre-processing if not given.
 
@@ -211,7 +210,7 @@ def _load(path: Path, trust: bool) -> Any:
 
 
 def _load_trusted(path: Path) -> Any:
-    """Unpickles the whole file; only after the caller has said that the file is his own."""
+    """Unpickles the whole file; only after the caller has declared it trusted."""
     import torch
 
     try:
@@ -236,7 +235,7 @@ def _model_of(loaded: Any, path: Path, architecture: str) -> torch.nn.Module:
 
     if isinstance(loaded, torch.nn.Module):  # only reached with trust
         return loaded.eval()
-    said = next((str(loaded[key]) for key in _NAMES if isinstance(loaded, dict) and key in loaded), "")
+    stated = next((str(loaded[key]) for key in _NAMES if isinstance(loaded, dict) and key in loaded), "")
     for key in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), torch.nn.Module):  # only with trust
             net: torch.nn.Module = loaded[key]
@@ -251,10 +250,10 @@ def _model_of(loaded: Any, path: Path, architecture: str) -> torch.nn.Module:
             actual=type(loaded).__name__,
             action="Save the weights with torch.save(model.state_dict(), path), or export the model to ONNX.",
         )
-    return _network_of(loaded, path, said, architecture)
+    return _network_of(loaded, path, stated, architecture)
 
 
-def _network_of(weights: dict[str, Any], path: Path, said: str, architecture: str) -> torch.nn.Module:
+def _network_of(weights: dict[str, Any], path: Path, stated: str, architecture: str) -> torch.nn.Module:
     from lineside_converters.loading.architectures import named_network, network_of
     from lineside_models.networks import from_state_dict, is_known
 
@@ -264,7 +263,7 @@ def _network_of(weights: dict[str, Any], path: Path, said: str, architecture: st
     try:
         return from_state_dict(plain)
     except UnsupportedModelError as error:
-        found = None if is_known(plain) else network_of(path, plain, said)
+        found = None if is_known(plain) else network_of(path, plain, stated)
         if found is None:
             raise UnsupportedModelError(
                 error.message,

@@ -43,7 +43,6 @@ def export_yolo(path: Path, folder: Path) -> Path:
 
     Args:
         path: The checkpoint; it isn't touched.
-        folder: Where to work.
 
     Returns:
         The ONNX file in ``folder``; what `ultralytics` writes into it says how frames go in.

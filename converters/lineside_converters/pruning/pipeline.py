@@ -157,7 +157,7 @@ def _prune(measured: _Measured) -> PruningResult:
 
 
 def _whole(measured: _Measured) -> PruningResult:
-    """Returns what a search starts from where level 2 can't reach its speed: the whole network."""
+    """Returns the whole network, from which a search starts where level 2 cannot reach its speed."""
     context, setup, sensitivity = measured.context, measured.setup, measured.sensitivity
     record = {
         "effort": dataclasses.asdict(context.limits.effort),
@@ -169,7 +169,7 @@ def _whole(measured: _Measured) -> PruningResult:
 
 
 def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, Any]]:
-    """Returns what was chosen, the network that was made of it and the record of the training."""
+    """Returns the choice, its network and the record of the training."""
     from lineside_converters.distillation.trainer import train_student
     from lineside_converters.pruning.structured import apply_plan, plan_pruning, timed_beside
 
@@ -213,7 +213,7 @@ def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, 
 
 
 def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: PruningResult) -> PruningResult:
-    """Searches around level 2's network, and returns what is shipped of all that was finished."""
+    """Searches around level 2's network, and returns the network to ship."""
     from lineside_converters.search import pipeline
     from lineside_converters.search.space import widths_of
     from lineside_converters.search.trials import SearchContext
@@ -267,7 +267,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
 
 
 def _found(bench: SearchContext, budget: SearchBudget, folder: Path, make_int8: MakeInt8) -> list[TunedNetwork]:
-    """Returns what the search finds: with annotated data forms that inherit each other's training."""
+    """Returns the networks of the search; with annotated data, forms that inherit each other's training."""
     from lineside_converters.search import pipeline, progressive
     from lineside_converters.training.objective import LabelledObjective
 
@@ -330,7 +330,7 @@ def distillation_settings(effort: Effort, seed: int) -> DistillationSettings:
 
 
 def int8_maker(context: Context) -> MakeInt8:
-    """Returns what makes the INT8 form of a float file beside it, for timing."""
+    """Returns a function that writes the INT8 form of a float file beside it, for timing."""
     feeds = context.inputs.calibration
     some = evenly_spread(feeds, COSTING_FEEDS)
 

@@ -54,7 +54,7 @@ def rank_channels(
     *,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Measures how much every channel matters.
+    """Measures the importance of every channel.
 
     Returns:
         By group, ``(width,)`` Fisher information; larger matters more.

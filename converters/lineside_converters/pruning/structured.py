@@ -51,7 +51,6 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True, rename={"distillati
     Attributes:
         source: sha256 of the measured network's weights, without its batch norms, and of the settings.
         distillation_loss: Name of the loss that measures the harm; ``teaching`` in files.
-        groups: Their curves.
         widths: Channels of each whole group.
         ranks: By group, how much each channel matters.
         costs: Where the time goes.

@@ -79,7 +79,7 @@ def failure_message(model: onnx.ModelProto, error: Exception) -> str:
 
 
 def normalize(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds: str) -> None:
-    """Restores the source's metadata and sorts what the quantizer wrote, so that equal inputs give equal files.
+    """Restores the source's metadata and sorts the graph, so that equal inputs give equal files.
 
     Args:
         target: What the quantiser wrote; written again.
@@ -109,7 +109,7 @@ def normalize(source: onnx.ModelProto, target: Path, *, marks: Collection[str], 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what the quantizer prints, and writes to the root logger, from the caller; its errors are raised."""
+    """Suppresses the quantizer's output and root log; its errors are raised."""
 
     def ours(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname

@@ -18,7 +18,6 @@ class QuantizationPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: How ranges are taken; ``dynamic`` takes them while the model runs, for models of matrix products.
         float_nodes: Names of nodes that stay in float.
-        corrected: Whether biases are corrected.
         why: Reason for the report, in a few words.
     """
 

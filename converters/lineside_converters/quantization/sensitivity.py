@@ -29,7 +29,7 @@ COMPARED_FEEDS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivitySweep:
-    """What the measurement of every layer shares; a task of a cluster gets all of it, and no file.
+    """Common inputs of the measurement of all layers, sent to each task of a cluster; without files.
 
     Attributes:
         clean: The float graph's file.
@@ -37,7 +37,6 @@ class SensitivitySweep:
         method: Calibration; ``None`` for dynamic INT8.
         feeds: Calibration inputs; with ``ranges`` a few are enough.
         ranges: File of the ranges that were calibrated on all of them; ``None`` without one.
-        manifest: Of the bundle.
         target: Kind of INT8, and threads.
     """
 

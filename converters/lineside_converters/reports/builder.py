@@ -49,7 +49,7 @@ DRAWN_CALIBRATION = (
 
 
 def notes_of(context: Context) -> list[str]:
-    """Returns what a reader has to know of the calibration and of the accuracy figures."""
+    """Returns the limits of the calibration and of the accuracy figures, as sentences."""
     inputs = context.inputs
     notes = [DRAWN_CALIBRATION] if context.level.quantizes and inputs.drawn_for_other_labels else []
     if context.limits.metric is not None:
@@ -93,7 +93,7 @@ def build_report(
         candidates=() if pruning is None else pruning.candidates,
         hypervolumes=() if pruning is None else pruning.hypervolumes,
         confusion=confusion_of(_judgement(context, evaluation)) if best.answers else None,
-        disagreements=tuple(one.said for one in disagreements[:DISAGREEMENTS_MAX]),
+        disagreements=tuple(one.row for one in disagreements[:DISAGREEMENTS_MAX]),
         variants=(
             *(shipped_figures(one) for one in evaluation.accepted),
             *(_narrow_figures(one) for one in candidate.narrower),

@@ -29,7 +29,6 @@ class ShownFrame:
     """A frame with both models' answers drawn on it.
 
     Attributes:
-        truth: What is there.
         before: Answers of the source model.
         after: Answers of the new one.
         before_jpeg: Its picture, base64.
@@ -55,10 +54,10 @@ def draw_frames(
     """
     return [
         ShownFrame(
-            frame=each.said.frame,
-            truth=each.said.truth,
-            before=each.said.before,
-            after=each.said.after,
+            frame=each.row.frame,
+            truth=each.row.truth,
+            before=each.row.before,
+            after=each.row.after,
             before_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.before, whole),
             after_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.after, whole),
         )
@@ -67,7 +66,7 @@ def draw_frames(
 
 
 def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
-    """Returns a small frame in base64, with what was found drawn on it unless that is of the whole frame."""
+    """Returns a small frame in base64, with the detections drawn unless they are of the whole frame."""
     drawn = image if whole else annotate(image, found)
     scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
     if scale < 1:

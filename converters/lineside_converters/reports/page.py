@@ -64,7 +64,7 @@ def write_page(path: Path, report: OptimizationReport, shown: Sequence[ShownFram
 
 
 def beside(bundle: Path) -> Path:
-    """Returns where the page with the pictures stands: beside the bundle's folder."""
+    """Returns the path of the page with the pictures, beside the bundle's folder."""
     return bundle.with_name(bundle.name + BESIDE_SUFFIX)
 
 
@@ -134,7 +134,7 @@ def _better(ratio: float, *, more: bool) -> bool | None:
 
 
 def _tiles(report: OptimizationReport) -> list[tuple[str, str]]:
-    """Returns the figures that a reader looks for first, each with its meaning."""
+    """Returns the main figures, each with its meaning."""
     one, two, metric = report.float, report.int8, report.metric
     found = []
     if two is not None:
@@ -164,5 +164,5 @@ def _time_ratio(report: OptimizationReport, fastest: ModelFigures) -> float:
 
 
 def _points(drop: float) -> str:
-    """A drop of 0.004 as ``−0.40``: what is lost is below zero here."""
+    """A drop of 0.004 as ``−0.40``: a loss is negative here."""
     return f"{-drop * 100 + 0.0:+.2f}".replace("-", "−")

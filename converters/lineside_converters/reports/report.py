@@ -63,7 +63,6 @@ class GateResult(ReportStruct, frozen=True, kw_only=True):
         name: ``parity``, ``accuracy``, ``speed`` or ``baseline``.
         status: ``unproven`` where it could not be measured here; ``overridden`` where the caller let it through.
         value: What was measured; ``None`` if nothing was.
-        limit: What was asked for.
         detail: What value and limit mean, and on what they were measured.
     """
 
@@ -78,7 +77,6 @@ class CalibrationFacts(ReportStruct, frozen=True, kw_only=True):
     """Inputs that the INT8 ranges come from.
 
     Attributes:
-        frames: How many frames.
         sha256: Over shape and content of every prepared input, in order.
         source: Where the frames came from.
         method: ``minmax``, ``entropy`` or ``percentile``.
@@ -135,7 +133,6 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
         time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's
             median, and of those the geometric mean; ``None`` in reports of before.
         calibration: What the INT8 ranges were taken from.
-        gates: Results of the gates.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
         notes: What a reader has to know, such as what was not measured.
         training: Content of the training's own record, where there is one.
@@ -144,7 +141,6 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
         curves: Sensitivity to pruning, layer by layer.
         candidates: All that a search measured; `SearchPoint.front` marks the Pareto front.
         hypervolumes: Hypervolumes of each series of ``candidates``, against the same reference point.
-        confusion: Confusion matrix.
         disagreements: Frames on which the two models say different things, the worst first.
         variants: What the bundle holds and what was left out, with the measured reasons.
     """

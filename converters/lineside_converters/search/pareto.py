@@ -24,7 +24,6 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Returns the area that the points' front covers up to a reference point, in milliseconds times metric.
 
     Args:
-        points: What was found.
         reference: The slowest and the worst that count: a point beyond it covers nothing.
     """
     inside = [point for point in points if point[0] < reference[0] and point[1] > reference[1]]

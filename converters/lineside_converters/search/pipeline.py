@@ -131,7 +131,6 @@ def judge(context: SearchContext, network: PrunableNetwork, folder: Path) -> lis
     """Measures a network as the search's are measured: on every engine, with the first options of the space.
 
     Args:
-        context: Context of the measurement.
         network: The whole network, or that of level 2.
         folder: To keep its files in.
     """
@@ -206,7 +205,6 @@ def choose(
 
     Args:
         found: All tuned networks, and the whole network.
-        source_metric: Of the source model.
         max_drop: How much lower it may be.
         passes: Whether the parity gate would let a network through, as far as its float form tells. The metric doesn't:
             it may not see what changed, where nothing is annotated.
@@ -218,7 +216,7 @@ def choose(
 
 
 def answers_alike(context: Context, one: TunedNetwork) -> bool:
-    """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
+    """Returns whether a network's float form passes the parity gate on the calibration inputs."""
     cpu = execution_place("ort", "cpu")
     reading = reading_of(context.manifest.postprocess)
     judged = context.judges_accuracy

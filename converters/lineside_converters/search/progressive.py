@@ -27,7 +27,7 @@ from lineside_converters.search.input_size import ResizedNetwork, shrunk
 from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.study import Sampler, TrialMethod, search
+from lineside_converters.search.study import TrialMethod, search
 from lineside_converters.search.trials import (
     NORM_BATCHES,
     SearchContext,
@@ -59,7 +59,6 @@ class TrainedForm:
         widths: Channels of each group.
         skipped: Residual blocks that it is without.
         cropped: Convolutions whose kernel is 3×3.
-        network: The form.
         trained_by: Identifies the training of its weights; empty for those of the whole network.
     """
 
@@ -82,7 +81,6 @@ def progressive_context(context: SearchContext, *, make_int8: MakeInt8 | None = 
     small, with their times.
 
     Args:
-        context: Of the network.
         make_int8: Makes the form whose layers were timed, for the times of small kernels; the float form if not given.
     """
     setup, found = context.setup, context.found
@@ -129,7 +127,6 @@ def find_progressive(
     finished: int,
     settings: DistillationSettings,
     folder: Path,
-    sampler: Sampler = "nsga2",
 ) -> list[TunedNetwork]:
     """Searches among forms, and trains the front from the slowest on down; a search that was ended goes on.
 
@@ -142,9 +139,9 @@ def find_progressive(
     """
     limits = context.optimization.limits
     method: TrialMethod[Any] = PREDICTED if limits.clock is None else TIMED_THERE
-    tried = search(context, folder, sampler=sampler, trials=trials, seed=limits.seed, method=method)
+    tried = search(context, folder, sampler="nsga2", trials=trials, seed=limits.seed, method=method)
     chosen = shortlist(tried, finished)
-    context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
+    context.progress.report(f"search (nsga2): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
     whole = whole_form(context)
     forms, results = [whole], []
     for number, trial in enumerate(reversed(chosen)):

@@ -25,7 +25,6 @@ class SearchSpace:
     Attributes:
         stages: Groups of channels, by stage; each stage has a factor of its own.
         sizes: Sides of the input, as shares of the model's own.
-        methods: Calibrations.
         float_convs: How many first convolutions may stay in float.
         engines: Engines of this machine that read the model.
         blocks: Residual blocks that may be left out, by the names of their additions.
@@ -61,9 +60,7 @@ class SearchChoice:
     Attributes:
         kept: Of each stage, the share of its time that is to be left.
         size: Share of the input's side.
-        method: Calibration.
         float_convs: How many first convolutions stay in float.
-        engine: That runs it.
         skipped: Residual blocks that are left out.
         cropped: Convolutions whose kernel is 3×3.
     """

@@ -63,7 +63,7 @@ class TrialMethod(Generic[M]):
 def search(
     context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int, method: TrialMethod[Any]
 ) -> list[SearchTrial]:
-    """Run trials up to a number, resuming those of an earlier call.
+    """Runs trials up to a number, resuming those of an earlier call.
 
     A search that was killed proposes what it would have proposed, and a longer one begins with the trials of a shorter
     one. With a cluster a kill costs the generation that ran.
@@ -73,7 +73,6 @@ def search(
         folder: Holds ``<sampler>-<seed>.db``.
         sampler: Sampler that proposes trials.
         trials: Number of trials, resumed ones included.
-        seed: Of the proposals.
         method: How each is tried.
 
     Returns:
@@ -210,15 +209,15 @@ def portable(context: SearchContext) -> SearchContext:
             level=optimization.level,
             target=optimization.target,
             task=None,
-            work=WorkFolder(Path(), _say_nothing),
-            progress=ProgressReporter(_say_nothing),
+            work=WorkFolder(Path(), _ignore),
+            progress=ProgressReporter(_ignore),
         ),
         setup=dataclasses.replace(setup, objective=_DrawnBatches(setup.objective)),
-        progress=ProgressReporter(_say_nothing),
+        progress=ProgressReporter(_ignore),
     )
 
 
-def _say_nothing(_: str) -> None:
+def _ignore(_: str) -> None:
     pass
 
 

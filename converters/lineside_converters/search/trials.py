@@ -72,7 +72,6 @@ class UntimedTrial(msgspec.Struct, frozen=True, kw_only=True):
     """A trial whose time is still to be measured.
 
     Attributes:
-        choice: The choice.
         harm: As of `SearchTrial`.
         int8: Its INT8 form, an ONNX file.
     """
@@ -86,7 +85,6 @@ class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """Network of the shortlist: fine-tuned, quantised and evaluated.
 
     Attributes:
-        choice: The choice.
         latency_ms: Measured, INT8.
         metric: Of the INT8 model on the held-out share.
         model: Its cleaned float graph.
@@ -105,9 +103,6 @@ class SearchContext:
     Attributes:
         optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
-        found: Its sensitivity.
-        space: The choices.
-        progress: Receives progress.
     """
 
     optimization: Context
@@ -195,7 +190,7 @@ def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchCh
 
 
 def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> contextlib.AbstractContextManager[Run]:
-    """Open an INT8 model on the engine of its choice."""
+    """Opens an INT8 model on the engine of its choice."""
     optimization = context.optimization
     place, threads = execution_place(choice.engine, "cpu"), optimization.target.threads
     return open_model(path, place, optimization.manifest, precision="int8", threads=threads)
@@ -218,7 +213,6 @@ def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -
     """Times networks again, interleaved: times measured an hour apart are not comparable.
 
     Args:
-        context: Context of the networks.
         finished: Each with its INT8 form beside its float one.
 
     Returns:
@@ -304,7 +298,7 @@ def finish(
         setup.distillation_loss,
         settings=settings,
         out=folder,
-        on_progress=_teller(context.progress, folder.name),
+        on_progress=_step_counter(context.progress, folder.name),
     )
     path = quantised(context, network, choice, folder)
     result = TunedNetwork(
@@ -347,11 +341,11 @@ class OnnxModule(nn.Module):
         return tuple(torch.from_numpy(each) for each in found)
 
 
-def _teller(reporter: ProgressReporter, name: str) -> OnProgress:
-    def tell(progress: TrainingProgress) -> None:
+def _step_counter(reporter: ProgressReporter, name: str) -> OnProgress:
+    def count(progress: TrainingProgress) -> None:
         reporter.count(f"fine-tune {name}", progress.step + 1, progress.steps)
 
-    return tell
+    return count
 
 
 def points(finished: Sequence[TunedNetwork]) -> list[Point]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lineside_converters.bundles.packaging import golden_frame
 from lineside_converters.gates.parity import check_parity
+from lineside_converters.progress import TextListener
 from lineside_converters.split.cut_selection import CutChoice, CutSearch
 from lineside_converters.split.graph import Cut, cut_in_two
 from lineside_converters.split.timing import Feed, StagePlace
@@ -60,7 +61,7 @@ class SplitResult:
     config: Config
 
     def summary(self) -> dict[str, object]:
-        """Returns what was measured, as it stands in the bundle's `REPORT_NAME`."""
+        """Returns the content of the bundle's `REPORT_NAME`."""
         return _report(self.chosen, self.config)
 
 
@@ -192,7 +193,7 @@ def _report(chosen: CutChoice, config: Config) -> dict[str, object]:
     }
 
 
-def _prove(source: Bundle, made: Bundle, feeds: Sequence[Feed], config: Config, say: Callable[[str], None]) -> None:
+def _prove(source: Bundle, made: Bundle, feeds: Sequence[Feed], config: Config, report: TextListener) -> None:
     """Checks that the stages give the whole model's outputs on one engine, and nearly so on the engines named."""
     whole = Config(engines=("ort",), threads=1)
     on_one = msgspec.structs.replace(whole, stage_engines=("ort", "ort"), stage_cores=(_all_cores(), _all_cores()))
@@ -204,10 +205,10 @@ def _prove(source: Bundle, made: Bundle, feeds: Sequence[Feed], config: Config, 
         limit = min(_correlation(reference, source, engine, feeds) for engine in engines) - MAX_DRIFT
         with Session(made, config) as staged:
             gate = check_parity(reference.predict, staged.predict, feeds, min_correlation=limit)
-            say(f"parity: {gate.detail}; of the whole model on these engines {limit + MAX_DRIFT:.4f}")
+            report(f"parity: {gate.detail}; of the whole model on these engines {limit + MAX_DRIFT:.4f}")
             if made.manifest.golden is not None:
-                report = replay(staged, made)
-                say(f"golden outputs on {report.used_device}: least cosine {min(report.cosine.values()):.5f}")
+                replayed = replay(staged, made)
+                report(f"golden outputs on {replayed.used_device}: least cosine {min(replayed.cosine.values()):.5f}")
 
 
 def _correlation(reference: Session, source: Bundle, engine: str, feeds: Sequence[Feed]) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
 
+from lineside_converters.progress import TextListener
 from lineside_converters.split.graph import Cut, cut_in_two, find_cuts
 from lineside_converters.split.timing import Feed, StagePlace, StageWork, time_together
 from lineside_runtime.errors import DeviceError, GraphError, SpeedGateError, UnsupportedModelError
@@ -26,7 +27,6 @@ class MeasuredCut:
     """A cut, with the times of its stages.
 
     Attributes:
-        cut: Where.
         places: Places of the first and the second stage.
         stage_ms: What a call of each takes while the other one runs too.
     """
@@ -43,7 +43,7 @@ class MeasuredCut:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CutChoice:
-    """The best cut and what it was compared with.
+    """The best cut, and those that it was compared with.
 
     Attributes:
         best: The cut with the fastest slower stage.
@@ -67,7 +67,7 @@ class CutSearch:
     """Measures cuts of one model at two places."""
 
     def __init__(
-        self, model: Path, precision: str, feed: Feed, places: Sequence[StagePlace], say: Callable[[str], None]
+        self, model: Path, precision: str, feed: Feed, places: Sequence[StagePlace], report: TextListener
     ) -> None:
         """Takes the model.
 
@@ -80,7 +80,7 @@ class CutSearch:
         self._precision = precision
         self._feed = feed
         self._places = places
-        self._say = say
+        self._report = report
         self._measured: dict[tuple[Cut, bool], MeasuredCut | None] = {}
 
     def choose(self, *, must_gain: bool = True) -> CutChoice:
@@ -92,7 +92,7 @@ class CutSearch:
         cuts = find_cuts(onnx.load(self._model))
         whole_ms = {str(place): self._time_whole(place) for place in self._places}
         for name, taken_ms in whole_ms.items():
-            self._say(f"whole on {name}: {taken_ms:.2f} ms")
+            self._report(f"whole on {name}: {taken_ms:.2f} ms")
         for turned in (False, True):
             self._search(cuts, turned=turned)
         tried = tuple(one for one in self._measured.values() if one is not None)
@@ -141,10 +141,10 @@ class CutSearch:
             with self._pieces(cut, places) as works:
                 times = time_together(works)
         except (GraphError, UnsupportedModelError, DeviceError) as error:
-            self._say(f"cut at {cut} left out: {error.message}")
+            self._report(f"cut at {cut} left out: {error.message}")
             return None
         found = MeasuredCut(cut, places, (times[0], times[1]))
-        self._say(f"{places[0]} {times[0]:.2f} ms, {places[1]} {times[1]:.2f} ms, cut at {cut}")
+        self._report(f"{places[0]} {times[0]:.2f} ms, {places[1]} {times[1]:.2f} ms, cut at {cut}")
         return found
 
     def _time_whole(self, place: StagePlace) -> float:

@@ -42,7 +42,6 @@ class _LastLayer:
 
     Attributes:
         features: Name of the INT8 tensor that it multiplies.
-        feature_scale: Of that tensor.
         feature_zero: Of that tensor, of its type.
         weights: ``(classes, features)``, less their zero point.
         weight_scale: ``(classes,)``.

@@ -33,7 +33,6 @@ class StagePlace:
     """Where a stage may run.
 
     Attributes:
-        engine: Name of the engine.
         device: One of its devices, such as ``cpu:0``; an empty text for its first.
         cores: Processor cores to keep to; empty for all.
         threads: Threads of one call; ``None`` leaves it to the engine.
@@ -88,13 +87,7 @@ class StagePlace:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StageWork:
-    """An executable with its input, to be timed.
-
-    Attributes:
-        place: Where it runs.
-        executable: What runs.
-        feed: Its input.
-    """
+    """An executable with its input, to be timed."""
 
     place: StagePlace
     executable: Executable

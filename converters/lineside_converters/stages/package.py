@@ -51,7 +51,7 @@ def package(candidate: Candidate, context: Context) -> Candidate:
 
 
 def _shipped(candidate: Candidate, context: Context) -> list[CandidateVariant]:
-    """Returns what the bundle holds; where speed is unproven the float model too, so that the device can choose."""
+    """Returns the variants of the bundle; where speed is unproven, with the float model for the device to choose."""
     accepted = candidate.evaluated.accepted
     variants = [one.candidate for one in accepted]
     measured = all(gate.status == "passed" for one in accepted for gate in one.gates)

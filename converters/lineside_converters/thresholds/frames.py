@@ -59,7 +59,7 @@ class FrameSet:
         makers: Each makes one frame with its truth.
         sources: Where each is from.
         parts: Which part, board or tile each shows; frames of one part look alike.
-        said: Which frames these are and what the model knew of them.
+        description: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.
         notes: What a reader must know.
     """
@@ -68,7 +68,7 @@ class FrameSet:
     sources: tuple[str, ...]
     parts: tuple[str, ...]
     names: tuple[str, ...]
-    said: str
+    description: str
     boxed: bool
     notes: tuple[str, ...]
 
@@ -81,11 +81,11 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
     parts: list[str] = []
-    said, notes, boxed = [], [], True
+    descriptions, notes, boxed = [], [], True
     for folder in request.data:
         dataset = load_compared(folder, request.fold, bundle.manifest, with_clean=True)
         samples, words, note = _chosen(bundle, dataset, folder, request)
-        said.append(words)
+        descriptions.append(words)
         notes += note
         boxed &= dataset.boxed
         group_of = groups_of(folder, request.parts) if request.parts else parts_of(folder, dataset.name)
@@ -111,7 +111,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     if request.simulated and not set(LABELS) <= set(labels):
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
     names = tuple(sorted(set(sources)))
-    return FrameSet(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
+    return FrameSet(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(descriptions), boxed, tuple(notes))
 
 
 def read(frames: FrameSet) -> Iterator[AnnotatedFrame]:
@@ -125,8 +125,8 @@ def _chosen(
 ) -> tuple[Sequence[Sample], str, list[str]]:
     """Returns the frames of one data set, their description, and notes."""
     everything, name = dataset.samples, folder.resolve().name
-    told, start = _training(bundle, {dataset.name, name})
-    if request.fold not in ("train", "all") or (told and start is None):
+    is_stated, start = _training(bundle, {dataset.name, name})
+    if request.fold not in ("train", "all") or (is_stated and start is None):
         return everything, f"all {len(everything)} frames of {name}, fold {request.fold}", []
     if start is None:
         of = f"all {len(everything)} frames of {name}, fold {request.fold}"
@@ -146,7 +146,7 @@ def _chosen(
 
 
 def _training(bundle: Bundle, names: set[str]) -> tuple[bool, dict[str, Any] | None]:
-    """Returns whether the bundle's report tells of its training, and the last start that read one of these folders."""
+    """Returns whether the bundle's report describes its training, and the last start that read one of these folders."""
     if "report.json" not in bundle.manifest.files:
         return False, None
     training = json.loads(bundle.file("report.json").read_bytes()).get("training") or {}

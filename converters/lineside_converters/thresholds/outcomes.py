@@ -37,8 +37,8 @@ def outcome(scores: FrameScores, costs: ErrorCosts, bars: ThresholdSet) -> Thres
 
 def own_outcome(scores: FrameScores, costs: ErrorCosts, own: ThresholdSet) -> ThresholdOutcome:
     """Counts the verdicts of the bundle's own rules, with their cost."""
-    told = np.maximum(_verdicts(scores.best, own), scores.unclaimed[:, None])
-    return _counted(scores, costs, np.asarray(told, np.int64), _verdicts(scores.beside, own))
+    verdicts = np.maximum(_verdicts(scores.best, own), scores.unclaimed[:, None])
+    return _counted(scores, costs, np.asarray(verdicts, np.int64), _verdicts(scores.beside, own))
 
 
 def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
@@ -47,15 +47,15 @@ def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
 
 
 def _counted(
-    scores: FrameScores, costs: ErrorCosts, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
+    scores: FrameScores, costs: ErrorCosts, verdicts: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
 ) -> ThresholdOutcome:
     part = np.unique(np.array(scores.parts), return_inverse=True)[1]
-    bad, good = told[~scores.good].max(axis=1), told[scores.good].max(axis=1)
+    bad, good = verdicts[~scores.good].max(axis=1), verdicts[scores.good].max(axis=1)
     bad_parts, good_parts = part[~scores.good], part[scores.good]
     if scores.rest_counts and not np.isnan(scores.beside).any():
         good = np.concatenate([good, rest[~scores.good].max(axis=1)])
         good_parts = np.concatenate([good_parts, bad_parts])
-    types, type_parts = told[scores.shows], part[scores.shows.nonzero()[0]]
+    types, type_parts = verdicts[scores.shows], part[scores.shows.nonzero()[0]]
     missed, missed_types = rate_of_parts(bad == 0, bad_parts), rate_of_parts(types == 0, type_parts)
     false, unsure = rate_of_parts(good == 2, good_parts), rate_of_parts(good == 1, good_parts)
     review = costs.review or 0.0
@@ -86,12 +86,12 @@ def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools],
         choose: Returns the thresholds that are cheapest on the given frames.
     """
     fold = folds_by_part(scores)
-    told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
+    verdicts, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
     for number in np.unique(fold):
         here = fold == number
         bars = choose(~here)
-        told[here], rest[here] = _verdicts(scores.best[here], bars), _verdicts(scores.beside[here], bars)
-    return _counted(scores, costs, told, rest)
+        verdicts[here], rest[here] = _verdicts(scores.best[here], bars), _verdicts(scores.beside[here], bars)
+    return _counted(scores, costs, verdicts, rest)
 
 
 def folds_by_part(scores: FrameScores) -> npt.NDArray[np.int64]:

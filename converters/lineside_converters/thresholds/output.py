@@ -74,9 +74,6 @@ def write_reading(
         bundle: The old one; it stays as it is.
         card: What the model card says of it, in place of what it said of the thresholds before.
         files: More files, by path in the bundle.
-
-    Raises:
-        LinesideError: As for `write_bundle`.
     """
     version = check_place(bundle, out, version=version, overwrite=overwrite)
     manifest = msgspec.structs.replace(
@@ -140,14 +137,14 @@ def check_gain(decision: ThresholdReport, *, force: bool = False) -> ThresholdRe
     worse = {where: cost for where, cost in found.items() if own is not None and cost is not None and cost > own}
     if not worse:
         return decision
-    told = ", ".join(f"{cost:.4g} a part on frames that they were {where}" for where, cost in worse.items())
+    costs = ", ".join(f"{cost:.4g} a part on frames that they were {where}" for where, cost in worse.items())
     if force:
-        note = f"forced: these thresholds cost {told}; the bundle's own cost {own:.4g}"
+        note = f"forced: these thresholds cost {costs}; the bundle's own cost {own:.4g}"
         return msgspec.structs.replace(decision, notes=(*decision.notes, note))
     raise AccuracyGateError(
         "the chosen thresholds cost more than the bundle's own, which stay",
         expected=f"at most {own:.4g} a part",
-        actual=told,
+        actual=costs,
         action="Give more frames, good parts among them (--good); --force writes them all the same.",
     )
 

@@ -77,14 +77,13 @@ def refit(
     Raises:
         ConfigError: The bundle is no detector's, or a parameter is unknown.
         DatasetError: The data has no boxes.
-        LinesideError: As for `gather_frames`, `score` and `write_reading`.
     """
     check_place(bundle, out, version=version, overwrite=overwrite)
     if bundle.manifest.task != "detection":
         raise ConfigError("bundle to fit scores of", expected="a detector", actual=bundle.manifest.task)
     frames = gather_frames(bundle, request)
     if not frames.boxed:
-        raise DatasetError("scores are fitted on boxes", expected="data with boxes", actual=frames.said)
+        raise DatasetError("scores are fitted on boxes", expected="data with boxes", actual=frames.description)
     own = dict(bundle.manifest.postprocess.params)
     raw = {name: value for name, value in {**own, **(changes or {})}.items() if name not in _FITTED}
     before = _f1(_scored(bundle, own, frames, on_progress), np.array(own.get("thresholds") or 0.5))
@@ -97,7 +96,7 @@ def refit(
     proven = reliability(_cross_fitted(scores), scores.shows, bundle.manifest.labels)
     card = _card(bundle, frames, changes or {}, before, after, proven, kept=keep_thresholds)
     made = write_reading(bundle, params, out, card=card, version=version, overwrite=overwrite)
-    return RecalibrationResult(made, frames.said, maps, thresholds, before, after, proven)
+    return RecalibrationResult(made, frames.description, maps, thresholds, before, after, proven)
 
 
 def _cross_fitted(scores: FrameScores) -> npt.NDArray[np.float64]:
@@ -135,8 +134,8 @@ def _finds(scores: FrameScores, frames: FrameSet, types: int) -> score_calibrati
 
 
 def _f1(scores: FrameScores, thresholds: npt.NDArray[np.float64]) -> float:
-    said = (scores.best >= thresholds) & (scores.best > 0)
-    return float(2 * (said & scores.shows).sum() / max(1, said.sum() + scores.shows.sum()))
+    predicted = (scores.best >= thresholds) & (scores.best > 0)
+    return float(2 * (predicted & scores.shows).sum() / max(1, predicted.sum() + scores.shows.sum()))
 
 
 def _error(proven: Reliability) -> str:
@@ -159,7 +158,7 @@ def _card(
     lines: Sequence[str] = [
         MARK,
         "",
-        f"{what} with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what}, on {frames.said}.",
+        f"{what} with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what}, on {frames.description}.",
         f"Image F1 on these frames {before:.3f} before and {after:.3f} after{best}.",
         *([] if proven is None else [f"{_error(proven)} on parts that the calibration was not fitted on."]),
         *(f"- {note}" for note in frames.notes),

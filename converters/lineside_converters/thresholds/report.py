@@ -18,7 +18,6 @@ class ThresholdRate(_Strict, frozen=True, kw_only=True):
     """A share with its 95 % interval: Wilson's, or wider where several frames show one part (`interval_of_share`).
 
     Attributes:
-        of: Of how many.
         share: ``count / of``; 0 of nothing.
         low: Lower end of the interval.
     """

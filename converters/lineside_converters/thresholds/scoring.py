@@ -90,11 +90,11 @@ def find(
     count = len(frames.makers)
     batches = [frames.makers[begin : begin + AT_ONCE] for begin in range(0, count, AT_ONCE)]
 
-    def told(done: int, _: int) -> None:
+    def count_frames(done: int, _: int) -> None:
         if on_progress is not None:
             on_progress(min(done * AT_ONCE, count), count)
 
-    pairs = [pair for batch in run_in_tasks(session, _find, batches, tasks, told) for pair in batch]
+    pairs = [pair for batch in run_in_tasks(session, _find, batches, tasks, count_frames) for pair in batch]
     return [truth for truth, _ in pairs], [candidates for _, candidates in pairs]
 
 

@@ -60,7 +60,6 @@ def decide(
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts
             of which a share may be rejected.
         CalibrationError: The data shows a type that the bundle doesn't know.
-        LinesideError: As for `Session`.
     """
     labels = bundle.manifest.labels
     if bundle.manifest.task == "generic" or not labels:
@@ -81,7 +80,7 @@ def decide(
         digest=bundle.digest,
         data=frames.names,
         fold=request.fold,
-        frames_from=frames.said,
+        frames_from=frames.description,
         bad_parts=int((~scores.good).sum()),
         good_parts=_good_parts(scores),
         miss_cost=costs.miss,

@@ -21,10 +21,9 @@ _PLAIN = ("step", "elapsed_s", "best", "curve", "losses", "starts")
 
 @dataclass(slots=True)
 class TrainingRun:
-    """What changes during training, and what a checkpoint holds.
+    """State of a training, as a checkpoint holds it.
 
     Attributes:
-        model: The network.
         ema: Moving average of its weights.
         optimizer: With the learning rates.
         step: Steps so far.
@@ -46,7 +45,7 @@ class TrainingRun:
     starts: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        """Return all of it as tensors and plain values."""
+        """Returns all of it as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -55,11 +54,11 @@ class TrainingRun:
         }
 
     def plain_state(self) -> dict[str, Any]:
-        """Return the part of `state` without tensors."""
+        """Returns the part of `state` without tensors."""
         return {name: getattr(self, name) for name in _PLAIN}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned; the learning rates stay this run's."""
+        """Takes over what `state` returned; the learning rates stay this run's."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         peaks = self.peaks()
@@ -67,11 +66,11 @@ class TrainingRun:
         self.restore_plain(state, peaks)
 
     def peaks(self) -> list[float]:
-        """Return the peak learning rate of each parameter group."""
+        """Returns the peak learning rate of each parameter group."""
         return [group["peak"] for group in self.optimizer.param_groups]
 
     def restore_plain(self, state: dict[str, Any], peaks: list[float]) -> None:
-        """Take over what `plain_state` returned, and put the peak learning rates back.
+        """Takes over what `plain_state` returned, and puts the peak learning rates back.
 
         They are this run's, also where it was resumed because the old ones made the loss diverge.
         """
@@ -82,7 +81,7 @@ class TrainingRun:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values so that ``path`` is always a whole file.
+    """Writes tensors and plain values so that ``path`` is always a whole file.
 
     Raises:
         DiskFullError: There is no space; the file before is still there.
@@ -93,7 +92,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote; no code in the file is run.
+    """Reads what `save` wrote; no code in the file is run.
 
     Raises:
         TrainingError: The file is missing or damaged.

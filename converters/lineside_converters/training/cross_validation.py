@@ -47,12 +47,10 @@ class CrossValidation(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of all folds.
 
     Attributes:
-        kind: Of model.
         figure: What the evaluation measures.
         mean: Mean over the folds.
         deviation: Standard deviation over the folds. They share training data, so that the mean's own error is larger
             than this divided by the root of their number.
-        folds: The trainings.
     """
 
     kind: str

@@ -83,11 +83,7 @@ def open_start(model: Path, frames: Sequence[Tensor]) -> InitialModel:
 
 
 def facts_of_start(model: Path) -> ModelFacts:
-    """Returns the facts of a model to start from.
-
-    Raises:
-        LinesideError: As for `open_start`.
-    """
+    """Returns the facts of a model to start from."""
     return _found(model)[1]
 
 
@@ -98,8 +94,8 @@ def _found(model: Path) -> tuple[Path, ModelFacts]:
     if (model / FLOAT).is_file():
         model = model / FLOAT
     if model.suffix == ".onnx":
-        told = from_sidecar(model).over(from_metadata(read_onnx(model), str(model)))
-        return model, told.over(_facts_of_run(model.parent / FACTS))
+        facts = from_sidecar(model).over(from_metadata(read_onnx(model), str(model)))
+        return model, facts.over(_facts_of_run(model.parent / FACTS))
     if not model.is_dir():
         raise UnsupportedModelError(
             f"{model} can't be started from",
@@ -231,7 +227,7 @@ def _best_variant(bundle: Bundle) -> Path:
 
 @torch.no_grad()
 def see_new_images(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Estimate the batch norms of a network, not yet folded, on other images than those it was trained on."""
+    """Estimates the batch norms of a network, not yet folded, on other images than those it was trained on."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -244,5 +240,5 @@ def see_new_images(network: nn.Module, images: Iterable[Tensor]) -> None:
 
 
 def rate_of(peak: float) -> Callable[[str], float]:
-    """Return the peak learning rate by the name of a parameter: less for weights from ImageNet."""
+    """Returns the peak learning rate by the name of a parameter: less for weights from ImageNet."""
     return lambda name: peak * (TRUNK_RATE if name.startswith(("trunk.", "top.")) else 1.0)

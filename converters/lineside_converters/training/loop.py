@@ -58,7 +58,6 @@ class TrainingPlan:
     Attributes:
         out: Folder of ``checkpoint.pt``, ``best.pt`` and ``curves.html``, which is rewritten at each epoch.
         epochs: Passes over the data.
-        epoch_steps: Steps of one pass.
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
@@ -93,7 +92,7 @@ def start_run(
     resumed: dict[str, Any] | None = None,
     strategy: Strategy = ALONE,
 ) -> TrainingRun:
-    """Return a run at its beginning, or where a checkpoint left it.
+    """Returns a run at its beginning, or where a checkpoint left it.
 
     Args:
         model: The network that is trained.
@@ -126,7 +125,7 @@ def _restore(run: TrainingRun, resumed: dict[str, Any], strategy: Strategy) -> N
 
 
 def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Return the parameters by learning rate; norms and biases do not decay."""
+    """Returns the parameters by learning rate; norms and biases do not decay."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -138,7 +137,7 @@ def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[
 
 
 def average_decay(count: int) -> float:
-    """Return what a step keeps of the average; less at first, or the initial weights would dominate it for long.
+    """Returns the decay of the average; less at first, or the initial weights would dominate it for long.
 
     Args:
         count: Steps before this one.
@@ -147,7 +146,7 @@ def average_decay(count: int) -> float:
 
 
 def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-    """Move averages towards the current values, after ``count`` steps before this one."""
+    """Moves averages towards the current values, after ``count`` steps before this one."""
     decay = average_decay(int(count))
     for old, new in zip(averaged, current, strict=True):
         if old.is_floating_point():
@@ -157,7 +156,7 @@ def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
 
 
 def rate_factor(step: int, done: float, *, warm_up_steps: int = WARM_UP_STEPS) -> float:
-    """Return the share of the peak learning rate: a linear start, then a cosine.
+    """Returns the share of the peak learning rate: a linear start, then a cosine.
 
     Args:
         step: From 0.
@@ -178,11 +177,10 @@ def fit(
     on_progress: OnProgress,
     strategy: Strategy = ALONE,
 ) -> None:
-    """Train to the end of the plan, and leave the best averaged weights in ``best.pt``.
+    """Trains to the end of the plan, and leaves the best averaged weights in ``best.pt``.
 
     Args:
         run: New or resumed.
-        plan: Its length.
         batches: Returns the batches from a step on, given that step and the share of the run that is over at a step.
         loss: Of the network on a batch.
         evaluate: Figures of the averaged network; the best evaluation is that with the highest mean of them.
@@ -214,7 +212,7 @@ class _Clock:
         return by_steps if self._budget_s is None else max(by_steps, self.elapsed_s() / self._budget_s)
 
     def agreed(self) -> float:
-        """Return `done` of now, the same on all workers, whose clocks differ."""
+        """Returns `done` of now, the same on all workers, whose clocks differ."""
         return self.done() if self._budget_s is None else self._strategy.agree(self.done())
 
 
@@ -257,7 +255,7 @@ class _Loop(Generic[B]):
             self.evaluate_average()
 
     def is_exhausted(self) -> bool:
-        """Return whether the last evaluations, as many as the plan's patience, brought nothing better."""
+        """Returns whether the last evaluations, as many as the plan's patience, brought nothing better."""
         patience = self.plan.patience
         if patience is None or len(self.run.curve) <= patience:
             return False
@@ -299,7 +297,7 @@ class _Loop(Generic[B]):
         self.strategy.saved(self.run, self.plan.out, held)
 
     def evaluate_average(self) -> dict[str, float]:
-        """Return the figures of the averaged network, and keep it if it is the best so far."""
+        """Returns the figures of the averaged network, and keeps it if it is the best so far."""
         run = self.run
         held = self.strategy.evaluate(run, self.evaluate)
         run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)

@@ -20,7 +20,7 @@ Outputs = Sequence[Tensor]
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """Return a module's outputs as a tuple."""
+    """Returns a module's outputs as a tuple."""
     return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
@@ -37,7 +37,7 @@ class TrainingObjective(abc.ABC, Generic[B]):
 
     @abc.abstractmethod
     def batches(self, first_step: int, done: Done) -> Generator[B, None, None]:
-        """Yield the batches from a step on; each follows from the seed and its number alone.
+        """Yields the batches from a step on; each follows from the seed and its number alone.
 
         Args:
             first_step: Number of the first batch.
@@ -46,25 +46,25 @@ class TrainingObjective(abc.ABC, Generic[B]):
 
     @abc.abstractmethod
     def images(self, batch: B) -> Tensor:
-        """Return the network's input."""
+        """Returns the network's input."""
 
     @abc.abstractmethod
     def true_loss(self, outputs: Outputs, batch: B) -> Tensor | None:
-        """Return the loss against the annotations; ``None`` if there are none."""
+        """Returns the loss against the annotations; ``None`` if there are none."""
 
     @abc.abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return figures on the held-out share; more is better."""
+        """Returns figures on the held-out share; more is better."""
 
     def reading(self, model: nn.Module) -> Postprocess | None:
-        """Return the post-processing of a network, its scores and thresholds fitted on the held-out share.
+        """Returns the post-processing of a network, its scores and thresholds fitted on the held-out share.
 
         ``None`` if nothing is fitted: the teacher's post-processing holds then.
         """
         return None
 
     def some(self, count: int, *, first: int = 0) -> list[Tensor]:
-        """Return the inputs of ``count`` batches without the augmentations that end before the run does."""
+        """Returns the inputs of ``count`` batches without the augmentations that end before the run does."""
         stream = self.batches(first, lambda _: 1.0)
         try:
             return [self.images(next(stream)).contiguous() for _ in range(count)]
@@ -77,4 +77,4 @@ class LabelledObjective(TrainingObjective[B]):
 
     @abc.abstractmethod
     def true_loss(self, outputs: Outputs, batch: B) -> Tensor:
-        """Return the loss against the annotations."""
+        """Returns the loss against the annotations."""

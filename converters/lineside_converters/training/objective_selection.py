@@ -49,10 +49,9 @@ def objective_for(
     batch: int,
     seed: int,
 ) -> TrainingObjective[Any]:
-    """Return an objective on the train folds of annotated data if model and data are of one kind, else on frames.
+    """Returns an objective on the train folds of annotated data if model and data are of one kind, else on frames.
 
     Args:
-        manifest: Of the model.
         data: Folders of annotated images; may be empty.
         frames: Prepared inputs.
         teacher: The model itself.

@@ -59,7 +59,7 @@ log = logging.getLogger("lineside.training")
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
-    """What a federated training begins with.
+    """Initial weights of a federated training.
 
     Attributes:
         settings: Of the run that the weights come from, those that all plants train with.
@@ -130,7 +130,7 @@ class _PlantDetectorTrainer(DetectorTrainer):
     """A detector's training that begins with weights from elsewhere."""
 
     def pretrained(self) -> nn.Module:
-        """Build the network; `PlantTrainer` gives it the round's weights."""
+        """Builds the network; `PlantTrainer` gives it the round's weights."""
         return self.build()
 
 
@@ -142,7 +142,6 @@ class PlantTrainer:
         labels: Types, in the order of the network's outputs.
         data: Folders of this plant's annotated images.
         out: Folder for this plant's state and result.
-        threads: Of torch.
         on_progress: Called with a line now and then.
 
     Raises:
@@ -161,7 +160,7 @@ class PlantTrainer:
         threads: int = 2,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._out, self._say = out, on_progress
+        self._out, self._report = out, on_progress
         given = {**settings, "data": [str(each) for each in data], "out": str(out), "threads": threads}
         try:
             config = msgspec.convert(
@@ -213,7 +212,6 @@ class PlantTrainer:
             shared: Tensors that are averaged.
             number: Of the round, from 1.
             rounds: How many there will be.
-            steps: Of a round.
             should_stop: Asked before each step.
 
         Returns:
@@ -231,16 +229,16 @@ class PlantTrainer:
                 group["peak"] = peak
         score = self.score()
         first, last = (number - 1) * steps, rounds * steps
-        said = time.monotonic()
+        reported_s = time.monotonic()
         objective = self._trainer.objective
         with kept_pages(), closing(objective.batches(first, lambda step: step / last)) as batches:
             for step in range(first, first + steps):
                 if should_stop():
                     return None
                 loss = self._step(next(batches), rate_factor(step, step / last, warm_up_steps=min(200, last // 10)))
-                if time.monotonic() - said >= REPORT_EVERY_S:
-                    said = time.monotonic()
-                    self._say(f"step {step - first + 1} of {steps}, loss {loss:.3f}")
+                if time.monotonic() - reported_s >= REPORT_EVERY_S:
+                    reported_s = time.monotonic()
+                    self._report(f"step {step - first + 1} of {steps}, loss {loss:.3f}")
         change = {name: after - weights[name] for name, after in _arrays(model, shared).items()}
         local = {name: tensor for name, tensor in model.state_dict().items() if name not in set(shared)}
         self._kept = {"optimizer": run.optimizer.state_dict(), "local": local}

@@ -14,7 +14,6 @@ class TrainingProgress:
         epoch: Counted from 0.
         step: Counted from 0 over the whole run.
         steps: Steps of the whole run if no time budget ends it.
-        loss: Of this step.
         learning_rate: The highest of this step.
         elapsed_s: Training time so far, resumed parts included.
         remaining_s: Estimate.

@@ -111,7 +111,6 @@ def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) ->
     With ``resume`` and no file, the settings that the run in ``out`` was begun with are read.
 
     Args:
-        kind: Type of the settings.
         file: TOML; ``None`` for none.
         given: Fields of ``kind`` that come before the file's; relative paths in it start at the working folder.
 

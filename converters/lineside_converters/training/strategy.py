@@ -38,7 +38,7 @@ class BatchPart:
     last: float
 
     def rows(self, batch: int) -> slice:
-        """Return the rows of this worker; those of all workers make up the batch without overlap."""
+        """Returns the rows of this worker; those of all workers make up the batch without overlap."""
         return slice(round(self.first * batch), round(self.last * batch))
 
 
@@ -47,33 +47,28 @@ Parts = Callable[[int], BatchPart | None]
 
 
 def whole(step: int) -> None:
-    """Make the whole batch of every step in this process."""
+    """Makes the whole batch of every step in this process."""
     del step
 
 
 class Strategy:
-    """Training in one process; the base of training in several.
-
-    Attributes:
-        rank: Number of this worker.
-        world: Number of workers.
-    """
+    """Training in one process; the base of training in several."""
 
     rank: int = 0
     world: int = 1
 
     def part(self, step: int) -> BatchPart | None:
-        """Return this worker's part of a step's batch; ``None`` for the whole batch."""
+        """Returns this worker's part of a step's batch; ``None`` for the whole batch."""
         del step
         return None
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return the optimiser of a network; network and average may be changed in place."""
+        """Returns the optimiser of a network; network and averages may be changed in place."""
         del model, ema
         return torch.optim.AdamW(groups, fused=True)
 
     def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
-        """Return the loss of this worker's part of a batch."""
+        """Returns the loss of this worker's part of a batch."""
         return loss(run.model, batch)
 
     def backward(self, run: TrainingRun, total: Tensor) -> None:
@@ -82,57 +77,57 @@ class Strategy:
         torch.autograd.backward(total)
 
     def clip(self, run: TrainingRun, largest_norm: float) -> None:
-        """Scale the gradients down to this norm, if theirs is larger."""
+        """Scales the gradients down to this norm, if theirs is larger."""
         nn.utils.clip_grad_norm_(run.model.parameters(), largest_norm)
 
     def update_average(self, run: TrainingRun) -> None:
-        """Move the average of the weights after the optimiser's step."""
+        """Moves the average of the weights after the optimiser's step."""
         run.ema.update_parameters(run.model)
 
     def step_ended(self, run: TrainingRun) -> None:
-        """Do what follows a step."""
+        """Does what follows a step."""
 
     def agree(self, value: float) -> float:
-        """Return the first worker's value."""
+        """Returns the first worker's value."""
         return value
 
     def mean(self, value: float) -> float:
-        """Return the mean over the workers."""
+        """Returns the mean over the workers."""
         return value
 
     def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
-        """Return the figures of the averaged network, the same on all workers."""
+        """Returns the figures of the averaged network, the same on all workers."""
         return evaluate(run.ema.module)
 
     def best(self, run: TrainingRun) -> dict[str, Tensor]:
-        """Return a copy of the averaged network's state."""
+        """Returns a copy of the averaged network's state."""
         return copied(run.ema.module)
 
     def state(self, run: TrainingRun) -> dict[str, Any]:
-        """Return the content of a checkpoint, which any number of workers can resume from."""
+        """Returns the content of a checkpoint, which any number of workers can resume from."""
         return run.state()
 
     def restore(self, run: TrainingRun, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Takes over what `state` returned."""
         run.restore(state)
 
     def checkpoint_due(self, run: TrainingRun) -> bool:
-        """Return whether a checkpoint is due before the epoch ends."""
+        """Returns whether a checkpoint is due before the epoch ends."""
         del run
         return False
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
-        """Do what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if there was one."""
+        """Does what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if any."""
 
 
 ALONE = Strategy()
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a network's state."""
+    """Returns a copy of a network's state."""
     return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def rng_of(seed: int, step: int, part: BatchPart | None) -> np.random.Generator:
-    """Return the random generator of a step's batch, or of a worker's part of it."""
+    """Returns the random generator of a step's batch, or of a worker's part of it."""
     return np.random.default_rng((seed, step) if part is None else (seed, step, _PARTS, part.number))

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -54,25 +55,41 @@ R = TypeVar("R")
 log = logging.getLogger("lineside.training")
 
 
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a finished run, with the chosen weights.
+
+    Attributes:
+        weights: ``best.pt``, a state dict.
+        onnx: ``float.onnx``, the same weights as a graph.
+        facts: ``training.json``.
+    """
+
+    weights: Path
+    onnx: Path
+    facts: Path
+
+
 class Trainer(abc.ABC, Generic[S, O, R]):
     """One training, from its data to the files of its run folder.
 
-    Every worker constructs it and calls `train`; the first one then calls `finish`.
+    It writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation), and at
+    the end ``float.onnx`` and ``training.json``. One process calls `run_alone`. Of several workers every one constructs
+    it and calls `train`; the first one then calls `finish`.
 
     Attributes:
         figure: Name of what the evaluation measures.
         warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
         patience: Evaluations without a better one after which training ends; ``None`` to end with the schedule.
         postprocess: Name of the decoder of the network's outputs.
+        begins_again: Whether a run that was ended before its first checkpoint begins again.
         config: Settings of the run.
-        objective: Its data.
         network: The model that it starts from; ``None`` for a network built here.
-        run: Its state.
     """
 
     figure: ClassVar[str]
     warm_up_steps: ClassVar[int] = WARM_UP_STEPS
     postprocess: ClassVar[str] = ""
+    begins_again: ClassVar[bool] = False
     patience: int | None = None
 
     def __init__(self, config: S, on_progress: OnProgress, strategy: Strategy = ALONE) -> None:
@@ -89,39 +106,38 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     @abc.abstractmethod
     def load(self) -> O:
-        """Read the data."""
+        """Reads the data."""
 
     @abc.abstractmethod
     def adapt(self, start: InitialModel) -> str:
-        """Give a model to start from the outputs of this run, and describe what it keeps."""
+        """Adapts the outputs of a model to start from to this run, and describes what it keeps."""
 
     @abc.abstractmethod
     def pretrained(self) -> nn.Module:
-        """Build the network that a run without a model starts from."""
+        """Builds the network that a run without a model starts from."""
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
-        """Build the network of `pretrained` for the weights of a checkpoint."""
+        """Builds the network of `pretrained` for the weights of a checkpoint."""
 
     @abc.abstractmethod
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write a network of `build` as ONNX, and return the largest difference of their outputs."""
+        """Writes a network of `build` as ONNX, and returns the largest difference of their outputs."""
 
     @abc.abstractmethod
     def examples(self) -> Sequence[Tensor]:
-        """Return inputs to compare a model to start from with its ONNX file."""
+        """Returns inputs to compare a model to start from with its ONNX file."""
 
     @abc.abstractmethod
     def result(self, model: nn.Module, difference: float) -> R:
-        """Evaluate the chosen weights, write ``training.json`` and return the result.
+        """Evaluates the chosen weights, writes ``training.json`` and returns the result.
 
         Args:
             model: Network with the chosen weights; written to ``float.onnx``.
-            difference: Of the two.
         """
 
     def first_inputs(self) -> list[Tensor]:
-        """Return batches for the statistics of batch norms."""
+        """Returns batches for the statistics of batch norms."""
         return self.objective.some(NORM_BATCHES)
 
     @property
@@ -130,11 +146,11 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return ()
 
     def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
-        """Return the outputs of a network."""
+        """Returns the outputs of a network."""
         return as_tuple(model(images))
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss of a network on a batch."""
+        """Returns the loss of a network on a batch."""
         if isinstance(model, SlimmableNetwork) and len(model.widths) > 1:
             return sandwich_loss(
                 model, batch, self.objective, self.outputs, postprocess=self.postprocess, step=self.run.step
@@ -142,17 +158,20 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return the figures of a network on the held-out share; of several widths, those of each."""
+        """Returns the figures of a network on the held-out share; of several widths, those of each."""
         if isinstance(model, SlimmableNetwork):
             return figures_by_width(model, self.objective.evaluate)
         return self.objective.evaluate(model)
 
     def checkpoint(self) -> dict[str, Any] | None:
-        """Return the content of the checkpoint to resume from; ``None`` to begin."""
-        return checkpoints.load(self.config.out / CHECKPOINT) if self.config.resume else None
+        """Returns the content of the checkpoint to resume from; ``None`` to begin."""
+        path = self.config.out / CHECKPOINT
+        if not self.config.resume or (self.begins_again and not path.exists()):
+            return None
+        return checkpoints.load(path)
 
     def open(self, model: Path) -> InitialModel:
-        """Return the model that the run starts from."""
+        """Returns the model that the run starts from."""
         return open_start(model, self.first_inputs())
 
     def _open(self, model: Path) -> PrunableNetwork:
@@ -182,8 +201,17 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             network.freeze(EARLY)
         return network
 
+    def run_alone(self) -> R:
+        """Trains in this process, and returns the result.
+
+        Raises:
+            TrainingError: The checkpoint is not usable, or the loss is not finite.
+        """
+        self.train()
+        return self.finish()
+
     def train(self) -> None:
-        """Train to the end of the schedule."""
+        """Trains to the end of the schedule."""
         config, steps = self.config, self.objective.epoch_steps
         first = config.first_model
         plan = TrainingPlan(
@@ -209,7 +237,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         )
 
     def finish(self) -> R:
-        """Write the best weights as ``float.onnx``, evaluate them, and return the result."""
+        """Writes the best weights as ``float.onnx``, evaluates them, and returns the result."""
         network, onnx = self.network, self.config.out / FLOAT
         if isinstance(slim := self.run.model, SlimmableNetwork):
             slim.load_state_dict(checkpoints.load(self.config.out / BEST))
@@ -228,8 +256,13 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             return self.export(model, path)
         return close_network(dataclasses.replace(self.network, module=model), path, self.examples())
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files of the finished run, as fields of `TrainingResult`."""
+        return {name: self.config.out / file for name, file in (("weights", BEST), ("onnx", FLOAT), ("facts", FACTS))}
+
     def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> Path:
-        """Write ``training.json``: the facts of the kind of model, and those that every run has."""
+        """Writes ``training.json``: the facts of the kind of model, and those that every run has."""
         first, run, path = self.config.first_model, self.run, self.config.out / FACTS
         content = {
             "architecture": architecture if first is None else f"that of {first.name}",
@@ -253,6 +286,6 @@ def _by_plain_name(rate: Callable[[str], float]) -> Callable[[str], float]:
 
 
 def two_sizes(channels: int = 1) -> list[Tensor]:
-    """Return inputs of two sizes, for networks with free height and width."""
+    """Returns inputs of two sizes, for networks with free height and width."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator) for shape in ((1, channels, 224, 224), (2, channels, 96, 160))]

@@ -17,12 +17,11 @@ from lineside.commands.agent import (
     status,
     trigger,
 )
-from lineside.console import print_json, say, show, show_findings, show_link
+from lineside.console import inform, print_json, show, show_findings, show_link
 from lineside.options import add_agent_config, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     daemon = actions.add_parser(
         "run", help="run the daemon in the foreground", description="Runs the daemon in the foreground until SIGTERM."
@@ -77,11 +76,11 @@ def run_enroll(options: argparse.Namespace) -> int:
     """Gets the first certificate, and prints the lines of agent.toml for it."""
     from lineside_agent.hub_client.identity import enroll
 
-    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, progress=say)
+    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, progress=inform)
     if options.json:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
-    say(f"enrolled; {options.token_file} is used up and can be deleted. In agent.toml:")
+    inform(f"enrolled; {options.token_file} is used up and can be deleted. In agent.toml:")
     names = ("url", "site", "ca", "certificate", "key")
     show_link({name: getattr(link, name) for name in names}, root=options.out / "root.json")
     return 0

@@ -6,13 +6,12 @@ import argparse
 import json
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     drift = actions.add_parser(
         "drift",
         help="show whether the camera or the model's answers have drifted",
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"done": True})
         else:
-            say("done")
+            inform("done")
         return 0
     path = folder / "status.json"
     if not path.is_file():

@@ -10,7 +10,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "interactions",
         help="write what was recommended and chosen on this device to a file",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     mark = actions.add_parser(
         "mark",
         help="mark the last verdict on a part as wrong, so that a person corrects it",
@@ -38,9 +37,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"marked": marked, "has_frame": has_frame, "hub": config.link is not None})
         return 0
-    say(f"{marked.verdict} on part {marked.part_id} is {'wrong' if options.wrong else 'right'}")
+    inform(f"{marked.verdict} on part {marked.part_id} is {'wrong' if options.wrong else 'right'}")
     if not has_frame:
-        say("its frame is not on this device: it was not kept (see keep_images under [store]), or was deleted since")
+        inform("its frame is not on this device: it was not kept (see keep_images under [store]), or was deleted since")
     if config.link is None:
-        say("this agent has no hub to report to")
+        inform("this agent has no hub to report to")
     return 0

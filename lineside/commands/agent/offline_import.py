@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "import",
         help="import a bundle from a USB stick",
@@ -48,15 +47,15 @@ def run(options: argparse.Namespace) -> int:
             shutil.copy(config.folder / "clock", copy / "clock")
         bundle = archive.verify(trust=archive_trust(archive, copy, config.root), group=config.group)
     copy_in(options.archive, config.folder)
-    say(f"{bundle.identity} is complete and signed for {config.group}")
+    inform(f"{bundle.identity} is complete and signed for {config.group}")
     status = _wait_for(config.folder / "status.json", desired.epoch, desired.gen, options.timeout)
     error = status.get("error") if status else None
     if options.json:
         print_json({"bundle": bundle, "taken": status is not None, "error": error})
     elif status is None:
-        say("the agent has not imported it yet; it will when it runs")
+        inform("the agent has not imported it yet; it will when it runs")
     else:
-        say(f"the agent's answer: {status['state']}" + (f", {error}" if error else ""))
+        inform(f"the agent's answer: {status['state']}" + (f", {error}" if error else ""))
     return 1 if error else 0
 
 

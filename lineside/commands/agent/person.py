@@ -6,12 +6,11 @@ import argparse
 import getpass
 import sys
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     person = actions.add_parser(
         "person",
         help="add, list and remove the people of the operator screen",
@@ -55,7 +54,7 @@ def run_add(options: argparse.Namespace) -> int:
         pin = sys.stdin.readline().strip()
     folder.mkdir(parents=True, exist_ok=True)
     add_person(folder, options.name, options.role, pin)
-    say(f"{options.name} may {options.role.replace('_', ' ')}")
+    inform(f"{options.name} may {options.role.replace('_', ' ')}")
     return 0
 
 
@@ -71,7 +70,7 @@ def run_list(options: argparse.Namespace) -> int:
     for one in people:
         show(f"{one.name:30} {one.role}")
     if not people:
-        say("nobody has a PIN: whoever stands at the device may operate it")
+        inform("nobody has a PIN: whoever stands at the device may operate it")
     return 0
 
 
@@ -81,5 +80,5 @@ def run_remove(options: argparse.Namespace) -> int:
     from lineside_agent.screen.people import remove_person
 
     remove_person(read_config(options.config).folder, options.name)
-    say(f"{options.name} is removed")
+    inform(f"{options.name} is removed")
     return 0

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
         help="list the recipes, or change over to another product",
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(answer)
     else:
-        say(f"recipe {answer['recipe']} runs")
+        inform(f"recipe {answer['recipe']} runs")
     return 0
 
 
@@ -58,7 +57,7 @@ def _list(options: argparse.Namespace, folder: Path, names: list[str]) -> int:
     for name in names:
         show(f"{'*' if name == running else ' '} {name}")
     if not names:
-        say("this agent's configuration has no recipes")
+        inform("this agent's configuration has no recipes")
     if problem:
-        say(problem)
+        inform(problem)
     return 0

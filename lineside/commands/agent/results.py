@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of, utc
 from lineside_runtime.errors import InputError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "results",
         help="list this device's results, write them to a file, or print a shift report",
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"file": options.image, "part_id": seen.part_id, "verdict": seen.verdict})
         else:
-            say(f"{options.image}: part {seen.part_id}, {seen.verdict}")
+            inform(f"{options.image}: part {seen.part_id}, {seen.verdict}")
     elif options.out is not None or folder is not None:
         _export(options, config, query, folder)
     else:
@@ -76,9 +75,9 @@ def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery
         print_json(made | ({} if frames is None else {"frames": {"folder": folder, "frames": frames}}))
         return
     if made:
-        say(f"{made['rows']} results in {options.out}")
+        inform(f"{made['rows']} results in {options.out}")
     if frames is not None:
-        say(f"{frames} frames in {folder}")
+        inform(f"{frames} frames in {folder}")
 
 
 def print_report(report: ShiftReport) -> None:

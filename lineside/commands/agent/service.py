@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the actions."""
     _add_pack(actions)
     _add_service(actions)
 
@@ -84,7 +83,7 @@ def run_pack(options: argparse.Namespace) -> int:
         architecture=options.arch,
         extras=options.extra,
         system_site_packages=options.system_site_packages,
-        report=say,
+        report=inform,
     )
     manifest = payload.manifest
     if options.json:
@@ -107,7 +106,7 @@ def run_install(options: argparse.Namespace) -> int:
         foreign=options.foreign,
         keep_wheels=options.keep_wheels,
         start=not options.no_start,
-        progress=say,
+        progress=inform,
     )
     return 0
 
@@ -116,5 +115,5 @@ def run_uninstall(options: argparse.Namespace) -> int:
     """Removes the service."""
     from lineside_agent.service.install import uninstall
 
-    uninstall(options.root, purge=options.purge, progress=say)
+    uninstall(options.root, purge=options.purge, progress=inform)
     return 0

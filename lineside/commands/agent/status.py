@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
 
@@ -22,7 +22,6 @@ Lines = Iterator[tuple[str, str]]
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "status", help="show the state of the agent on this machine", description="Reads the agent's status file."
     )
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     if status["stale"]:
         free_mib = shutil.disk_usage(folder).free / 2**20
         why = f"it runs, and {free_mib:.1f} MiB are free" if status["runs"] else "it does not run"
-        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); the values may be outdated")
+        inform(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); the values may be outdated")
     return 0
 
 

@@ -10,7 +10,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     trigger = actions.add_parser(
         "trigger",
         help="inspect a part now",

@@ -8,7 +8,6 @@ from lineside.commands.board import console, detect, flash, prepare, profiles, p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for action in (profiles, detect, prepare, flash, provision, console):
         action.add(actions)

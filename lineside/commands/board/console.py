@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import say
+from lineside.console import inform
 from lineside.options import Actions
 
 
@@ -37,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
             terminal.run(port, greeting=f"{options.port} at {baud} baud; Ctrl-] ends it")
         finally:
             port.close()
-    say(f"\nleft {options.port}")
+    inform(f"\nleft {options.port}")
     return 0

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lineside.commands.board.prepare import add_preparation, cache_folder, prepare_image
-from lineside.console import ProgressMeter, print_json, say, show
+from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside_boards import disk as disks
@@ -66,11 +66,11 @@ def _confirm(options: argparse.Namespace) -> None:
     disks.check(disk, needed_bytes=0, loop=options.loop)
     shown = f"{disk.path}: {disk.model or 'no name'}, {disk.size_bytes / 1e9:.1f} GB"
     if options.yes:
-        say(f"{shown}: everything on it is lost")
+        inform(f"{shown}: everything on it is lost")
         return
     if not sys.stdin.isatty():
         raise UnsafeTargetError(f"{shown}: nobody to ask whether it may be overwritten", action="Say --yes.")
-    say(f"{shown}\neverything on it is lost; type {disk.name} to go on: ")
+    inform(f"{shown}\neverything on it is lost; type {disk.name} to go on: ")
     if input().strip() != disk.name:
         raise UnsafeTargetError(f"{disk.path} was not confirmed", action="Nothing was written.")
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import ProgressMeter, print_json, say, show
+from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.passphrases import add_passphrase
@@ -141,7 +141,7 @@ def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
     image = options.image if options.image is not None else _built(out)
     with ProgressMeter("copying the image") as meter:
         return prepare(
-            image, out, profile=board, settings=settings, lay_out=tree.lay_out, say=say, progress=meter.progress
+            image, out, profile=board, settings=settings, lay_out=tree.lay_out, say=inform, progress=meter.progress
         )
 
 
@@ -151,10 +151,10 @@ def _built(out: Path) -> Path:
 
     place = cache_folder() / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
     if not place.exists():
-        say("building a Debian image: some minutes, once")
+        inform("building a Debian image: some minutes, once")
         place.parent.mkdir(parents=True, exist_ok=True)
-        build.build(place, say=say)
-    say(f"base image: {place}")
+        build.build(place, say=inform)
+    inform(f"base image: {place}")
     return place
 
 

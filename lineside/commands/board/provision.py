@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands.board.prepare import add_agent, add_identity, add_wifi, hostname, wifi
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.provision.passwords import Passwords, add_secrets, confirm
@@ -141,7 +141,7 @@ def _keys(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Path, ...
     given = list(options.ssh_key)
     if not given and options.serial is not None:
         given = [path for name in DEFAULT_KEYS if (path := Path("~/.ssh", name).expanduser()).is_file()][:1]
-        say(f"SSH key: {given[0]}" if given else "no SSH key of yours was found: SSH will ask for the password")
+        inform(f"SSH key: {given[0]}" if given else "no SSH key of yours was found: SSH will ask for the password")
     texts: list[str] = []
     private: list[Path] = []
     for path in given:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
 from lineside_runtime.devices import DeviceKind
@@ -14,7 +14,6 @@ from lineside_runtime.precision import Precision
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "add-variant",
         help="add a variant from a vendor's compiler",
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         max_slowdown=options.max_slowdown,
         device_chooses=options.device_chooses,
         overwrite=options.overwrite,
-        say=say,
+        report=inform,
     )
     if options.json:
         variants = read_report(made.path).variants

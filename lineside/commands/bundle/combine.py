@@ -11,7 +11,6 @@ from lineside.options import Actions, add_json, add_overwrite
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "combine",
         help="make one bundle of several that inspect one part",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.bundle import add_variant, combine, mirror, refit, split
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite, add_terms
 from lineside_boards import profile
@@ -18,7 +18,6 @@ from lineside_runtime.errors import InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     show = actions.add_parser("show", help="show the facts of a bundle", description="Prints the facts of a bundle.")
     add_bundle(show)
@@ -136,10 +135,10 @@ def _print_boards(manifest: Manifest) -> None:
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
             by_names.setdefault(", ".join(names) or "nothing", []).append(engine)
-        said = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
-        same.setdefault(said, []).append(board)
-    for said, boards in same.items():
-        show(f"on       {', '.join(boards)}: {said}")
+        text = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
+        same.setdefault(text, []).append(board)
+    for text, boards in same.items():
+        show(f"on       {', '.join(boards)}: {text}")
 
 
 def terms_of_data(manifest: Manifest) -> str:
@@ -162,14 +161,14 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_pack(options: argparse.Namespace) -> int:
     """Packs a verified bundle."""
     pack_archive(open_bundle(options.bundle), options.archive)
-    say(f"wrote {options.archive}")
+    inform(f"wrote {options.archive}")
     return 0
 
 
 def run_unpack(options: argparse.Namespace) -> int:
     """Unpacks and verifies an archive."""
     bundle = unpack_archive(options.archive, options.bundle)
-    say(f"unpacked {bundle.manifest.identity} into {options.bundle}")
+    inform(f"unpacked {bundle.manifest.identity} into {options.bundle}")
     return 0
 
 
@@ -194,7 +193,7 @@ def run_from_run(options: argparse.Namespace) -> int:
         licence=options.licence,
         data_terms=dict(options.data_terms) if options.data_terms else None,
         overwrite=options.overwrite,
-        on_progress=say,
+        on_progress=inform,
         **facts_of_run(options.training),
     ).run()
     show(result.bundle.path)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "mirror",
         help="add test-time augmentation to a detector",
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         version=options.version,
         overwrite=options.overwrite,
-        on_progress=lambda now, of: say(f"{now} of {of} frames") if now % 40 == 0 else None,
+        on_progress=lambda now, of: inform(f"{now} of {of} frames") if now % 40 == 0 else None,
     )
     drop = done.drop
     gain = {"value": -drop.drop, "low": -drop.high, "high": -drop.low, "confidence": drop.confidence}

@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "refit",
         help="fit a detector's scores and thresholds again",
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         keep_thresholds=options.keep_thresholds,
         version=options.version,
         overwrite=options.overwrite,
-        on_progress=lambda now, of: say(f"{now} of {of} frames") if now % 40 == 0 else None,
+        on_progress=lambda now, of: inform(f"{now} of {of} frames") if now % 40 == 0 else None,
     )
     labels = done.bundle.manifest.labels
     thresholds = dict(zip(labels, done.thresholds, strict=True))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
 from lineside_runtime.bundle import open_bundle
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "split",
         help="split the model in two stages for two devices",
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         version=options.version,
         overwrite=options.overwrite,
         must_gain=not options.keep_slower,
-        on_progress=say,
+        on_progress=inform,
     )
     best, config = split.chosen.best, split.config
     if options.json:

@@ -14,7 +14,6 @@ def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = N
     """Returns a function that measures a bundle on an annotated dataset, for ``Benchmark(judge=…)``.
 
     Args:
-        folder: Of the dataset.
         fold: Of its ``folds.csv``.
         max_frames: At most so many frames, evenly spread; ``None`` for all.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_json, bundle_path, integers, words
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "bundle", type=bundle_path, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
     )
@@ -68,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         alone_runs=options.processes,
         judge=judge,
-    ).run(profile=options.profile, on_progress=say)
+    ).run(profile=options.profile, on_progress=inform)
     if options.html is not None:
         write_page(report, options.html)
-        say(f"wrote {options.html}")
+        inform(f"wrote {options.html}")
     if options.json:
         print_json(report)
     else:

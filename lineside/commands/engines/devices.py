@@ -19,7 +19,6 @@ EMULATED = "computes on the CPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_json(parser)
     parser.add_argument(
         "--timeout",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_bundle, add_json
 from lineside_runtime.config import Config
 from lineside_runtime.errors import InputError
@@ -20,7 +20,6 @@ FRAMES_MAX = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.description = (
         "Measures each way of serving a bundle on this machine (one device, replicas, stages) and keeps the best. "
         "Sessions, serve and inspect then use it for this bundle, until an engine or the machine changes."
@@ -69,14 +68,14 @@ def run(options: argparse.Namespace) -> int:
     objective = Objective(kind="throughput" if options.throughput else "latency", rate_hz=options.rate)
     feeds, inputs = _inputs(bundle, options.images)
     plan = plan_placement(
-        bundle, config, objective=objective, feeds=feeds, inputs=inputs, limit_s=options.seconds, on_progress=say
+        bundle, config, objective=objective, feeds=feeds, inputs=inputs, limit_s=options.seconds, on_progress=inform
     )
     save_plan(plan, path)
     if options.json:
         print_json(plan)
     else:
         _print(plan)
-    say(f"kept in {path}")
+    inform(f"kept in {path}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_json, positive
 from lineside_runtime.errors import InputError, InputNotFoundError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     parser.description = (
         "Trains one detector on the frames of several plants. The frames stay where they are; a plant sends the change "
         "of its weights, masked so that only the sum of all plants can be read. docs/guides/federate.md has the steps."
@@ -199,11 +198,11 @@ def _join(options: argparse.Namespace) -> int:
         read_key(options.key),
         root=options.root.read_bytes(),
         folder=options.out,
-        training=DetectorTraining(options.data, options.out, threads=options.threads, on_progress=say),
+        training=DetectorTraining(options.data, options.out, threads=options.threads, on_progress=inform),
         epsilon_max=options.max_epsilon,
-        on_progress=say,
+        on_progress=inform,
     )
-    say(f"{options.plant} waits for rounds")
+    inform(f"{options.plant} waits for rounds")
     try:
         plant.run()
     finally:
@@ -222,7 +221,7 @@ def _run(options: argparse.Namespace) -> int:
         read_key(options.key),
         training_timeout_s=options.training_timeout,
         step_timeout_s=options.timeout,
-        on_progress=say,
+        on_progress=inform,
     )
     _print(coordinator.run(options.rounds), as_json=options.json)
     return 0

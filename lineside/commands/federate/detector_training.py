@@ -32,15 +32,11 @@ def begin_federation(
     Args:
         run: Folder of ``lineside train detector --architecture …``.
         out: A new folder; ``root.json`` in it goes to the plants.
-        rounds: Number of rounds.
         steps: Steps that a plant trains in a round.
         local_norms: Whether batch norms stay at each plant (FedBN, arXiv:2102.07623).
         outer_rate: Factor on the mean change.
         outer_momentum: Nesterov momentum of the mean change.
         privacy: Bound and noise of a plant's change; ``None`` without differential privacy.
-
-    Raises:
-        LinesideError: As for `read_first_weights` and `create_federation`.
     """
     first = read_first_weights(run)
     settings = FederationSettings(
@@ -64,7 +60,6 @@ class DetectorTraining:
     Args:
         data: Folders of this plant's annotated images.
         folder: For the plant's state and result.
-        threads: Of torch.
         on_progress: Called with a line now and then.
     """
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lineside.commands.fleet import interactions, pool, recipe, results, rollout, simulate
-from lineside.console import add_row, draw, print_json, say, show
+from lineside.console import add_row, draw, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 
@@ -23,7 +23,6 @@ FOLLOW_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser(
         "ls", help="list the devices, what they run and their errors", description="Lists the devices."
@@ -84,7 +83,7 @@ def run_ls(options: argparse.Namespace) -> int:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
-        say(f"! {warning}")
+        inform(f"! {warning}")
     draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
     return 0
 
@@ -226,11 +225,13 @@ def run_move(options: argparse.Namespace) -> int:
     if options.json:
         print_json(moved)
         return 0
-    say(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
+    inform(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
     if reload is not None:
-        say(reload.message)
+        inform(reload.message)
     if moved.said != moved.group:
-        say(f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits')
+        inform(
+            f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits'
+        )
     return 0
 
 
@@ -242,5 +243,5 @@ def run_release(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"device": options.device, "released": had_one})
         return 0
-    say(f"{options.device} follows its group" + (" again" if had_one else "; it had no desired state of its own"))
+    inform(f"{options.device} follows its group" + (" again" if had_one else "; it had no desired state of its own"))
     return 0

@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.result_listing import SHOWN, add_period, period_of, utc
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "interactions",
         help="what devices recommended and what was chosen there; into a file for training with --out",
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(made)
         else:
-            say(f"{made['rows']} interactions in {options.out}")
+            inform(f"{made['rows']} interactions in {options.out}")
         return 0
     found = [dict(zip(EXPORT_TYPES, row, strict=True)) for row in interactions(config, query)]
     if options.json:
@@ -68,5 +67,5 @@ def run(options: argparse.Namespace) -> int:
         at = utc(int(row["time"] * 1e9))
         show(f"{at:<25}{row['device']:<20}{row['user']:<20}{row['item']:<24}{what:<8}{share:<12}{row['bundle']}")
     if len(found) == query.limit:
-        say(f"the newest {query.limit}; --limit gives more, --out FILE all")
+        inform(f"the newest {query.limit}; --limit gives more, --out FILE all")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, positive
 from lineside_runtime.errors import ConfigError
@@ -28,7 +28,6 @@ COMPARED = {
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     pool = actions.add_parser(
         "pool",
         help="add up counts of several plants without showing them",
@@ -112,7 +111,7 @@ def _key(options: argparse.Namespace) -> int:
     made = make_key()
     write_key(made, options.out)
     show(public_hex(made))
-    say(f"private key in {options.out}; the line above goes into pool.toml")
+    inform(f"private key in {options.out}; the line above goes into pool.toml")
     return 0
 
 
@@ -123,10 +122,10 @@ def _join(options: argparse.Namespace) -> int:
         from lineside_hub.federation.pool_rounds import PlantService
         from lineside_link.aggregation.identity import read_key
     service = PlantService(
-        load_pool(options.pool), folder_config(options.hub), options.plant, read_key(options.key), on_progress=say
+        load_pool(options.pool), folder_config(options.hub), options.plant, read_key(options.key), on_progress=inform
     )
     service.start()
-    say(f"{options.plant} waits for rounds")
+    inform(f"{options.plant} waits for rounds")
     try:
         service.wait(options.rounds or 1 << 62)
     finally:
@@ -143,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
         ensure_writable(options.out)
     pool = load_pool(options.pool)
     question = _question(options, pool)
-    report = run_round(pool, read_key(options.key), question, step_timeout_s=options.timeout, on_progress=say)
+    report = run_round(pool, read_key(options.key), question, step_timeout_s=options.timeout, on_progress=inform)
     if options.out is not None:
         write_atomic(options.out, msgspec.json.format(msgspec.json.encode(report), indent=1))
     if options.json:
@@ -165,7 +164,7 @@ def _compare(options: argparse.Namespace) -> int:
         _question(options, pool),
         options.by,
         timeout_s=options.timeout,
-        on_progress=say,
+        on_progress=inform,
     )
     if options.json:
         print_json(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 
@@ -12,7 +12,6 @@ TIMEOUT_S = 60.0
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
         help="change the recipe of a device",
@@ -38,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"device": options.device, "recipe": answer.recipe})
     else:
-        say(f"{options.device}: recipe {answer.recipe} runs")
+        inform(f"{options.device}: recipe {answer.recipe} runs")
     return 0

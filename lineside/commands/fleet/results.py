@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "results",
         help="results by part, device, bundle, verdict, defect and time; into a file with --out",
@@ -61,8 +60,8 @@ def _export(options: argparse.Namespace, config: HubConfig, query: Query, folder
         print_json(made | ({"frames": frames} if frames is not None else {}))
         return 0
     if made:
-        say(f"{made['rows']} results in {options.out}")
+        inform(f"{made['rows']} results in {options.out}")
     if frames is not None:
         gone = f"; {frames.missing} more are gone" if frames.missing else ""
-        say(f"{frames.frames} frames in {frames.folder}{gone}")
+        inform(f"{frames.frames} frames in {frames.folder}{gone}")
     return 0

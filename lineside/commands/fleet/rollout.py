@@ -6,7 +6,7 @@ import argparse
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import add_row, draw, print_json, say
+from lineside.console import add_row, draw, inform, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Any) -> None:
-    """Adds the actions."""
     rollout = actions.add_parser("rollout", help="list, watch, pause, resume or abort rollouts")
     orders = rollout.add_subparsers(metavar="ACTION", required=True)
     ls = orders.add_parser("ls", help="all rollouts, oldest first", description="Lists the rollouts.")
@@ -96,5 +95,5 @@ def run_order(options: argparse.Namespace) -> int:
     if options.json:
         print_json(after)
     else:
-        say(f"{after.id} is {after.state}")
+        inform(f"{after.id} is {after.state}")
     return 0

@@ -6,13 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from lineside.console import print_json, say
+from lineside.console import inform, print_json
 from lineside.extras import needs
 from lineside.options import add_json
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "simulate",
         help="roll out a bundle to many simulated devices on this machine",
@@ -67,13 +66,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(outcome)
     else:
-        say(
+        inform(
             f"{outcome.right_state} of {outcome.devices} devices are in their right state after {outcome.seconds:.1f} s"
         )
-        say(f"{outcome.failing} were to refuse it, {outcome.away} were away for a while; rollout {outcome.rollout}")
-        say(
+        inform(f"{outcome.failing} were to refuse it, {outcome.away} were away for a while; rollout {outcome.rollout}")
+        inform(
             f"hub {outcome.hub_rss_bytes / 1e6:.0f} MB, sent {outcome.bytes_sent / 1e6:.1f} MB ({outcome.bytes_source})"
         )
         for verdict in outcome.wrong:
-            say(f"wrong: {verdict.name}: {verdict.state}, {verdict.installed or 'nothing'} {verdict.error}")
+            inform(f"wrong: {verdict.name}: {verdict.state}, {verdict.installed or 'nothing'} {verdict.error}")
     return 0 if outcome.wrong_state == 0 else 1

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError, MeasurementError
 
@@ -22,7 +22,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "image", nargs="+", type=Path, help="a picture of the board; or pictures of the known part, which are averaged"
     )
@@ -50,9 +49,11 @@ def run(options: argparse.Namespace) -> int:
         from lineside_runtime.files import write_atomic
 
         write_atomic(options.out, f"{table}\n".encode())
-        say(f"wrote {options.out}")
+        inform(f"wrote {options.out}")
     precise = f", error {found.error_mm * 1000:.1f} µm over {found.points} corners" if found.points else ""
-    say(f"{found.px_per_mm:.4g} pixels for one millimetre at the centre{precise}; for frames of {_size(found)} pixels")
+    inform(
+        f"{found.px_per_mm:.4g} pixels for one millimetre at the centre{precise}; for frames of {_size(found)} pixels"
+    )
     return 0
 
 

@@ -8,7 +8,6 @@ from lineside.commands.gauge import calibrate, locate, measure, study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for name, action in (("calibrate", calibrate), ("locate", locate), ("measure", measure), ("study", study)):
         added = actions.add_parser(name, help=action.HELP, description=action.DESCRIPTION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_json
 
 HELP = "make measuring rules follow the part"
@@ -17,7 +17,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument("--inside", choices=("dark", "bright"), required=True, help="the part against the ground")
     parser.add_argument("--level", type=float, required=True, metavar="G", help="grey level between both, 0 to 255")
@@ -45,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
         lines.append(f"angle = {found.angle:.2f}")
     show("\n".join([*lines, f"area = {found.area:.0f}"]))
     if found.angle is None:
-        say("the part has no long axis: the rules will follow its shift alone")
+        inform("the part has no long axis: the rules will follow its shift alone")
     return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError, LinesideError
 
@@ -23,7 +23,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("source", nargs="+", help="photos, and folders of photos with subfolders")
     add_rules(parser)
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write PNGs with the measured lines here")
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             image = read_image(path)
         except LinesideError as error:
             failed += 1
-            say(f"not read: {error}")
+            inform(f"not read: {error}")
             continue
         measured = rules.measured(image)
         found.append((str(path), measured))
@@ -98,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"photos": [{"source": name, "measurements": values} for name, values in found], "failed": failed})
     out = sum(any(not one.in_tolerance and not one.error for one in values) for _, values in found)
-    say(f"{len(found)} photos, {out} out of tolerance, {failed} not measured")
+    inform(f"{len(found)} photos, {out} out of tolerance, {failed} not measured")
     return 1 if failed else 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands.gauge.measure import add_rules
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
@@ -27,7 +27,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("source", type=Path, help="a CSV file, or a folder of frames with --rules and --rule")
     add_rules(parser, required=False)
     parser.add_argument("--rule", metavar="NAME", help="rule that measures the frames; its limits are the tolerance")
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         made_at = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
         write_atomic(options.html, study_page.page(study, data, title, made_at).encode())
-        say(f"wrote {options.html}")
+        inform(f"wrote {options.html}")
     if options.json:
         print_json({"verdict": study.verdict, "result": study})
     else:

@@ -9,7 +9,7 @@ import getpass
 import time
 from typing import Any
 
-from lineside.console import print_json, printable, say, show
+from lineside.console import inform, print_json, printable, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 
@@ -59,9 +59,9 @@ def run_list(options: argparse.Namespace) -> int:
             show(printable(f"{what}: {alarm.detail}"))
         for channel in channels:
             if channel.error:
-                say(printable(f"{channel.waiting} notices wait for {channel.channel}: {channel.error}"))
+                inform(printable(f"{channel.waiting} notices wait for {channel.channel}: {channel.error}"))
         if not found:
-            say("no alarms")
+            inform("no alarms")
     return 1 if found and not options.closed else 0
 
 
@@ -96,7 +96,7 @@ def run_test(options: argparse.Namespace) -> int:
     config = folder_config(options.hub)
     channels = make_channels(config.alarms, config.link.site)
     if not channels:
-        say("no channel: hub.toml has neither [alarms.email] nor [[alarms.webhook]]")
+        inform("no channel: hub.toml has neither [alarms.email] nor [[alarms.webhook]]")
     now_ns = time.time_ns()
     alarm = FleetAlarm(
         rule="test",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.commands.hub import alarms, identity, keys, status, store, user
-from lineside.console import say, show, show_link
+from lineside.console import inform, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
 from lineside.passphrases import add_passphrase, passphrase
@@ -15,7 +15,6 @@ from lineside_runtime.files import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_init(actions)
     start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")
@@ -132,8 +131,8 @@ def run_init(options: argparse.Namespace) -> int:
     config = options.folder / "hub.toml"
     settings = {"folder": ".", "link": {"url": options.broker, "site": options.site}}
     write_atomic(config, tomli_w.dumps(settings).encode())
-    say(f"made {options.folder}: put {root} on each device: the root of their trust")
-    say(f"next: lineside hub run --config {config}")
+    inform(f"made {options.folder}: put {root} on each device: the root of their trust")
+    inform(f"next: lineside hub run --config {config}")
     return 0
 
 
@@ -142,7 +141,7 @@ def run_add_group(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.repository.repository import Repository
     Repository.open(options.hub, passphrase=passphrase(options)).roles.add_group(options.name, online=options.online)
-    say(f"{options.name} can be pushed to")
+    inform(f"{options.name} can be pushed to")
     return 0
 
 
@@ -165,8 +164,10 @@ def run_secure(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.identity.secure_site import secure
     made = secure(options.hub, hosts=options.host, port=options.port, passphrase=passphrase(options))
-    say(f"start the broker: mosquitto -c {made.broker_configuration}")
-    say(f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G")
+    inform(f"start the broker: mosquitto -c {made.broker_configuration}")
+    inform(
+        f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G"
+    )
     return 0
 
 
@@ -179,9 +180,9 @@ def run_enroll(options: argparse.Namespace) -> int:
     made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
     root = options.hub / "root.json"
     files = " ".join(map(str, (made.ca, made.certificate, made.key, root)))
-    say(reload_broker(options.hub).message)
-    say(f"put these files beside the agent.toml of {options.device}: {files}")
-    say("and this into it:")
+    inform(reload_broker(options.hub).message)
+    inform(f"put these files beside the agent.toml of {options.device}: {files}")
+    inform("and this into it:")
     show(f'device = "{options.device}"\ngroup = "{options.group}"')
     link = folder_config(options.hub).link
     names = {"ca": made.ca.name, "certificate": made.certificate.name, "key": made.key.name}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.console import say, show
+from lineside.console import inform, show
 from lineside.extras import needs
 from lineside.options import add_hub
 from lineside.passphrases import add_passphrase, passphrase
@@ -70,8 +70,8 @@ def run_token(options: argparse.Namespace) -> int:
         options.hub, options.device, group=options.group, hours=options.hours, passphrase=passphrase(options)
     )
     write_atomic(options.out, msgspec.json.encode(token), mode=0o600)
-    say(f"carry {options.out} to {options.device}: lineside agent enroll --token-file {options.out.name} --out DIR")
-    say(reload_broker(options.hub).message)
+    inform(f"carry {options.out} to {options.device}: lineside agent enroll --token-file {options.out.name} --out DIR")
+    inform(reload_broker(options.hub).message)
     return 0
 
 
@@ -91,7 +91,7 @@ def run_sign(options: argparse.Namespace) -> int:
     for device in options.device:
         answer = sign_waiting(authority, device)
         refused = f"refused: {answer.error.message}" if answer.error is not None else "signed"
-        say(f"{device}: {refused}")
+        inform(f"{device}: {refused}")
         code = code or int(answer.status != "issued")
     return code
 
@@ -102,9 +102,9 @@ def run_revoke(options: argparse.Namespace) -> int:
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import revoke
     count = revoke(options.hub, options.device, passphrase=passphrase(options))
-    say(f"{options.device} is revoked ({count} certificates)")
-    say(reload_broker(options.hub).message)
-    say("its rights are removed; a restart of mosquitto also closes and refuses its connections")
+    inform(f"{options.device} is revoked ({count} certificates)")
+    inform(reload_broker(options.hub).message)
+    inform("its rights are removed; a restart of mosquitto also closes and refuses its connections")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.passphrases import add_passphrase, passphrase
@@ -147,7 +147,7 @@ def run_rotate(options: argparse.Namespace) -> int:
     where = True if options.online else False if options.offline else None
     for group in (role for role in options.role if role not in TOP_LEVEL):
         keyid = repository.roles.rotate_group(group, online=where)
-        say(f"{group}: key {keyid[:12]} is valid now, from each device's next check on")
+        inform(f"{group}: key {keyid[:12]} is valid now, from each device's next check on")
     return code
 
 
@@ -158,7 +158,7 @@ def run_revoke(options: argparse.Namespace) -> int:
     repository = _open(options)
     if options.role not in TOP_LEVEL:
         repository.roles.revoke_group(options.role)
-        say(f"{options.role} was revoked: add it again with `lineside hub add-group` to give it a new key")
+        inform(f"{options.role} was revoked: add it again with `lineside hub add-group` to give it a new key")
         return 0
     if options.role != "root" or options.key is None:
         action = "`keys rotate` replaces a role's keys; revoking one of several root keys needs --key."
@@ -176,7 +176,7 @@ def run_revoke(options: argparse.Namespace) -> int:
 def _conclude(options: argparse.Namespace, draft: Any, state: Any) -> int:
     """Prints whether the root is valid, or writes the draft that others must sign."""
     if state.complete:
-        say(f"root version {state.version} is valid now, from each device's next check on")
+        inform(f"root version {state.version} is valid now, from each device's next check on")
         return 0
     from lineside_runtime.errors import SignatureError
 
@@ -194,18 +194,18 @@ def _conclude(options: argparse.Namespace, draft: Any, state: Any) -> int:
 
 
 def _say_progress(path: Path, state: Any) -> None:
-    say(f"{path}: root version {state.version}, signed by {len(state.signed)} keys")
+    inform(f"{path}: root version {state.version}, signed by {len(state.signed)} keys")
     if state.complete:
-        say(f"complete: lineside hub keys publish {path} --hub DIR")
+        inform(f"complete: lineside hub keys publish {path} --hub DIR")
     else:
         waiting = " ".join(keyid[:12] for keyid in state.waiting)
-        say(f"{state.old_missing} more of the old, {state.new_missing} more of the new keys must sign: {waiting}")
+        inform(f"{state.old_missing} more of the old, {state.new_missing} more of the new keys must sign: {waiting}")
 
 
 def run_renew(options: argparse.Namespace) -> int:
     """Renews signatures."""
     _open(options).roles.renew_offline(*options.role)
-    say(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
+    inform(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
     return 0
 
 
@@ -219,7 +219,9 @@ def run_make(options: argparse.Namespace) -> int:
     public = options.file.with_name(options.file.name + ".pub.json")
     key = new_key_file(options.file, passphrase=passphrase(options))
     write_atomic(public, root_ceremony.public_bytes(key))
-    say(f"{options.file} is your private key; give {public} to the person who makes the draft (key {key.keyid[:12]})")
+    inform(
+        f"{options.file} is your private key; give {public} to the person who makes the draft (key {key.keyid[:12]})"
+    )
     return 0
 
 
@@ -252,11 +254,11 @@ def run_sign(options: argparse.Namespace) -> int:
         from lineside_hub.repository.keys import read_key_file
     md = root_ceremony.read(options.draft)
     root = md.signed.roles["root"]
-    say(f"root version {md.signed.version}: {root.threshold} of {len(root.keyids)} keys, to {md.signed.expires:%F}")
+    inform(f"root version {md.signed.version}: {root.threshold} of {len(root.keyids)} keys, to {md.signed.expires:%F}")
     signer = read_key_file(options.key, passphrase=passphrase(options))
     root_ceremony.sign(md, [signer])
     root_ceremony.write(options.draft, md)
-    say(f"signed with key {signer.public_key.keyid[:12]}; {len(md.signatures)} signatures in {options.draft}")
+    inform(f"signed with key {signer.public_key.keyid[:12]}; {len(md.signatures)} signatures in {options.draft}")
     return 0
 
 
@@ -265,5 +267,5 @@ def run_publish(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.repository import root_ceremony
     state = _open(options).roles.publish_root(root_ceremony.read(options.draft))
-    say(f"root version {state.version} is valid now, from each device's next check on")
+    inform(f"root version {state.version} is valid now, from each device's next check on")
     return 0

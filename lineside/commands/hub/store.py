@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.passphrases import add_passphrase, passphrase
@@ -86,7 +86,7 @@ def run_backup(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
     else:
-        say(f"{made.path}: {made.files} files, {made.bytes} bytes" + ("" if made.chunks else ", without chunks"))
+        inform(f"{made.path}: {made.files} files, {made.bytes} bytes" + ("" if made.chunks else ", without chunks"))
     return 0
 
 
@@ -98,13 +98,13 @@ def run_restore(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
         return 0
-    say(f"{made.folder} is restored; make sure that the old hub never runs again")
+    inform(f"{made.folder} is restored; make sure that the old hub never runs again")
     if made.frames_missing:
-        say(
+        inform(
             f"{made.frames_missing} images of parts are not in the backup; devices that still have them send them again"
         )
     if not made.rotated:
-        say("bring the root keys: lineside hub keys rotate snapshot timestamp, or devices take it for a rollback")
+        inform("bring the root keys: lineside hub keys rotate snapshot timestamp, or devices take it for a rollback")
     return 0
 
 
@@ -121,7 +121,7 @@ def run_prune(options: argparse.Namespace) -> int:
     for target in found.targets:
         show(target)
     verb = "removed" if options.yes else "would go, with --yes"
-    say(f"{len(found.targets)} targets, {found.chunks} chunks, {len(found.metadata)} metadata files {verb}")
+    inform(f"{len(found.targets)} targets, {found.chunks} chunks, {len(found.metadata)} metadata files {verb}")
     return 0
 
 
@@ -146,5 +146,5 @@ def run_export(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
     else:
-        say(f"{made.path}: {made.ref.identity} for {options.group}, good for {made.days:g} days")
+        inform(f"{made.path}: {made.ref.identity} for {options.group}, good for {made.days:g} days")
     return 0

@@ -10,7 +10,7 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside_runtime.errors import ConfigError
@@ -107,7 +107,7 @@ def run_add(options: argparse.Namespace) -> int:
             before={"role": before[0]} if before else None,
             after={"role": options.role, "password": True},
         )
-    say(f"{options.name} may {options.role}")
+    inform(f"{options.name} may {options.role}")
     return 0
 
 
@@ -124,7 +124,7 @@ def run_list(options: argparse.Namespace) -> int:
     for one in accounts:
         show(f"{one.name:30} {one.role}")
     if not accounts:
-        say(f"nobody can sign in: lineside hub user add NAME --role administer --hub {options.hub}")
+        inform(f"nobody can sign in: lineside hub user add NAME --role administer --hub {options.hub}")
     return 0
 
 
@@ -137,7 +137,7 @@ def run_remove(options: argparse.Namespace) -> int:
         before = accounts.find_account(database, options.name)
         accounts.remove_account(database, options.name)
         audit.add(connection, who=_who(), action="remove account", subject=options.name, before={"role": before.role})
-    say(f"{options.name} is removed")
+    inform(f"{options.name} is removed")
     return 0
 
 
@@ -157,7 +157,9 @@ def run_token(options: argparse.Namespace) -> int:
             database, account.name, label=options.label, lasts_s=options.days * accounts.DAY_S
         )
     show(token)
-    say(f"may {account.role} for {options.days:g} days: curl --header 'Authorization: Bearer TOKEN' …/api/v1/devices")
+    inform(
+        f"may {account.role} for {options.days:g} days: curl --header 'Authorization: Bearer TOKEN' …/api/v1/devices"
+    )
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.extras import needs
 from lineside.options import (
     add_bundle,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_bundle(parser)
     add_frames(parser)
     parser.add_argument("--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of more good parts")
@@ -146,4 +145,4 @@ def _print_table(decision: ThresholdReport) -> None:
         one = decision.reliability
         show(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} scores")
     for note in decision.notes:
-        say(f"note: {note}")
+        inform(f"note: {note}")

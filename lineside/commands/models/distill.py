@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside.commands.train.training import reporter
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_json, bundle_path
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         options.teacher, options.data, batch=options.batch, seed=options.seed, trust=options.trust
     )
     student = open_student(options.student, setup, seed=options.seed)
-    say(f"teacher {options.teacher.name}, student {options.student}, {setup.objective.facts}")
+    inform(f"teacher {options.teacher.name}, student {options.student}, {setup.objective.facts}")
     result = distill(setup, student, out=options.out, settings=settings, on_progress=reporter())
     if options.json:
         print_json(msgspec.to_builtins(result))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, add_tasks, cluster_tasks, count, positive
 from lineside_runtime.errors import InputError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_bundle(parser)
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="an annotated dataset, of images or documents"
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         )
         result = evaluate(options, request)
     if options.html is not None:
-        say(f"page: {options.html}")
+        inform(f"page: {options.html}")
     if options.json:
         print_json(result)
     else:
@@ -134,7 +133,7 @@ def _print_latency(result: dict[str, Any]) -> None:
 
 
 def _print_verdicts(result: dict[str, Any]) -> None:
-    """Prints what the user pays for, before any other figure."""
+    """Prints escapes and false rejects before any other figure."""
     from lineside_converters.evaluation.figures import escapes_of
 
     verdict = result["good_or_bad"]

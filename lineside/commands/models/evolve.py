@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside.commands.train.training import Options
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_terms
 from lineside.passphrases import add_passphrase, passphrase
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         if not new.count:
             return _nothing_new(options, deployed, relabelled)
         judged = f"{new.count} frames that {deployed.manifest.identity} judged are relabelled"
-        say(f"{judged}, {new.corrected} of them changed")
+        inform(f"{judged}, {new.corrected} of them changed")
         report = _evolve(options, deployed, relabelled, new)
     if options.json:
         print_json(report)
@@ -146,7 +146,7 @@ def _evolve(options: argparse.Namespace, deployed: Bundle, relabelled: Path, new
         from lineside_converters.progress import ProgressReporter, progress_bars
 
     training = _training(options, relabelled)
-    clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
+    clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=inform)
     publish = ["lineside", "push", str(options.out / "candidate"), "--hub", str(options.hub)]
     with progress_bars() as count:
         return evolve(
@@ -175,7 +175,7 @@ def _evolve(options: argparse.Namespace, deployed: Bundle, relabelled: Path, new
                     f"from, {new.val} to judge on; a person changed {new.corrected}",
                 ),
             ),
-            ProgressReporter(say, count),
+            ProgressReporter(inform, count),
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_good_parts, add_json, add_overwrite
 from lineside_models.anomaly.learning import ENTRIES_A_FRAME, ENTRIES_MAX, ENTRIES_MIN, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import ConfigError
@@ -21,7 +21,6 @@ SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_good_parts(parser, frames=50, how_many=f"at least {FRAMES_MIN}")
     parser.add_argument(
         "--parts",
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds what is seldom changed."""
+    """Adds options that are seldom changed."""
     parser.add_argument(
         "--bank-bytes",
         type=int,
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     report = report_of(learned, source, checked)
     for warning in (learned.warning, checked.warning if checked is not None else ""):
         if warning:
-            say(f"warning: {warning}")
+            inform(f"warning: {warning}")
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
@@ -175,4 +174,4 @@ def _extended(options: argparse.Namespace) -> tuple[AnomalyModel, tuple[str, str
 
 
 def _progress() -> Callable[[str], None]:
-    return say if sys.stderr.isatty() else lambda text: None
+    return inform if sys.stderr.isatty() else lambda text: None

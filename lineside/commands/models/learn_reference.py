@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_good_parts, add_json, add_overwrite, bundle_path, count
 from lineside_models.reference.learning import EDGE_PX, FRAMES_FEW, FRAMES_MIN, GROW_PX, QUANTILE
 from lineside_models.reference.registration import QUALITY_MIN, ROTATION_MAX_DEG, SHIFT_MAX
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_good_parts(parser, frames=30, how_many=f"at least {FRAMES_MIN}, better {FRAMES_FEW}")
     parser.add_argument(
         "--reference",
@@ -122,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         good_frames(options.source, options.frames, fold=options.fold),
         [read_reference(path) for path in options.reference],
         settings,
-        on_progress=say if sys.stderr.isatty() else lambda text: None,
+        on_progress=inform if sys.stderr.isatty() else lambda text: None,
     )
     source = " ".join(options.source)
     name = options.name or name_of(options.out.name)
@@ -142,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     )
     for warning in (learned.warning, checked.warning if checked is not None else ""):
         if warning:
-            say(f"warning: {warning}")
+            inform(f"warning: {warning}")
     report = report_of(learned, source, checked)
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import (
     add_good_class,
     add_json,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the level and what it is measured on."""
+    """Adds the options."""
     parser.add_argument(
         "model",
         type=bundle_path,
@@ -160,7 +160,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
-    """Adds the facts that a bare model doesn't bring."""
+    """Adds the facts that a bare model lacks."""
     bare = parser.add_argument_group(
         "a bare .onnx or .pt",
         "Facts that it doesn't bring. They override the .toml file beside it, which can hold more.",
@@ -207,7 +207,7 @@ def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
     channels = 1 if options.colour == "grey" else 3
     mean, std = options.mean or (0.0,), options.std or (255.0,)
     if options.mean is None or options.std is None:
-        say(f"the model's input is taken as (value - {mean[0]:g}) / {std[0]:g}; --mean and --std say otherwise")
+        inform(f"the model's input is taken as (value - {mean[0]:g}) / {std[0]:g}; --mean and --std say otherwise")
     return {
         "colour": options.colour,
         "size": options.size,
@@ -224,7 +224,7 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.on is None) != (options.hub is None):
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
-    clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
+    clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=inform)
     asked = [field.name for field in dataclasses.fields(Effort)]  # each is an option
     with progress_bars() as count, contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker has died
         result = Optimizer(
@@ -254,7 +254,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             effort={name: value for name in asked if (value := getattr(options, name)) is not None},
             clock=clock,
-            on_progress=say,
+            on_progress=inform,
             on_count=count,
         ).run()
     if options.json:

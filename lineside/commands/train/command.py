@@ -12,7 +12,7 @@ from lineside.commands.train.folds import add_folds, check_folds, validate_by_fo
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, progress_of, resumable, settings_of
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_good_class, bundle_path, integers, numbers, words
 
@@ -172,6 +172,13 @@ def _add_document(kinds: Any) -> None:
         metavar="DIR",
     )
     options.add("--frozen-layers", "lowest layers of the encoder that stay as they are", type=int, metavar="N")
+    options.add(
+        "--cross-fit",
+        "for few documents: fit the scores on all of them, read by N further networks that were trained on the other "
+        "documents, and train the last one on all (default: fit them on the held share)",
+        type=int,
+        metavar="N",
+    )
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_then(document)
     document.set_defaults(folds=None, workers=None, gpus=False, address="", storage="", balance_workers=False)
@@ -207,7 +214,7 @@ def _train_detector(options: argparse.Namespace) -> int:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
         return [f"mAP@0.5 on the held-out share: {figures}"]
 
-    return _train(options, "detector", DetectorConfig, lambda config, report: train_best(config, report, say), lines)
+    return _train(options, "detector", DetectorConfig, lambda config, report: train_best(config, report, inform), lines)
 
 
 def _train_classifier(options: argparse.Namespace) -> int:
@@ -239,7 +246,10 @@ def _train_document(options: argparse.Namespace) -> int:
         from lineside_converters.training.documents.trainer import train_document
 
     def lines(result: DocumentResult) -> list[str]:
-        return [f"F1 of values of {len(result.labels)} types on the held-out documents: {result.held_f1:.3f}"]
+        return [
+            f"F1 of values of {len(result.labels)} types on documents that the network was not trained on: "
+            f"{result.held_f1:.3f}, with calibrated scores {result.scored_f1:.3f}"
+        ]
 
     return _train(options, "document", DocumentConfig, train_document, lines)
 
@@ -251,7 +261,7 @@ def _train(
     train: Callable[[S, OnProgress], R],
     lines: Callable[[R], list[str]],
 ) -> int:
-    """Train alone or on several workers, run the steps of ``--then``, and print the result."""
+    """Trains alone or on several workers, runs the steps of ``--then``, and prints the result."""
     check_then(options)
     check_folds(options)
     config = settings_of(options, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_json
 from lineside_runtime.errors import InputError
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     found = compare_runs(options.run_folder)
     if options.html is not None:
         write_comparison(options.html, found)
-        say(f"page: {options.html}")
+        inform(f"page: {options.html}")
     if options.json:
         print_json(_plain(found))
     else:

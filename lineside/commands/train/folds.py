@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import cluster_tasks
 from lineside_runtime.errors import InputError
@@ -44,11 +44,13 @@ def validate_by_folds(kind: str, settings: TrainingSettings, options: argparse.N
     with needs("train"):
         from lineside_converters.training.cross_validation import cross_validate
 
-    def tell(run: FoldRun, done: int) -> None:
-        say(f"fold {run.fold + 1} judged, {done} of {options.folds}: {run.mean:.3f}")
+    def show_fold(run: FoldRun, done: int) -> None:
+        inform(f"fold {run.fold + 1} judged, {done} of {options.folds}: {run.mean:.3f}")
 
     with cluster_tasks(options) as tasks:
-        result = cross_validate(kind, settings, options.folds, tasks=tasks, overwrite=options.overwrite, on_fold=tell)
+        result = cross_validate(
+            kind, settings, options.folds, tasks=tasks, overwrite=options.overwrite, on_fold=show_fold
+        )
     if options.json:
         print_json(result)
     else:

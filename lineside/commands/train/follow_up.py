@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import say
+from lineside.console import inform
 from lineside.extras import needs
 from lineside.options import add_min_metric
 from lineside.passphrases import add_passphrase, passphrase
@@ -56,7 +56,7 @@ def _steps(text: str) -> tuple[str, ...]:
 
 
 def check_then(options: argparse.Namespace) -> None:
-    """Checks before the training what the steps after it need.
+    """Checks before the training that the steps after it can run.
 
     Raises:
         InputError: Pushing needs a hub and a group, or a group is named and nothing is pushed.
@@ -98,7 +98,7 @@ def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[s
     with needs("train"):
         from lineside_converters.loading.training_run import facts_of_run
         from lineside_converters.optimizer import Optimizer
-    say(f"optimizing: level {options.level} for {options.target}")
+    inform(f"optimizing: level {options.level} for {options.target}")
     result = Optimizer(
         settings.out / "float.onnx",
         target_device=options.target,
@@ -111,7 +111,7 @@ def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[s
         name=options.name or settings.out.resolve().name,
         version=options.version or f"1.0.{int(time.time())}",
         overwrite=True,
-        on_progress=say,
+        on_progress=inform,
         **facts_of_run(settings.out),
     ).run()
     return summary(result)
@@ -123,7 +123,7 @@ def _push(options: argparse.Namespace, bundle: Path) -> dict[str, Any]:
     with needs("convert"):
         from lineside_hub.rollouts.push import push
     override_of(bundle, allowed=False)
-    say(f"pushing to {options.push_group}")
+    inform(f"pushing to {options.push_group}")
     result = push(options.hub, bundle, group=options.push_group, passphrase=passphrase(options))
     found: dict[str, Any] = msgspec.to_builtins(result, enc_hook=str)
     return found

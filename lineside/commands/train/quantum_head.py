@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_good_class, add_json, add_overwrite, positive
 
@@ -23,7 +23,6 @@ example:
 
 
 def add_arguments(kinds: Any) -> None:
-    """Adds the kind."""
     parser = kinds.add_parser(
         "quantum-head",
         help="an experiment: one type for a whole picture, by a simulated quantum circuit",
@@ -83,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         options.data,
         held_share=options.held_share,
         good_classes=options.good_classes,
-        on_progress=say,
+        on_progress=inform,
     )
     bundle = head.optimize(options.out, name=options.name, version=options.version, overwrite=options.overwrite)
     if options.json:

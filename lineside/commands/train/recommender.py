@@ -8,7 +8,7 @@ from typing import Any
 
 from lineside.commands.train.training import Options, progress_of, resumable, settings_of
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_json
 
@@ -33,7 +33,6 @@ example:
 
 
 def add_arguments(kinds: Any) -> None:
-    """Adds the kind."""
     with needs("convert"):
         from lineside_converters.training.recommendation.config import RecommenderConfig
         from lineside_converters.training.recommendation.interactions import FORMS
@@ -87,10 +86,10 @@ def _run(options: argparse.Namespace) -> int:
         with progress_of(options, config.out) as report:
             held = train_recommender(config, report).held_gauc
     bundle = DINModel.load(config.out).optimize(
-        config.out / BUNDLE, name=config.out.resolve().name, overwrite=True, on_progress=say
+        config.out / BUNDLE, name=config.out.resolve().name, overwrite=True, on_progress=inform
     )
     if held is None:
-        say(f"wrote {bundle.path}")
+        inform(f"wrote {bundle.path}")
     elif options.json:
         print_json({"held_gauc": held, "bundle": str(bundle.path), "size_bytes": bundle.manifest.size_bytes})
     else:

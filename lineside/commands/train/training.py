@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from lineside.console import say
+from lineside.console import inform
 from lineside.options import add_json
 
 if TYPE_CHECKING:
@@ -26,15 +26,11 @@ SAY_EVERY_S = 10.0
 INTERRUPTED = 130
 REDRAW_S = 1.0
 BARS = "▁▂▃▄▅▆▇█"
+BARS_MAX = 48
 
 
 class Options:
-    """Adds options for fields of the settings; an option that is not given leaves the file's value or the default.
-
-    Args:
-        parser: Of the command.
-        kind: The settings.
-    """
+    """Adds options for fields of the settings; an option that is not given leaves the file's value or the default."""
 
     def __init__(self, parser: argparse.ArgumentParser, kind: type[TrainingSettings]) -> None:
         self._parser, self._kind = parser, kind
@@ -47,7 +43,6 @@ class Options:
             flag: Such as ``--batch``.
             text: Its help; the default is added.
             field: Of the settings, where it isn't called like the flag.
-            **more: For argparse.
         """
         name = field or flag.removeprefix("--").replace("-", "_")
         default = self._defaults[name]
@@ -117,7 +112,7 @@ def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[
         except KeyboardInterrupt:
             from lineside_converters.training.run_folder import how_to_resume
 
-            say(how_to_resume(kind, vars(options)))
+            inform(how_to_resume(kind, vars(options)))
             return INTERRUPTED
 
     return interruptible
@@ -196,9 +191,9 @@ class Curves:
         return "\n".join(lines)
 
 
-def sparkline(values: Sequence[float], width: int = 48) -> str:
-    """Returns values as a row of bars of eight heights, the mean of several where there are more than ``width``."""
-    count = min(width, len(values))
+def sparkline(values: Sequence[float]) -> str:
+    """Returns values as a row of bars of eight heights, the mean of several where there are more than `BARS_MAX`."""
+    count = min(BARS_MAX, len(values))
     means = [
         sum(part) / len(part)
         for n in range(count)
@@ -210,7 +205,7 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
 
 def _show_starts() -> None:
-    """Lets the log name the initial weights, unless the user has asked for another level."""
+    """Sets the log level so that initial weights are logged, unless the user chose another level."""
     log = logging.getLogger("lineside.training")
     if not log.isEnabledFor(logging.INFO):
         log.setLevel(logging.INFO)
@@ -227,15 +222,15 @@ def line_of(progress: TrainingProgress) -> str:
 
 def reporter() -> Callable[[TrainingProgress], None]:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
-    said_at_s = -SAY_EVERY_S
+    printed_s = -SAY_EVERY_S
     _show_starts()
 
     def report(progress: TrainingProgress) -> None:
-        nonlocal said_at_s
+        nonlocal printed_s
         now_s = time.monotonic()
-        if now_s - said_at_s < SAY_EVERY_S and not progress.held:
+        if now_s - printed_s < SAY_EVERY_S and not progress.held:
             return
-        said_at_s = now_s
-        say(line_of(progress))
+        printed_s = now_s
+        inform(line_of(progress))
 
     return report

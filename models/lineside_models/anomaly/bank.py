@@ -91,7 +91,6 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Fe
         features: ``(M, C)`` of all cells of all frames.
         owners: ``(M,)``: the part that each is from.
         entries: How many the bank has room for.
-        seed: Of what is drawn.
     """
     random: Any = np.random.default_rng(seed)
     if len(features) > CELLS_MAX:

@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def squared(image: UInt8Array, how: Preprocess) -> UInt8Array:
-    """Returns a frame as the features' network sees it, grey and stretched, ``(side, side) uint8``."""
+    """Returns a frame as the input of the features' network, grey and stretched, ``(side, side) uint8``."""
     tensor = prepare(image, how)[0][0, 0]
     return np.asarray(np.clip(np.round(tensor * how.std[0] + how.mean[0]), 0, 255), np.uint8)
 
@@ -44,7 +44,6 @@ def paste_defects(
 
     Args:
         marked: Bad frames, and the boxes ``(N, 4)`` of their defects in pixels; all frames are `squared`.
-        good: Good frames.
         seed: Of the random generator.
     """
     random: Any = np.random.default_rng(seed)

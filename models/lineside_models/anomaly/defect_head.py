@@ -52,7 +52,6 @@ class MarkedFrame:
     """A bad frame.
 
     Attributes:
-        frame: The frame.
         boxes: ``(N, 4)``: ``x1, y1, x2, y2`` of its defects in pixels; none if it isn't known where they are.
         types: Type of each box; without boxes, one for the frame; none if they aren't known.
     """
@@ -70,7 +69,6 @@ class MarkedFeatures:
         features: Of the frames, as they are.
         defects: ``(frames, cells)`` of the finest scale; nothing in a row if it isn't known where.
         types: ``(frames, cells)``: index into ``names``, or `UNTYPED`; ``None`` without any type.
-        names: Of the types.
         pasted: The same of good frames on which their defects were pasted; ``None`` without boxes or good frames.
     """
 
@@ -89,7 +87,6 @@ def collect_marked(
     Args:
         marked: Bad frames.
         good: Good frames on which their defects are pasted, `squared`; without any nothing is pasted.
-        threads: Of the engine.
         seed: Of the random generator.
 
     Raises:
@@ -178,7 +175,6 @@ def cells_in(boxes: npt.NDArray[np.floating[Any]], size: tuple[int, int], side: 
     Args:
         boxes: ``(N, 4)``: ``x1, y1, x2, y2`` in pixels.
         size: Height and width of the frame.
-        side: Cells on a side.
     """
     shown = np.zeros((side, side), np.bool_)
     for left, top, right, bottom in np.asarray(boxes, np.float64) * side / np.array([size[1], size[0]] * 2):

@@ -25,7 +25,6 @@ class TypeHead:
     """Linear discriminants of K types, for joined features of C channels.
 
     Attributes:
-        names: Of the types.
         weights: ``(C, K) float32``.
         bias: ``(K,) float32``.
     """

@@ -36,10 +36,9 @@ _OTHER = -1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Extension:
-    """An extended model, and what it says of the frames that were added.
+    """An extended model, and its scores of the added frames.
 
     Attributes:
-        model: The extended model.
         frames: Number of frames that were added.
         entries: Entries that were added to each scale.
         above_before: Frames that the old model rejects.
@@ -110,7 +109,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
 
 
 def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
-    """Returns what the ONNX file of every model begins with: the network, then search and head, without weights.
+    """Returns the common graph of all models: the network, then search and head, without weights.
 
     Args:
         source: The shipped bundle of features.

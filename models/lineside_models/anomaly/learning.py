@@ -99,7 +99,6 @@ class LearningOptions:
         mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
             of learned tiles by 0.01 and hardly changes it on other tiles.
         seed: Of what is drawn at random.
-        threads: Of the engine.
     """
 
     bank_bytes: int | None = None
@@ -131,7 +130,6 @@ class AnomalyModel:
 
     Attributes:
         source: The bundle whose features were used.
-        strides: Of the scales.
         banks: One a scale.
         threshold: Threshold, and the map from distances to scores.
         frames: How many were learned from.
@@ -188,7 +186,7 @@ class AnomalyModel:
         return sum(bank.size_bytes for bank in self.banks)
 
     def sums(self, scales: tuple[Floats, ...]) -> Floats:
-        """Returns each frame's sum over the maps, of which `threshold` says what is too much.
+        """Returns each frame's sum over the maps, which `threshold` bounds.
 
         Args:
             scales: ``(frames, cells, C)`` a scale.

@@ -60,7 +60,7 @@ def with_output(model: bytes, name: str, shape: Sequence[int | str]) -> bytes:
 
 
 def read_weights(tail: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Reads weights that `with_weights` wrote behind a graph.
+    """Reads weights that `with_weights` appended to a graph.
 
     Args:
         tail: What stands behind the graph.

@@ -75,20 +75,13 @@ def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPar
         anomaly: From `learn`.
         frames: Of bad parts.
         source: Their source, as text.
-
-    Raises:
-        LinesideError: As for `write_bundle` and `Inspector.inspect`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)
 
 
 def judge_bad_parts(bundle: Bundle, frames: Iterable[Frame], source: str) -> BadPartCheck:
-    """Judges bad parts with a bundle; a frame that can't be compared with its reference does not pass.
-
-    Raises:
-        LinesideError: As for `Inspector.inspect`.
-    """
+    """Judges bad parts with a bundle; a frame that can't be compared with its reference does not pass."""
     passed, count = [], 0
     with Session(bundle, Config(engines=("ort",), threads=1)) as session:
         inspector = Inspector(session)
@@ -116,9 +109,6 @@ def write_bundle(
 
     Args:
         anomaly: From `learn`.
-        out: The folder to make.
-        name: Of the bundle.
-        version: Of the bundle.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.

@@ -30,7 +30,6 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False, refer
     """Reads the annotations of a folder; no image is decoded, but by ``yolo`` for its size.
 
     Args:
-        root: The folder.
         fold: Name of a fold, or ``all``. In a folder without folds every fold is everything, with a warning in the log.
         with_clean: Adds the defect-free templates of the fold (deeppcb) as samples without boxes.
         references: Gives each sample the image that it is compared with (`references`).

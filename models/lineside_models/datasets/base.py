@@ -207,7 +207,6 @@ def read_pixels(path: Path, how: int) -> npt.NDArray[np.uint8]:
     """Decodes an image or mask.
 
     Args:
-        path: The file.
         how: One of OpenCV's ``IMREAD_…``.
 
     Raises:

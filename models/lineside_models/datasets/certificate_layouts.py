@@ -301,7 +301,6 @@ def table_down(table: Table, *, limits: str, ruled: bool = True, unit: bool | No
     """Elements or properties as rows.
 
     Args:
-        table: Which of them.
         limits: ``columns`` (min and max) or ``text`` (one requirement).
         ruled: Whether lines are drawn.
         unit: Whether there is a column of units; ``None`` for properties only.

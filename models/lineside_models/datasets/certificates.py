@@ -67,7 +67,7 @@ def make_certificate(seed: int, layout: str, *, pdf: bool = True) -> tuple[Certi
 
 
 def truth(certificate: Certificate, layout: str) -> tuple[dict[str, str], set[tuple[str, str, str]]]:
-    """Returns what is to be found on a certificate.
+    """Returns the true values and relations of a certificate.
 
     Returns:
         The values by `Entity.type`, and the relations as (type, quantity, normalised limit).
@@ -158,11 +158,9 @@ class ScanNoise:
     """How a printed page is scanned.
 
     Attributes:
-        dpi: Resolution.
         skew_deg: Largest angle to either side.
         blur: Largest standard deviation in pixels.
         noise: Standard deviation in grey levels.
-        jpeg: Quality.
         specks: Dark and white specks a megapixel, as of a copier.
         fade: How much darkest and brightest grey approach each other, 0 to 1.
     """
@@ -183,11 +181,6 @@ COPY = ScanNoise(skew_deg=1.5, blur=1.2, noise=14.0, jpeg=50, specks=300, fade=0
 
 def scan(pdf: bytes, seed: int, how: ScanNoise = SCAN) -> bytes:
     """Prints and scans the first page of a PDF.
-
-    Args:
-        pdf: The file.
-        seed: Of the noise.
-        how: How it is scanned.
 
     Returns:
         A JPEG.

@@ -64,9 +64,6 @@ def read(root: Path, fold: str) -> Dataset:
     """Reads one fold; ``train`` finds ``instances_train2017.json`` too. Crowds are left out, as the set's own tools do.
 
     Where a ``folds.csv`` lies beside one JSON file for all, it divides the images; its paths start at ``root``.
-
-    Raises:
-        DatasetError: As for `load_dataset`.
     """
     files = files_of(root)
     chosen = [path for name, path in files.items() if fold in (ALL, name) or name.rstrip("0123456789") == fold]

@@ -21,11 +21,7 @@ def read(root: Path, fold: str, *, with_clean: bool = False) -> Dataset:
 
     Args:
         root: The folder with ``PCBData``, or that folder itself.
-        fold: Its name.
         with_clean: Adds the defect-free templates of the fold as samples without boxes.
-
-    Raises:
-        DatasetError: As for `load_dataset`.
     """
     data = folder_of(root) or root
     annotated = sorted(data.glob("group*/*_not/*.txt"))

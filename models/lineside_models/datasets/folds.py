@@ -139,7 +139,7 @@ def divide(samples: Iterable[Sample], group_of: Callable[[Sample], str], *, shar
 def folds_csv(
     samples: Sequence[Sample], fold_of: Mapping[Path, str], root: Path, group_of: Callable[[Sample], str]
 ) -> str:
-    """Returns a ``folds.csv`` that divides a folder as ``fold_of`` says."""
+    """Returns a ``folds.csv`` that divides a folder by ``fold_of``."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["image", "group", "fold"])

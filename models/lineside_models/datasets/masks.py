@@ -112,11 +112,7 @@ def load_masks(root: Path, fold: str) -> MaskDataset:
 
 
 def read(root: Path, fold: str) -> Dataset:
-    """Reads one fold of ``pairs`` as boxes: one around each connected piece of a type of at least 12 pixels.
-
-    Raises:
-        DatasetError: As for `load_masks`.
-    """
+    """Reads one fold of ``pairs`` as boxes: one around each connected piece of a type of at least 12 pixels."""
     return boxes_of(load_masks(root, fold))
 
 

@@ -30,7 +30,6 @@ class PartImage:
     """One image of a part.
 
     Attributes:
-        path: The image file.
         kind: Name of its class.
         good: Whether that is a good one.
         mask: File of its mask, where there is one: the defect is what lies above 127.
@@ -47,7 +46,6 @@ class PartImageDataset:
     """The images of one fold.
 
     Attributes:
-        name: Of the folder.
         images: In the order of their paths.
     """
 

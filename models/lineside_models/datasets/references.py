@@ -31,7 +31,6 @@ def add_references(dataset: Dataset, root: Path) -> Dataset:
 
     Args:
         dataset: As it was read.
-        root: Its folder.
 
     Raises:
         DatasetError: An image has no reference, or all references are plain.

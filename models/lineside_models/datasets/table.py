@@ -38,11 +38,7 @@ def is_one(root: Path) -> bool:
 
 
 def read(root: Path, fold: str) -> Dataset:
-    """Reads one fold.
-
-    Raises:
-        DatasetError: As for `load_dataset`.
-    """
+    """Reads one fold."""
     boxes = _read(root)
     names = tuple(sorted({name for found in boxes.values() for name, _ in found}))
     folds = root / "folds.csv"

@@ -45,11 +45,7 @@ def folders_of(root: Path) -> tuple[Path, Path] | None:
 
 
 def read(root: Path, fold: str) -> Dataset:
-    """Reads one fold.
-
-    Raises:
-        DatasetError: As for `load_dataset`.
-    """
+    """Reads one fold."""
     annotations, images = folders_of(root) or (root, root)
     everything = [image_beside(images, path.stem) for path in sorted(annotations.glob("*.xml"))]
     chosen = _choose(root, fold, everything, images)
@@ -88,7 +84,7 @@ def _objects(annotation: Path) -> list[_Object]:
 
 
 class _Handler(xml.sax.handler.ContentHandler):
-    """Collects the objects of a Pascal VOC file; SAX, because its locator knows the line."""
+    """Collects the objects of a Pascal VOC file, with SAX, whose locator has the line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

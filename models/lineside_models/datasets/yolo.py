@@ -36,7 +36,6 @@ def read(root: Path, fold: str) -> Dataset:
     """Reads one fold; an image without a label file shows nothing, as the format says.
 
     Raises:
-        DatasetError: As for `load_dataset`.
         MissingExtraError: The names stand in a ``.yaml`` file, and PyYAML is not installed.
     """
     names = _names(root)

@@ -76,7 +76,7 @@ class ExpectedValues:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be looked up; empty if all can. Of the last look."""
+        """Why the last look-up was impossible; empty if it was possible."""
         return "" if self._error is None else str(self._error)
 
     def find(self, part_id: str, field: str) -> str | None:

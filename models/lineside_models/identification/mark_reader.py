@@ -102,7 +102,7 @@ class MarkReader:
         return next((one.text for one in read if one.accepted and one.name in named), "")
 
     def _checked(self, read: list[MarkReading], given_id: str) -> tuple[MarkReading, ...]:
-        """Compares what was read with what it must agree with."""
+        """Compares a reading with the values that it must agree with."""
         rules = [rule for rule, _ in self._find]
         texts = {one.name: one.text for one in read if not one.error}
         named = next((rule.name for rule in rules if rule.part_id), None)
@@ -139,7 +139,7 @@ class MarkReader:
 
 
 def _read(image: UInt8Array, rule: MarkRule, find: FindMarks, moved: Callable[[Point], Point] | None) -> MarkReading:
-    """Reads one mark, without what it must agree with."""
+    """Reads one mark, without comparing it."""
     size = (image.shape[1], image.shape[0])
     x1, y1, x2, y2 = _box(rule, size) if moved is None else _moved_box(_box(rule, size), moved, size)
     region = (x1, y1, x2, y2)
@@ -171,7 +171,7 @@ def _read(image: UInt8Array, rule: MarkRule, find: FindMarks, moved: Callable[[P
 
 
 def _reading(rule: MarkRule, mark: FoundMark, text: str) -> MarkReading:
-    """Returns what was read before it is checked."""
+    """Returns the unchecked reading."""
     return MarkReading(
         name=rule.name,
         type=str(rule.__struct_config__.tag),

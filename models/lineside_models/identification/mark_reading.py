@@ -12,7 +12,6 @@ class MarkReading(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule has read.
 
     Attributes:
-        name: Name of the rule.
         type: Kind of the rule, ``code`` or ``text``.
         text: What was read; control characters stand as ``<GS>``. Empty if nothing was read.
         symbology: Such as ``data-matrix``; empty where there is none.

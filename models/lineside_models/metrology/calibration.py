@@ -85,7 +85,6 @@ def board_calibration(image: UInt8Array, columns: int, rows: int, square_mm: flo
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
         columns: Inner corners in a row, such as 8 for 9 squares.
         rows: Inner corners in a column.
-        square_mm: Side of a square.
 
     Raises:
         MeasurementError: No such board is in the picture.

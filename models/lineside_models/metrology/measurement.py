@@ -50,7 +50,6 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One measured feature of a part.
 
     Attributes:
-        name: Name of the rule.
         type: ``length``, ``gap``, ``diameter``, ``presence`` or ``count``.
         value: In ``unit``; ``None`` if it could not be measured.
         unit: ``mm``, ``px``, ``share`` or empty for a count.

@@ -111,7 +111,7 @@ class DiameterRule(_EdgeRule, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def reach(self) -> float:
-        """How far from the expected circle its edge is looked for, in pixels."""
+        """Distance from the expected circle within which its edge is searched for, in pixels."""
         return max(2.0, self.radius / 4) if self.search is None else self.search
 
 

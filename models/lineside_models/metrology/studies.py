@@ -71,7 +71,6 @@ class RepeatabilityStudy(msgspec.Struct, frozen=True, kw_only=True, tag="repeata
     Attributes:
         method: ``anova`` or ``range``.
         operators: Number of operators; with one there is no reproducibility.
-        parts: Number of parts.
         trials: Times that each operator measured each part.
         tolerance: Width of the tolerance; ``None`` if not given.
         components: Sources of variation.
@@ -116,11 +115,8 @@ class GaugeCapability(msgspec.Struct, frozen=True, kw_only=True, tag="gauge", ta
     """Cg and Cgk: one part of known size, measured many times.
 
     Attributes:
-        count: Number of values.
         reference: Known size of the part.
         tolerance: Width of the tolerance.
-        mean: Of the values.
-        sd: Of the values.
         bias: Mean less reference.
         cg: 20 % of the tolerance over six standard deviations.
         cgk: Half of that, less the bias, over three standard deviations.
@@ -145,10 +141,8 @@ class ProcessCapability(msgspec.Struct, frozen=True, kw_only=True, tag="process"
     """Cp and Cpk: many parts of a process, each measured once, against their limits.
 
     Attributes:
-        count: Number of values.
         lower: Lower limit; ``None`` for none.
         upper: Upper limit; ``None`` for none.
-        mean: Of the values.
         sd: Of all values, so that slow changes of the process count (also called Pp and Ppk).
         cp: Tolerance over six standard deviations; ``None`` with one limit.
         cpk: Distance of the mean to the nearer limit over three standard deviations.
@@ -274,7 +268,6 @@ def process_capability(values: Floats, *, lower: float | None = None, upper: flo
 
     Args:
         values: ``(N,)``, 10 or more; 100 are usual.
-        lower: Lower limit.
         upper: Upper limit; one of both is needed.
 
     Raises:

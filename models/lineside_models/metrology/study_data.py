@@ -37,8 +37,6 @@ class StudyData(NamedTuple):
 
     Attributes:
         values: ``(operators, parts, trials)``.
-        operators: Their names.
-        parts: Their names.
     """
 
     values: Floats

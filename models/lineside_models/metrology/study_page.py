@@ -54,7 +54,7 @@ def figures(study: Study) -> list[tuple[str, str]]:
 
 
 def facts(study: Study) -> dict[str, str]:
-    """Returns what was studied, and its other figures, in words."""
+    """Returns the subject of the study and its other figures, as text."""
     if isinstance(study, RepeatabilityStudy):
         method = "analysis of variance" if study.method == "anova" else "average and range"
         term = "not significant: part of the repeatability" if study.pooled else "part of the model"
@@ -136,7 +136,6 @@ def page(study: Study, data: StudyData, title: str, made_at: str) -> str:
     """Returns the report as one HTML page.
 
     Args:
-        study: Of the data.
         data: All values.
         title: What was measured.
         made_at: When the study was analysed.

@@ -18,17 +18,12 @@ FEATURES = 1280  # of EfficientNet-Lite0 before its classifier
 
 
 class SurfaceClassifier(nn.Module):
-    """Image in, a logit for each class out: EfficientNet-Lite0 (Apache-2.0) with a classifier of its own.
-
-    Attributes:
-        num_classes: Number of classes.
-    """
+    """Image in, a logit for each class out: EfficientNet-Lite0 (Apache-2.0) with a classifier of its own."""
 
     def __init__(self, num_classes: int, *, channels: int = 1, folded: bool = True) -> None:
         """Builds the network with random weights.
 
         Args:
-            num_classes: Number of classes.
             channels: Of the input: 1 for grey, 3 for colour.
             folded: Whether the early stages have their batch norms folded, as they are in a trained file.
         """
@@ -58,7 +53,6 @@ def pretrained_classifier(num_classes: int, *, channels: int = 1, seed: int = 0)
     """Builds a classifier, not yet folded, with ImageNet's weights but for its last layer.
 
     Args:
-        num_classes: Number of classes.
         channels: Of the input: 1 for grey, 3 for RGB.
         seed: Of the last layer.
 
@@ -76,10 +70,7 @@ def resnet18(num_classes: int, *, width: float = 1.0, channels: int = 1, seed: i
     """Builds a ResNet-18 (He et al., arXiv:1512.03385) with random weights.
 
     Args:
-        num_classes: Number of classes.
         width: Factor on all channels; 0.5 has a quarter of the multiply-accumulates.
-        channels: Of the input.
-        seed: Of the weights.
 
     Returns:
         A module ``(B, channels, H, W)`` → ``(B, num_classes)`` logits.

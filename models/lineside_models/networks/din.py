@@ -30,7 +30,6 @@ class ItemEmbedding(nn.Module):
         attribute_rows: ``(items + 2, K) int64``, rows of each item's attributes, from 1; 0 for none.
         chosen: ``(items,) bool``: items that somebody chose; the others share the unknown id, as negatives alone would
             teach them a bad one.
-        attributes: Number of attributes.
         features: Length of a vector; half for the id, half for the attributes.
     """
 
@@ -52,7 +51,7 @@ class ItemEmbedding(nn.Module):
         self.id_rows: Tensor
 
     def forward(self, rows: Tensor, forgotten: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return vectors ``(..., features)`` and biases ``(...)``.
+        """Returns vectors ``(..., features)`` and biases ``(...)``.
 
         Args:
             rows: Any shape.
@@ -73,7 +72,6 @@ class InterestScorer(nn.Module):
     Args:
         item_features: Length of an item's vector.
         user_features: Length of a user's: half attended by the candidate, half the mean of the history.
-        heads: Of the attention.
         history_max: Items of the longest history.
         pooling: ``mean`` weighs all items of a history alike: what attention is compared with.
         dropout: Share of the hidden units that are left out in training.
@@ -106,7 +104,7 @@ class InterestScorer(nn.Module):
         )
 
     def forward(self, history: Tensor, candidates: Tensor, bias: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return scores ``(B, C)``, higher is better.
+        """Returns scores ``(B, C)``, higher is better.
 
         Args:
             history: ``(B, H, item_features)``, the newest item last; H from 1 to ``history_max``.
@@ -127,7 +125,7 @@ class InterestScorer(nn.Module):
         return raw.squeeze(-1) + bias
 
     def _split(self, tensor: Tensor) -> Tensor:
-        """Return ``(B, heads, N, size)``."""
+        """Returns ``(B, heads, N, size)``."""
         heads: Tensor = tensor.reshape(*tensor.shape[:2], self.heads, -1)
         return heads.transpose(1, 2)
 
@@ -135,7 +133,7 @@ class InterestScorer(nn.Module):
         return tensor.transpose(1, 2).flatten(2)
 
     def _weights(self, match: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the weights ``(B, heads, C, H)`` and how well the history matches, ``(B, heads, C)``."""
+        """Returns the weights ``(B, heads, C, H)`` and how well the history matches, ``(B, heads, C)``."""
         if there is not None:
             match = match.masked_fill(~there, 0.0 if self.pooling == "mean" else _MASKED)
         given = torch.ones_like(match) if there is None else there.to(match.dtype).expand_as(match)
@@ -149,7 +147,7 @@ class InterestScorer(nn.Module):
 
 
 def _mean(value: Tensor, there: Tensor | None) -> Tensor:
-    """Return the mean ``(B, heads * size)`` over a history ``(B, heads, H, size)``."""
+    """Returns the mean ``(B, heads * size)`` over a history ``(B, heads, H, size)``."""
     if there is None:
         return value.mean(2).flatten(1)
     given = there.transpose(2, 3).to(value.dtype)
@@ -160,8 +158,6 @@ class InterestNetwork(nn.Module):
     """Embedding and scorer: scores from rows of items, for training.
 
     Args:
-        embedding: Of items.
-        scorer: Of their vectors.
         forget: Share of the ids that count as unknown in training: a regularizer, and how attributes learn to rank an
             item that nobody has chosen yet.
     """
@@ -171,7 +167,7 @@ class InterestNetwork(nn.Module):
         self.embedding, self.scorer, self.forget = embedding, scorer, forget
 
     def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """Return scores ``(B, C)``.
+        """Returns scores ``(B, C)``.
 
         Args:
             history: ``(B, H) int64``, -1 where a shorter history is padded at its begin.

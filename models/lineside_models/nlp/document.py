@@ -94,7 +94,6 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
         start: Offset of its first character in `Document.text`.
         end: Offset behind its last character.
         page: Number of its page from 0; ``None`` if it has none.
-        box: On that page.
     """
 
     type: str
@@ -127,7 +126,7 @@ class Relation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReviewItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a person must look at.
+    """A finding that a person must check.
 
     Attributes:
         reason: ``missing``, ``uncertain``, ``ambiguous``, ``unreadable`` or ``out_of_limits``.
@@ -135,7 +134,6 @@ class ReviewItem(msgspec.Struct, frozen=True, kw_only=True):
         text: What was found, or expected, in words.
         entity: Index into `DocumentReport.entities`; ``None`` if nothing was found.
         page: Number of the page from 0, if it is known.
-        box: On that page.
     """
 
     reason: str
@@ -151,7 +149,6 @@ class DocumentReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: The file's name.
-        schema: Name of the schema.
         bundle: ``name@version`` of the bundle that was used; empty where the rules of the schema found all.
         entities: In the order of the text.
         relations: Between them.
@@ -166,7 +163,7 @@ class DocumentReport(msgspec.Struct, frozen=True, kw_only=True):
     review: tuple[ReviewItem, ...] = ()
 
     def reasons(self) -> dict[int, list[str]]:
-        """Returns why a person must look at an entity, by its number; without those that nothing speaks against."""
+        """Returns by number why a person must check an entity; entities without a reason are left out."""
         found: dict[int, list[str]] = {}
         for one in self.review:
             if one.entity is not None:

@@ -13,7 +13,6 @@ class DocumentLimits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes_max: Size of the file.
         unpacked_bytes_max: Size of the text parts of a DOCX, unpacked.
-        pages_max: Pages of a PDF.
         pixels_max: Pixels of an image file.
         characters_max: Characters of the whole text.
         seconds: Time for all of it, text recognition included.

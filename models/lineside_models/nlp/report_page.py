@@ -32,8 +32,6 @@ def report_page(report: DocumentReport, document: Document, source: Path | str |
     """Returns the page, one file that loads nothing.
 
     Args:
-        report: What was found.
-        document: In what.
         source: The file, for the images of its pages.
     """
     why = report.reasons()
@@ -99,12 +97,12 @@ def _picture(page: Page, image: Image | None, entities: tuple[Entity, ...], why:
         parts.append(f'<image href="{href}" width="{width:.0f}" height="{height:.0f}" preserveAspectRatio="none"/>')
     for at, one in enumerate(entities):
         if one.page == page.number and one.box is not None:
-            told = [
+            lines = [
                 f"{one.type}: {one.value or one.text} {one.unit}".rstrip(),
                 f"score {one.score:.2f}",
                 *why.get(at, []),
             ]
-            parts.append(_frame(one.box, "\n".join(told), doubtful=at in why))
+            parts.append(_frame(one.box, "\n".join(lines), doubtful=at in why))
     label = escape(f"page {page.number + 1} with the boxes of the values")
     return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 

@@ -24,8 +24,6 @@ def write_report(
     """Returns a report as text.
 
     Args:
-        report: What was found.
-        document: In what.
         format: ``json``, ``csv`` (a row for each entity; pages count from 1) or ``html``.
         source: The file or its content, for the images of the pages in ``html``; without it the boxes are drawn on
             white pages.

@@ -117,9 +117,7 @@ def select(
     """Picks the candidates that count as defects.
 
     Args:
-        candidates: Of one frame.
         how: The manifest's post-processing.
-        labels: The bundle's labels.
         threshold: One score for all types; ``None`` takes the manifest's own, one a type.
 
     Returns:
@@ -151,9 +149,7 @@ def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: S
     """Returns some of the candidates as detections, in their order.
 
     Args:
-        candidates: Of one frame.
         keep: ``(N,)`` which of them.
-        labels: The bundle's.
     """
     places = np.flatnonzero(keep)
     outlines = candidates.outlines or (_NO_OUTLINE,) * len(candidates)

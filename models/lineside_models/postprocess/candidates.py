@@ -61,7 +61,7 @@ class Candidates:
         return self if keep.all() else self.only(keep)
 
     def only(self, keep: npt.NDArray[np.bool_]) -> Candidates:
-        """Returns those that ``(N,)`` says."""
+        """Returns the candidates that a mask or index ``(N,)`` selects."""
         outlines = tuple(each for each, kept in zip(self.outlines, keep.tolist(), strict=False) if kept)
         return Candidates(self.boxes[keep], self.scores[keep], self.labels[keep], outlines)
 
@@ -242,8 +242,6 @@ def finish(
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input, in any order.
         scores: ``(N,)`` probabilities.
         labels: ``(N,)``.
-        params: The head's.
-        letterbox: Of the frame.
 
     Returns:
         The candidates, and which of the N each one is.

@@ -25,10 +25,8 @@ def with_outlines(
     """Adds the outlines of masks that are sums of prototypes (Bolya et al. 2019, arXiv:1904.02689), cut to their boxes.
 
     Args:
-        found: N candidates.
         coefficients: ``(N, M)``.
         prototypes: ``(M, h, w)``, spread over the whole input.
-        letterbox: Of the frame.
 
     Raises:
         BadInputFormatError: There are not as many coefficients as prototypes.
@@ -61,7 +59,6 @@ def outline(mask: npt.NDArray[np.bool_], corner: tuple[int, int], step: Floats, 
         mask: The part of a mask that is looked at.
         corner: Column and row of that part in the whole mask.
         step: See `cell_size`.
-        letterbox: Of the frame.
     """
     edges = np.array([letterbox.width, letterbox.height], np.float32)
     return np.asarray(np.clip((_contour(mask) + np.array(corner, np.float32) + 0.5) * step, 0, edges), np.float32)

@@ -39,8 +39,6 @@ def recognise(
 
     Args:
         inputs: Of the model; the one with four dimensions is the image, ``(N, C, H, W)``.
-        outputs: Of the model.
-        classes: Number of labels.
         tails: Of the graph, if it can be read: they tell whether it applies a sigmoid or decodes its boxes.
 
     Raises:

@@ -19,9 +19,7 @@ def draw_order(
 
     Args:
         scores: ``(n,)``.
-        top: Number of items.
         temperature: Above 0; a score that is lower by this much is e times less likely.
-        rng: Of the draws.
     """
     logits = scores.astype(np.float64) / temperature
     logits -= logits.max(initial=0.0)

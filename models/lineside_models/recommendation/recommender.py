@@ -26,7 +26,6 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     """One recommended item.
 
     Attributes:
-        item: Its id.
         score: Higher is better; comparable within one answer only.
         propensity: Probability with which exploration put this item at this place, given the places before; 1 without.
     """
@@ -37,7 +36,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommender:
-    """Recommends items by what a user chose before.
+    """Recommends items by a user's history.
 
     ::
 

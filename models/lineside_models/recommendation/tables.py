@@ -54,7 +54,6 @@ class ItemTables:
     """Vectors of items by id.
 
     Attributes:
-        count: Number of known items.
         ids: ``(count,)``, sorted bytes.
     """
 
@@ -71,7 +70,7 @@ class ItemTables:
 
     @property
     def empty(self) -> int:
-        """Row that stands for a history without items."""
+        """Row of a history without items."""
         return self.count + 1
 
     @property
@@ -142,7 +141,6 @@ def write_tables(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[s
     """Writes float tables into a bundle's folder, the vectors as INT8.
 
     Args:
-        folder: Of the bundle.
         arrays: ``items``, ``item_vectors``, ``item_bias``, ``item_attributes``, ``attributes`` and
             ``attribute_vectors``; vectors are float.
 

@@ -76,7 +76,6 @@ def compose(
 
     Args:
         frame: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
-        template: The reference.
         registration: Where it lies in the frame, from `ReferenceTemplate.register`.
         tolerance: What good parts show, in the reference's pixels; ``None`` for the reference alone.
 

@@ -50,7 +50,6 @@ class ReferenceOptions:
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
         edge_px: By how many pixels edges may move beyond what the good frames show; 0 to 16.
         grow_px: By how much a defect's box is larger than what differs, to each side, in pixels; 0 to 64.
-        limits: Of the registration.
     """
 
     quantile: float = QUANTILE
@@ -84,7 +83,6 @@ class LearnedReference:
         scores: Grey levels of the strongest difference in each good frame, by the tolerance of all others.
         quality: Least correlation of a good frame with its reference.
         value: Threshold in grey levels: what a share of ``quantile`` of good parts stays below.
-        options: What was asked for.
     """
 
     images: tuple[UInt8Array, ...]

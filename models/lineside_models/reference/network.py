@@ -39,12 +39,11 @@ DIFFERENCE_CHANNEL = 2
 """Of a composed image."""
 
 
-def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> bytes:
+def difference_model(*, grow_px: int) -> bytes:
     """Returns the ONNX file: ``(N, 3, H, W) float32`` composed images to a map ``(N, 1, H / 2, W / 2) float32``.
 
     Args:
         grow_px: By how much regions grow to each side, in pixels of the frame; what is nearer than twice that is one.
-        openings: See `OPENINGS`.
     """
     nodes = [
         _node("Gather", [INPUT, "channel"], "only", {"axis": 1}),
@@ -52,7 +51,7 @@ def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> byt
         _pool("core", "half", STRIDE, stride=STRIDE),
     ]
     opened = []
-    for size in openings:
+    for size in OPENINGS:
         if size > 1:
             nodes += [
                 *_eroded("half", f"eroded_{size}", size),

@@ -64,9 +64,6 @@ def write_bundle(
 
     Args:
         learned: From `learn_reference`.
-        out: The folder to make.
-        name: Of the bundle.
-        version: Of the bundle.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         network: Bundle of a detector that takes frame, reference and difference; ``None`` for the classical difference.
@@ -104,9 +101,6 @@ def check(
         frames: Of bad parts.
         source: Their source, as text.
         network: As for `write_bundle`.
-
-    Raises:
-        LinesideError: As for `write_bundle` and `Inspector.inspect`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         bundle = write_bundle(learned, Path(folder) / "bundle", name="check", network=network)

@@ -38,7 +38,6 @@ class ReferenceSet:
     Args:
         images: One or more, ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
         tolerances: One each, or ``None``; empty for none.
-        limits: Of the registration.
 
     Raises:
         ConfigError: There is no image, or the number of tolerances is another.
@@ -123,7 +122,7 @@ def best_match(templates: Sequence[ReferenceTemplate], frame: UInt8Array) -> tup
 
 
 def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> ReferenceSet | None:
-    """Returns what frames of a bundle are compared with; ``None`` where they are taken alone.
+    """Returns the references of a bundle; ``None`` if its frames are not compared.
 
     Args:
         bundle: Says whether, and within which limits.

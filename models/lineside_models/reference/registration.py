@@ -31,7 +31,7 @@ FINE_SIDES = (320, 960)
 ROTATION_MAX_DEG = 6.0
 SHIFT_MAX = 0.15
 STRETCH_MAX = 0.02
-"""Scale and shear beyond it are no motion of a part: where little texture is, ECC runs away."""
+"""Scales and shear beyond it are no motion of a part: where little texture is, ECC runs away."""
 
 QUALITY_MIN = 0.6
 """Photographs of one place reach 0.88 or more, of two designs 0.40 at most (DeepPCB, benchmark ``reference``)."""
@@ -52,7 +52,7 @@ _FLAT = 2.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegistrationLimits:
-    """Largest displacement that is looked for, and least quality.
+    """Largest displacement that is searched, and least quality.
 
     Attributes:
         shift: Of the centre, as a share of the long side.
@@ -121,7 +121,6 @@ class ReferenceTemplate:
 
     Args:
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
-        limits: What is looked for.
 
     Raises:
         BadInputFormatError: It is no image.

@@ -94,7 +94,7 @@ _STYLES: tuple[_Style, ...] = (_bus, _sparse, _pours, _thick)
 
 
 def _traces(rng: np.random.Generator, copper: Mask, segments: list[Segment], count: int, *, from_x: int) -> None:
-    """Lone traces from pad to pad, each kept clear of what is there already."""
+    """Single traces from pad to pad, clear of existing copper."""
     height, width = copper.shape
     for _ in range(count * 3):
         path, thickness = _draw_route(rng, (from_x, width), height)

@@ -74,7 +74,6 @@ class VerdictPolicy:
     """Decides by rules laid over a bundle's own; thread-safe.
 
     Args:
-        manifest: Of the bundle.
         rules: Laid over it.
 
     Raises:

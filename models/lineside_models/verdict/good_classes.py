@@ -45,7 +45,6 @@ def with_good_classes(how: Postprocess, labels: Sequence[str], given: Sequence[s
 
     Args:
         how: The post-processing.
-        labels: The model's.
         given: The classes' names; empty where every class is a defect. ``None`` keeps what ``how`` says, and goes by
             the names where it says nothing.
 

@@ -113,7 +113,6 @@ class RegionMasks:
 
     Args:
         regions: All of them.
-        labels: The bundle's.
         size: ``(height, width)`` of the frames in pixels.
 
     Raises:

@@ -28,11 +28,7 @@ _PARALLEL = "ort/cpu"
 
 
 class BatchWorkers(Generic[T, R]):
-    """Runs batches on all cores.
-
-    Attributes:
-        workers: How many at once.
-    """
+    """Runs batches on all cores."""
 
     def __init__(
         self, inspector: Inspector, inspector_on: Callable[[Session], Inspector], judge: Callable[[Inspector, T], R]

@@ -100,7 +100,7 @@ def from_libreyolo(onnx: OnnxFacts) -> ModelFacts:
 
 
 def from_export(onnx: OnnxFacts, known: ModelFacts, where: str) -> ModelFacts:
-    """Completes what is known of a model by what its outputs tell.
+    """Completes the facts of a model from its outputs.
 
     Args:
         onnx: Inputs, outputs and operators of the file.
@@ -158,7 +158,7 @@ def _coco(onnx: OnnxFacts, how: Postprocess | None) -> tuple[tuple[str, ...] | N
 
 
 def _ask_for_labels(onnx: OnnxFacts, where: str) -> None:
-    """Refuses an export whose project and number of classes the outputs tell.
+    """Refuses an export of which only the labels are unknown.
 
     Raises:
         MissingModelFactsError: It is one; the message says how many labels it has.

@@ -129,7 +129,6 @@ class ImageInspector:
             MissingExtraError: A ``.pt`` needs torch, which isn't installed.
             ConfigError: A value out of range.
             MarkError: There are no expected values at the path, or they are malformed.
-            LinesideError: As for `Session`.
         """
         self._rules = _rules_of(_checked_threshold(confidence_threshold), regions, rules)
         self._batch_size = _checked_batch_size(batch_size)
@@ -178,9 +177,6 @@ class ImageInspector:
 
         Yields:
             One verdict an image, in their order.
-
-        Raises:
-            LinesideError: As for `predict`, when it is the image's turn.
         """
         for each in self.examine(images):
             if each.error is not None:
@@ -196,9 +192,6 @@ class ImageInspector:
 
         Yields:
             An image each, in their order.
-
-        Raises:
-            LinesideError: As for `predict`, but for images that can't be read.
         """
         size = min(self._batch_size, AT_ONCE)
         source = input_images(images)

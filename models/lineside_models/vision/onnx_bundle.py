@@ -221,6 +221,6 @@ def name_of(text: str) -> str:
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:
-    """Returns the facts of all sources; what they leave open is recognised by the outputs."""
+    """Returns the facts of all sources, completed from the outputs."""
     said = given.over(from_metadata(onnx, str(named))).over(from_ultralytics(onnx)).over(from_libreyolo(onnx))
     return from_export(onnx, said, named.name)

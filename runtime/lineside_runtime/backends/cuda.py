@@ -71,7 +71,7 @@ class CudaRuntime:
 
     @property
     def driver(self) -> str:
-        """The newest CUDA that the driver knows, such as ``12.6``; empty without a driver."""
+        """Newest CUDA that the driver supports, such as ``12.6``; empty without a driver."""
         return _version(self._number("cudaDriverGetVersion"))
 
     def devices(self) -> int:

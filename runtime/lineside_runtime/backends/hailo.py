@@ -145,7 +145,7 @@ class HailoBackend(Backend):
         ]
 
     def _chip(self, handle: str) -> str:
-        """Returns the chip as its firmware says; empty while it can't be asked, and the kernel's name is used."""
+        """Returns the chip from the firmware; empty while it is not reachable, and the kernel's name is used."""
         if handle not in self._chips and handle not in self._held:
             with contextlib.suppress(*self._errors), self._vendor.Device(handle) as device:
                 self._chips[handle] = chip_name(str(device.control.identify().device_architecture))
@@ -278,10 +278,9 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tensor:
-    """An input or output: what the bundle calls it, and how the accelerator has it.
+    """An input or output: its name in the bundle, and its form in the accelerator.
 
     Attributes:
-        name: The bundle's name.
         stream: The compiler's name.
         shape: Of one frame on the accelerator.
         dtype: Of the bundle's array, where it is an input.

@@ -192,7 +192,6 @@ class _Tensor:
 
     Attributes:
         index: The interpreter's number for it.
-        spec: What the caller sees.
         scale: Of the file's integers; 0 where the caller sees what the file holds.
         zero: The integer that means 0.
         dtype: The file's type.

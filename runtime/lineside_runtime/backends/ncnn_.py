@@ -256,7 +256,7 @@ def _succeeded(status: int, name: str) -> None:
 
 
 class _Profile:
-    """Times each layer on the CPU, by asking for what it makes before the next one runs.
+    """Times each layer on the CPU, by extracting its output before the next one runs.
 
     The vendor's binding has no profile. The results are taken as they lie (``type`` 1): bringing them into the order
     that a caller wants took longer than small layers themselves.

@@ -76,7 +76,7 @@ def _letters(spec: TensorSpec) -> str:
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Returns a free dimension as the inputs' of the same letter; 1 where only a real engine would know."""
+    """Returns a free dimension from the inputs' of the same letter; 1 if there is none."""
     known = {letter: size for letter, size in sizes.items() if letter != "?"}
     return tuple(
         known.get(letter, 1) if size == DYNAMIC else size

@@ -264,7 +264,6 @@ class _Ports:
     was merged with.
 
     Attributes:
-        inputs: Name to number.
         specs: Name to what it takes.
         outputs: One name each, in their order.
     """
@@ -285,7 +284,7 @@ class _Ports:
 
 
 def _spec(name: str, port: Any) -> TensorSpec:
-    """Returns what an input takes; ``any`` where numpy has no such type, or the file doesn't tell the rank."""
+    """Returns the specification of an input; ``any`` where numpy has no such type, or the file states no rank."""
     shape, element = port.get_partial_shape(), port.get_element_type().get_type_name()
     if shape.rank.is_dynamic or element not in _DTYPES:
         return TensorSpec(name=name, shape=(), dtype="any")
@@ -294,7 +293,7 @@ def _spec(name: str, port: Any) -> TensorSpec:
 
 
 def _times(nodes: Any) -> Iterator[tuple[str, str, float]]:
-    """Goes through what OpenVINO tells of a request's last call."""
+    """Yields OpenVINO's profile of a request's last call."""
     for node in nodes:
         if str(node.status).endswith(".EXECUTED"):
             yield node.node_name, node.node_type, node.real_time / _US

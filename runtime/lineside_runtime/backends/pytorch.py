@@ -106,7 +106,7 @@ class _Threads:
             torch.set_num_threads(threads)
 
     def release(self, owner: object) -> None:
-        """Gives it back; the last one restores what it was."""
+        """Releases the setting; the last release restores the former value."""
         with self._lock:
             if self._claims.pop(id(owner), None) is not None and not self._claims:
                 torch.set_num_threads(self._default)

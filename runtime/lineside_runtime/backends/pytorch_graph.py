@@ -40,7 +40,6 @@ class TorchGraph:
 
     Attributes:
         module: Takes the inputs in their order; a ``torch.fx.GraphModule``.
-        inputs: The file's inputs.
         outputs: The file's outputs, in the order in which the module gives them.
         kinds: ONNX operator type by the name of the module's node.
     """
@@ -152,7 +151,7 @@ class _Quantize(torch.nn.Module):
 
 
 def _register(operator: str, module: type[Any]) -> None:
-    """Teaches onnx2torch an operator, unless its release at hand knows it."""
+    """Registers an operator with onnx2torch, unless the installed release has it."""
 
     def convert(node: Any, graph: Any) -> OperationConverterResult:
         del graph

@@ -143,18 +143,18 @@ class Reasons:
         self.text = ""
 
     def e(self, text: object, *_: object) -> None:
-        """Keeps what is said since the last `forget`: the exception comes last."""
+        """Keeps the messages since the last `forget`, as the exception comes last."""
         self.text = f"{self.text}\n{text}".strip()
         log.debug("rknn: %s", text)
 
     def d(self, text: object, *_: object) -> None:
-        """Passes on what is no error."""
+        """Passes on messages that are no errors."""
         log.debug("rknn: %s", text)
 
     i = w = p = d
 
     def forget(self) -> None:
-        """Forgets what was said before."""
+        """Deletes the messages."""
         self.text = ""
 
 
@@ -211,7 +211,7 @@ class RknnExecutable(Executable):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RknnFacts:
-    """What a ``.rknn`` file says of itself.
+    """Metadata of a ``.rknn`` file.
 
     Attributes:
         inputs: Name and shape of each input, in the order in which the runtime takes them.

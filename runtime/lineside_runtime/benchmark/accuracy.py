@@ -46,7 +46,7 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 def from_report(bundle: Bundle, variant: Variant) -> Accuracy | None:
-    """Returns what the bundle's ``report.json`` says of a variant; ``None`` where it says nothing."""
+    """Returns a variant's accuracy from the bundle's ``report.json``; ``None`` if it states none."""
     if REPORT_NAME not in bundle.manifest.files:
         return None
     try:

@@ -29,9 +29,7 @@ class Machine(_Strict, frozen=True, kw_only=True):
         cpu: Model name of the processor.
         board: What the device tree or the firmware calls it; empty where neither says.
         cores: That this process may use.
-        memory_mb: Of the machine.
         system: Operating system and kernel.
-        python: Version.
         packages: Installed package to version.
     """
 

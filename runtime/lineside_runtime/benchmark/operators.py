@@ -34,7 +34,6 @@ class KindShare(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         kind: Such as ``Conv``.
-        operators: How many there are.
         calls: How often they were timed, all together.
         mean_us: Mean microseconds of one call.
         us_per_run: Microseconds of all of them in one run of the model.

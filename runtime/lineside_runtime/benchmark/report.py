@@ -24,7 +24,6 @@ class Memory(_Strict, frozen=True, kw_only=True):
         resident_mb: Resident set after ``calls`` calls: median of ``runs`` processes.
         pss_mb: Proportional set size then: less where other processes share its libraries.
         before_mb: Of the resident set, what Python, numpy and lineside hold before the bundle is loaded.
-        runs: How many processes.
         calls: Calls in each.
     """
 
@@ -42,7 +41,6 @@ class Start(_Strict, frozen=True, kw_only=True):
     Attributes:
         first_result_ms: From the process's start to its first answer: median of ``runs`` processes.
         load_ms: Of that, opening and loading the bundle.
-        runs: How many processes.
     """
 
     first_result_ms: float
@@ -54,11 +52,8 @@ class Result(_Strict, frozen=True, kw_only=True):
     """One contestant.
 
     Attributes:
-        name: Of the contestant.
         bundle: ``name@version``.
         digest: sha256 of its manifest.
-        variant: That ran.
-        precision: Of the variant.
         level: Optimisation level of the variant.
         size_bytes: Of the variant's model file.
         engine: Name and version of the engine that answered.
@@ -72,7 +67,6 @@ class Result(_Strict, frozen=True, kw_only=True):
         rerouted: Timed and untimed calls that the first choice did not answer.
         fallbacks: Devices and engines that failed, with their reasons.
         warm_up_calls: Calls before the first timed one.
-        latency_ms: Of one call.
         throughput_fps: Frames a second, all callers together.
         cpu_ms: Processor time for one frame, over all threads.
         turns_ms: Median of each turn, in the order of the rounds.
@@ -120,8 +114,6 @@ class LeftOut(_Strict, frozen=True, kw_only=True):
     """A contestant that can't run here.
 
     Attributes:
-        name: Of the contestant.
-        code: Of the error.
         reason: Its text.
     """
 
@@ -134,7 +126,6 @@ class BenchmarkReport(_Strict, frozen=True, kw_only=True):
     """Results of all contestants, and the conditions.
 
     Attributes:
-        schema: Number of this format.
         made_at: ISO 8601 time in UTC.
         seconds: The whole benchmark took.
         before: Conditions at the start.

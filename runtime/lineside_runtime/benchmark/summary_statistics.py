@@ -33,15 +33,9 @@ class LatencySummary(_Strict, frozen=True, kw_only=True):
     """Milliseconds of one call.
 
     Attributes:
-        calls: How many were timed.
-        mean: Arithmetic mean.
-        p5: 5th percentile.
         p25: Lower quartile.
         p50: Median.
         p75: Upper quartile.
-        p95: 95th percentile.
-        p99: 99th percentile.
-        slowest: The slowest call.
         iqr: Range of the middle half, ``p75 - p25``.
         mad: Median of the distances from the median.
     """
@@ -67,8 +61,6 @@ class Ratio(_Strict, frozen=True, kw_only=True):
         low: Lower end of the median's 95 % interval.
         high: Upper end.
         p5: 5th percentile of the rounds' ratios.
-        p95: 95th percentile.
-        rounds: How many.
         differs: Whether the interval leaves 1 out.
     """
 

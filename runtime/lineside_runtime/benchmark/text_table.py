@@ -19,7 +19,7 @@ Column = tuple[str, Callable[[Result], str]]
 
 
 def columns(report: BenchmarkReport) -> list[Column]:
-    """Returns the columns of the before-and-after table: heading, and what stands in it."""
+    """Returns the columns of the before-and-after table: heading and cell."""
     found: list[Column] = [
         ("frames/s", lambda one: _digits(one.throughput_fps)),
         ("p50 ms", lambda one: _digits(one.latency_ms.p50)),
@@ -45,7 +45,7 @@ def ratio(one: Ratio) -> str:
 
 
 def where(one: Result) -> str:
-    """Says what ran and on which device; loudly if it isn't the one that was asked for."""
+    """Returns engine and device, in capitals if it is not the requested one."""
     threads = "the engine's threads" if one.threads is None else f"{one.threads} thread{'s' * (one.threads > 1)}"
     text = f"{one.variant} ({one.precision}, level {one.level}) on {', '.join(one.used_devices)}"
     details = [one.engine, one.device_name, threads, f"batch {one.batch}"]
@@ -57,7 +57,7 @@ def where(one: Result) -> str:
 
 
 def fell_back(one: Result) -> bool:
-    """Whether something else answered than what was asked for."""
+    """Whether another variant, engine or device answered than the requested one."""
     asked = all(_without_engines(device) == one.requested_device for device in one.used_devices)
     return not asked or one.rerouted > 0 or bool(one.fallbacks)
 
@@ -90,7 +90,7 @@ def _verdict(compared: Ratio, what: str) -> str:
 
 
 def cautions(report: BenchmarkReport) -> list[str]:
-    """Returns everything that a reader must know before trusting the figures."""
+    """Returns the limits of the figures, as sentences."""
     found = list(report.remarks)
     for one in report.results:
         found += [f"{one.name}: {reason}" for reason in (*one.remarks, *one.fallbacks)]

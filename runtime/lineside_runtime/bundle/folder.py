@@ -28,8 +28,6 @@ class Bundle:
     """An opened bundle.
 
     Attributes:
-        path: The folder.
-        manifest: Its description.
         digest: sha256 of the manifest's bytes, hexadecimal; names the bundle's whole content.
     """
 

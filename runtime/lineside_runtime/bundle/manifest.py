@@ -226,15 +226,12 @@ class Manifest(ManifestStruct, frozen=True, kw_only=True):
     """The description of a bundle.
 
     Attributes:
-        schema: Number of this format.
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
         task: What the model does; ``anomaly`` where it knows good parts only; ``spans`` where it gives each token of a
             text its entity; ``generic`` where only the caller reads its outputs.
         labels: Class names in the order of the model's outputs.
-        inputs: The model's inputs.
-        outputs: The model's outputs.
         preprocess: How an image becomes the input.
         postprocess: How the outputs become detections.
         variants: The compiled forms, best first.

@@ -89,7 +89,7 @@ class CacheStore(abc.ABC):
 
     @property
     def size(self) -> tuple[int | None, int | None]:
-        """Entries and bytes that it holds, where it knows."""
+        """Entries and bytes in the store, if they are known."""
         return None, None
 
 

@@ -120,7 +120,7 @@ class ResultCache:
             level.put(key, entry)
 
     def evict(self) -> int:
-        """Gives up what is kept in this process's memory and on the device; returns how many bytes that were."""
+        """Frees the levels in this process's memory and on the device; returns the freed bytes."""
         return sum(level.evict() for level in (self._memory, self._device) if level is not None)
 
     def flush(self, timeout_s: float) -> bool:
@@ -129,7 +129,7 @@ class ResultCache:
         return all(level.flush(max(0.0, ends_s - time.monotonic())) for level in self._shared)
 
     def close(self) -> None:
-        """Writes what is queued and gives everything back; done twice it changes nothing."""
+        """Writes the queue and closes all levels; a second call does nothing."""
         self._unregister()
         for level in self._shared:
             level.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CachedPlacement:
-    """Answers from the cache what it can, and keeps what the placement answers.
+    """Answers from the cache where possible, and stores the placement's answers.
 
     A call is looked up under the key of each candidate that may run it now, and stored under the key of the one that
     answered: the result of a standby, perhaps with another variant, is not used for the first choice later.
@@ -40,7 +40,7 @@ class CachedPlacement:
         self._looked_up: tuple[tuple[PlacementCandidate | StagedCandidate, ...], list[bytes]] = (), []
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
-        """Like `Placement.run`; an answer from the cache says so.
+        """Like `Placement.run`; an answer from the cache names its level.
 
         Its outputs are read-only, whether they come from the cache or not.
         """

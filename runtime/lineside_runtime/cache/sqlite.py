@@ -63,11 +63,7 @@ _EVICT = "DELETE FROM entry WHERE id IN (SELECT id FROM entry ORDER BY used_s, i
 
 
 class SqliteStore(CacheStore):
-    """A SQLite file in WAL mode.
-
-    Attributes:
-        path: The file.
-    """
+    """A SQLite file in WAL mode."""
 
     name = "sqlite"
     faults = (sqlite3.Error, OSError)
@@ -78,7 +74,6 @@ class SqliteStore(CacheStore):
         """Touches nothing yet.
 
         Args:
-            path: The file.
             budget_bytes: Size that it never passes.
             ttl_s: Age at which a result is forgotten.
             wall_s: Unix time, which all processes share.

@@ -31,7 +31,6 @@ class CheckOutcome(msgspec.Struct, frozen=True):
 
     Attributes:
         check: What the subject must do.
-        verdict: Whether it does.
         detail: What was seen, or what went wrong.
         seconds: How long it took.
     """
@@ -53,7 +52,6 @@ def run_checks(
     """Puts a subject through checks, one after the other, in this process.
 
     Args:
-        subject: What is tried.
         checks: In the order in which they run.
         name: Returns what a check is called.
     """

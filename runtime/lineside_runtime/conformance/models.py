@@ -33,18 +33,13 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConformanceModel:
-    """A network in a form that the engine reads.
-
-    Attributes:
-        network: What it computes.
-        file: Where it lies.
-    """
+    """A network in a form that the engine reads."""
 
     network: ConformanceNetwork
     file: Path
 
     def options(self, **more: Any) -> LoadOptions:
-        """Returns what it is loaded with, as a session would; ``more`` are fields of `LoadOptions`."""
+        """Returns the load options that a session would use; ``more`` are fields of `LoadOptions`."""
         network = self.network
         known = {"threads": 1, "precision": network.precision, "inputs": network.inputs, "outputs": network.outputs}
         return LoadOptions(**{**known, **more})
@@ -56,7 +51,6 @@ def find(
     """Returns the networks that there is a file for, in the order of `NETWORKS`.
 
     Args:
-        backend: The engine.
         folder: Where files of its format lie, each named after its network.
         named: Network to file; stands before everything else.
 

@@ -43,7 +43,6 @@ class ConformanceNetwork:
         name: Also the stem of its files.
         precision: What it is loaded with.
         inputs: Its inputs; the batch comes first and is free where the format lets it be.
-        outputs: Its outputs.
         compute: Inputs to outputs by name, exactly.
     """
 
@@ -63,7 +62,7 @@ class ConformanceNetwork:
 
 
 def weights(shape: tuple[int, ...], phase: float) -> Floats:
-    """Returns fixed numbers that look random, ``shape`` float32: a formula, so that no generator's version matters."""
+    """Returns pseudo-random numbers, ``shape`` float32, by a formula, so that no generator's version matters."""
     values: npt.NDArray[np.float64] = np.sin(np.arange(math.prod(shape), dtype=np.float64) * 12.9898 + phase)
     return (values.reshape(shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
 

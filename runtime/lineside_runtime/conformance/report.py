@@ -18,14 +18,10 @@ class ConformanceReport(msgspec.Struct, frozen=True):
     """How an engine did on one device.
 
     Attributes:
-        engine: Its name.
-        version: Its version.
         device: Such as ``gpu:0``.
         device_name: What the engine calls it.
         emulated: Whether the device is an emulation that computes on the CPU.
         machine: Processor architecture.
-        system: Operating system.
-        python: Version.
         networks: Network to the file that it was tried with.
         refused: Network to the reason why the engine doesn't read it.
         outcomes: The checks, in the order in which they ran.

@@ -27,7 +27,6 @@ class EngineSubject:
     """An engine on a device.
 
     Attributes:
-        backend: The engine.
         device: Where its models run.
         models: The networks that it runs here; at least one.
         refused: Networks that there is a file for and that it doesn't read, with its reason.
@@ -74,7 +73,7 @@ def subject(
     folder: Path | None = None,
     files: Mapping[str, Path] | None = None,
 ) -> EngineSubject:
-    """Returns what the checks are called with.
+    """Returns the subject of the checks.
 
     Args:
         engine: Its name, or the engine itself.

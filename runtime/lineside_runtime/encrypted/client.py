@@ -39,7 +39,7 @@ class HeadTransport(Protocol):
     """How a device reaches the head."""
 
     def describe(self) -> HeadDescription:
-        """Returns what the server says of its head."""
+        """Returns the server's description of its head."""
 
     def send_keys(self, keys: bytes) -> str:
         """Sends evaluation keys, and returns the server's name for them."""
@@ -160,7 +160,7 @@ class EncryptedHead:
 
 
 def description_of(trunk: Bundle, split: str = "head") -> HeadDescription:
-    """Reads what a trunk says of its head.
+    """Reads the description of a trunk's head.
 
     Raises:
         IncompatibleBundleError: The bundle was not split there.

@@ -31,7 +31,7 @@ HEAD_FILE_MAX_BYTES = 16 << 20
 
 
 class HeadDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a device must know of a head, without its weights.
+    """Description of a head for devices, without its weights.
 
     Attributes:
         name: ``name@version`` of the classifier's bundle.

@@ -92,7 +92,6 @@ class HeadServer:
         head: Kept by this process.
         access: Who may call.
         limits: Of connections and calls.
-        queries: Of the head.
     """
 
     def __init__(self, head: LinearHead, access: Access, limits: ServerLimits, queries: QueryLimit) -> None:

@@ -20,7 +20,6 @@ class HeadTrial(msgspec.Struct, frozen=True, kw_only=True):
         equal: Answers whose every sum is that of the INT8 engine.
         encrypt_ms: Median processor time of the device, for one image.
         head_ms: Median processor time of the server.
-        head_p95_ms: 95th percentile of it.
         decrypt_ms: Median processor time of the device.
         up_bytes: Size of an encrypted query.
         down_bytes: Size of an answer.
@@ -49,7 +48,6 @@ def try_head(
     """Encrypts, computes and decrypts in this process.
 
     Args:
-        queries: How many.
         features: ``(n, features)``, of which each query takes one in turn; random ones if not given.
         seed: Of random features.
     """

@@ -67,7 +67,7 @@ def _die_with_the_parent(life: int) -> None:
 
 
 class _Engine:
-    """The engine, imported by the first request, and what it has loaded."""
+    """The engine, imported by the first request, and its loaded models."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -75,7 +75,7 @@ class _Engine:
         self._executables: dict[int, Executable] = {}
 
     def answer(self, request: Request, incoming: IncomingArrays, outgoing: OutgoingArrays) -> tuple[Reply, int | None]:
-        """Does what a request asks for; returns the reply and a new memory file, if there is one."""
+        """Carries out a request; returns the reply, and a new memory file if there is one."""
         if isinstance(request, messages.RunModel):
             outputs = self._executable(request.executable).run(incoming.views(request.tensors))
             tensors, descriptor = outgoing.place(outputs)

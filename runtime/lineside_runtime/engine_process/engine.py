@@ -104,7 +104,7 @@ class IsolatedBackend(Backend):
             return self._process.pid if self._process is not None and self._process.alive else None
 
     def close(self) -> None:
-        """Ends the process; what it had loaded is lost."""
+        """Ends the process with its loaded models."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:

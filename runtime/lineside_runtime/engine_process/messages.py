@@ -29,7 +29,6 @@ class TensorAt(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         name: Of the input or output.
         dtype: Numpy's text for the type, such as ``<f4``.
-        shape: Its dimensions.
         offset: Bytes from the start of the memory.
     """
 

@@ -114,7 +114,6 @@ class EngineProcess:
         """Sends a request and waits for its answer.
 
         Args:
-            request: What is asked.
             timeout_s: How long it may take; ``None`` for ever.
 
         Raises:
@@ -192,7 +191,7 @@ class EngineProcess:
         lane.channel.close()
 
     def crash(self, what: str = "") -> EngineCrashedError | EngineMissingError:
-        """Makes sure that the process has ended and returns the error that tells how."""
+        """Ends the process and returns an error with its exit status."""
         try:
             if not what:
                 _wait_for_end(self._process.pid, END_S)
@@ -261,7 +260,7 @@ class EngineProcess:
 
 
 def _wait_for_end(pid: int, timeout_s: float) -> None:
-    """Waits for a child to end, without the pauses that ``Popen.wait`` makes between two looks: a call waits for it."""
+    """Waits for a child to end, without the polling pauses of ``Popen.wait``, as a call is waiting."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:  # it was reaped by another thread

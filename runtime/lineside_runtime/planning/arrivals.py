@@ -74,7 +74,7 @@ def at_rate(session: Session, feeds: Sequence[Feed], frames: int, rate_hz: float
 
 
 def as_fast_as_possible(session: Session, feeds: Sequence[Feed], frames: int, *, depth: int) -> ServedRound:
-    """Keeps ``depth`` frames under way until all are answered."""
+    """Keeps ``depth`` frames in flight until all are answered."""
     under_way: deque[Future[Prediction]] = deque()
     answers, began_s = _Answers(), perf_counter()
     for number in range(frames):

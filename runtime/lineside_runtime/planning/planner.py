@@ -228,7 +228,7 @@ def _ratio(one: _Trial, other: _Trial, *, quantile: float = 0.5) -> float:
 
 
 def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative], objective: Objective) -> str:
-    """Says in one line what was chosen, and what the others took."""
+    """Returns one line with the choice, and the times of the others."""
     throughput = objective.kind == "throughput"
     figure = f"{chosen.per_s:.0f} frames/s" if throughput else f"{chosen.ms:.2f} ms"
     others = [one for one in measured if one is not chosen and not one.error]

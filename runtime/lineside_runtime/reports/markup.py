@@ -120,13 +120,13 @@ def section(heading: str, content: str, note: str = "") -> str:
 
 
 def tiles(figures: Iterable[tuple[str, str]]) -> str:
-    """Returns the figures that a reader looks for first, each with its meaning."""
+    """Returns the main figures, each with its meaning."""
     each = (f'<div class="tile"><b>{escape(figure)}</b><span>{escape(words)}</span></div>' for figure, words in figures)
     return f'<div class="tiles">{"".join(each)}</div>'
 
 
 def cautions(lines: Sequence[str]) -> str:
-    """Returns the card of what a reader must know before he trusts the figures; nothing if there is no line."""
+    """Returns a card with the limits of the figures; nothing if there is no line."""
     return section("Before you trust this", bullets(lines)) if lines else ""
 
 

@@ -24,7 +24,6 @@ def svg(height: float, what: str, parts: Iterable[str], *, width: float = WIDTH)
     Args:
         height: In its own units.
         what: Description for a reader who does not see the chart.
-        parts: SVG elements.
         width: In its own units.
     """
     return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
@@ -145,7 +144,6 @@ def bars(rows: Sequence[tuple[str, float, str]], what: str, *, width: float = WI
     Args:
         rows: Name, value and text.
         what: Description for a reader who does not see the chart.
-        width: Of the chart.
         label: Width of the column of names.
     """
     height, behind = 28, 0.15 * width

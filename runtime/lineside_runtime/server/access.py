@@ -24,7 +24,7 @@ class Access:
     """Decides whether a call may pass. The token itself is not kept, and stands in no log and no error."""
 
     def __init__(self, token: str | None = None) -> None:
-        """Without a token everybody may pass who reaches the server by a name of this machine."""
+        """Without a token every caller that uses a name of this machine is admitted."""
         self._digest = None if token is None else _digest(token)
 
     def check(self, authorization: str, host: str, origin: str = "") -> None:

@@ -26,13 +26,11 @@ class InferRequest:
     """One call.
 
     Attributes:
-        model: Its name.
         version: Its version; empty for whichever is loaded.
         id: Given back in the answer.
         inputs: As they were sent.
         outputs: Names of the wanted outputs; empty for all.
         timeout_s: How long the client waits; ``None`` for as long as the server allows.
-        protocol: How it came.
     """
 
     model: str
@@ -49,7 +47,6 @@ class InferAnswer:
     """The answer to one call.
 
     Attributes:
-        request: What it answers.
         version: Version of the model that answered.
         prediction: Who was asked, who answered.
         outputs: Names of the outputs to send, in this order.
@@ -62,7 +59,7 @@ class InferAnswer:
 
     @property
     def parameters(self) -> dict[str, str | bool]:
-        """What travels with the answer: the device asked for and the device used, and the level of the cache."""
+        """Parameters of the answer: requested device, used device, and level of the cache."""
         return {
             "requested_device": self.prediction.requested_device,
             "used_device": self.prediction.used_device,
@@ -94,7 +91,7 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
 
 
 def refuse_tensor_parameters(name: str, parameters: Mapping[str, Any]) -> None:
-    """Refuses what a tensor's parameters may ask for and isn't served.
+    """Refuses parameters of a tensor that are not served.
 
     Raises:
         RequestError: Shared memory, or Triton's classification extension.

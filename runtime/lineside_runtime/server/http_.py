@@ -98,7 +98,7 @@ def bounded(limits: ServerLimits) -> type[H11Protocol]:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, which leaves the signals to its owner and says when it has started."""
+    """uvicorn without its signal handlers, and with a callback at its start."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
@@ -110,7 +110,7 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts and says so."""
+        """Starts, and calls the callback."""
         await super().startup(sockets)
         self._on_started()
 

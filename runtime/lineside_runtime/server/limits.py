@@ -116,5 +116,5 @@ class MemoryBudget:
         self._left -= count
 
     def give_back(self, count: int) -> None:
-        """Gives back what was taken."""
+        """Returns the bytes to the budget."""
         self._left += count

@@ -114,7 +114,7 @@ def outcome_of(error: LinesideError) -> str:
 
 
 class _Sessions(Collector):
-    """Reads what the sessions count themselves, when it is asked for."""
+    """Reads the sessions' own counters at each scrape."""
 
     def __init__(self, repository: ModelRepository, in_flight: Callable[[], int]) -> None:
         self._repository = repository

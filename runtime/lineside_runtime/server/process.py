@@ -70,7 +70,6 @@ def serve(
     """Serves until SIGTERM or SIGINT; then readiness turns false, running calls end, and the models are closed.
 
     Args:
-        service: What is served.
         on_started: Called once, when both protocols answer.
         drain_s: From the signal, how long calls are still taken, so that a load balancer sees that the server isn't
             ready any more; a second signal ends it.

@@ -41,7 +41,6 @@ class ServedModel:
 
         Args:
             source: Its folder or archive.
-            config: Of the engines.
             interface_of: Returns what clients send and get.
 
         Raises:
@@ -135,7 +134,6 @@ class ModelRepository:
 
         Args:
             sources: Their folders or archives.
-            config: Of the engines.
             interface_of: Returns what clients of a bundle send and get; ``None`` for the network's own.
 
         Raises:
@@ -229,7 +227,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def configuration_of(model: ServedModel) -> dict[str, Any]:
-    """Returns the part of Triton's model configuration that there is to say; the batch is one of the dimensions."""
+    """Returns the known part of Triton's model configuration; the batch is one of the dimensions."""
     return {
         "name": model.name,
         "platform": platform_of(model),

@@ -25,7 +25,7 @@ log = logging.getLogger("lineside.server")
 
 
 class GuardedApp:
-    """Checks the token before anything else is looked at.
+    """Checks the token before anything else.
 
     Args:
         app: What answers whoever may call.

@@ -52,7 +52,6 @@ class Parsed:
     """A request, and which outputs the client wants as raw bytes.
 
     Attributes:
-        request: The call.
         binary: Output name to the client's choice.
         binary_default: For outputs that it doesn't name.
     """

@@ -46,7 +46,6 @@ class Service:
     """The models behind one admission gate.
 
     Attributes:
-        repository: The models.
         limits: What is taken on at once.
         gate: Who may run.
         metrics: What is counted.
@@ -84,7 +83,6 @@ class Service:
         """Runs a call that the gate has let in, in the caller's thread.
 
         Args:
-            request: The call.
             arrived_s: When it arrived, by `time.perf_counter`.
             wanted: Whether the client still waits; called when it is the call's turn.
 

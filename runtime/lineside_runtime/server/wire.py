@@ -50,7 +50,6 @@ class GivenTensor:
     """An input as a client sent it, not yet checked against the model.
 
     Attributes:
-        name: Of the input.
         datatype: The protocol's name of the type, such as ``FP32``.
         shape: As the client says.
         data: The elements in row-major order: raw little-endian bytes, or numbers in a list, flat or nested.
@@ -81,7 +80,7 @@ def servable(spec: TensorSpec) -> bool:
 
 
 def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
-    """Turns what a client sent into the array that the model takes.
+    """Converts a client's tensor into the model's input.
 
     Raises:
         BadInputFormatError: Type, shape or number of elements is another one, or an element doesn't fit the type.

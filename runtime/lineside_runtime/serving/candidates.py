@@ -37,8 +37,6 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
     """One way to run a bundle.
 
     Attributes:
-        backend: The engine.
-        device: One of its devices.
         variant: The form of the model that it would load.
     """
 
@@ -47,11 +45,7 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
     variant: Variant
 
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
-        """Loads the variant on the device.
-
-        Raises:
-            LinesideError: As in `Backend.load`.
-        """
+        """Loads the variant on the device."""
         libraries = config.operator_libraries.get(self.backend.name, ())
         options = LoadOptions(
             threads=config.threads,
@@ -72,7 +66,7 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
 
 
 class CandidateChoice:
-    """The candidates in the order in which they are tried, each found when it is asked for.
+    """The candidates in the order in which they are tried, each searched for at its turn.
 
     Attributes:
         absent: Engine to the reason, for those that were asked for or come before a candidate, but can't be used.
@@ -120,7 +114,7 @@ class CandidateChoice:
             return tuple(self._found)
 
     def end(self) -> None:
-        """Ends the search; what was found stays.
+        """Ends the search; found candidates stay.
 
         An open search refers to the session, by its callback for absent engines. Ending it breaks that reference cycle,
         so that a closed session's memory is freed at once.
@@ -280,7 +274,7 @@ def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | 
 
 
 class _Search:
-    """Searches candidates; imports an engine only in its turn, and only if it may have what is searched."""
+    """Searches candidates; imports an engine only in its turn, and only if it may have such devices."""
 
     def __init__(self, variants: tuple[Variant, ...], config: Config, on_absent: OnAbsent | None) -> None:
         self.absent: dict[str, DeviceError] = {}

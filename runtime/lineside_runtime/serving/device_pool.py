@@ -55,7 +55,7 @@ class DevicePool:
     """The slots of a bundle, found and loaded when they are needed.
 
     Attributes:
-        slots: Those that were needed so far, in the order in which they are tried.
+        slots: Candidates that were needed so far, in the order in which they are tried.
         requested_device: The device that was asked for, such as ``cpu:0``.
         ailing: Whether a device is taken out, or a substitute of one is still loaded.
     """
@@ -176,7 +176,7 @@ class DevicePool:
     # Choosing a device for a call.
 
     def plan(self) -> CallPlan:
-        """Decides who is asked to answer a call; to be followed by `ended`."""
+        """Chooses the devices for a call; to be followed by `ended`."""
         if self._replicas is not None:
             return self._replicas.plan(self.slots)
         return CallPlan(self.slots[0], self.slots)
@@ -191,7 +191,7 @@ class DevicePool:
             self._replicas.ended(plan)
 
     def measured(self, slot: Slot, service_ms: float) -> None:
-        """Takes in how long a call was in the engine."""
+        """Records a call's time in the engine."""
         with self._lock:
             slot.load.measure(service_ms)
 
@@ -260,7 +260,6 @@ class DevicePool:
         """Runs a call on one device; a failure is noted, and the caller decides what follows.
 
         Args:
-            slot: The device.
             inputs: Array by input name.
             asked: The device that was asked for.
             may_restart: Whether there is time to start an engine's process again, should it end.
@@ -484,7 +483,7 @@ class DevicePool:
                 failure.executable.retire()
 
     def note(self, slot: Slot, error: LinesideError) -> None:
-        """Notes that a device did not do what it was asked for, though it is not taken out."""
+        """Records a failure of a device that is not taken out."""
         self._failures.add(slot.engine_and_device, "run", error)
 
     def _trial(self, slot: Slot) -> None:

@@ -25,17 +25,15 @@ FORGOTTEN_AFTER_S = 600.0
 
 
 def pause_s(failures: int) -> float:
-    """Returns how long a device that failed so often in a row is left alone."""
+    """Returns the pause after so many failures in a row, in seconds."""
     return Backoff(RETRY_FIRST_S, RETRY_MAX_S).after(failures)
 
 
 class Fallback(msgspec.Struct, frozen=True):
-    """A device that could not do what it was asked for.
+    """A failure of a device, after which another one was used.
 
     Attributes:
         device: Such as ``ort/cpu:0``, or an engine's name if it can't be used at all.
-        during: When it failed.
-        code: Of the error.
         reason: The error's text.
         at_ns: Unix time in nanoseconds.
     """

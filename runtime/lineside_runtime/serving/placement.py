@@ -35,7 +35,6 @@ class Placement:
     """Serves one bundle.
 
     Attributes:
-        pool: Its devices.
         requested: The first candidate.
         requested_device: The device that was asked for, such as ``cpu:0``.
     """
@@ -53,7 +52,6 @@ class Placement:
         """Loads the first candidate that can be loaded; the others are loaded when they are needed.
 
         Args:
-            failures: Where failures are noted.
             clock_s: Seconds of a clock that never goes back.
             on_close: Called after everything is closed.
 
@@ -90,12 +88,12 @@ class Placement:
 
     @property
     def candidates(self) -> tuple[PlacementCandidate, ...]:
-        """Those that were needed so far, in the order in which they are tried."""
+        """Candidates that were needed so far, in the order in which they are tried."""
         return tuple(slot.candidate for slot in self.pool.slots)
 
     @property
     def firsts(self) -> tuple[PlacementCandidate, ...]:
-        """Those that a call may be given first now: the leader, and what shares the calls with it.
+        """Candidates that may get a call first: the leader, and those that share the calls with it.
 
         The same object as long as nothing changes, so that the cache knows its keys again.
         """
@@ -146,7 +144,7 @@ class Placement:
         return None
 
     def dispatcher(self, counters: SubmitCounters, on_answer: Callable[[Prediction], None]) -> Dispatcher:
-        """Returns what serves submitted calls, made with the first one; only then are all candidates looked for."""
+        """Returns the dispatcher of submitted calls, made at the first one; all candidates are searched for then."""
         if self._dispatcher is None:
             from lineside_runtime.serving.submit import Dispatcher  # only who submits pays for it
 
@@ -166,7 +164,7 @@ class Placement:
 
     @property
     def shares(self) -> tuple[DeviceShare, ...]:
-        """What each device that was looked for does, in the order of preference."""
+        """Share of each searched device, in the order of preference."""
         dispatcher, leader = self._dispatcher, next((slot for slot in self.pool.slots if slot.in_use), None)
         shares = []
         for slot in self.pool.slots:

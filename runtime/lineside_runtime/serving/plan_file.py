@@ -98,7 +98,7 @@ def core_count() -> int:
 
 
 def _changed(plan: PlacementPlan, bundle: Bundle, config: Config) -> str:
-    """Returns what is not as it was when the plan was made; empty if all is."""
+    """Returns what has changed since the plan was made; empty if nothing has."""
     if plan.digest != bundle.digest:
         return "it is another bundle's"
     here = machine_name()

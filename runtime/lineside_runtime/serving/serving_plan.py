@@ -81,7 +81,7 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
     def _gpu_ratio(self, configured: float) -> float:
-        """Returns what lets each replica have a share, and a device that is alone all calls."""
+        """Returns a ratio with which each replica has a share, and a single device all calls."""
         if self.kind == "device":
             return 1.0
         return GPU_RATIO if self.kind == "replicas" and configured in (0, 1) else configured
@@ -113,7 +113,6 @@ class MeasuredAlternative(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         used: What answered, such as ``ort/cpu:0``.
         ms: Of the objective: the median over the rounds of a round's mean latency, or of its time a frame.
         p50_ms: Median latency of all timed frames.
-        p95_ms: Their 95th percentile.
         per_s: Frames a second.
         over_best: Median over the rounds of its time over that of the best in the same round; 1 for the best.
         rounds: Rounds in which it was measured; those that are clearly slower are measured in fewer.
@@ -136,7 +135,6 @@ class PlacementPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         bundle: ``name@version``.
-        digest: The bundle's.
         machine: Processor and number of cores that it holds for.
         versions: Engine to the version that it holds for, of the chosen way.
         objective: What it is best in.

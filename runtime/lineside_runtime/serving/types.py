@@ -99,7 +99,6 @@ class SlotFailure(msgspec.Struct, frozen=True):
 
     Attributes:
         executable: What the call ran on; ``None`` if it could not be loaded.
-        error: The reason.
         failures: The slot's ``failures`` at that time, so that a failure that several calls see takes it out once.
     """
 

@@ -23,11 +23,11 @@ class StageFlow:
         self._kept = [frozenset(names) for names in later]
 
     def inputs(self, number: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns what a stage takes of all that is there."""
+        """Returns the inputs of a stage."""
         return {name: tensors[name] for name in self._needed[number]}
 
     def after(self, number: int, tensors: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns what is still needed after a stage: of what was there, and of its outputs."""
+        """Returns the tensors that are still needed after a stage."""
         kept = self._kept[number]
         return {name: array for name, array in (*tensors.items(), *outputs.items()) if name in kept}
 

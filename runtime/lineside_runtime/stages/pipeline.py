@@ -153,7 +153,7 @@ class StagePipeline:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Call:
-    """One call under way.
+    """One call in flight.
 
     Attributes:
         future: What the caller holds.

@@ -16,7 +16,7 @@ from lineside_runtime.system.drivers import read_text
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accelerator:
-    """A processor that the kernel sees.
+    """A processor that the kernel lists.
 
     Attributes:
         name: For people, such as ``Hailo-8``.

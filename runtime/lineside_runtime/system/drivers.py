@@ -127,7 +127,6 @@ def equal_fits(library: str, driver: str, *, versions: Mapping[str, str], produc
     """Says whether a driver is of the library's version, for vendors that want them equal.
 
     Args:
-        library: The library's version.
         driver: The kernel module's; empty where it isn't loaded.
         versions: What `Compatibility.versions` is to hold.
         product: What the vendor calls it, for the advice.

@@ -37,7 +37,7 @@ _WORDS_MAX = 300
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A device as one engine sees it.
+    """A device of an engine.
 
     Attributes:
         device: Such as ``ort/cpu:0``.
@@ -65,9 +65,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         name: Such as ``ort``.
         available: Whether it can run something.
         version: Of the engine, empty where it is absent.
-        devices: What it can use.
         reason: Why it is absent; empty if it is available.
-        install: How to get it.
         versions: Of drivers and libraries; empty text where one isn't found.
         fits: Whether they fit together; ``None`` where nothing could misfit or it can't be told.
         advice: What to do if they don't, or what can't be told.
@@ -87,7 +85,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
 def probe(
     names: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S, trial: bool = False
 ) -> tuple[EngineReport, ...]:
-    """Asks engines what they can do here; never raises for one that is absent, crashes or hangs.
+    """Probes the engines; never raises for one that is absent, crashes or hangs.
 
     Args:
         names: Which; all known ones if ``None``.
@@ -103,7 +101,7 @@ def probe(
 
 
 def report(name: str) -> EngineReport:
-    """Asks an engine in this process; one that is installed and finds no device still tells its versions."""
+    """Probes an engine in this process; an installed one without a device still reports its versions."""
     status = registry.status(name)
     known = EngineReport(
         name=name,
@@ -183,7 +181,7 @@ def _ask(name: str, timeout_s: float, trial: bool) -> EngineReport:
 
 
 def _with_outcomes(found: EngineReport, outcomes: Sequence[bytes], failure: str) -> EngineReport:
-    """Adds what trying the devices gave; the one that was being tried when the child failed is unusable."""
+    """Adds the outcomes of the trials; the device on trial when the child failed is unusable."""
     reasons = [decode_json(outcome, type=str) for outcome in outcomes]
     if failure:
         reasons.append(f"when it was tried, {failure}")
@@ -194,7 +192,7 @@ def _with_outcomes(found: EngineReport, outcomes: Sequence[bytes], failure: str)
 
 
 def _end(child: subprocess.Popen[bytes]) -> tuple[bytes, str]:
-    """Ends a child and what it has started, and returns what it wrote.
+    """Ends a child and its children, and returns its output.
 
     One that waits inside the kernel can't be ended, and is left.
     """

@@ -22,7 +22,7 @@ _MARKS = ("avx512_vnni", "avx_vnni", "avxvnni", "avx_vnni_int8")
 
 @functools.cache
 def saturates(machine: str = "", cpuinfo: Path = CPUINFO) -> bool:
-    """Returns whether the fast kernels for 8-bit weights give wrong sums here; yes on an x86 that doesn't tell."""
+    """Returns whether the fast kernels for 8-bit weights give wrong sums here; yes on an x86 of unknown features."""
     if (machine or platform.machine()).lower() not in _X86:
         return False
     try:

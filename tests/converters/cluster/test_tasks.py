@@ -36,7 +36,7 @@ from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
 from tests.converters.quantization.test_search import context
 from tests.converters.search_context import search_context
-from tests.converters.training_sets import write_masks, write_steel
+from tests.worlds.annotated_sets import write_masks, write_strips
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -104,7 +104,7 @@ def test_a_task_that_dies_runs_again_and_one_that_dies_again_is_an_error(tasks: 
 def test_an_evaluation_gives_the_same_figures(
     tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, bundle = write_steel(tmp_path / "steel", 12), zoo.find("surface-12")
+    data, bundle = write_strips(tmp_path / "steel", {"train": 12}), zoo.find("surface-12")
     plain, divided = (
         judge(
             bundle,
@@ -123,7 +123,7 @@ def test_an_evaluation_gives_the_same_figures(
 
 
 def test_thresholds_are_chosen_alike(tasks: TaskRunner, tmp_path: Path) -> None:
-    data, bundle = write_steel(tmp_path / "steel", 14), open_bundle(zoo.find("surface-12"))
+    data, bundle = write_strips(tmp_path / "steel", {"train": 14}), open_bundle(zoo.find("surface-12"))
     request = FrameRequest(data=[data], fold="all", simulated=3)
     plain, divided = (
         decide(bundle, request, ErrorCosts(miss=100.0, reject=1.0, bad_share=0.01), tasks=runner)

@@ -89,15 +89,15 @@ def test_a_slower_file_is_refused_with_the_figures(old: Bundle, tmp_path: Path) 
 
 def test_what_nobody_here_can_run_is_marked_unproven(old: Bundle, tmp_path: Path) -> None:
     (tmp_path / "net.hef").write_bytes(b"what Hailo's compiler wrote")
-    said: list[str] = []
+    messages: list[str] = []
     new = VendorVariant(file=tmp_path / "net.hef", engine="hailo", kind="npu", requires=">=4.20")
-    made = add_variant(old, new, tmp_path / "new", say=said.append)
+    made = add_variant(old, new, tmp_path / "new", report=messages.append)
     opened = open_bundle(made.path)
     variant = opened.manifest.variants[0]
     assert (variant.name, variant.device_kinds, variant.requires) == ("hailo-int8", ("npu",), {"hailort": ">=4.20"})
     assert opened.manifest.speed == "unproven"
     assert any("unproven" in note for note in read_report(made.path).notes)
-    assert "unproven" in said[0]
+    assert "unproven" in messages[0]
     assert "unproven" in (made.path / "model_card.md").read_text()
 
 

@@ -69,8 +69,8 @@ def test_frames_that_differ_come_with_the_surest_difference_first() -> None:
     before = [_found((0, 0.9, A)), _found((0, 0.9, A), (2, 0.35, FAR)), _found((1, 0.95, B))]
     after = [_found((0, 0.6, A)), _found((0, 0.9, A)), _found()]
     found = disagreeing_frames(_judgement(frames, before, after))
-    assert [each.said.frame for each in found] == ["a lot", "a little"]
-    assert (found[0].said.truth, found[0].said.before, found[0].said.after) == ("hole", "hole 0.95", NOTHING)
+    assert [each.row.frame for each in found] == ["a lot", "a little"]
+    assert (found[0].row.truth, found[0].row.before, found[0].row.after) == ("hole", "hole 0.95", NOTHING)
 
 
 def test_one_type_at_two_places_is_a_difference() -> None:
@@ -87,7 +87,7 @@ def test_a_classifier_is_judged_by_its_first_answer() -> None:
     found = confusion_of(judged)
     assert found.labels == ("dent", "hole")
     assert (found.before, found.after) == (((1, 0), (0, 1)), ((0, 1), (0, 1)))
-    assert [each.said.frame for each in disagreeing_frames(judged)] == ["one"]
+    assert [each.row.frame for each in disagreeing_frames(judged)] == ["one"]
 
 
 def test_a_thousand_types_become_those_that_are_confused_most() -> None:

@@ -18,14 +18,14 @@ from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Session
-from tests.converters.training_sets import write_steel
+from tests.worlds.annotated_sets import write_strips
 
 FRAMES = 12
 
 
 @pytest.fixture(scope="module")
 def strip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_steel(tmp_path_factory.mktemp("refit") / "strip", FRAMES)
+    return write_strips(tmp_path_factory.mktemp("refit") / "strip", {"train": FRAMES})
 
 
 def image_f1(bundle: Bundle, folder: Path) -> float:
@@ -35,7 +35,7 @@ def image_f1(bundle: Bundle, folder: Path) -> float:
         how, labels = session.manifest.postprocess, session.manifest.labels
         for number in range(FRAMES):
             tensor, letterbox = prepare(
-                np.asarray(cv2.imread(str(folder / "images" / f"s_{number}.jpg")), np.uint8),
+                np.asarray(cv2.imread(str(folder / "images" / f"s{number}.png")), np.uint8),
                 session.manifest.preprocess,
             )
             (found,) = decode(session.predict(tensor), how, [letterbox])

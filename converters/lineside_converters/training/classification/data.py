@@ -46,7 +46,6 @@ class ClassifierInput:
 
     Attributes:
         side_px: Side of its square input.
-        colour: Its channels.
         mean: Of each channel, subtracted.
         std: Of each channel, divided by.
     """
@@ -68,7 +67,6 @@ class ClassData:
 
     Attributes:
         labels: The classes, in the order of the network's outputs.
-        train: To train on.
         held: Held out of training.
         look: Input of the network.
     """
@@ -84,7 +82,6 @@ def load_classes(
     *,
     look: ClassifierInput,
     held_share: float,
-    fold: str = "train",
     labels: tuple[str, ...] | None = None,
     settings: TrainingSettings | None = None,
 ) -> ClassData:
@@ -96,14 +93,13 @@ def load_classes(
         folders: Of the data sets; their classes are joined.
         look: Input of the network.
         held_share: Share of the parts to hold out, of each class alike; the same ones every time.
-        fold: Of the data sets.
         labels: The classes in the order of the network's outputs; those of the data sets if not given.
         settings: Settings that say how data sets without folds are divided; ``None`` for those with folds only.
 
     Raises:
         DatasetError: A folder can't be read, or there are too few pictures.
     """
-    sets = [_divided(folder, fold, held_share, settings) for folder in folders]
+    sets = [_divided(folder, held_share, settings) for folder in folders]
     names = labels or tuple(dict.fromkeys(label for each, _, _ in sets for label in each.labels))
     train: list[tuple[NDArray[np.uint8], int]] = []
     held: list[tuple[NDArray[np.uint8], int]] = []
@@ -116,13 +112,13 @@ def load_classes(
 
 
 def _divided(
-    folder: Path, fold: str, held_share: float, settings: TrainingSettings | None
+    folder: Path, held_share: float, settings: TrainingSettings | None
 ) -> tuple[Dataset, list[Sample], list[Sample]]:
     """Returns a data set, its samples to train on, and its held-out samples."""
     if settings is not None:
         found = read_divided(folder, settings, with_clean=False)
         return found.dataset, found.rest, found.held
-    dataset = load_dataset(folder, fold)
+    dataset = load_dataset(folder, "train")
     held, rest = hold_out(dataset.samples, share=held_share)
     return dataset, rest, held
 

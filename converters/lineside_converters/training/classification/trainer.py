@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
-from lineside_converters.training import checkpoints
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.data import ClassifierInput, load_classes
 from lineside_converters.training.classification.objective import ClassificationObjective
@@ -21,10 +20,9 @@ from lineside_converters.training.initial_weights import (
     see_new_images,
     take_labels,
 )
-from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.classifier import SurfaceClassifier, pretrained_classifier, resnet18
 from lineside_models.networks.detector import INPUT, MEAN, STD
 from lineside_models.preprocess import CHANNELS
@@ -37,22 +35,16 @@ READING = Postprocess(name="classification")
 NETWORKS = {"lite0": "surface_classifier_lite0", "resnet18": "surface_classifier_resnet18"}
 
 
-class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class ClassifierResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata.
-        facts: ``training.json``.
         labels: The classes, in the order of the outputs.
         held_top1: Of the chosen weights on the held-out share of the train folds.
         good_classes: Labels that mean a good part.
         rule: Sentence that says which parts pass.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_top1: float
     good_classes: tuple[str, ...]
@@ -60,29 +52,25 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_classifier(config: ClassifierConfig, on_progress: OnProgress) -> ClassifierResult:
-    """Train a classifier on the train folds and choose the best weights.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
+    """Trains a classifier on the train folds and chooses the best weights.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = ClassifierTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return ClassifierTrainer(config, on_progress).run_alone()
 
 
 class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, ClassifierResult]):
     """Training of a surface classifier."""
 
     figure = "top-1"
+    begins_again = True
     warm_up_steps = 60
     postprocess = READING.name
 
     def load(self) -> ClassificationObjective:
-        """Read the crops, and find which classes mean a good part."""
+        """Reads the crops, and finds which classes mean a good part."""
         config = self.config
         self.data = load_classes(config.data, look=_input_of(config), held_share=config.held_share, settings=config)
         self.reading = with_good_classes(READING, self.data.labels, config.good_classes)
@@ -94,17 +82,12 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return self.config.widths
 
     def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
-        """Return the logits; with ``bf16`` the network multiplies in bfloat16."""
+        """Returns the logits; with ``bf16`` the network multiplies in bfloat16."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
             return [each.float() for each in as_tuple(model(images))]
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint; a run that was ended before its first one begins again."""
-        path = self.config.out / CHECKPOINT
-        return checkpoints.load(path) if self.config.resume and path.exists() else None
-
     def adapt(self, start: InitialModel) -> str:
-        """Give the output the classes of the data, and the file their facts."""
+        """Gives the output the classes of the data, and the file their facts."""
         check_outputs(start, start.network.output_names[:1], "a classifier with one output")
         known = take_labels(start, self.data.labels)
         facts = classifier_facts(self.data.labels, self.data.look, start.network.input_name, self.reading)
@@ -112,7 +95,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return known
 
     def pretrained(self) -> nn.Module:
-        """Build an EfficientNet-Lite0 with ImageNet's weights, or a ResNet-18 with random ones."""
+        """Builds an EfficientNet-Lite0 with ImageNet's weights, or a ResNet-18 with random ones."""
         if self.config.network != "lite0":
             log.info("starting from random weights")
             return self.build()
@@ -125,7 +108,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return model
 
     def build(self) -> nn.Module:
-        """Build the network with random weights."""
+        """Builds the network with random weights."""
         config, classes, channels = self.config, len(self.data.labels), len(self.data.look.mean)
         if config.network == "lite0":
             model: nn.Module = SurfaceClassifier(classes, channels=channels, folded=not self.widths)
@@ -134,11 +117,11 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_classifier`."""
+        """Writes it with `export_classifier`."""
         return export_classifier(model, path, labels=self.data.labels, look=self.data.look, reading=self.reading)
 
     def examples(self) -> tuple[Tensor, Tensor]:
-        """Return an input, and a batch of two."""
+        """Returns an input, and a batch of two."""
         return _examples(self.data.look)
 
     def result(self, model: nn.Module, difference: float) -> ClassifierResult:
@@ -151,10 +134,9 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
             "images": self.objective.facts,
             "held_top1": top1,
         }
+        self.write_facts(NETWORKS[config.network], facts, difference)
         return ClassifierResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(NETWORKS[config.network], facts, difference)),
+            **self.files,
             labels=labels,
             held_top1=top1,
             good_classes=tuple(labels[index] for index in good_of(self.reading)),
@@ -163,7 +145,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
 
 
 def _input_of(config: ClassifierConfig) -> ClassifierInput:
-    """Return the input of a run's network: that of the model that it starts from."""
+    """Returns the input of a run's network: that of the model that it starts from."""
     colour: Literal["grey", "rgb", "bgr"] = config.colour
     mean: tuple[float, ...] = (MEAN,)
     std: tuple[float, ...] = (STD,)
@@ -178,7 +160,7 @@ def _input_of(config: ClassifierConfig) -> ClassifierInput:
 def classifier_facts(
     labels: tuple[str, ...], look: ClassifierInput, name: str = INPUT, reading: Postprocess = READING
 ) -> ModelFacts:
-    """Return what a bundle states of a classifier besides its weights."""
+    """Returns the facts of a classifier in its bundle."""
     size = (look.side_px, look.side_px)
     return ModelFacts(
         labels=labels,
@@ -198,7 +180,7 @@ def _examples(look: ClassifierInput) -> tuple[Tensor, Tensor]:
 def export_classifier(
     model: nn.Module, path: Path, *, labels: tuple[str, ...], look: ClassifierInput, reading: Postprocess = READING
 ) -> float:
-    """Write a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
+    """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
 
     Returns:
         The largest difference between the graph's and torch's outputs.

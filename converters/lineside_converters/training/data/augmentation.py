@@ -36,7 +36,6 @@ def place(
     """Scales a picture and lays it on a square canvas with its upper left corner at ``(x, y)``.
 
     Args:
-        picture: The source.
         scale: Canvas pixels per source pixel.
         x: May be negative: the canvas then cuts the picture.
         y: As ``x``.

@@ -35,7 +35,6 @@ class Framing:
     """How pictures of one data set become canvases.
 
     Attributes:
-        kind: See above.
         kept_share: A box that keeps less of its area on the canvas is dropped. Textures stay themselves when cut; a
             circuit defect that has lost half of itself does not.
         zoom: Range of the random scale.

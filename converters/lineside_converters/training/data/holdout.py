@@ -27,9 +27,7 @@ class DividedDataset:
     """Data set, divided.
 
     Attributes:
-        name: Of its folder.
         dataset: Its layout and types.
-        rest: To train on.
         held: Held out to choose the checkpoint and the thresholds.
     """
 

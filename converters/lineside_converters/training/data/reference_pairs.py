@@ -35,7 +35,6 @@ def compare(pair: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
 
     Args:
         pair: ``(S, S, 2)``: grey frame and reference.
-        rng: Of the canvas.
 
     Returns:
         ``(S, S, 3)``: frame, reference and their difference.

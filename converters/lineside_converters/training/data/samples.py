@@ -98,7 +98,6 @@ def hold_out(
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
 
     Args:
-        samples: To split.
         share: Of the parts to hold out.
         group_of: Returns the part that a sample shows.
         number: Which of the ``round(1 / share)`` shares that have no part in common, from 0; ``None`` for the middle
@@ -131,20 +130,12 @@ def read_picture(sample: Sample) -> TrainingPicture:
 
 
 def read_composed(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image and composes it with its reference: ``(H, W, 3)``.
-
-    Raises:
-        LinesideError: As for `composed_image`.
-    """
+    """Decodes a sample's image and composes it with its reference: ``(H, W, 3)``."""
     return TrainingPicture(composed_image(sample), sample.boxes, sample.labels)
 
 
 def read_pair(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image and its reference, registered, to compose them on each canvas anew: ``(H, W, 2)``.
-
-    Raises:
-        LinesideError: As for `composed_image`.
-    """
+    """Decodes a sample's image and its reference, registered, to compose them on each canvas anew: ``(H, W, 2)``."""
     pair = np.ascontiguousarray(composed_image(sample)[..., :2])
     return TrainingPicture(pair, sample.boxes, sample.labels)
 
@@ -155,8 +146,6 @@ def simulate_pictures(
     """Renders ``count`` frames of the line simulator in grey, with seeds from ``first_seed`` on.
 
     Args:
-        kind: Of surface.
-        count: How many frames.
         first_seed: The others follow it.
         defects: Of each frame at most, 0 for good ones; as the simulator likes if not given.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_converters.progress import TextListener
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData, load_detection_data
 from lineside_converters.training.detection.int8.accuracy import held_map50, latencies_ms, quantise
@@ -24,7 +25,6 @@ class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of one architecture.
 
     Attributes:
-        architecture: Its name.
         float_map50: Mean over the data sets of mAP@0.5 on the held-out share.
         int8_map50: The same of its INT8 model.
         latency_ms: Median milliseconds a frame of its INT8 form on this machine: ONNX Runtime, one thread, interleaved.
@@ -39,7 +39,7 @@ class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_best(
-    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], say: Callable[[str], None]
+    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], report: TextListener
 ) -> DetectorResult:
     """Trains a detector; of several architectures the best one.
 
@@ -50,7 +50,7 @@ def train_best(
     Args:
         config: The run's settings.
         on_progress: Called after every step.
-        say: Receives one-line messages.
+        report: Receives one-line messages.
 
     Raises:
         TrainingError: No architecture is fast enough, or as for `train_detector`.
@@ -58,11 +58,11 @@ def train_best(
     """
     if not config.architectures:
         return train_detector(config, on_progress)
-    trials = _known(config) or _try_all(config, on_progress, say)
+    trials = _known(config) or _try_all(config, on_progress, report)
     for line in table(trials, config.max_ms):
-        say(line)
+        report(line)
     best = choose(trials, config.max_ms)
-    say(f"going on with {best.architecture}")
+    report(f"going on with {best.architecture}")
     chosen = msgspec.structs.replace(config, architecture=best.architecture, architectures=(), max_ms=None)
     resume = config.resume and (config.out / "checkpoint.pt").exists()
     return train_detector(msgspec.structs.replace(chosen, resume=resume), on_progress)
@@ -81,13 +81,13 @@ def _known(config: DetectorConfig) -> list[ArchitectureTrial]:
 
 
 def _try_all(
-    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], say: Callable[[str], None]
+    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], report: TextListener
 ) -> list[ArchitectureTrial]:
     data = load_detection_data(config)
     floats: dict[str, Path] = {}
     forms: dict[str, Path] = {}
     for name in config.architectures:
-        say(f"trying {name}, epochs: {config.trial_epochs}")
+        report(f"trying {name}, epochs: {config.trial_epochs}")
         out = config.out / "trials" / name
         resume = config.resume and (out / "checkpoint.pt").exists()
         trial = msgspec.structs.replace(

@@ -16,7 +16,7 @@ PREPROCESS = Preprocess(input=INPUT, colour="grey", min_side=224, max_side=640, 
 
 
 def postprocess(calibration: tuple[tuple[float, float], ...] = (), thresholds: tuple[float, ...] = ()) -> Postprocess:
-    """Return the post-processing of the six maps, with fitted scores if there are some."""
+    """Returns the post-processing of the six maps, with fitted scores if there are some."""
     return Postprocess(
         name="dfl_anchor_free",
         params={

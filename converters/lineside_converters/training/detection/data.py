@@ -37,7 +37,6 @@ class DetectionData:
     Attributes:
         labels: The types, in the order of the network's outputs; labels of pictures are indices into them.
         preprocess: How a frame becomes the network's input.
-        domains: The data sets.
     """
 
     labels: tuple[str, ...]
@@ -112,8 +111,8 @@ def _pictures(
 def _kind(config: DetectorConfig, of: DividedDataset, pictures: list[TrainingPicture]) -> str:
     if not any(len(picture.boxes) for picture in pictures):
         raise DatasetError(f"{of.name} has no box to train on", expected="images with boxes", actual=len(pictures))
-    said = config.framing.get(of.name, "auto") if isinstance(config.framing, dict) else config.framing
-    return choose_framing(pictures, config.canvas_px) if said == "auto" else said
+    framing = config.framing.get(of.name, "auto") if isinstance(config.framing, dict) else config.framing
+    return choose_framing(pictures, config.canvas_px) if framing == "auto" else framing
 
 
 def _domain(

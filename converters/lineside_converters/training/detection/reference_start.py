@@ -24,7 +24,6 @@ def open_comparing(model: Path, frames: Sequence[Tensor]) -> InitialModel:
         frames: Prepared composed inputs ``(B, 3, H, W)``.
 
     Raises:
-        LinesideError: As for `open_start`.
         TrainingError: Its first layer is no convolution.
     """
     preprocess = facts_of_start(model).preprocess

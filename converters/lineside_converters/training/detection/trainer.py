@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +28,23 @@ from lineside_converters.training.initial_weights import (
     see_new_images,
     take_labels,
 )
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log, two_sizes
+from lineside_converters.training.trainer import Trainer, TrainingResult, log, two_sizes
 from lineside_models.networks import build
 from lineside_models.networks.detector import INPUT, STRIDES, SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorResult:
-    """Result of a run.
+class DetectorResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; weights changed by quantisation-aware fine-tuning are in ``float.onnx`` alone.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0`` or of the model that the run started from;
-            weights changed by quantisation-aware fine-tuning are in ``float.onnx`` alone.
-        onnx: ``float.onnx``, the same weights as a graph.
-        facts: ``training.json``.
         held_map50: By data set, of the chosen weights on the held-out share of the train folds.
         qat: Outcome of quantisation-aware fine-tuning, a `QatResult`; ``None`` without it.
         calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
         thresholds: Per label, on the calibrated score.
     """
 
-    weights: Path
-    onnx: Path
-    facts: Path
     held_map50: dict[str, float]
     qat: dict[str, Any] | None
     calibration: tuple[tuple[float, float], ...]
@@ -62,18 +52,13 @@ class DetectorResult:
 
 
 def train_detector(config: DetectorConfig, on_progress: OnProgress) -> DetectorResult:
-    """Train a detector on the train folds, choose the best weights and calibrate their scores.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
+    """Trains a detector on the train folds, chooses the best weights and calibrates their scores.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = DetectorTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return DetectorTrainer(config, on_progress).run_alone()
 
 
 class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult]):
@@ -83,14 +68,14 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     postprocess = "dfl_anchor_free"
 
     def load(self) -> DetectionObjective:
-        """Read all data sets, and mix them in every batch."""
+        """Reads all data sets, and mixes them in every batch."""
         self.data = load_detection_data(self.config)
         counts = canvases_per_domain(self.config, self.data.domains)
         self.mixer = Mixer(self.data.domains, counts, config=self.config, part=self.strategy.part)
         return DetectionObjective(self.data, self.mixer, epoch_steps=steps_per_epoch(counts, self.data.domains))
 
     def first_inputs(self) -> list[Tensor]:
-        """Return canvases without mosaics."""
+        """Returns canvases without mosaics."""
         return [self.mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
 
     @property
@@ -104,16 +89,16 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return CHANNELS if self.config.reference else 1
 
     def open(self, model: Path) -> InitialModel:
-        """Return the model that the run starts from, which compares with a reference if this run does."""
+        """Returns the model that the run starts from, which compares with a reference if this run does."""
         return open_comparing(model, self.first_inputs()) if self.config.reference else super().open(model)
 
     def adapt(self, start: InitialModel) -> str:
-        """Give the score heads the labels of the data."""
+        """Gives the score heads the labels of the data."""
         check_outputs(start, OUTPUTS, "a surface detector of lineside, such as surface-12")
         return take_labels(start, self.data.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
 
     def pretrained(self) -> nn.Module:
-        """Build a detector whose trunk has ImageNet's weights."""
+        """Builds a detector whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
@@ -124,7 +109,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return model
 
     def build(self) -> nn.Module:
-        """Build a detector with random weights."""
+        """Builds a detector with random weights."""
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
         model = build(
@@ -140,15 +125,15 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return model
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_detector`."""
+        """Writes it with `export_detector`."""
         return export_detector(model, path, inputs=self.inputs)
 
     def examples(self) -> list[Tensor]:
-        """Return inputs of two sizes."""
+        """Returns inputs of two sizes."""
         return two_sizes(self.inputs)
 
     def result(self, model: nn.Module, difference: float) -> DetectorResult:
-        """Fine-tune for INT8 if asked for, evaluate, calibrate the scores and write the facts."""
+        """Fine-tunes for INT8 if asked for, evaluates, calibrates the scores and writes the facts."""
         config, data = self.config, self.data
         onnx, qat = config.out / "float.onnx", None
         if config.qat:
@@ -178,10 +163,9 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
             "calibration": [list(pair) for pair in calibration],
             "thresholds": list(thresholds),
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DetectorResult(
-            weights=config.out / BEST,
-            onnx=onnx,
-            facts=self.write_facts(ARCHITECTURE, facts, difference),
+            **self.files,
             held_map50=held,
             qat=qat,
             calibration=calibration,
@@ -190,7 +174,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
 
 
 def export_detector(model: nn.Module, path: Path, *, inputs: int = 1) -> float:
-    """Write a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
+    """Writes a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
 
     Args:
         inputs: Channels of the image.

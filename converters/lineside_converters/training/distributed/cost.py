@@ -36,7 +36,6 @@ class StepCost:
     Attributes:
         seconds: From its forward pass to the optimiser's end.
         waited_s: Of them, the training thread waited for others.
-        forward_s: Forward pass.
         backward_s: Backward pass, without the waiting.
         rows: This worker's samples.
         bytes_sent: By this worker.
@@ -78,14 +77,10 @@ class WorkerCost(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Of them together.
         waited_s: Of them, for others.
         rows: Samples of this worker in them.
-        bytes_sent: In them.
         step_s: Median.
         compute_s: Median of what isn't waiting.
         memory_bytes: Peak resident memory of the process.
-        layout: Which worker keeps what.
-        layout_why: Why.
         scheme: How gradients travelled at the end.
-        scheme_why: Why.
         shares: Of a batch, by worker, at the end.
         exchanged: A step's gradients, medians; empty where more than them is waited for.
     """
@@ -142,8 +137,6 @@ class ScalingPrediction(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted cost of a step with another number of workers.
 
     Attributes:
-        workers: How many.
-        step_s: Of a step.
         bytes_per_step: Sent by a worker.
         communication_share: Waiting of a step.
         samples_per_second: Of all workers.
@@ -160,12 +153,8 @@ class CostReport(msgspec.Struct, frozen=True, kw_only=True):
     """Cost of training on several workers; ``report.json`` of a run.
 
     Attributes:
-        workers: How many.
-        epochs: Of the training.
         layout: Which worker keeps what.
-        layout_why: Why.
         scheme: How gradients travelled at the end.
-        scheme_why: Why.
         steps: That the figures are of.
         bytes_per_step: Sent by a worker in a step, the mean over workers.
         communication_share: Of the steps' time, that a worker waited for gradients and parameters; the mean.
@@ -230,7 +219,6 @@ def predict(of: CostReport, *, workers: int, exchanged: Exchanged) -> ScalingPre
 
     Args:
         of: Measured, with at least two workers.
-        workers: Of the prediction.
         exchanged: A step's gradients; without them all that was waited is taken to grow as the bytes do.
     """
     growth = ((workers - 1) / workers) / ((of.workers - 1) / of.workers)

@@ -81,7 +81,6 @@ class WorkerMessages:
         world: Workers that run now.
         pids: Process ids of the running workers, by rank.
         costs: By rank.
-        result: Of the training.
         failed: An error that a retry would not solve.
     """
 
@@ -107,7 +106,6 @@ def train_on_ray(
         kind: ``detector``, ``classifier`` or ``segmenter``.
         settings: Of the training; with ``resume`` the run in its folder is resumed. Every node must reach the
             data by the same path.
-        cluster: Workers.
         on_progress: Called about once a second.
         on_workers: Called with the process of every worker, by rank, each time that all have begun.
 

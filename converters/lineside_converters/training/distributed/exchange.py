@@ -40,8 +40,6 @@ class Exchange:
     """Collectives of all workers.
 
     Attributes:
-        rank: Of this worker.
-        world: How many there are.
         bytes_sent: Payload that this worker has sent, by the algorithm of each collective: a ring's
             ``2 (W - 1) / W`` of the bytes for an all-reduce, and so on. The benchmark compares it with the interface's
             own counter.

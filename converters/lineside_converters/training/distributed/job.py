@@ -52,9 +52,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """Job of a worker.
 
     Attributes:
-        kind: Of model.
         settings: Of the training, as plain values.
-        cluster: Of the workers.
         out: The run's folder on the driver, for the result.
     """
 
@@ -80,39 +78,38 @@ def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = F
     Args:
         kind: Of `TRAINERS`.
         values: From `plain_settings`.
-        out: The folder.
         resume: Whether the run in it is resumed.
     """
     settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))
     return msgspec.structs.replace(settings, out=out, resume=resume)
 
 
-def run_worker(said: dict[str, Any]) -> None:
+def run_worker(inputs: dict[str, Any]) -> None:
     """Trains as one of the workers that Ray started.
 
     Args:
-        said: ``job``: a `TrainingJob` as JSON; ``tell``: a queue of the driver's, that takes pairs of a word and a
-        value;
-            ``begin``: Ray's checkpoint of an earlier driver to go on from, or ``None``.
+        inputs: ``job``: a `TrainingJob` as JSON; ``tell``: the driver's queue, which takes pairs of a word and a value;
+            ``begin``: Ray's checkpoint of an earlier driver to resume from, or ``None``.
     """
     import ray.train
     import ray.train.torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = decode_json(said["job"], type=TrainingJob)
+    job = decode_json(inputs["job"], type=TrainingJob)
+
+    def send(word: str, value: Any) -> None:
+        inputs["tell"].put((word, value))
+
     with tempfile.TemporaryDirectory(prefix="lineside-worker-") as scratch:
         out = Path(scratch) / "run"
         out.mkdir()
-        resumed = _fetch(ray.train.get_checkpoint() or said["begin"], out)
-        _tell(
-            said,
-            "begun",
-            {"rank": dist.get_rank(), "world": dist.get_world_size(), "pid": os.getpid(), "resumed": resumed},
-        )
+        resumed = _fetch(ray.train.get_checkpoint() or inputs["begin"], out)
+        place = {"rank": dist.get_rank(), "world": dist.get_world_size(), "pid": os.getpid(), "resumed": resumed}
+        send("begun", place)
         try:
-            _train(job, out, resumed, ray.train.torch.get_device(), lambda word, value: _tell(said, word, value))
+            _train(job, out, resumed, ray.train.torch.get_device(), send)
         except LinesideError as error:
-            _tell(said, "failed", error)  # trying again would end so again
+            send("failed", error)  # trying again would end so again
             raise
 
 
@@ -125,11 +122,7 @@ def _fetch(kept: Any, out: Path) -> bool:
     return True
 
 
-def _tell(said: dict[str, Any], word: str, value: Any) -> None:
-    said["tell"].put((word, value))
-
-
-def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tell: Callable[[str, Any], None]) -> None:
+def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, send: Callable[[str, Any], None]) -> None:
     settings = read_plain(job.kind, job.settings, out, resume=resumed)
     worker_settings = WorkerSettings(
         layout=job.cluster.sharding,
@@ -143,28 +136,28 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
     def saved(run: TrainingRun, folder: Path, figures: dict[str, float]) -> None:
         _report(run, folder, figures, workers)
         if workers.rank == 0 and (folder / CURVES).exists():
-            tell("page", (folder / CURVES).read_bytes())
+            send("page", (folder / CURVES).read_bytes())
 
     workers = Workers(worker_settings, device, out, saved)
-    trainer = TRAINERS[job.kind][1](settings, _teller(tell, workers.rank), workers)
+    trainer = TRAINERS[job.kind][1](settings, _progress_sender(send, workers.rank), workers)
     trainer.train()
     cost = workers.figures()
     if workers.rank == 0:
         result = trainer.finish()
-        tell("result", _driver_paths(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
+        send("result", _driver_paths(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
     _report_end(out, cost, workers.rank)
-    tell("cost", (workers.rank, msgspec.to_builtins(cost)))
+    send("cost", (workers.rank, msgspec.to_builtins(cost)))
 
 
-def _teller(tell: Callable[[str, Any], None], rank: int) -> OnProgress:
-    told_s = 0.0
+def _progress_sender(send: Callable[[str, Any], None], rank: int) -> OnProgress:
+    sent_s = 0.0
 
     def on_progress(progress: TrainingProgress) -> None:
-        nonlocal told_s
+        nonlocal sent_s
         now_s = time.monotonic()
-        if rank == 0 and (progress.held or now_s - told_s >= TELL_EVERY_S):
-            told_s = now_s
-            tell("progress", progress)
+        if rank == 0 and (progress.held or now_s - sent_s >= TELL_EVERY_S):
+            sent_s = now_s
+            send("progress", progress)
 
     return on_progress
 

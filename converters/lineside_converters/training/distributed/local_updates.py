@@ -72,7 +72,7 @@ class _Fragment:
         return rows_of(flat, self._exchange.world, self._length)[self._exchange.rank]
 
     def send(self) -> None:
-        """Begins an exchange of what the parameters are now."""
+        """Begins an exchange of the current parameters."""
         self._read(self._sent)
         self._residual[: len(self._used)].add_(self._used).sub_(self._sent)
         self._underway = self._exchange.later(self._outer_step, self.common.device)
@@ -154,7 +154,7 @@ class LocalUpdates:
             each.begin(step)
 
     def step_ended(self, step: int) -> None:
-        """Exchanges and merges what is due after a step.
+        """Starts and merges the exchanges that are due after a step.
 
         Args:
             step: Steps of the run so far.
@@ -173,7 +173,7 @@ class LocalUpdates:
         return self.began_at is not None and (step - self.began_at) % ROUND_STEPS == ROUND_STEPS - 1
 
     def settle(self, step: int) -> None:
-        """Merges what is under way."""
+        """Merges the exchanges in flight."""
         for each in self._fragments:
             self._merge(each, step)
 

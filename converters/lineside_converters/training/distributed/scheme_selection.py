@@ -41,7 +41,7 @@ AS_GOOD = 0.03
 
 @dataclass(frozen=True, slots=True)
 class TrialTime:
-    """What a scheme's exchanges take by themselves.
+    """Time of a scheme's exchanges without training.
 
     Attributes:
         averaging_s: Of all gradients; of all parameters under local updates.
@@ -57,8 +57,6 @@ class SchemeChoice:
     """Measurements, and the choice that follows.
 
     Attributes:
-        scheme: Taken.
-        why: In words.
         compute_s: Forward and backward pass of a step.
         alone_s: By scheme, seconds that the exchanges of a step take by themselves.
         waiting_s: By scheme, how much of it a step would wait for.
@@ -77,9 +75,7 @@ def time_schemes(
     """Returns how long each scheme takes for gradients like this network's; all workers must call it alike.
 
     Args:
-        model: The network.
         exchange: Of all workers.
-        names: Schemes.
         sharded: Whether each worker updates a share of the parameters and sends it to the others.
     """
     shapes = _stand_in([each.shape for each in model.parameters() if each.requires_grad])
@@ -137,7 +133,7 @@ def slowest(seconds: float, device: torch.device) -> float:
 
 
 def waiting_of(name: str, trial: TrialTime, *, compute_s: float, backward_s: float, last_share: float) -> float:
-    """Returns what a step waits for, in seconds; see `choose`."""
+    """Returns the seconds that a step waits; see `choose`."""
     if SCHEMES[name].local:
         fragment_s = trial.averaging_s / FRAGMENTS
         return FRAGMENTS / ROUND_STEPS * max(0.0, fragment_s - MERGE_AFTER * compute_s)
@@ -179,7 +175,7 @@ def choose(
 
 
 def last_share_of(model: nn.Module, bucket_bytes: float) -> float:
-    """Returns what part of the gradients the last bucket holds: all of them where they fill only one."""
+    """Returns the share of the gradients in the last bucket."""
     sizes: list[Tensor] = [each for each in model.parameters() if each.requires_grad]
     whole = sum(each.nbytes for each in sizes)
     return min(1.0, (whole % bucket_bytes or bucket_bytes) / whole)

@@ -26,7 +26,6 @@ class CheckpointFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Files of one worker in a checkpoint.
 
     Attributes:
-        step: Of the run.
         world: Workers, each of which has a list.
         files: Sizes in bytes, by name.
     """
@@ -66,7 +65,7 @@ def file_system(storage: str) -> tuple[Any, str]:
 
 
 def write_list(folder: Path, *, rank: int, step: int, world: int) -> None:
-    """Lists what a worker's folder holds, to be kept with it."""
+    """Lists the files of a worker's folder, to be stored with them."""
     listed = CheckpointFiles(
         step=step, world=world, files={each.name: each.stat().st_size for each in folder.iterdir()}
     )
@@ -77,7 +76,6 @@ def last_whole(filesystem: Any, path: str, names: Sequence[str]) -> str | None:
     """Returns the path of the last checkpoint that is whole, or ``None``.
 
     Args:
-        filesystem: pyarrow's.
         path: Of the storage there.
         names: Of the run's parts as Ray knows them, the last one last.
     """
@@ -118,7 +116,7 @@ def _read_list(filesystem: Any, folder: str, rank: int, names: dict[str, int]) -
 
 
 def contents(filesystem: Any, folder: str) -> dict[str, bytes]:
-    """Returns a checkpoint's files by name; the workers' lists and what is hidden are no part of a result."""
+    """Returns a checkpoint's files by name, without the workers' lists and hidden files."""
     files = [each for each in _entries(filesystem, folder) if each.is_file]
     own = [each for each in files if not (each.base_name.startswith(".") or _LISTS.fullmatch(each.base_name))]
     return {each.base_name: _read(filesystem, each.path) for each in own}

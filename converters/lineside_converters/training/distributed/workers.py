@@ -86,7 +86,6 @@ class Workers(Strategy):
 
         Args:
             settings: The same on all workers.
-            device: Of this worker.
             out: Folder of this worker's files; a run that is resumed has its own there.
             saved: Called on every worker when a checkpoint lies in the first one's folder.
 
@@ -172,7 +171,7 @@ class Workers(Strategy):
             self._train_alone(run, run.step)
         if run.step == self.settings.warm_up_steps and not self.scheme.lossless:
             self.meter.settled_at = len(self.meter.steps)
-        self._sent, self._waited_s = self._bytes_sent(), self._waited_elsewhere()
+        self._sent, self._waited_s = self._bytes_sent(), self._outside_wait_s()
         self._began_s = time.perf_counter()
         total = loss(self.layout.module, _on(batch, self.device))
         self._forward_s = time.perf_counter() - self._began_s
@@ -213,8 +212,8 @@ class Workers(Strategy):
         self.layout.train_alone(True)
         return self.local
 
-    def _waited_elsewhere(self) -> float:
-        """Returns how long the training thread has waited so far outside of `ShardingLayout.settle`."""
+    def _outside_wait_s(self) -> float:
+        """Returns the seconds that the training thread has waited outside of `ShardingLayout.settle`."""
         return self.layout.update_waited_s + (0.0 if self.local is None else self.local.waited_s)
 
     def _weight(self, step: int) -> float:
@@ -228,7 +227,7 @@ class Workers(Strategy):
         if self.local is not None:
             self.local.step_ended(run.step + 1)
         step_s = time.perf_counter() - self._began_s
-        waited_s = self._settled.waited_s + self._waited_elsewhere() - self._waited_s
+        waited_s = self._settled.waited_s + self._outside_wait_s() - self._waited_s
         self.meter.steps.append(
             StepCost(
                 seconds=step_s,

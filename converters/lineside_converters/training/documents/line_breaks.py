@@ -17,7 +17,7 @@ UNUSED = "[unused{}]"
 
 
 def with_line_breaks(tokenizer: bytes) -> bytes:
-    """Returns a ``tokenizer.json`` in which tokens that were unused stand for `MARKS`, of which BERT's sees nothing.
+    """Returns a ``tokenizer.json`` in which unused tokens represent `MARKS`, which BERT's drops.
 
     Raises:
         TrainingError: It is no such file, or has no unused tokens.

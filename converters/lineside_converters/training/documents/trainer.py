@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.data import load_document_data
 from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
-from lineside_converters.training.documents.objective import DocumentObjective, probabilities_of
+from lineside_converters.training.documents.objective import DocumentObjective
 from lineside_converters.training.initial_weights import InitialModel
-from lineside_converters.training.loop import BEST, CHECKPOINT
+from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.token_classifier import (
     INPUT,
     OUTPUT,
@@ -31,6 +32,8 @@ from lineside_models.networks.token_classifier import (
     pretrained_tagger,
     read_shape,
 )
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
 from lineside_models.nlp.schemas import load_model_schema
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
@@ -43,49 +46,85 @@ ARCHITECTURE = "token_classifier"
 SEED_STRIDE = 1_000_003
 
 
-class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class DocumentResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph, ``tokenizer.json`` lies beside it.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata;
-            ``tokenizer.json`` lies beside it.
-        facts: ``training.json``.
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
+        scored_f1: The same with calibrated scores, each fold of these documents by scores that the others gave.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_f1: float
+    scored_f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReadings:
+    """What a network says of documents that it was not trained on.
+
+    Attributes:
+        documents: That it read.
+        seen: What it says of each.
+        f1: Of their values, before scores are calibrated.
+    """
+
+    documents: tuple[AnnotatedDocument, ...]
+    seen: tuple[TokenProbabilities, ...]
+    f1: float
 
 
 def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
-    """Train a token classifier on the train folds, choose the best weights, and calibrate its scores.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx``, ``tokenizer.json`` and ``training.json`` into ``config.out``.
+    """Trains a token classifier on the train folds, chooses the best weights, and calibrates its scores.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
         MissingExtraError: The encoder is not installed.
     """
+    parts = [_read_part(config, number, on_progress) for number in range(config.cross_fit)]
+    if parts:
+        config = msgspec.structs.replace(config, evaluate_every=config.epochs, minutes=_minutes(config))
     trainer = DocumentTrainer(config, on_progress)
+    trainer.parts = parts
+    return trainer.run_alone()
+
+
+def _read_part(config: DocumentConfig, number: int, on_progress: OnProgress) -> HeldReadings:
+    """Trains a network on the other parts, into ``part-NUMBER`` of the run's folder, and reads a part with it."""
+    part = msgspec.structs.replace(
+        config,
+        out=config.out / f"part-{number}",
+        held_share=1 / config.cross_fit,
+        held_number=number,
+        cross_fit=0,
+        evaluate_every=config.epochs,  # the last weights: a checkpoint chosen on the part would flatter its scores
+        minutes=_minutes(config),
+    )
+    trainer = DocumentTrainer(part, on_progress)
     trainer.train()
-    return trainer.finish()
+    return trainer.held_readings()
+
+
+def _minutes(config: DocumentConfig) -> float | None:
+    return None if config.minutes is None else config.minutes / (config.cross_fit + 1)
 
 
 class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]):
-    """Training of a token classifier."""
+    """Training of a token classifier.
+
+    Attributes:
+        parts: Readings of all documents in parts, for the scores; empty to fit them on the held share.
+    """
 
     figure = "F1 of values"
+    begins_again = True
     warm_up_steps = 60
+    parts: Sequence[HeldReadings] = ()
 
     def load(self) -> DocumentObjective:
-        """Read the documents and cut them into windows."""
+        """Reads the documents and cuts them into windows."""
         config = self.config
         self.schema = load_model_schema(config.schema)
         self.encoder = encoder_folder(config.encoder)
@@ -106,7 +145,13 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             write_atomic(self.tokenizer, with_line_breaks((self.encoder / TOKENIZER).read_bytes()))
         windows = TextWindows(self.tokenizer, self.form)
         data = load_document_data(
-            config.data, windows, self.schema.types, held_share=config.held_share, seed=config.seed
+            config.data,
+            windows,
+            self.schema.types,
+            held_share=config.held_share,
+            seed=config.seed,
+            held_number=config.held_number or 0,
+            whole=config.cross_fit > 0,
         )
         log.info("%d documents, %d windows; %d held out", len(data.trained), len(data.train), len(data.held))
         objective = DocumentObjective(
@@ -118,7 +163,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return objective
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss; with ``bf16`` the network multiplies in bfloat16.
+        """Returns the loss; with ``bf16`` the network multiplies in bfloat16.
 
         Dropout follows from the seed and the step alone, so that a resumed run goes on as if it had not been stopped.
         """
@@ -127,25 +172,35 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             outputs = as_tuple(model(batch.ids, batch.hidden))
         return self.objective.true_loss(outputs, batch)
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint; a run that was ended before its first one begins again."""
-        path = self.config.out / CHECKPOINT
-        return checkpoints.load(path) if self.config.resume and path.exists() else None
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Returns the F1 of values of the held-out documents; with parts that of their own networks."""
+        if not self.parts:
+            return super().evaluate(model)
+        counts = [len(one.documents) for one in self.parts]
+        return {"f1": sum(one.f1 * count for one, count in zip(self.parts, counts, strict=True)) / sum(counts)}
+
+    def held_readings(self, model: nn.Module | None = None) -> HeldReadings:
+        """Reads the held-out documents with a network; ``None`` for the best weights of the run."""
+        if model is None:
+            model = self.build()
+            model.load_state_dict(checkpoints.load(self.config.out / BEST))
+        seen = self.objective.read_held(model)
+        return HeldReadings(self.objective.data.held, tuple(seen), self.objective.f1_of(seen))
 
     def adapt(self, start: InitialModel) -> str:
-        """Refuse a model to start from."""
+        """Refuses a model to start from."""
         raise TrainingError(
             "a document model starts from an encoder", actual=start.name, action="Give it with --encoder."
         )
 
     def pretrained(self) -> nn.Module:
-        """Build the classifier on the encoder's weights."""
+        """Builds the classifier on the encoder's weights."""
         model = pretrained_tagger(len(self.schema.types), self.encoder)
         model.freeze_lower(self.config.frozen_layers)
         return model
 
     def build(self) -> nn.Module:
-        """Build the classifier with random weights, as frozen as that of `pretrained`."""
+        """Builds the classifier with random weights, as frozen as that of `pretrained`."""
         model = TokenClassifier(len(self.schema.types), read_shape(self.encoder))
         model.freeze_lower(self.config.frozen_layers)
         return model
@@ -153,43 +208,44 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
     def export(self, model: nn.Module, path: Path) -> float:
         """Calibrate, and write the graph with its facts, and the tokenizer beside it."""
         model.eval()
-        data = self.objective.data
+        parts = self.parts or [self.held_readings(model)]
         self.reading = fit_reading(
             self.schema,
-            data.held,
-            [probabilities_of(model, data.windows, one.text, data.labels) for one in data.held],
-            trained=data.trained,
+            [document for part in parts for document in part.documents],
+            [seen for part in parts for seen in part.seen],
+            trained=() if self.parts else self.objective.data.trained,
             name=Path(self.config.schema).stem,
         )
         if self.tokenizer != path.parent / TOKENIZER:
             shutil.copyfile(self.tokenizer, path.parent / TOKENIZER)
-        return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
+        return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading.postprocess))
 
     def examples(self) -> Sequence[Tensor]:
-        """Return inputs of two lengths."""
+        """Returns inputs of two lengths."""
         return _examples(self.form.tokens)
 
     def result(self, model: nn.Module, difference: float) -> DocumentResult:
         """Evaluate, and write the facts."""
         config = self.config
-        f1 = self.objective.evaluate(model)["f1"]
+        f1 = self.evaluate(model)["f1"]
         facts = {
             "settings": config.as_dict(),
-            **msgspec.to_builtins(document_facts(self.schema.types, self.form, self.reading)),
-            "documents": self.objective.facts,
+            **msgspec.to_builtins(document_facts(self.schema.types, self.form, self.reading.postprocess)),
+            "documents": self.objective.facts | ({"parts": len(self.parts)} if self.parts else {}),
             "held_f1": f1,
+            "scored_f1": self.reading.f1,
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(ARCHITECTURE, facts, difference)),
+            **self.files,
             labels=self.schema.types,
             held_f1=f1,
+            scored_f1=self.reading.f1,
         )
 
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
-    """Return what a bundle states of a token classifier besides its weights."""
+    """Returns the facts of a token classifier in its bundle."""
     return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
 
 
@@ -202,7 +258,7 @@ def _examples(tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def export_tagger(model: nn.Module, path: Path, facts: ModelFacts) -> float:
-    """Write a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
+    """Writes a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
 
     Returns:
         The largest difference between the graph's and torch's outputs.

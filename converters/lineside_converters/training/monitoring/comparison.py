@@ -29,11 +29,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         architecture: Of the network; empty while the run hasn't ended.
         figure: What its evaluations measure.
         best: The best evaluation's figures by name; none before the first one.
-        best_step: Its step.
         mean: The mean of those figures, by which it is the best; ``None`` before the first one.
         loss: Mean of the last epoch; ``None`` before the first one has ended.
         step: Reached so far.
-        steps: Of the whole run.
         minutes: Of training, until the last evaluation.
         settings: Settings of the run, as in its ``config.toml``.
         curves: The numbers behind its curves.

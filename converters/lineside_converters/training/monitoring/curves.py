@@ -28,7 +28,6 @@ class CurveLine:
     """One curve.
 
     Attributes:
-        name: Of what it shows.
         points: Pairs of step and value.
     """
 
@@ -117,7 +116,7 @@ def mean_of(row: Row) -> float:
 
 
 def picture(lines: Sequence[CurveLine], steps: int) -> str:
-    """Draws curves over the steps of a run; each point has a title that says what it is."""
+    """Draws curves over the steps of a run; each point has a title."""
     values = [value for line in lines for _, value in line.points]
     low, high = widened(min(values), max(values), 0.02)
     plot = Plot((0, max(1, steps)), (low, high))

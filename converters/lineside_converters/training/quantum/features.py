@@ -35,7 +35,6 @@ class ImageFeatures:
     Attributes:
         rows: ``(n, F) float32``.
         labels: ``(n,) int64``, indices into ``names``.
-        names: Of the classes.
     """
 
     rows: Floats

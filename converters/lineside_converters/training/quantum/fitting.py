@@ -70,7 +70,6 @@ def fit(
         network: Features ``(B, F)`` in, logits out.
         features: ``(n, F)``.
         labels: ``(n,)``.
-        settings: Of the fit.
         seed: Of the order of the rows.
         on_epoch: Told the number of each epoch, from 1, and its mean loss.
 

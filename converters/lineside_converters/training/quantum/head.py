@@ -176,9 +176,7 @@ class QuantumHead:
         """Writes the bundle: the INT8 trunk with the circuit behind it, as one ONNX graph.
 
         Args:
-            out: Its folder.
             name: Of the bundle; the folder's if not given.
-            version: Of the bundle.
             overwrite: Whether a bundle that stands there is replaced.
 
         Raises:

@@ -46,14 +46,13 @@ _CHECKED = 64
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """What report and card say of a head.
+    """Facts of a head for report and card.
 
     Attributes:
         labels: Class names in the order of the logits.
         good_classes: Those that mean a good part; ``None`` goes by their names.
         held_top1: On the images that were held out of the training.
         images: Numbers of images: trained on, held out.
-        settings: Of the training.
     """
 
     labels: tuple[str, ...]

@@ -30,14 +30,12 @@ def update_network(
     *,
     epochs: int,
 ) -> InterestNetwork:
-    """Return the network after the newest choices.
+    """Returns the network after the newest choices.
 
     Args:
         network: As it was trained on ``known``.
-        known: Its interactions.
         merged: Those and the newer ones behind them.
         counts: How many of each user's last choices are new, ``(users,)``.
-        config: Of the training.
         epochs: Passes over the new choices.
     """
     updated = grown(network, known, merged, config)
@@ -68,7 +66,7 @@ def update_network(
 def grown(
     network: InterestNetwork, known: Interactions, merged: Interactions, config: RecommenderConfig
 ) -> InterestNetwork:
-    """Return the network with rows for new items and attributes; new items begin as the unknown one."""
+    """Returns the network with rows for new items and attributes; new items begin as the unknown one."""
     larger = build_network(config, merged, merged.popularity() > 0)
     larger.scorer.load_state_dict(network.scorer.state_dict())
     old, new = network.embedding, larger.embedding

@@ -58,7 +58,6 @@ class Interactions:
         items: Ids of the items, sorted by their bytes.
         attributes: Names of the attributes, sorted.
         attribute_rows: ``(items, K) int64``: numbers of each item's attributes from 1, then 0.
-        users: Names of the users.
         chosen: Of each user the rows of the chosen items, oldest first.
         shown: Of each user ``(chosen, 2)``: items that were shown before each choice and not chosen, else -1.
     """
@@ -76,12 +75,12 @@ class Interactions:
         return sum(len(each) for each in self.chosen)
 
     def rows_of(self, ids: Iterable[str]) -> Ints:
-        """Return the rows of items; -1 for an unknown one."""
+        """Returns the rows of items; -1 for an unknown one."""
         known = {item: row for row, item in enumerate(self.items)}
         return np.array([known.get(item, -1) for item in ids], np.int64)
 
     def without_last(self, count: int = 1) -> Interactions:
-        """Return the interactions without each user's last ones; users with fewer than two left stay out."""
+        """Returns the interactions without each user's last ones; users with fewer than two left stay out."""
         kept = [number for number, rows in enumerate(self.chosen) if len(rows) - count >= 2]
         return Interactions(
             items=self.items,
@@ -93,13 +92,13 @@ class Interactions:
         )
 
     def popularity(self) -> Ints:
-        """Return how often each item was chosen, ``(items,)``."""
+        """Returns how often each item was chosen, ``(items,)``."""
         everything = np.concatenate(self.chosen) if self.chosen else np.zeros(0, np.int64)
         return np.bincount(everything, minlength=len(self.items))[: len(self.items)].astype(np.int64)
 
 
 def read_interactions(path: Path) -> Interactions:
-    """Read a file, or the one file of a folder that can be read.
+    """Reads a file, or the one file of a folder that can be read.
 
     Raises:
         InputNotFoundError: There is nothing.
@@ -129,7 +128,7 @@ def read_interactions(path: Path) -> Interactions:
 
 
 def as_rows(data: Any) -> Iterator[Row]:
-    """Yield the rows of a data frame with the columns of `COLUMNS`, or of an iterable of tuples or mappings.
+    """Yields the rows of a data frame with the columns of `COLUMNS`, or of an iterable of tuples or mappings.
 
     Raises:
         DatasetError: A column is missing, or a row has another form.
@@ -202,7 +201,7 @@ def collect(
 
 
 def extended(known: Interactions, new: Interactions) -> tuple[Interactions, Ints]:
-    """Return interactions with newer ones behind each user's, and how many each user has of those, ``(users,)``.
+    """Returns interactions with newer ones behind each user's, and how many each user has of those, ``(users,)``.
 
     Args:
         known: What came first.
@@ -221,12 +220,12 @@ def extended(known: Interactions, new: Interactions) -> tuple[Interactions, Ints
 
 
 def names_of(data: Interactions, row: int) -> tuple[str, ...]:
-    """Return the attributes of an item."""
+    """Returns the attributes of an item."""
     return tuple(data.attributes[number - 1] for number in data.attribute_rows[row] if number)
 
 
 def write_interactions(data: Interactions, path: Path) -> None:
-    """Write a ``.csv`` that `read_interactions` reads."""
+    """Writes a ``.csv`` that `read_interactions` reads."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -244,7 +243,7 @@ def write_interactions(data: Interactions, path: Path) -> None:
 
 
 def _choices(ordered: Sequence[tuple[int, float]]) -> tuple[Ints, Ints]:
-    """Return the chosen rows, and what was shown since the choice before."""
+    """Returns the chosen rows, and what was shown since the choice before."""
     chosen: list[int] = []
     shown: list[list[int]] = []
     waiting: list[int] = []
@@ -381,7 +380,7 @@ def _movielens(file: Path) -> Iterator[Row]:
 
 
 def _genres(file: Path) -> dict[str, list[str]]:
-    """Return the genres of MovieLens' items; none where the file is missing."""
+    """Returns the genres of MovieLens' items; none where the file is missing."""
     if not file.is_file():
         return {}
     found = {}

@@ -67,7 +67,6 @@ class RankingFigures:
     """Accuracy of a ranking against one kind of negatives.
 
     Attributes:
-        users: Number of users.
         gauc: Mean over the users of the share of negatives below the chosen item.
         auc: The same over all pairs of users.
         hit_rate_10: Share of users whose chosen item is among the first ten.
@@ -107,7 +106,6 @@ class DINModel:
         Args:
             user_features: Length of a user's vector: half attended by the candidate, half the mean of the history.
             item_features: Length of an item's vector: half for its id, half for its attributes.
-            attention_heads: Heads of the attention.
             out: Folder of the run, with checkpoints and results; a temporary one if not given.
             **settings: Other fields of `RecommenderConfig`, such as ``history_max`` or ``seed``.
 
@@ -315,9 +313,7 @@ class DINModel:
         Its tables are INT8, its network too if that is no slower and GAUC drops by no more than 0.001.
 
         Args:
-            out: Its folder.
             name: Of the bundle; the folder's if not given.
-            version: Of the bundle.
             previous: The bundle of before `update`: its network is taken as it is, so that the patch holds rows only.
             overwrite: Whether a bundle that stands there is replaced.
             on_progress: Told in words what is done.
@@ -345,7 +341,7 @@ class DINModel:
         )
 
     def _temporary_folder(self) -> Path:
-        """Makes a folder that goes with this object."""
+        """Makes a folder that is deleted with this object."""
         folder = tempfile.mkdtemp(prefix="lineside-din-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
@@ -383,7 +379,7 @@ class DINModel:
 
 
 def ranking_figures(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.floating]) -> RankingFigures:
-    """Return the figures of scores ``(users,)`` against ``(users, n)``."""
+    """Returns the figures of scores ``(users,)`` against ``(users, n)``."""
     rank = ranks(chosen, others)
     return RankingFigures(
         users=len(chosen),
@@ -395,7 +391,7 @@ def ranking_figures(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.flo
 
 
 def _file_of(data: Any, folder: Path) -> Path:
-    """Return the file of the data; of rows, one that is written into the run's folder."""
+    """Returns the file of the data; of rows, one that is written into the run's folder."""
     if isinstance(data, (str, Path)):
         return Path(data)
     text = io.StringIO()
@@ -412,7 +408,7 @@ def _file_of(data: Any, folder: Path) -> Path:
 
 
 def _same_items(known: Interactions, given: Interactions) -> Interactions:
-    """Return interactions with the rows of the known items; unknown items keep none."""
+    """Returns interactions with the rows of the known items; unknown items keep none."""
     rows = known.rows_of(given.items)
     rows = np.where(rows < 0, len(known.items), rows)
     return Interactions(

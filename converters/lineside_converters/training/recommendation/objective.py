@@ -47,11 +47,7 @@ class ChoiceBatch:
 
 
 class NegativeSampler:
-    """Draws items that users did not choose.
-
-    Args:
-        data: Of the training.
-    """
+    """Draws items that users did not choose."""
 
     def __init__(self, data: Interactions) -> None:
         self._items = len(data.items)
@@ -59,13 +55,13 @@ class NegativeSampler:
         self._popular = np.cumsum(counts / counts.sum())
 
     def draw(self, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Ints:
-        """Return rows of items, uniform or by popularity."""
+        """Returns rows of items, uniform or by popularity."""
         if kind == "uniform":
             return rng.integers(0, self._items, shape)
         return np.minimum(np.searchsorted(self._popular, rng.random(shape)), self._items - 1).astype(np.int64)
 
     def draw_unchosen(self, kind: str, chosen: Ints, count: int, rng: np.random.Generator) -> Ints:
-        """Return ``(count,)`` rows that are not among a user's own; of a user who chose all, other than the last."""
+        """Returns ``(count,)`` rows that are not among a user's own; of a user who chose all, other than the last."""
         found = self.draw(kind, (count,), rng)
         for _ in range(_TRIES):
             if not (bad := np.isin(found, chosen)).any():
@@ -84,10 +80,6 @@ class ChoiceSampler:
 
     Args:
         data: All choices; each but a user's first is a target.
-        config: Of the training.
-
-    Attributes:
-        targets: Places of the targets.
     """
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
@@ -102,17 +94,17 @@ class ChoiceSampler:
         self.targets: Ints = np.flatnonzero(self._known > 0)
 
     def last(self, counts: Ints) -> Ints:
-        """Return the places of each user's last choices that are targets, ``counts`` of them by user."""
+        """Returns the places of each user's last choices that are targets, ``counts`` of them by user."""
         lengths = np.bincount(np.cumsum(self._known == 0) - 1)
         return np.flatnonzero((self._left <= np.repeat(counts, lengths)) & (self._known > 0))
 
     def items_at(self, targets: Ints) -> Ints:
-        """Return the chosen items."""
+        """Returns the chosen items."""
         found: Ints = self._flat[targets]
         return found
 
     def batch(self, targets: Ints, rng: np.random.Generator) -> ChoiceBatch:
-        """Return targets with their histories and drawn negatives."""
+        """Returns targets with their histories and drawn negatives."""
         config = self._config
         histories = self._histories(targets)
         shown = self._shown[targets]
@@ -134,7 +126,7 @@ class ChoiceSampler:
 
 
 def choice_loss(scores: Tensor, batch: ChoiceBatch) -> Tensor:
-    """Return the cross-entropy of the chosen item among its negatives."""
+    """Returns the cross-entropy of the chosen item among its negatives."""
     scores = scores.masked_fill(batch.left_out, _IGNORED)
     return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
 
@@ -144,7 +136,6 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
 
     Attributes:
         trained_on: The choices without those.
-        held: Those.
     """
 
     def __init__(self, data: Interactions, config: RecommenderConfig, part: Parts = whole) -> None:
@@ -164,19 +155,19 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
         }
 
     def batches(self, first_step: int, done: Done) -> Generator[ChoiceBatch, None, None]:
-        """Yield shuffled batches."""
+        """Yields shuffled batches."""
         return ahead(self._batch, first_step, lambda step: done(step) < 1)
 
     def images(self, batch: ChoiceBatch) -> Tensor:
-        """Return the histories."""
+        """Returns the histories."""
         return batch.histories
 
     def true_loss(self, outputs: Outputs, batch: ChoiceBatch) -> Tensor:
-        """Return `choice_loss`."""
+        """Returns `choice_loss`."""
         return choice_loss(outputs[0], batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return GAUC against uniform and against popular negatives, on the held-out choices."""
+        """Returns GAUC against uniform and against popular negatives, on the held-out choices."""
         scores = score_all(model, self.held.histories, self.held.candidates)
         groups = np.split(scores[:, 1:], len(KINDS), axis=1)
         return {
@@ -196,7 +187,7 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
 
 
 def trained_share(data: Interactions) -> Interactions:
-    """Return the choices without each user's last, by which the weights are chosen."""
+    """Returns the choices without each user's last, by which the weights are chosen."""
     return data.without_last() if any(len(each) > 2 for each in data.chosen) else data
 
 
@@ -205,7 +196,6 @@ class HeldChoices:
     """Each user's last choice among items that the user never chose.
 
     Attributes:
-        users: Numbers of the users.
         histories: ``(users, H) int64``, -1 before a shorter one.
         candidates: ``(users, 1 + 2 n) int64``: the chosen item, n uniform and n popular others.
     """
@@ -224,7 +214,7 @@ def held_choices(
     users: int = HELD_USERS,
     count: int = HELD_NEGATIVES,
 ) -> HeldChoices:
-    """Return the last choices of some users; the same for the same seed.
+    """Returns the last choices of some users; the same for the same seed.
 
     Args:
         data: With the choices to predict.
@@ -246,7 +236,7 @@ def held_choices(
 
 
 def padded(rows: npt.NDArray[np.int64], length: int) -> Ints:
-    """Return the last ``length`` rows, with -1 before fewer."""
+    """Returns the last ``length`` rows, with -1 before fewer."""
     last = rows[-length:]
     return np.concatenate([np.full(length - len(last), -1), last]).astype(np.int64)
 
@@ -255,7 +245,7 @@ def padded(rows: npt.NDArray[np.int64], length: int) -> Ints:
 def score_all(
     model: Callable[[Tensor, Tensor], Tensor] | nn.Module, histories: Ints, candidates: Ints
 ) -> npt.NDArray[np.float32]:
-    """Return scores ``(users, C)`` of candidates for histories."""
+    """Returns scores ``(users, C)`` of candidates for histories."""
     if isinstance(model, nn.Module):
         model.eval()
     found = [

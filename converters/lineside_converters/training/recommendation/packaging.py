@@ -77,8 +77,6 @@ def write_recommender(
         tables: Its float tables.
         held: Choices to calibrate and to judge on.
         out: Folder of the bundle.
-        name: Of the bundle.
-        version: Of the bundle.
         history_max: Items of the longest history.
         facts: ``training.json``.
         previous: Bundle of the same network with older tables: all but the tables is taken from it, unmeasured.
@@ -119,13 +117,13 @@ def write_recommender(
 
 
 def _golden_request(tables: Tables) -> RankingRequest:
-    """Return some items to rank for some others, evenly spread."""
+    """Returns some items to rank for some others, evenly spread."""
     ids = [item.decode() for item in tables["items"][:: max(1, len(tables["items"]) // _GOLDEN_ITEMS)]]
     return RankingRequest(history=tuple(ids[:5]), candidates=tuple(ids))
 
 
 def _metric(feeds: Sequence[Mapping[str, Array]]) -> Callable[[Run], Sequence[float]]:
-    """Return a measure for the optimizer: the AUC of each user."""
+    """Returns a measure for the optimizer: the AUC of each user."""
 
     def metric(run: Run) -> Sequence[float]:
         scores = np.concatenate([run(feed)[SCORES] for feed in feeds])
@@ -147,7 +145,7 @@ def _optimized(onnx: Path, options: dict[str, Any]) -> Bundle:
 
 
 def feeds_of(tables: Tables, held: HeldChoices, history_max: int) -> list[dict[str, Array]]:
-    """Return the network's inputs for held choices."""
+    """Returns the network's inputs for held choices."""
     empty = len(tables["item_vectors"]) - 1
     feeds = []
     for history, candidates in zip(held.histories, held.candidates, strict=True):
@@ -159,7 +157,7 @@ def feeds_of(tables: Tables, held: HeldChoices, history_max: int) -> list[dict[s
 
 
 def vectors_of(tables: Tables, rows: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """Return float vectors ``(n, features)`` and biases ``(n,)`` of items."""
+    """Returns float vectors ``(n, features)`` and biases ``(n,)`` of items."""
     numbers = tables["item_attributes"][rows]
     given = (numbers > 0)[..., None].astype(np.float32)
     described = (tables["attribute_vectors"][numbers] * given).sum(1) / np.maximum(given.sum(1), 1)

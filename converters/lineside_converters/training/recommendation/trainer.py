@@ -59,7 +59,7 @@ class RecommenderResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_recommender(config: RecommenderConfig, on_progress: OnProgress) -> RecommenderResult:
-    """Train a recommender, and choose the weights by each user's last choice.
+    """Trains a recommender, and chooses the weights by each user's last choice.
 
     Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
     ``float.onnx``, ``tables.npz`` and ``training.json`` into ``config.out``.
@@ -80,30 +80,30 @@ class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, Rec
     warm_up_steps = 100
 
     def load(self) -> RecommendationObjective:
-        """Read the interactions."""
+        """Reads the interactions."""
         self.data: Interactions = read_interactions(self.config.data[0])
         self.patience = self.config.patience
         return RecommendationObjective(self.data, self.config, self.strategy.part)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss of a network on a batch."""
+        """Returns the loss of a network on a batch."""
         return self.objective.true_loss((model(batch.histories, batch.candidates),), batch)
 
     def adapt(self, start: InitialModel) -> str:
-        """Refuse a model to start from."""
+        """Refuses a model to start from."""
         raise TrainingError("a recommender begins with random weights", action="Leave start out.")
 
     def pretrained(self) -> InterestNetwork:
-        """Build the network with random weights."""
+        """Builds the network with random weights."""
         log.info("%d users, %d items, %d choices", len(self.data.users), len(self.data.items), self.data.count)
         return self.build()
 
     def build(self) -> InterestNetwork:
-        """Build the network with random weights."""
+        """Builds the network with random weights."""
         return build_network(self.config, self.data, self.objective.trained_on.popularity() > 0)
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write the scorer."""
+        """Writes the scorer."""
         scorer: InterestScorer = model.scorer  # type: ignore[assignment]  # of `build`
         return export_onnx(
             scorer,
@@ -121,11 +121,11 @@ class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, Rec
         )
 
     def examples(self) -> Sequence[Tensor]:
-        """Return nothing: no model to start from is closed."""
+        """Returns nothing: no model to start from is closed."""
         return ()
 
     def result(self, model: nn.Module, difference: float) -> RecommenderResult:
-        """Evaluate, and write tables and facts."""
+        """Evaluates, and writes tables and facts."""
         config = self.config
         write_float_tables(model.embedding, self.data, config.out)
         held = self.objective.evaluate(model)
@@ -140,7 +140,7 @@ class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, Rec
 
 
 def build_network(config: RecommenderConfig, data: Interactions, chosen: npt.NDArray[np.bool_]) -> InterestNetwork:
-    """Return a network with random weights; ``chosen`` are the items ``(items,)`` whose ids are trained."""
+    """Returns a network with random weights; ``chosen`` are the items ``(items,)`` whose ids are trained."""
     rows = np.concatenate([data.attribute_rows, np.zeros((2, data.attribute_rows.shape[1]), np.int64)])
     embedding = ItemEmbedding(
         torch.from_numpy(rows), torch.from_numpy(chosen), len(data.attributes), config.item_features
@@ -157,14 +157,14 @@ def build_network(config: RecommenderConfig, data: Interactions, chosen: npt.NDA
 
 
 def write_float_tables(embedding: Any, data: Interactions, folder: Path) -> None:
-    """Write ``tables.npz``."""
+    """Writes ``tables.npz``."""
     buffer = io.BytesIO()
     np.savez(buffer, **tables_of(embedding, data))  # type: ignore[arg-type]  # numpy's stub of **kwds
     write_atomic(folder / TABLES, buffer.getvalue())
 
 
 def tables_of(embedding: Any, data: Interactions) -> dict[str, npt.NDArray[Any]]:
-    """Return the float tables of a network, as `lineside_models.recommendation.tables.write_tables` takes them."""
+    """Returns the float tables of a network, as `lineside_models.recommendation.tables.write_tables` takes them."""
     vectors = {name: value.detach().cpu().numpy() for name, value in embedding.state_dict().items()}
     return {
         "items": encode_ids(data.items),

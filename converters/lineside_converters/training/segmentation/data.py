@@ -37,8 +37,6 @@ class MaskedData:
     """Data of a segmenter.
 
     Attributes:
-        labels: The types.
-        train: To train on.
         held: Held out of training.
     """
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.training.initial_weights import InitialModel, check_outputs, see_new_images, take_labels
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.data import MaskedData, load_masked
 from lineside_converters.training.segmentation.objective import SegmentationObjective, preprocess_of
-from lineside_converters.training.trainer import Trainer, log, two_sizes
+from lineside_converters.training.trainer import Trainer, TrainingResult, log, two_sizes
 from lineside_models.networks.detector import INPUT
 from lineside_models.networks.segmenter import STRIDE, SurfaceSegmenter, pretrained_segmenter
 from lineside_runtime.bundle import Postprocess
@@ -28,39 +27,28 @@ SMALL_SHARE = 0.05
 """Share of the true pieces that may be smaller than twice the smallest area that is reported."""
 
 
-class SegmenterResult(msgspec.Struct, frozen=True, kw_only=True):
+class SegmenterResult(TrainingResult, frozen=True, kw_only=True):
     """Result of a run.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph.
-        facts: ``training.json``.
         labels: The types; the k-th, from 0, is channel k + 1 of the maps.
         held_mean_iou: Of the chosen weights on the held-out share of the train folds.
         held_iou: The same by type.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_mean_iou: float
     held_iou: dict[str, float]
 
 
 def train_segmenter(config: SegmenterConfig, on_progress: OnProgress) -> SegmenterResult:
-    """Train a segmenter on the train folds and choose the best weights.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
+    """Trains a segmenter on the train folds and chooses the best weights.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = SegmenterTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return SegmenterTrainer(config, on_progress).run_alone()
 
 
 class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, SegmenterResult]):
@@ -69,7 +57,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
     figure = "IoU"
 
     def load(self) -> SegmentationObjective:
-        """Read the pictures with their masks."""
+        """Reads the pictures with their masks."""
         config = self.config
         self.data = load_masked(config)
         return SegmentationObjective(
@@ -82,12 +70,12 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
         )
 
     def adapt(self, start: InitialModel) -> str:
-        """Give the maps the labels of the data."""
+        """Gives the maps the labels of the data."""
         check_outputs(start, [OUTPUT], "a segmenter of lineside")
         return take_labels(start, self.data.labels, background=1)
 
     def pretrained(self) -> nn.Module:
-        """Build a segmenter whose trunk has ImageNet's weights."""
+        """Builds a segmenter whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         model = pretrained_segmenter(len(self.data.labels), channels=self.config.channels)
         see_new_images(model.trunk, self.first_inputs())
@@ -95,15 +83,15 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
         return model
 
     def build(self) -> nn.Module:
-        """Build a segmenter with random weights."""
+        """Builds a segmenter with random weights."""
         return SurfaceSegmenter(len(self.data.labels), channels=self.config.channels)
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_segmenter`."""
+        """Writes it with `export_segmenter`."""
         return export_segmenter(model, path)
 
     def examples(self) -> list[Tensor]:
-        """Return inputs of two sizes."""
+        """Returns inputs of two sizes."""
         return two_sizes()
 
     def result(self, model: nn.Module, difference: float) -> SegmenterResult:
@@ -120,10 +108,9 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
             "preprocess": msgspec.to_builtins(preprocess_of(config.side_px)),
             "postprocess": msgspec.to_builtins(Postprocess(name="segmentation", params=params)),
         }
+        self.write_facts(NETWORK, facts, difference)
         return SegmenterResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(NETWORK, facts, difference)),
+            **self.files,
             labels=data.labels,
             held_mean_iou=mean,
             held_iou=held,
@@ -131,7 +118,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
 
 
 def area_min(data: MaskedData, side_px: int) -> int:
-    """Return the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile."""
+    """Returns the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile."""
     areas: list[float] = []
     for picture in data.train:
         cells = (side_px / max(picture.mask.shape) / STRIDE) ** 2
@@ -141,7 +128,7 @@ def area_min(data: MaskedData, side_px: int) -> int:
 
 
 def export_segmenter(model: nn.Module, path: Path) -> float:
-    """Write a segmenter as ONNX: input ``image``, output ``maps``; batch, height and width are free.
+    """Writes a segmenter as ONNX: input ``image``, output ``maps``; batch, height and width are free.
 
     Returns:
         The largest difference between the graph's and torch's outputs.

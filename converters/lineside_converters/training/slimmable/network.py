@@ -26,7 +26,6 @@ class SlimmableNetwork(nn.Module):
     Its state is all that is trained: the weights of the widest network, and the batch norms of each width.
 
     Attributes:
-        full: The widest network.
         widths: Shares of the channels, falling; the first is that of `full`.
         norms: By narrower width, its batch norms.
     """
@@ -39,7 +38,6 @@ class SlimmableNetwork(nn.Module):
         Args:
             whole: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
             example: An input; small ones are faster.
-            groups: Its groups of channels.
             widths: Shares of the channels, falling.
 
         Raises:

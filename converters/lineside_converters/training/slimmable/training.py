@@ -48,7 +48,6 @@ def slimmable(
         inputs: Batches that the channels are ranked on.
         widths: Shares of the channels, falling.
         postprocess: Name of the decoder of its outputs.
-        seed: Of the ranking.
         ordered: Whether its channels are ordered already, or weights are loaded afterwards that are.
 
     Raises:

@@ -17,7 +17,6 @@ class AnnotatedSpan(msgspec.Struct, frozen=True):
     """A mention in the text.
 
     Attributes:
-        type: Of the schema.
         start: Offset of its first character.
         end: Offset behind its last character.
     """
@@ -36,11 +35,9 @@ class AnnotatedRelation(msgspec.Struct, frozen=True):
 
 
 class AnnotatedDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A text with what is truly in it.
+    """A text with its annotations.
 
     Attributes:
-        name: Of the file.
-        text: Of the document.
         group: Documents of one group are never on both sides of a split.
         spans: Mentions, for training.
         values: True values by type; several strings may stand for one.

@@ -11,7 +11,6 @@ published (`lineside_models.nlp.document_sets.public_data`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -35,13 +34,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     group: str = ""
 
 
-def load_documents(
-    folder: Path, fold: str, *, read: Callable[[Path], str] | None = None
-) -> tuple[AnnotatedDocument, ...]:
+def load_documents(folder: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
     """Reads one fold of an annotated data set.
-
-    Args:
-        read: Returns the text of a file; ``None`` for files of plain text.
 
     Raises:
         InputNotFoundError: There is no such folder.
@@ -58,13 +52,11 @@ def load_documents(
             f"{folder} holds no annotated documents", expected=ANNOTATIONS, action="See the guide on documents."
         )
     lines = (folder / ANNOTATIONS).read_bytes().splitlines()
-    found = [
-        _document(folder, line, number, read or _plain_text) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    found = [_document(folder, line, number) for number, line in enumerate(lines, 1) if line.strip()]
     return tuple(document for own_fold, document in found if own_fold == fold)
 
 
-def _document(folder: Path, line: bytes, number: int, read: Callable[[Path], str]) -> tuple[str, AnnotatedDocument]:
+def _document(folder: Path, line: bytes, number: int) -> tuple[str, AnnotatedDocument]:
     where = f"{folder / ANNOTATIONS}, line {number}"
     try:
         row = decode_json(line, type=_Line)
@@ -73,7 +65,7 @@ def _document(folder: Path, line: bytes, number: int, read: Callable[[Path], str
     path = (folder / row.file).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         raise DatasetError(f"{where}: no file {row.file!r} in the folder")
-    text = read(path)
+    text = _plain_text(path)
     for span in row.entities:
         if not 0 <= span.start < span.end <= len(text):
             raise DatasetError(

@@ -62,9 +62,9 @@ def count_values(
     names = list(types)
     rows = []
     for document, values in zip(documents, found, strict=True):
-        said = {(one.type, one.key) for one in values if one.type in names}
+        predicted = {(one.type, one.key) for one in values if one.type in names}
         true = {(name, key) for name in names for key in document.values.get(name, ())}
-        rows.append((len(said & true), len(said - true), len(true - said)))
+        rows.append((len(predicted & true), len(predicted - true), len(true - predicted)))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
@@ -81,17 +81,17 @@ def count_relations(
     """
     rows = []
     for document, relations in zip(documents, found, strict=True):
-        said = {(one.type, "" if one.type in tails else one.head[1], one.tail[1]) for one in relations}
+        predicted = {(one.type, "" if one.type in tails else one.head[1], one.tail[1]) for one in relations}
         true = {(name, "", key) for name, tail in tails.items() for key in document.values.get(tail, ())}
         true |= document.pairs
-        rows.append((len(said & true), len(said - true), len(true - said)))
+        rows.append((len(predicted & true), len(predicted - true), len(true - predicted)))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def f1_figures(counts: Counts, *, seed: int = SEED) -> F1Figures:
+def f1_figures(counts: Counts) -> F1Figures:
     """Returns the figures of counts by document."""
     right, false, missed = (int(total) for total in counts.sum(0))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = counts[rng.integers(0, len(counts), (RESAMPLES, len(counts)))].sum(1)
     low, high = np.percentile(_f1(drawn), (2.5, 97.5))
     return F1Figures(
@@ -140,7 +140,7 @@ def precision_curve(
     return points
 
 
-def coverage_at(points: Sequence[CurvePoint], precision: float = PRECISION_WANTED) -> CurvePoint | None:
-    """Returns the largest coverage with such a precision; ``None`` if there is none."""
-    good = [point for point in points if point.precision >= precision]
+def coverage_at(points: Sequence[CurvePoint]) -> CurvePoint | None:
+    """Returns the largest coverage at a precision of `PRECISION_WANTED`; ``None`` if there is none."""
+    good = [point for point in points if point.precision >= PRECISION_WANTED]
     return good[-1] if good else None

@@ -15,7 +15,6 @@ class SpanCandidate:
     """A value that a document may have.
 
     Attributes:
-        type: Entity type.
         key: See `value_key`.
         mentions: Where it stands, in the order of the text.
         score: Calibrated probability that it is right.
@@ -44,7 +43,7 @@ def propose(text: str, parts: Iterable[tuple[int, int]], terms: LegalTerms, type
 
 
 def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[SpanCandidate]:
-    """Returns the values that mentions stand for."""
+    """Returns the values of mentions."""
     found: dict[tuple[str, str], list[Mention]] = {}
     for mention in mentions:
         words = text[mention.start : mention.end]

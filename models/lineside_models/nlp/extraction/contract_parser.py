@@ -41,7 +41,7 @@ from lineside_runtime.tensors import Array
 
 CONTRACT = "contract"
 WORD_SCORE_MIN = 0.8
-"""Score of text recognition below which a value is reviewed."""
+"""Scores of text recognition below which a value is reviewed."""
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
@@ -53,8 +53,6 @@ class SpanExtractor:
         """Reads tokenizer and post-processing.
 
         Args:
-            manifest: Of the model.
-            tokenizer: File of its tokenizer.
             run: Runs it: inputs by name to outputs by name.
 
         Raises:
@@ -69,7 +67,7 @@ class SpanExtractor:
         self._run, self._input, self._output = run, manifest.preprocess.input, manifest.outputs[0].name
 
     def probabilities(self, text: str) -> TokenProbabilities:
-        """Returns what the network says of a text."""
+        """Returns the network's probabilities for a text."""
         cut = self.windows(text)
         logits: list[Floats] = [np.zeros((0, len(self.types), 3))] * len(cut)
         for numbers, ids in batches(cut):
@@ -114,7 +112,6 @@ def open_extractor(session: Session) -> SpanExtractor:
 
     Raises:
         UnsupportedModelError: The bundle is of another task.
-        LinesideError: As for `SpanExtractor`.
     """
     bundle = session.bundle
     return SpanExtractor(bundle.manifest, bundle.file(text_form(bundle.manifest).tokenizer), session.predict)
@@ -157,7 +154,6 @@ class ContractParser:
             ConfigError: A value is not one of the named ones, or the bundle is of another schema.
             InputNotFoundError: There is no such dictionary or bundle.
             UnsupportedModelError: The bundle is of another task.
-            LinesideError: As for `LegalTerms.open` and `Session`.
         """
         if output_format not in get_args(Format):
             raise ConfigError("output_format", expected="json, csv or html", actual=repr(output_format))
@@ -196,7 +192,7 @@ class ContractParser:
             self._own = None
 
     def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> Any:
-        """Reads a document and returns what was found in the output format.
+        """Reads a document and returns the findings in the output format.
 
         Args:
             source: PDF, DOCX, text or image, as a path or its content.
@@ -208,7 +204,6 @@ class ContractParser:
 
         Raises:
             DocumentError: The file can't be read.
-            LinesideError: As for `read_document` and `Session.predict`.
         """
         document = read_document(source, limits=limits)
         report = self.report(document)
@@ -217,7 +212,7 @@ class ContractParser:
         return msgspec.to_builtins(report)
 
     def report(self, document: Document) -> DocumentReport:
-        """Returns what was found in a document that was read before."""
+        """Returns the findings in a document that was read before."""
         if self._extractor is None:
             return self._by_rules(document, self._rules or load_schema(CONTRACT))
         values, relations = self._extractor.read(document.text, self._terms)

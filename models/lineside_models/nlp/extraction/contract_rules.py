@@ -39,7 +39,7 @@ _NO_ALIAS = {"party", "parties", "agreement", "effectivedate", "thisagreement"}
 
 
 def contract_mentions(text: str, terms: LegalTerms | None = None) -> list[Mention]:
-    """Returns what the rules find in a contract.
+    """Returns the rules' findings in a contract.
 
     Args:
         terms: Of laws; the shipped dictionary if ``None``.

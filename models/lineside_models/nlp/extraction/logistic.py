@@ -16,9 +16,6 @@ class LogisticModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Probability of features: of the weighted sum of them, each brought to mean 0 and deviation 1.
 
     Attributes:
-        weights: Of the features.
-        means: Of the features.
-        deviations: Of the features.
         bias: Added to the sum.
     """
 

@@ -16,7 +16,6 @@ class RelationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         head: Type of the first.
-        tail: Type of the second.
         pairs: Whether a head has tails of its own, as a party has its alias; otherwise a document has one head, and
             every tail of it belongs to it.
     """

@@ -52,7 +52,6 @@ class Place:
     """A mention of a value.
 
     Attributes:
-        key: Of the value.
         start: Offset of its first character.
         end: Offset behind its last character.
     """
@@ -76,7 +75,6 @@ def link(heads: Sequence[Place], tails: Sequence[Place], text: str, model: Logis
 
     Args:
         heads: Mentions of the values that have tails.
-        tails: Mentions of their tails.
         model: Fitted on `pair_features`.
     """
     candidates, features = pair_features(heads, tails, text)

@@ -36,7 +36,6 @@ class Mention(msgspec.Struct, frozen=True):
     """A place of the text that may hold a value.
 
     Attributes:
-        type: Of the schema.
         start: Offset of its first character.
         end: Offset behind its last character.
         score: Mean probability of its tokens of being inside; 0 where the network does not see it.
@@ -59,7 +58,7 @@ class Mention(msgspec.Struct, frozen=True):
 
 
 class TokenProbabilities:
-    """What a network says of the tokens of a text.
+    """A network's probabilities for the tokens of a text.
 
     Args:
         windows: Of the text.
@@ -89,7 +88,7 @@ class TokenProbabilities:
         return sorted(best.values(), key=lambda one: (one.start, one.end, one.type))
 
     def scored(self, mention: Mention) -> Mention:
-        """Returns a mention, whoever found it, with what the surest window says of it."""
+        """Returns a mention with the scores of the surest window."""
         best = msgspec.structs.replace(mention, score=0.0, weakest=0.0)
         number = self._labels.index(mention.type)
         for window, tags in zip(self.windows, self._tags, strict=True):

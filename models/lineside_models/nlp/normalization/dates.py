@@ -57,7 +57,6 @@ def parse_date(text: str, order: Order = "month-first") -> str | None:
     may stand in the date. Of two digits for a year, those below 50 are of this century.
 
     Args:
-        text: With the date.
         order: Of day and month in ``03/04/2026``.
     """
     text = _FILL.sub(" ", text)

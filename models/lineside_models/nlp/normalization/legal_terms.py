@@ -113,7 +113,7 @@ class LegalTerms:
         return self._by_key[type_name, name_key(max(found, key=len))] if found else None
 
     def key(self, type_name: str, text: str) -> str | None:
-        """Returns the key of the normal form; ``None`` if the dictionary does not know the mention."""
+        """Returns the key of the normal form; ``None`` if the mention is not in the dictionary."""
         known = self.canonical(type_name, clean(text))
         return name_key(known) if known is not None else None
 

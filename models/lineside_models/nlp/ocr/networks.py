@@ -45,9 +45,6 @@ class OcrModel:
 class RecognitionModel(OcrModel):
     """The network that reads lines, without its last layer.
 
-    Attributes:
-        head: That layer.
-
     Raises:
         InputNotFoundError: As for `OcrModel`.
         BundleFormatError: The last layer is damaged.

@@ -42,7 +42,6 @@ class LineWord(msgspec.Struct, frozen=True):
     Attributes:
         text: Without blanks.
         left: Where it begins, as a share of the line's length.
-        right: Where it ends.
         score: Least probability of its characters.
     """
 

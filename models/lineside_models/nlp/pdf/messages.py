@@ -19,7 +19,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The file and its limits: all pages are read, or some of them rendered.
 
     Attributes:
-        data: The PDF.
         limits: What it may cost.
         images: Numbers of pages that are rendered instead; empty to read all.
         dpi: Resolution of these images.

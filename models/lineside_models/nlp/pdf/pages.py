@@ -40,7 +40,6 @@ def pdf_image(
     """Renders a page.
 
     Args:
-        data: The PDF.
         number: Of the page, from 0.
         dpi: Resolution; less where the page would have more than 6 megapixels.
         limits: `DocumentLimits()` if ``None``.

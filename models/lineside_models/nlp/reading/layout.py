@@ -58,7 +58,6 @@ def reading_order(words: Sequence[PlacedWord], width: float) -> list[Line]:
 
     Args:
         words: In any order.
-        width: Of the page.
     """
     fragments = _fragments(words)
     lines: list[Line] = []
@@ -76,8 +75,6 @@ def upright(words: Sequence[tuple[str, Box, int]], width: float, height: float) 
 
     Args:
         words: Text, box and the angle of its line in degrees clockwise, a multiple of 90.
-        width: Of the page.
-        height: Of the page.
 
     Returns:
         The words, and by how many degrees clockwise the page was turned.

@@ -23,7 +23,7 @@ _ALIKE_LETTERS = str.maketrans("OQDIL|ZSGBT", "00011125687")
 
 
 def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
-    """Finds what the rules of a schema find.
+    """Finds entities and relations by the rules of a schema.
 
     Args:
         document: As read.
@@ -42,7 +42,7 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
 
 
 class _Report:
-    """Collects entities, relations and what a person must look at."""
+    """Collects entities, relations and findings that a person must check."""
 
     def __init__(self, document: Document, schema: Schema) -> None:
         self._document, self._schema = document, schema
@@ -51,7 +51,7 @@ class _Report:
         self._review: list[ReviewItem] = []
 
     def add_field(self, field: FieldSchema, found: list[FieldCandidate]) -> None:
-        """Adds the best value of a field, and what speaks against it."""
+        """Adds the best value of a field, and reasons against it."""
         if not found:
             if field.required:
                 self._review.append(ReviewItem(reason="missing", field=field.name, text="it was not found"))

@@ -29,10 +29,7 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A value that a field may have.
 
     Attributes:
-        field: Of the schema.
-        cell: Where it stands.
         value: Normalised.
-        unit: Of a number.
         score: Probability that it is the field's.
         doubt: Why a person should look at it; empty if nothing speaks against it.
     """

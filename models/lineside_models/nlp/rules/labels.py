@@ -29,7 +29,6 @@ class Match(msgspec.Struct, frozen=True):
     """A label at the beginning of a cell.
 
     Attributes:
-        name: Of the field.
         length: Characters of the cell that belong to it, with the colon; what follows is the value.
         score: 1, less for a label that is misread.
     """

@@ -47,11 +47,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """A number of a table.
 
     Attributes:
-        table: Name of the table.
-        quantity: Name of the quantity.
         role: ``value``, ``min`` or ``max``.
-        cell: Where it stands.
-        number: The value.
         text: With a decimal point.
         unit: Stated, or the quantity's first one.
         score: Probability that all of this is right.
@@ -92,7 +88,6 @@ class TableReader:
         unread: Cells from which no number could be taken, after `read`.
 
     Args:
-        table: Of the schema.
         others: Tables that may stand beside or below it.
     """
 

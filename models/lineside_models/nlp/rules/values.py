@@ -27,10 +27,9 @@ _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": 
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """A number with what stands around it.
+    """A number with its unit and comparison sign.
 
     Attributes:
-        number: The value.
         text: With a decimal point, as many decimals as it was written with.
         bound: Whether it is a least or largest value.
         unit: What follows the number, blanks removed.

@@ -112,7 +112,6 @@ class Schema(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         name: Such as ``certificate``.
-        title: For people.
         fields: With one value each.
         tables: Of measured values.
         accept_from: Least score of an entity that no person has to look at.
@@ -169,7 +168,7 @@ def load_schema(source: str | Path) -> Schema:
 
 
 def load_model_schema(source: str | Path) -> ModelSchema:
-    """Returns what a model of a schema looks for.
+    """Returns the schema of a model.
 
     Raises:
         InputNotFoundError: As for `load_schema`.

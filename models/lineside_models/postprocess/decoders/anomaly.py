@@ -78,7 +78,6 @@ def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) 
     Args:
         outputs: Of a batch of one.
         params: The manifest's parameters of ``anomaly_maps``.
-        letterbox: Of the frame.
 
     Raises:
         ConfigError: A parameter is unknown or out of range.

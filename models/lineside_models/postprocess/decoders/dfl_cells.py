@@ -53,7 +53,6 @@ class Cells:
         logits: ``(N,)``, falling.
         labels: ``(N,)`` indices of types.
         cell: ``(N,)`` numbers in the grid.
-        grid: Of the maps.
     """
 
     logits: Floats
@@ -117,7 +116,6 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
     """Returns ``(N, 4)`` boxes in pixels of the input: each side's mean distance, seen from the cell's centre.
 
     Args:
-        cells: To decode.
         sides: ``(4 * bins, H, W)`` of distance distributions, one a map.
         bins: Of the distribution of one side.
     """

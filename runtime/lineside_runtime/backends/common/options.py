@@ -52,7 +52,7 @@ def unloadable_library(path: Path, engine: str, why: str) -> ConfigError:
 
 
 def threads_of(options: LoadOptions) -> int | None:
-    """Returns the threads to use where an engine has threads of its own: one for each core, if nothing else is said."""
+    """Returns the number of threads of an engine with its own threads: one for each core by default."""
     return options.threads or (len(options.cores) if options.cores else None)
 
 

@@ -19,7 +19,6 @@ def match(specs: Sequence[TensorSpec], names: Sequence[str], what: str) -> dict[
 
     Args:
         specs: What the manifest says, in its order; empty where there is no manifest.
-        names: Names in the file.
         what: ``input`` or ``output``, for the message.
 
     Raises:

@@ -114,11 +114,10 @@ def _has_small_weights(session: Any) -> bool:
 
 
 class OnnxFacts(msgspec.Struct, frozen=True):
-    """What an ONNX file says of itself.
+    """Metadata of an ONNX file.
 
     Attributes:
         inputs: Its inputs; symbolic dimensions are `DYNAMIC`.
-        outputs: Its outputs.
         metadata: The ``metadata_props``.
         tails: See `GraphTails`.
         patch_size: See `GraphTails`.

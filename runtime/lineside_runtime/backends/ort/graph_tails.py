@@ -26,7 +26,7 @@ PATCH_MIN = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GraphTails:
-    """What the operators of a graph tell about its outputs.
+    """Facts about a graph's outputs, from its operators.
 
     Attributes:
         tails: Types of the operators between each output and the layers before it.

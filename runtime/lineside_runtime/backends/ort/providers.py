@@ -132,7 +132,7 @@ class OpenedSession(msgspec.Struct, frozen=True):
 
 
 def devices() -> list[Device]:
-    """Returns what the installed providers can use, best first within a kind; ``cpu:0`` is ONNX Runtime's own CPU."""
+    """Returns the devices of the installed providers, best first within a kind; ``cpu:0`` is ONNX Runtime's own CPU."""
     found: list[Device] = []
     for kind, name, handle in (*_built_in(), *_plugged_in()):
         index = sum(device.kind == kind for device in found)
@@ -210,7 +210,7 @@ def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compat
 
 
 def plugin_versions() -> dict[str, str]:
-    """Returns the plug-ins that are registered, and their versions where they say one."""
+    """Returns the registered plug-ins, and their versions where they state one."""
     versions: dict[str, str] = {}
     for device in _ep_devices():
         if device.ep_name in _registered:

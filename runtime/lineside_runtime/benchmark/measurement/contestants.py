@@ -61,7 +61,6 @@ class ContestantEntry:
     Attributes:
         name: Unique among those that are compared.
         bundle: With the variants of the wanted level only.
-        contestant: What was asked for.
         optional: Whether it may be left out if it can't run here, since it was not named.
     """
 

@@ -46,7 +46,6 @@ class Ready(_Message, frozen=True, kw_only=True):
         load_ms: Of that, opening and loading the bundle.
         before_mb: Resident set before loading: Python, numpy and lineside itself.
         variant: Name of the variant that runs.
-        requested_device: Asked for.
         used_device: That answered, such as ``ort/cpu:0``.
         device_name: What its engine calls it.
         engine_version: Of the engine that answered.
@@ -113,7 +112,7 @@ class AskMemory(_Message, frozen=True):
 
 
 class MemoryUse(_Message, frozen=True, kw_only=True):
-    """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system doesn't tell.
+    """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system has no figure.
 
     Attributes:
         peak_mb: Largest resident set so far.

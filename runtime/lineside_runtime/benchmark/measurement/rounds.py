@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 
 def warm(entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress) -> list[WarmUpResult]:
-    """Warms every contestant until it is stable, or gives up and says so."""
+    """Warms every contestant until it is stable, or reports that it is not."""
     found = []
     for entry, process in zip(entries, processes, strict=True):
         warmed = process.ask(WarmUp(), WarmUpResult)
@@ -49,7 +49,7 @@ def rounds_in_budget(warmed: Sequence[WarmUpResult]) -> int:
 def run_rounds(
     processes: Sequence[Process], tasks: Sequence[Turn], rounds: int, progress: Progress
 ) -> list[list[TurnTimed]]:
-    """Lets every contestant have one turn in each round; each round begins with another one.
+    """Times every contestant once in each round; each round begins with another one.
 
     Returns:
         The turns of each contestant, in the order of the rounds.

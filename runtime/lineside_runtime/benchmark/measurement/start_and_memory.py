@@ -44,7 +44,7 @@ class FreshRuns:
 
     @property
     def memory(self) -> Memory | None:
-        """The memory, or ``None`` if it was not measured or the system doesn't tell."""
+        """Memory; ``None`` if it was not measured or the system has no figure."""
         peaks = [one.peak_mb for one in self.held if one.peak_mb is not None]
         resident = [one.resident_mb for one in self.held if one.resident_mb is not None]
         shares = [one.pss_mb for one in self.held if one.pss_mb is not None]

@@ -87,11 +87,7 @@ class ContestantWorker:
     """
 
     def __init__(self, task: MeasurementTask) -> None:
-        """Opens, loads and runs once.
-
-        Raises:
-            LinesideError: As for `Session`.
-        """
+        """Opens, loads and runs once."""
         self._task = task
         self._config = config_from_plain(task.config)
         before = memory_use().resident_mb

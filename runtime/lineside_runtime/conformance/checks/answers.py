@@ -138,7 +138,7 @@ def _ask_often(
 
 
 def several_models_at_once_do_not_mix(subject: EngineSubject) -> str:
-    """All networks loaded together, asked in turn, and the others still right when one is closed."""
+    """All networks loaded together, run in turn, and the others still right when one is closed."""
     executables = [subject.backend.load(model.file, subject.device, model.options()) for model in subject.models]
     pairs = list(zip(executables, subject.models, strict=True))
     try:

@@ -15,7 +15,7 @@ Ending = Literal["answered", "failed", "expired", "cancelled"]
 
 @dataclasses.dataclass(slots=True)
 class SubmitCounts:
-    """What became of the submitted calls: ``taken`` is the sum of the next five.
+    """Counts of the submitted calls by outcome: ``taken`` is the sum of the next five.
 
     Attributes:
         taken: Calls that `Session.submit` gave to a device; one that the result cache answers isn't among them.
@@ -43,7 +43,7 @@ class SubmitCounts:
 
 
 class SubmitCounters:
-    """Counts, over all bundles that a session has served, and knows when nothing is open."""
+    """Counts calls over all bundles of a session, and waits until none is open."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())

@@ -39,7 +39,7 @@ class DeadlineTimer:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """Forgets what is due and ends the thread."""
+        """Drops the pending callbacks and ends the thread."""
         with self._changed:
             self._stopped = True
             self._due.clear()

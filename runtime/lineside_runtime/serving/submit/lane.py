@@ -40,7 +40,6 @@ class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
         turn: Whose answer counts.
         started: Whether it can no longer be cancelled.
         tried: Devices that failed it or were too late.
-        failed: Their errors.
     """
 
     inputs: Mapping[str, Array]
@@ -57,7 +56,7 @@ class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Worker:
-    """A thread of a lane, and what it does now.
+    """A thread of a lane, and its current call.
 
     Attributes:
         job: The call that it runs; ``None`` while it waits.
@@ -76,7 +75,6 @@ class Lane:
     """One device with its queue and workers; a lane that was closed is never opened again: the device gets a new one.
 
     Attributes:
-        slot: The device.
         state: ``opening`` while the model is loaded, ``warming`` while it runs for the first time.
         suspect: Whether a call has been on it for suspiciously long: others are used while there are some.
         waiting: Calls that wait or run here.
@@ -121,7 +119,7 @@ class Lane:
         return drained
 
     def close(self) -> None:
-        """Lets the workers end when they are done with what they do now."""
+        """Ends the workers after their current calls."""
         self.state = "closed"
         for _ in self.workers:
             self._tokens.put(None)

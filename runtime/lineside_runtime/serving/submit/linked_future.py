@@ -19,7 +19,7 @@ class LinkedFuture(Future[Prediction]):
         self.inner = inner
 
     def cancel(self) -> bool:
-        """Cancels the call if it waits; says no if a device runs it."""
+        """Cancels the call if it waits; returns false if a device runs it."""
         return self.inner is not None and not self.done() and self.inner.cancel()
 
     def running(self) -> bool:

@@ -24,7 +24,7 @@ from lineside_models.datasets import Sample
 from lineside_models.labels import STEEL
 from lineside_models.simulator import Kind
 from lineside_runtime.errors import DatasetError, TrainingError
-from tests.converters.training_sets import write_boards, write_steel
+from tests.worlds.annotated_sets import write_boards, write_strips
 
 pytestmark = pytest.mark.torch
 Domains = tuple[Domain, ...]
@@ -168,8 +168,8 @@ def test_every_type_is_held_out_alike_and_always_the_same_parts() -> None:
 
 
 def test_folders_become_domains(tmp_path: Path) -> None:
-    steel = load_domain(write_steel(tmp_path / "a", 6), held_share=0.3, simulate=False)
-    boards = load_domain(write_boards(tmp_path / "b", 6), held_share=0.3, simulate=False)
+    steel = load_domain(write_strips(tmp_path / "a", {"train": 6}), held_share=0.3, simulate=False)
+    boards = load_domain(write_boards(tmp_path / "b", {"train": 6}), held_share=0.3, simulate=False)
     assert (steel.name, boards.name) == ("steel", "pcb")
     assert len(steel.train) + len(steel.held) == 6 and not steel.clean and not steel.simulated
     assert len(boards.train) + len(boards.clean) + len(boards.held) == 12
@@ -178,13 +178,13 @@ def test_folders_become_domains(tmp_path: Path) -> None:
 
 def test_a_folder_with_one_part_cannot_keep_any_aside(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="too few"):
-        load_domain(write_steel(tmp_path / "a", 1), held_share=0.1, simulate=False)
+        load_domain(write_strips(tmp_path / "a", {"train": 1}), held_share=0.1, simulate=False)
 
 
 def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
-    write_steel(tmp_path / "a", 4)
-    (tmp_path / "a" / "images" / "s_2.jpg").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"s_2\.jpg"):
+    write_strips(tmp_path / "a", {"train": 4})
+    (tmp_path / "a" / "images" / "s2.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"s2\.png"):
         load_domain(tmp_path / "a", held_share=0.3, simulate=False)
 
 

@@ -29,7 +29,7 @@ from lineside_models.labels import LABELS
 from lineside_models.networks.detector import PRIOR, SurfaceDetector
 from lineside_models.preprocess import prepare
 from lineside_runtime.errors import DatasetError, TrainingError, UnsupportedModelError
-from tests.converters.training_sets import write_coco, write_steel
+from tests.worlds.annotated_sets import write_coco, write_strips
 
 pytestmark = pytest.mark.torch
 
@@ -73,7 +73,7 @@ def test_a_set_has_its_own_types_and_divides_no_part(coco: Path, tmp_path: Path)
 
 
 def test_types_of_several_sets_are_put_together_by_name(coco: Path, tmp_path: Path) -> None:
-    steel = write_steel(tmp_path / "strip", 9)
+    steel = write_strips(tmp_path / "strip", {"train": 9})
     data = load_detection_data(config(coco, steel, out=tmp_path))
     assert data.labels[:2] == ("dent", "flash") and set(data.labels[2:]) == set(LABELS[:6])
     strip = data.domains[1]

@@ -38,7 +38,7 @@ from lineside_models.networks import from_state_dict
 from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ConfigError
-from tests.converters.training_sets import write_boards
+from tests.worlds.annotated_sets import write_boards
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 SURFACE_12 = zoo.path("surface-12")
@@ -46,7 +46,7 @@ SURFACE_12 = zoo.path("surface-12")
 
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_boards(tmp_path_factory.mktemp("sets") / "boards", 4)
+    return write_boards(tmp_path_factory.mktemp("sets") / "boards", {"train": 4})
 
 
 def settings(boards: Path, out: Path, **more: Any) -> DetectorConfig:
@@ -118,7 +118,7 @@ def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_te
 
 
 def test_a_frame_that_can_not_be_compared_counts_as_rejected(tmp_path: Path, bundle: Path) -> None:
-    root = write_boards(tmp_path / "other", 4)
+    root = write_boards(tmp_path / "other", {"train": 4})
     rng = np.random.default_rng(0)
     noise = cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (640, 640))
     cv2.imwrite(str(root / "PCBData/group1/1/2_temp.jpg"), noise)
@@ -168,7 +168,7 @@ def test_a_start_of_grey_frames_finds_at_first_what_it_finds_in_the_frame() -> N
 def test_an_image_that_does_not_show_its_reference_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write_boards(tmp_path / "other", 4)
+    root = write_boards(tmp_path / "other", {"train": 4})
     template = root / "PCBData/group1/1/2_temp.jpg"
     rng = np.random.default_rng(0)
     cv2.imwrite(str(template), cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (640, 640)))

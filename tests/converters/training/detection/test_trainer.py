@@ -33,7 +33,7 @@ from lineside_models.networks.detector import PRIOR, pretrained_detector
 from lineside_models.postprocess import Candidates, read_params
 from lineside_runtime.errors import TrainingError
 from tests.converters.nets import convnet
-from tests.converters.training_sets import write_boards, write_steel
+from tests.worlds.annotated_sets import write_boards, write_strips
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 Folders = tuple[Path, Path]
@@ -47,7 +47,7 @@ class KilledError(BaseException):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     root = tmp_path_factory.mktemp("sets")
-    return write_steel(root / "steel", 9), write_boards(root / "boards", 4)
+    return write_strips(root / "steel", {"train": 9}), write_boards(root / "boards", {"train": 4})
 
 
 def settings(folders: Folders, out: Path, **more: Any) -> DetectorConfig:

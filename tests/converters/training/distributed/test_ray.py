@@ -15,13 +15,13 @@ pytest.importorskip("ray", reason="the ray extra is not installed")
 
 from lineside.cli import main
 from lineside_runtime.bundle import open_bundle
-from tests.converters.training_sets import write_steel
+from tests.worlds.annotated_sets import write_strips
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 def test_two_workers_train_a_detector_and_say_what_it_cost(tmp_path: Path) -> None:
-    data, out = write_steel(tmp_path / "steel", 24), tmp_path / "run"
+    data, out = write_strips(tmp_path / "steel", {"train": 24}), tmp_path / "run"
     words = ["train", "detector", "--data", str(data), "--workers", "2", "--epochs", "2", "--out", str(out), "--json"]
     words += ["--batch", "4", "--canvas", "64", "--simulated-share", "0", "--held-share", "0.3", "--threads", "1"]
     words += ["--architecture", "lite0@16", "--gradients", "bf16", "--evaluate-every", "1", "--then", "optimize"]

@@ -24,7 +24,7 @@ from lineside_models.networks import from_state_dict
 from lineside_models.postprocess import decode
 from lineside_models.preprocess import prepare
 from lineside_runtime.errors import DatasetError
-from tests.converters.training_sets import squares, write_masks
+from tests.worlds.annotated_sets import squares, write_masks
 
 pytestmark = pytest.mark.torch
 

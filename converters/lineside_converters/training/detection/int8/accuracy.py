@@ -34,7 +34,6 @@ def quantise(source: Path, folder: Path, data: DetectionData) -> Path:
     Args:
         source: The float ONNX file.
         folder: For ``clean.onnx`` and ``int8.onnx``.
-        data: Its pictures.
 
     Returns:
         The INT8 file.

@@ -74,9 +74,6 @@ def fine_tune_int8(
     """Measures the accuracy lost as INT8, and fine-tunes the network if that is too much.
 
     Args:
-        config: Of the run.
-        data: Its data.
-        objective: On them.
         source: The float ONNX file.
         export: Writes the network as ONNX.
         on_progress: Called after every step.

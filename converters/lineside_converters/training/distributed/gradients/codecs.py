@@ -196,7 +196,6 @@ def scatter_mean(codec: Codec, exchange: Exchange, flat: Tensor, length: int) ->
 
     Args:
         codec: How values travel.
-        exchange: Of W workers.
         flat: ``(n,) float32``, n at most ``W * length``. What the bytes don't hold is left in it, nothing of the own
             row.
         length: Of each worker's row, with padding.
@@ -222,7 +221,7 @@ def rows_of(flat: Tensor, world: int, length: int) -> list[Tensor]:
 
 
 def _room(blocks: Tensor) -> Tensor:
-    """Returns room for what is made of one piece."""
+    """Returns a buffer for one piece."""
     return torch.empty_like(blocks[: max(1, PIECE // blocks.shape[1])])
 
 

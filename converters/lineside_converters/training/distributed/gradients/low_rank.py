@@ -119,7 +119,7 @@ def sides(shape: torch.Size) -> tuple[int, int]:
 
 
 def gains(shape: torch.Size) -> bool:
-    """Returns whether a weight is taken apart."""
+    """Returns whether a weight is factorized."""
     return len(shape) > 1 and GAIN * RANK * sum(sides(shape)) <= shape.numel()
 
 

@@ -22,8 +22,6 @@ class GradientBucket:
 
     Attributes:
         flat: ``(n,) float32``: theirs one after another, in the order of memory; changed in place.
-        names: Of their parameters.
-        shapes: Of their parameters.
     """
 
     flat: Tensor
@@ -116,7 +114,6 @@ class GradientScheme(abc.ABC):
         """Averages a bucket during the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
 
         Args:
-            state: Not used.
             bucket: A `torch.distributed.GradBucket`.
         """
         del state
@@ -165,7 +162,7 @@ class GradientScheme(abc.ABC):
         """Returns how many bytes a worker sends in a step to average gradients of these shapes."""
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint must keep of this worker: tensors and plain values."""
+        """Returns this worker's part of a checkpoint: tensors and plain values."""
         return {}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:  # noqa: B027  # most keep nothing

@@ -23,7 +23,6 @@ def layout_for(parameter_bytes: int, memory_bytes: int, world: int) -> tuple[str
     Args:
         parameter_bytes: Of the network in float32.
         memory_bytes: Of the smallest worker.
-        world: Workers.
     """
     for name, kind in LAYOUTS.items():
         needed = kind.copies(world) * parameter_bytes

@@ -26,7 +26,6 @@ class FlatBucket:
     """Parameters that travel together.
 
     Attributes:
-        names: Of the parameters.
         parameters: Theirs; views of ``values``.
         length: Of a worker's row, with padding.
         values: ``(W * length,) float32``, zeros behind the last parameter.
@@ -86,7 +85,6 @@ class FlatParameters:
 
         Args:
             named: Trained parameters, in the network's order.
-            world: Workers.
             hand_over: Called with each bucket once in a step, when its gradients are there, or at `flush`.
         """
         self._world, self._hand_over = world, hand_over
@@ -131,7 +129,7 @@ class FlatParameters:
             self._next += 1
 
     def flush(self) -> None:
-        """Hands over what is left at the end of a backward pass; parameters that had no part in it have zeros."""
+        """Hands over the rest at the end of a backward pass; parameters without a gradient have zeros."""
         for bucket in self.buckets[self._next :]:
             into = bucket.views(bucket.gradients)
             for name in bucket.missing:

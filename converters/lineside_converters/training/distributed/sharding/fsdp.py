@@ -75,7 +75,7 @@ class FullySharded(ShardingLayout):
                 module.set_custom_all_gather(PlainGather(self._counted))
 
     def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:
-        """Waits for what is still under way, and returns the time in collectives."""
+        """Waits for collectives in flight, and returns their time."""
         scheme.exchange.drain()
         waited_s = self._counted.waited_s - self._waited_s + time.perf_counter() - backward_ended_s
         self._waited_s = self._counted.waited_s

@@ -133,7 +133,7 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
         op: Any,
         async_op: bool = False,
     ) -> dist.Work | None:
-        """Reduces to the mean, whatever ``op`` says of sum and mean: FSDP asks for the mean."""
+        """Reduces to the mean, whatever ``op`` is: FSDP asks for the mean."""
         del group, op, async_op
         plain = self._warming_up()
 

@@ -126,7 +126,7 @@ class ShardingLayout(abc.ABC):
         return found if dist.get_rank() == 0 else None
 
     def scheme_state(self, scheme: GradientScheme) -> dict[str, Any]:
-        """Returns what a checkpoint must keep of this worker's part in compression."""
+        """Returns this worker's state of compression for a checkpoint."""
         return scheme.state()
 
     def restore_scheme(self, scheme: GradientScheme, state: dict[str, Any], device: torch.device) -> None:
@@ -166,7 +166,7 @@ class Replicated(ShardingLayout):
         scheme.watch(self._replica)
 
     def train_alone(self, alone: bool) -> None:
-        """Tells DDP, as its ``no_sync`` does."""
+        """Switches DDP's synchronization, as its ``no_sync`` does."""
         self.module.require_backward_grad_sync = not alone  # type: ignore[assignment]  # the stub says Tensor | Module
 
     def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:

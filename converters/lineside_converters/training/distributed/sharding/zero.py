@@ -28,7 +28,6 @@ class _OwnRow:
     """This worker's row of a bucket.
 
     Attributes:
-        bucket: The bucket.
         master: ``(length,) float32``: the exact values.
         mean: ``(length,) float32``: gradients.
         slices: Of each parameter in the row: name, and view of ``master``.
@@ -43,7 +42,7 @@ class _OwnRow:
         self.slices = [(name, each) for (name, _, _), each in zip(spans, self.parts(self.master), strict=True)]
 
     def parts(self, row: Tensor) -> list[Tensor]:
-        """Returns what of a ``(length,)`` tensor belongs to each of ``slices``."""
+        """Returns the parts of a ``(length,)`` tensor in each of ``slices``."""
         return [row[span] for span in self._spans]
 
     def set_gradients(self) -> None:
@@ -185,7 +184,7 @@ class OptimizerSharded(ShardingLayout):
         optimizer.load_state_dict({"state": cut, "param_groups": groups})
 
     def _steps(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Returns how many steps the optimiser has made; a worker of a small network may own nothing that knows."""
+        """Returns the optimiser's steps; a worker of a small network may own no state that counts them."""
         mine = max([0.0, *(float(each["step"]) for each in optimizer.state.values())])
         return self._exchange.gather(torch.tensor([mine])).max()
 

@@ -25,7 +25,7 @@ from lineside_models.networks import from_state_dict
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.errors import TrainingError
-from tests.converters.training_sets import write_coco
+from tests.worlds.annotated_sets import write_coco
 
 pytestmark = pytest.mark.torch
 

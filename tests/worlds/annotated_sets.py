@@ -1,9 +1,11 @@
-"""Small data sets in the layouts of NEU-DET and DeepPCB, drawn by the line simulator."""
+"""Small annotated data sets in the layouts of NEU-DET, DeepPCB and COCO, drawn by the line simulator or of squares."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,42 +14,73 @@ from lineside_models.labels import LABELS, PCB
 from lineside_models.simulator import render
 
 
-def write_steel(root: Path, count: int) -> Path:
-    """Writes ``count`` train images with defects in NEU-DET's layout."""
+def write_strips(root: Path, folds: Mapping[str, int], *, first_seed: int = 0, defects: int | None = 2) -> Path:
+    """Writes so many frames of steel strip a fold in NEU-DET's layout; ``defects`` of ``None`` draws their number."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
-    rows = ["image,class,fold"]
-    for number in range(count):
-        frame = render("steel", number, defects=2)
-        cv2.imwrite(str(root / "images" / f"s_{number}.jpg"), frame.image)
+    rows = ["image,fold"]
+    for seed, fold in _numbered(folds, first_seed):
+        frame = render("steel", seed, defects=defects)
+        cv2.imwrite(str(root / "images" / f"s{seed}.png"), frame.image)
         objects = "".join(
             f"<object><name>{LABELS[label]}</name><bndbox><xmin>{x1 + 1:.0f}</xmin><ymin>{y1 + 1:.0f}</ymin>"
             f"<xmax>{x2:.0f}</xmax><ymax>{y2:.0f}</ymax></bndbox></object>"
             for (x1, y1, x2, y2), label in zip(frame.boxes.round().tolist(), frame.labels.tolist(), strict=True)
         )
-        (root / "annotations" / f"s_{number}.xml").write_text(f"<annotation>{objects}</annotation>")
-        rows.append(f"s_{number}.jpg,x,train")
+        (root / "annotations" / f"s{seed}.xml").write_text(f"<annotation>{objects}</annotation>")
+        rows.append(f"s{seed}.png,{fold}")
     (root / "folds.csv").write_text("\n".join(rows) + "\n")
     return root
 
 
-def write_boards(root: Path, count: int) -> Path:
-    """Writes ``count`` train images and as many clean templates in DeepPCB's layout."""
+def write_boards(root: Path, folds: Mapping[str, int], *, first_seed: int = 0, defects: int = 5) -> Path:
+    """Writes so many frames of boards a fold, each with its clean template, in DeepPCB's layout."""
     images, notes = root / "PCBData" / "group1" / "1", root / "PCBData" / "group1" / "1_not"
     images.mkdir(parents=True)
     notes.mkdir()
     rows = ["image,fold,template_included"]
-    for number in range(count):
-        frame = render("pcb", number, defects=5)
-        cv2.imwrite(str(images / f"{number}_test.jpg"), frame.image)
-        cv2.imwrite(str(images / f"{number}_temp.jpg"), render("pcb", number, defects=0).image)
+    for seed, fold in _numbered(folds, first_seed):
+        frame = render("pcb", seed, defects=defects)
+        cv2.imwrite(str(images / f"{seed}_test.jpg"), frame.image)
+        cv2.imwrite(str(images / f"{seed}_temp.jpg"), render("pcb", seed, defects=0).image)
         lines = [
             " ".join(str(round(v)) for v in box) + f" {PCB.index(LABELS[label]) + 1}"
             for box, label in zip(frame.boxes.tolist(), frame.labels.tolist(), strict=True)
         ]
-        (notes / f"{number}.txt").write_text("\n".join(lines))
-        rows.append(f"group1/1/{number}_test.jpg,train,1")
+        (notes / f"{seed}.txt").write_text("\n".join(lines))
+        rows.append(f"group1/1/{seed}_test.jpg,{fold},1")
     (root / "folds.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def _numbered(folds: Mapping[str, int], first_seed: int) -> Iterator[tuple[int, str]]:
+    """Yields a seed and the fold of each frame."""
+    return enumerate((fold for fold, count in folds.items() for _ in range(count)), first_seed)
+
+
+def write_coco_boards(root: Path, count: int, *, first_seed: int = 500) -> Path:
+    """Writes frames of boards as one COCO fold, ``val``."""
+    images, annotations = [], []
+    (root / "images").mkdir(parents=True)
+    for number in range(count):
+        frame = render("pcb", first_seed + number)
+        cv2.imwrite(str(root / "images" / f"b{number}.png"), frame.image)
+        images.append({"id": number + 10, "file_name": f"b{number}.png", "width": 640, "height": 640})
+        for (x1, y1, x2, y2), label in zip(frame.boxes.tolist(), frame.labels.tolist(), strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotations.append({"image_id": number + 10, "bbox": box, "category_id": label + 3})
+    categories = [{"id": LABELS.index(name) + 3, "name": name} for name in PCB]
+    return _write_coco(root, "val", images, categories, annotations)
+
+
+def _write_coco(root: Path, fold: str, images: list[Any], categories: list[Any], annotations: list[Any]) -> Path:
+    notes = [
+        {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
+        for number, one in enumerate(annotations, 1)
+    ]
+    (root / "annotations").mkdir(parents=True)
+    content = {"images": images, "categories": categories, "annotations": notes}
+    (root / "annotations" / f"instances_{fold}.json").write_text(json.dumps(content))
     return root
 
 
@@ -56,8 +89,7 @@ def write_coco(root: Path, count: int, *, side: int = 96) -> Path:
 
     Images ``p<n>-a`` and ``p<n>-b`` show one part.
     """
-    (root / "annotations").mkdir(parents=True)
-    (root / "images").mkdir()
+    (root / "images").mkdir(parents=True)
     images, annotations = [], []
     for number in range(count):
         image, boxes, kinds = squares(number, side)
@@ -66,11 +98,9 @@ def write_coco(root: Path, count: int, *, side: int = 96) -> Path:
         images.append({"id": number, "file_name": name})
         for (x1, y1, x2, y2), kind in zip(boxes, kinds, strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append({"image_id": number, "category_id": 7 if kind else 3, "bbox": box, "iscrowd": 0})
+            annotations.append({"image_id": number, "category_id": 7 if kind else 3, "bbox": box})
     categories = [{"id": 3, "name": "dent"}, {"id": 7, "name": "flash"}]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    (root / "annotations" / "instances_default.json").write_text(json.dumps(content))
-    return root
+    return _write_coco(root, "default", images, categories, annotations)
 
 
 def write_masks(root: Path, count: int, *, side: int = 64) -> Path:
