@@ -206,7 +206,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return model
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Calibrate, and write the graph with its facts, and the tokenizer beside it."""
+        """Calibrates, and writes the graph with its facts, and the tokenizer beside it."""
         model.eval()
         parts = self.parts or [self.held_readings(model)]
         self.reading = fit_reading(
@@ -225,7 +225,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return _examples(self.form.tokens)
 
     def result(self, model: nn.Module, difference: float) -> DocumentResult:
-        """Evaluate, and write the facts."""
+        """Evaluates, and writes the facts."""
         config = self.config
         f1 = self.evaluate(model)["f1"]
         facts = {
