@@ -229,11 +229,7 @@ def _lock(folder: Path) -> int:
 
 
 def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | None = None) -> int:
-    """Runs the agent in the foreground until SIGTERM.
-
-    Args:
-        config_path: ``agent.toml``.
-    """
+    """Runs the agent in the foreground until SIGTERM."""
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = read_config(config_path)

@@ -93,11 +93,11 @@ def _learned(looks: list[Descriptors], seed: int) -> DriftDetector:
 def _cost(height: int, width: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-    watch, verdict = _learned([describe(image)] * 2, 0), _judgement(rng, 0.0)
+    watch, said = _learned([describe(image)] * 2, 0), _judgement(rng, 0.0)
 
     def whole() -> None:
         watch.add_frame(describe(image))
-        watch.add_verdict(verdict, LABELS)
+        watch.add_verdict(said, LABELS)
 
     calls: dict[str, Callable[[], object]] = {
         "drift": whole,

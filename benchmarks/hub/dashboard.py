@@ -35,12 +35,12 @@ import psutil
 import psycopg
 import tomli_w
 
+from benchmarks.hub.live_fleet import LiveFleet
 from benchmarks.hub.results_in import postgres_server
 from benchmarks.smoke import scaled
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.simulate.live_fleet import LiveFleet
 from lineside_hub.simulate.processes import Child, free_port, start_broker
 from lineside_hub.web.accounts import begin_session, set_account
 from lineside_hub.web.routing import COOKIE

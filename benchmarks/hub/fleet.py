@@ -71,10 +71,10 @@ def _fan_out(size: int) -> float:
                 subscribers.stdout.readline()  # all are subscribed
                 began = time.perf_counter()
                 _publish(port, size)
-                received = json.loads(subscribers.stdout.readline())
+                said = json.loads(subscribers.stdout.readline())
                 elapsed = time.perf_counter() - began
-    if received["complete"] != DEVICES:
-        raise SystemExit(f"the broker brought all bytes to {received['complete']} of {DEVICES} subscribers")
+    if said["complete"] != DEVICES:
+        raise SystemExit(f"the broker brought all bytes to {said['complete']} of {DEVICES} subscribers")
     return elapsed
 
 
@@ -118,15 +118,15 @@ def subscribers(port: int, count: int, size: int) -> None:
         clients.append(client)
         selector.register(_socket(client), selectors.EVENT_READ, client)
     stop = time.monotonic() + 120
-    announced = False
+    told = False
     while time.monotonic() < stop and min(got) < size:
         for key, _ in selector.select(0.2):
             key.data.loop_read()
-        for client in clients if not announced else ():
+        for client in clients if not told else ():
             if client.want_write():
                 client.loop_write()
-        if ready[0] == count and not announced:
-            announced = True
+        if ready[0] == count and not told:
+            told = True
             print("ready", flush=True)
     print(json.dumps({"complete": sum(bytes_ >= size for bytes_ in got)}), flush=True)
     threading.Event().wait(0.1)

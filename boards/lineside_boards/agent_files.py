@@ -87,11 +87,7 @@ class AgentSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Content of ``agent.toml``.
 
     Attributes:
-        device: Its name.
-        group: The group that it belongs to.
         url: Of the broker.
-        site: Name of the site.
-        camera: The table ``[camera]`` of agent.toml.
         more: Other tables, such as ``[trigger]``.
         bundle: Folder of the first bundle, or ``None``.
         patience: Factor of the start timeout; above 1 for an emulator.
@@ -111,7 +107,6 @@ def examine(root: Ext4Volume, *, expected: SystemTarget) -> SystemTarget:
     """Finds the Python and the architecture of an image.
 
     Args:
-        root: Its root file system.
         expected: By the board's profile.
 
     Raises:
@@ -137,11 +132,6 @@ def examine(root: Ext4Volume, *, expected: SystemTarget) -> SystemTarget:
 
 def lay_out(tree: Path, agent: AgentSetup, identity: IdentityFiles) -> Path:
     """Writes configuration, identity and bundle into a tree that is copied into an image.
-
-    Args:
-        tree: The root.
-        agent: The configuration.
-        identity: Of the device.
 
     Returns:
         The path of ``agent.toml`` in the tree.
@@ -188,11 +178,7 @@ def agent_toml(agent: AgentSetup, present: Container[str]) -> str:
 
 
 def drop_in(patience: int) -> str:
-    """Returns the drop-in that gives the unit of an emulated board more time.
-
-    Args:
-        patience: Factor of the start timeout; above 1 for an emulator.
-    """
+    """Returns the drop-in that gives the unit of an emulated board more time."""
     return _PATIENCE.format(start_s=_START_S * patience, watchdog_s=_WATCHDOG_S * patience)
 
 

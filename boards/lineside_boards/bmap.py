@@ -21,8 +21,6 @@ class Bmap(msgspec.Struct, frozen=True):
     """A block map.
 
     Attributes:
-        image_bytes: Size of the image.
-        block_bytes: Size of a block.
         ranges: First and last block of each range that holds data, in order.
     """
 

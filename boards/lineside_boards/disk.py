@@ -25,8 +25,6 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         model: Vendor and model, as it calls itself.
         size_bytes: Of the whole device.
         removable: Whether its medium can be removed, or it is connected by USB or in a card reader.
-        loop: Whether it is a loop device.
-        partition: Whether it is a partition of a disk.
         read_only: Whether the kernel refuses to write.
         used: Uses of it or of a partition: mount points, ``swap``, or devices built on it.
     """
@@ -106,7 +104,6 @@ def check(disk: Disk, *, needed_bytes: int, loop: bool = False) -> None:
     """Refuses a disk that may hold data that is needed, or that is too small.
 
     Args:
-        disk: From `look`.
         needed_bytes: Size of the image; 0 if unknown.
         loop: Whether a loop device is accepted.
 

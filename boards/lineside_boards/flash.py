@@ -44,7 +44,6 @@ class FlashResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `write`.
 
     Attributes:
-        device: The disk.
         image_bytes: Size of the unpacked image.
         written_bytes: Less than ``image_bytes`` with a block map.
         sha256: Of the unpacked image, if one was expected; else empty.

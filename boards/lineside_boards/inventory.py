@@ -5,13 +5,14 @@ The caller probes the engines (`lineside_runtime.system.probing.probe`), because
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lineside_boards import machine_state, profile
-from lineside_boards.detect import UNKNOWN, Board, detect
+from lineside_boards.detect import UNKNOWN, detect
 from lineside_boards.machine_state import CameraState, Storage
 from lineside_runtime import registry
 from lineside_runtime.backends.common.versions import allows
@@ -113,7 +114,7 @@ def take(
         machine: The architecture, if ``root`` is another machine's.
     """
     board = detect(root)
-    board = Board(board.model, board.compatible, machine or board.architecture, board.cores, board.memory_bytes)
+    board = dataclasses.replace(board, architecture=machine or board.architecture)
     found = accelerators.find(root)
     installed = [report.name for report in engines if report.available]
     fitting = tuple(one.name for one in profile.matching(board, _names(found, engines), installed))
@@ -166,7 +167,6 @@ def _judged(one: Accelerator, reports: Iterable[EngineReport], hint: str) -> Fou
 
 
 def _match(variant: Variant, reports: Iterable[EngineReport]) -> VariantMatch:
-    """Matches a variant with the formats and versions of the engines."""
     reasons = []
     for report in reports:
         if not any(registry.may_read(report.name, variant.format, kind) for kind in variant.device_kinds):

@@ -45,8 +45,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `prepare`.
 
     Attributes:
-        image: The file.
-        size_bytes: Of the file.
         first_boot: How the first-boot settings are passed.
         python: Version of the system's Python.
         files: Number of files and links of the agent in it.
@@ -74,10 +72,7 @@ def prepare(
     Args:
         image: The vendor's; plain, ``.xz`` or ``.zst``.
         out: The new image; it must not exist.
-        profile: Of the board.
-        settings: First-boot settings, checked.
         lay_out: Writes the agent into a tree, for the Python that was found.
-        say: Reports each step.
         progress: Called with the bytes that are copied.
 
     Raises:
@@ -116,14 +111,12 @@ def _edit(
     say(f"partition {root_part.number} is the root: Python {target.python}, {root.free_bytes / 1e6:.0f} MB free")
     tree.mkdir()
     lay_out(tree, target)
-    if boot is None:
-        way, files = "direct", 0
-        direct.lay_out(tree, settings)
-    else:
+    way = "direct"
+    if boot is not None:
         with FatVolume(work, boot) as volume:
             way = _apply_settings(volume, root, profile, settings)
-        if way == "direct":
-            direct.lay_out(tree, settings)
+    if way == "direct":
+        direct.lay_out(tree, settings)
     say(f"first settings: {WAYS[way]}")
     files = root.write_tree(tree)
     shutil.rmtree(tree)

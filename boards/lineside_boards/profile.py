@@ -22,8 +22,6 @@ Architecture = Literal["aarch64", "x86_64"]
 FirstBoot = Literal["cloud-init", "firstrun", "preseed"]
 
 _SHIPPED = Path(__file__).parent / "profiles"
-_GLIBC_FLOOR = 17
-_ALIASES = {17: "manylinux2014", 12: "manylinux2010"}
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -236,21 +234,6 @@ class BoardProfile(_Strict, frozen=True, kw_only=True):
     tested: Tested
     console: ConsoleFacts = ConsoleFacts()
     name: str = ""
-
-    @property
-    def platform_tags(self) -> tuple[str, ...]:
-        """Platforms of the wheels that it accepts, as for ``pip download --platform``, newest first (PEP 600)."""
-        return platform_tags(self.board.architecture, self.python.glibc)
-
-
-def platform_tags(architecture: str, glibc: str) -> tuple[str, ...]:
-    """Returns the platforms of the wheels that a system with this glibc, such as ``2.41``, accepts, newest first."""
-    minors = range(int(glibc.partition(".")[2]), _GLIBC_FLOOR - 1, -1)
-    tags: list[str] = []
-    for minor in minors:
-        tags += [f"manylinux_2_{minor}_{architecture}"]
-        tags += [f"{_ALIASES[minor]}_{architecture}"] if minor in _ALIASES else []
-    return (*tags, f"linux_{architecture}")
 
 
 def names() -> tuple[str, ...]:

@@ -7,10 +7,10 @@ retained messages again on every connection. A plant uses mosquitto or its own b
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 
+from lineside_link.config import is_loopback
 from lineside_runtime.errors import BrokerError, ConfigError, MissingExtraError
 
 _log = logging.getLogger("lineside.hub.broker")
@@ -29,7 +29,7 @@ def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
         ConfigError: The address is not one of the loopback interface.
         BrokerError: The port is taken.
     """
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise ConfigError(
             f"embedded broker on {host}",
             expected="an address of the loopback interface",
@@ -65,10 +65,3 @@ async def _serve(host: str, port: int) -> None:
     _log.info("embedded broker on %s:%d", host, port)
     await stopping.wait()
     await broker.shutdown()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from lineside_hub.alarms.config import AlarmsConfig
-from lineside_link.config import LinkConfig
+from lineside_link.config import LinkConfig, is_loopback
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.config_errors import config_error, naming_file
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+T = TypeVar("T")
 
 CONFIG_NAME = "hub.toml"
 IDENTITY_NAME = "identity"
@@ -160,14 +161,6 @@ def check_provider_url(url: str, what: str) -> None:
         raise ConfigError(what, expected="https://…, or http://… on loopback", actual=url[:200])
 
 
-def is_loopback(address: str) -> bool:
-    """Returns whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
 class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fleet dashboard, a web page of the hub: the ``[web]`` table, which alone, without a key, shows it on this
     machine.
@@ -232,28 +225,35 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+def read_toml(file: Path, kind: type[T], name: str) -> T:
+    """Reads a configuration file.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
+    """
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputNotFoundError(f"no configuration at {file}", action=f"Give the path of {name}.") from error
+    with naming_file(str(file)):
+        try:
+            return decode_toml(data, type=kind)
+        except msgspec.ValidationError as error:
+            raise config_error(error, kind, decode_toml(data)) from error
+        except msgspec.DecodeError as error:
+            raise ConfigError(str(error)) from error
+
+
 def load_config(path: Path | str) -> HubConfig:
     """Reads ``hub.toml``; ``folder`` of the result is absolute.
-
-    Args:
-        path: The file.
 
     Raises:
         InputNotFoundError: There is no such file.
         ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
     """
     file = Path(path)
-    try:
-        data = file.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputNotFoundError(f"no configuration at {file}", action="Give the path of hub.toml.") from error
-    with naming_file(str(file)):
-        try:
-            config = decode_toml(data, type=HubConfig)
-        except msgspec.ValidationError as error:
-            raise config_error(error, HubConfig, decode_toml(data)) from error
-        except msgspec.DecodeError as error:
-            raise ConfigError(str(error)) from error
+    config = read_toml(file, HubConfig, CONFIG_NAME)
     web = config.web and msgspec.structs.replace(
         config.web,
         tls_certificate=_beside(file, config.web.tls_certificate),

@@ -5,6 +5,7 @@ A device can send thousands of malformed messages a second, and the log quotes i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -24,13 +25,11 @@ RecordKind = tuple[str, str, str]
 """Logger, text without its values, and the first value: often the device or topic."""
 
 
+@dataclasses.dataclass(slots=True)
 class _Window:
-    __slots__ = ("began_s", "left_out", "seen")
-
-    def __init__(self, began_s: float, left_out: int = 0) -> None:
-        self.began_s = began_s
-        self.seen = 0
-        self.left_out = left_out
+    began_s: float
+    left_out: int
+    seen: int = 0
 
 
 class LogFilter(logging.Filter):

@@ -68,9 +68,6 @@ RENEW_RETRY_S = 60.0
 class Hub:
     """Connects and serves until `close`.
 
-    Args:
-        config: From `lineside_hub.config.load_config`.
-
     Raises:
         InputNotFoundError: The folder holds no repository.
         ConfigError: The dashboard cannot be reached as ``[web]`` says.

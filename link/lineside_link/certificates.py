@@ -176,6 +176,5 @@ class Life:
 
         Args:
             now: A time that doesn't go back: `lineside_link.clock.ClockFloor.now`.
-            below: The share.
         """
         return (self.ends - now) < (self.ends - self.begins) * below

@@ -54,6 +54,14 @@ def _dated(now: Now) -> type[_ClosingSocket]:
     return DatedSocket
 
 
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine reaches an address or name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address and credentials for the broker.
 
@@ -124,12 +132,7 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def loopback(self) -> bool:
         """Whether the broker is on this machine."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     def password(self) -> str | None:
         """Reads the first line of ``password_file``.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from lineside_link.messages import MaintenanceWindow
+from lineside_link.messages import Desired, MaintenanceWindow
 from lineside_runtime.errors import ConfigError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -50,6 +50,25 @@ def opening(window: MaintenanceWindow, now: datetime.datetime) -> datetime.datet
         if begins > now:
             return begins.astimezone(_zone(window))
     raise ConfigError("window.days", expected="a day on which it opens", actual=window.days)
+
+
+def closed(desired: Desired | None, now: datetime.datetime | None, *, fetching: bool) -> str:
+    """Returns what the deployment waits for; empty if for nothing.
+
+    Args:
+        now: The time, with its zone; ``None`` while the clock is not set.
+        fetching: Before a fetch; otherwise before the change.
+    """
+    window = desired.window if desired is not None else None
+    if window is None or (fetching and window.fetch == "at_once"):
+        return ""
+    if now is None:
+        return f"the clock is not set, so whether the maintenance window ({window.timezone}) is open can't be told"
+    try:
+        opens = opening(window, now)
+    except ConfigError as error:
+        return f"the maintenance window can't be followed: {error.message}; push again with another one"
+    return f"the maintenance window opens {opens:%Y-%m-%d %H:%M} ({window.timezone})" if opens is not None else ""
 
 
 def _spans(window: MaintenanceWindow, now: datetime.datetime) -> Iterator[tuple[datetime.datetime, datetime.datetime]]:

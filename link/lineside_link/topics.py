@@ -61,11 +61,7 @@ def check_name(name: str, what: str) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of one site.
-
-    Attributes:
-        site: Name of the site, such as ``plant-1``.
-    """
+    """The topics of one site."""
 
     site: str
 

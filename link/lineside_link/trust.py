@@ -116,7 +116,6 @@ class TrustStore:
             of the slots.
         root_bytes: The root metadata that was installed with the device: the anchor of every check, regardless of
             ``folder``.
-        repo: Source of new metadata.
     """
 
     def __init__(self, folder: Path, root_bytes: bytes, repo: TrustSource, clock_floor: ClockFloor) -> None:
@@ -141,12 +140,6 @@ class TrustStore:
         timestamp = Metadata[Timestamp].from_file(str(self._metadata / "timestamp.json")).signed
         return timestamp.unrecognized_fields.get(name)
 
-    def refresh_and_fetch_manifest(
-        self, target_path: str, sha256: str, *, should_stop: Callable[[], bool] = _never
-    ) -> bytes:
-        """Checks for newer metadata and returns a bundle's signed manifest; as `fetch_target`."""
-        return self.fetch_target(target_path, sha256, should_stop=should_stop)
-
     def fetch_target(
         self,
         target_path: str,
@@ -161,8 +154,6 @@ class TrustStore:
             target_path: ``<group>/<name>-<version>.json`` or ``<group>/config-….toml``.
             sha256: Hash in the ``desired`` message; the group's key must have signed the same. ``None`` for any
                 signed content.
-            max_bytes: The largest that it may be.
-            should_stop: Looked at at least five times a second.
 
         Raises:
             SignatureError: A signature is missing or of an untrusted key.

@@ -91,13 +91,6 @@ def test_a_wrong_key_or_value_is_named(change: tuple[str, str], path: str) -> No
         profile.parse(text.replace(*change).encode(), "rpi5")
 
 
-def test_platforms_of_a_system_are_all_that_its_glibc_runs() -> None:
-    tags = profile.platform_tags("aarch64", "2.28")
-    assert tags[0] == "manylinux_2_28_aarch64"
-    assert tags[-3:] == ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "linux_aarch64")
-    assert not any("2_29" in tag for tag in tags)
-
-
 PI5 = Board("Raspberry Pi 5 Model B Rev 1.0", ("raspberrypi,5-model-b", "brcm,bcm2712"), "aarch64")
 
 ORIN_NX = Board("NVIDIA Orin NX", ("nvidia,p3768-0000+p3767-0000", "nvidia,p3767-0000", "nvidia,tegra234"), "aarch64")

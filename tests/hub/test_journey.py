@@ -71,7 +71,7 @@ def test_a_pushed_bundle_arrives_signed_and_whole(
         wait_for(functools.partial(desires, device, pushed.gen), what="the desired state")
         desired = decode(device.messages[topic], Desired).bundle
         assert desired is not None
-        manifest = parse_manifest(store.refresh_and_fetch_manifest(desired.target, desired.sha256))
+        manifest = parse_manifest(store.fetch_target(desired.target, desired.sha256))
         folder = tmp_path / f"slot-{number}"
         fetch_files(repo, manifest, folder)
         for name in bundle.manifest.files:
@@ -95,8 +95,8 @@ def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     ref = repository.publish(make_bundle("1.0.0"), GROUP)
     wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(TargetNotFoundError):
-        store.refresh_and_fetch_manifest("line-a/evil-1.0.0.json", ref.sha256)
-    assert store.refresh_and_fetch_manifest(ref.target, ref.sha256)
+        store.fetch_target("line-a/evil-1.0.0.json", ref.sha256)
+    assert store.fetch_target(ref.target, ref.sha256)
 
 
 def test_another_repositorys_devices_trust_nothing_of_this_one(
@@ -112,7 +112,7 @@ def test_another_repositorys_devices_trust_nothing_of_this_one(
     store = TrustStore(tmp_path / "trust", other.root_bytes(), repo, ClockFloor(tmp_path / "clock"))
     wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(SignatureError):
-        store.refresh_and_fetch_manifest(ref.target, ref.sha256)
+        store.fetch_target(ref.target, ref.sha256)
 
 
 def limit_files(process: HubProcess, size: int) -> None:

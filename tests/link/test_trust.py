@@ -119,7 +119,7 @@ def device(peer: RepoPeer, repo: RepoClient, tmp_path: Path) -> Device:
 
 
 def check(store: TrustStore, reference: BundleRef) -> bytes:
-    return store.refresh_and_fetch_manifest(reference.target, reference.sha256)
+    return store.fetch_target(reference.target, reference.sha256)
 
 
 def refused(store: TrustStore, reference: BundleRef, kind: type[LinesideError], code: int) -> LinesideError:
@@ -376,7 +376,7 @@ def test_a_file_that_is_missing_at_the_hub(device: Device, attacker: Attacker, p
 def test_a_check_can_be_stopped(device: Device, peer: RepoPeer, published: BundleRef) -> None:
     peer.spoil = lambda head, body: None
     with pytest.raises(FetchStopped):
-        device().refresh_and_fetch_manifest(published.target, published.sha256, should_stop=lambda: True)
+        device().fetch_target(published.target, published.sha256, should_stop=lambda: True)
 
 
 # The clock.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lineside_hub.identity.access_lists import access_list, mosquitto_configuration
-from lineside_hub.identity.authority import HUB_NAME, Authority, Credentials
+from lineside_hub.identity.authority import HUB_NAME, Authority, Credentials, read_claims
 from lineside_link.config import LinkConfig
 from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
@@ -142,7 +142,7 @@ class SecureMosquitto(Mosquitto):
         self._write_access()
 
     def _write_access(self) -> None:
-        self._access.write_text(access_list(self.site, self.authority.devices(), self.authority.claims()))
+        self._access.write_text(access_list(self.site, self.authority.devices(), read_claims(self.authority.folder)))
         self._access.chmod(0o600)
 
     def reload(self) -> None:

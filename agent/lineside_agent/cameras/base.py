@@ -32,11 +32,7 @@ log = logging.getLogger("lineside.camera")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LostFrame:
-    """A frame that cannot be inspected, and still ends in a record.
-
-    Attributes:
-        reason: Why there is no image.
-    """
+    """A frame that cannot be inspected, and still ends in a record."""
 
     source: str
     sequence: int
@@ -112,9 +108,6 @@ class Camera(ABC):
     def frames(self, start_at: int = 0) -> Iterator[Shot]:
         """Yields frames in order of their sequence.
 
-        Args:
-            start_at: Sequence of the first one.
-
         Raises:
             CameraError: It gives no frames, or none any more.
         """
@@ -139,8 +132,6 @@ class Grab(NamedTuple):
 
     Attributes:
         image: As in `Frame`, not used again by the camera; ``None`` if it was lost on its way.
-        captured_at_ns: As in `Frame`.
-        reason: Why there is no image.
     """
 
     image: UInt8Array | None
@@ -207,7 +198,6 @@ class FoundCamera(NamedTuple):
     """A camera, or why cameras of a kind cannot be found.
 
     Attributes:
-        type: As in the configuration.
         settings: TOML that selects it in the configuration.
         problem: Why none can be found; empty otherwise.
     """

@@ -57,7 +57,6 @@ class CameraGroup:
         """Returns what each camera's thread does, by the thread's name.
 
         Args:
-            first: Number of the first frame.
             ready: Waits for the first bundle; false if the agent stops.
         """
 

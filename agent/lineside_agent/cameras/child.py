@@ -72,7 +72,6 @@ class ChildCamera(LiveCamera):
     """Gives the frames of a child process.
 
     Args:
-        program: Runs in the child.
         config: Its table, which the program gets as JSON. A child that is silent for ``timeout_s`` is killed, and its
             camera counts as lost.
         free_running: Whether the camera sends without being asked: a child that gives only signs of life for so long
@@ -203,7 +202,6 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
 
     Args:
         program: Lists its cameras as JSON objects with a name.
-        kind: The ``type`` in the configuration.
         settings: Returns the TOML that selects one of them.
     """
     try:

@@ -41,7 +41,6 @@ class CameraSubject:
     """The camera to check.
 
     Attributes:
-        config: Its ``[camera]`` table.
         instruct: Tells a person what to do; ``None`` if nobody is there.
     """
 

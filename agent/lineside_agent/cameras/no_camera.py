@@ -8,11 +8,7 @@ from lineside_agent.cameras.base import Camera, Shot
 
 
 class NoCamera(Camera):
-    """Gives no frame until it is to end.
-
-    Args:
-        name: Name of the source in the records.
-    """
+    """Gives no frame until it is to end."""
 
     def __init__(self, *, name: str = "") -> None:
         super().__init__(name or "none", finite=False)

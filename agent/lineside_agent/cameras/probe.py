@@ -23,7 +23,6 @@ def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
     """Makes a ``[camera]`` table from words such as ``rtsp url=rtsp://10.0.0.9/a timeout_s=2``.
 
     Args:
-        kind: Its ``type``.
         pairs: ``key=value`` each; a value is read as TOML, and as a string where it is none.
 
     Raises:
@@ -47,7 +46,6 @@ class CameraTrial:
 
     Attributes:
         source: Name that the records would use.
-        frames: Frames that came.
         lost: Frames without an image.
         height: Of the last image, in pixels.
         width: Of the last image, in pixels.

@@ -129,7 +129,6 @@ class ReaderCounts:
     """Counts of a camera's thread, the only writer.
 
     Attributes:
-        frames: Frames that the camera gave.
         dropped: Frames that found no room.
         camera_errors: Failures of the camera, with those of opening it again.
         outages: Losses of the camera, however many tries each took.
@@ -209,7 +208,6 @@ class Reader:
         """Goes on with another camera of the same source, after the current one has released its device.
 
         Args:
-            camera: Such as the same one with another exposure.
             timeout_s: Longest wait until it shows an image.
 
         Raises:

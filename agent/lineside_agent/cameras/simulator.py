@@ -14,7 +14,6 @@ class SimulatorCamera(Camera):
     """Gives frames of `lineside_models.simulator.stream`; a ``part_id`` is ``sim-<kind>-<seed>`` of the drawing.
 
     Args:
-        seed: Seed of the stream.
         name: Name of the source in the records; empty for ``simulator:<seed>``.
         kinds: Kinds of parts, in turn.
     """

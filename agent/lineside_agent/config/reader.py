@@ -133,7 +133,6 @@ def _installed_or_shipped(bundle: Path, folder: Path) -> Path:
 
 
 def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:
-    """Resolves the paths of certificates."""
     names = ("ca", "certificate", "key", "password_file")
     paths = {name: str(folder / value) for name in names if (value := getattr(link, name)) is not None}
     return msgspec.structs.replace(link, **paths)

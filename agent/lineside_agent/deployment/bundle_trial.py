@@ -31,11 +31,6 @@ def try_bundle(bundle: Bundle, inspect: InspectConfig, degrade: DegradeConfig | 
 
     An error that the engine or the bundle raises there is left to the agent's own process, which meets it again.
 
-    Args:
-        bundle: With its files on the disk.
-        inspect: The ``[inspect]`` table.
-        degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
-
     Raises:
         EngineError: It did not end in time.
         EngineCrashedError: The process died.

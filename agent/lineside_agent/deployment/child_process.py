@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.errors import EngineCrashedError, EngineError
+from lineside_runtime.system.packages import child_environment
 
 FAILED = 3
 """Exit status of a module that ends with an error of ours, whose text is the last line of its stderr."""
@@ -28,7 +29,6 @@ class ChildResult(NamedTuple):
     """How a module ended that neither hung nor crashed.
 
     Attributes:
-        output: What it wrote to stdout.
         failure: Text of the error that it ended with; empty for none.
     """
 
@@ -43,10 +43,7 @@ def run_in_child(
 
     Args:
         module: Of the agent; ends with status `FAILED` for an error of ours.
-        arguments: Of the command line.
         what: What it does, for the errors.
-        timeout_s: How long it may take.
-        should_stop: Looked at while it runs.
 
     Raises:
         EngineError: It took too long.
@@ -57,7 +54,7 @@ def run_in_child(
         [sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=child_environment(),
         start_new_session=True,
     )
     try:

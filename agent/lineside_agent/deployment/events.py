@@ -16,7 +16,6 @@ class Started(NamedTuple):
     Attributes:
         running: What was found in place: the bundle that ``agent.toml`` names, or the agent of the slot that runs.
         slot: Where that is; ``None`` for nowhere.
-        on_trial: Whether the guard has this agent on trial.
         verdict: Why the guard took an agent back.
         verdict_on: What that answers, as `DeploymentMachine.attempt_id`.
     """
@@ -45,8 +44,6 @@ class Failed(NamedTuple):
     """The action of the present state failed.
 
     Attributes:
-        attempt: That it belonged to.
-        problem: Why.
         transient: The same may succeed later, as with a broken link.
         unwritten: The state before the action could not be written: no check failed, and the attempt ends.
     """

@@ -38,9 +38,6 @@ class Fetcher:
     - `lineside_link.transfer.pull_window.FetchStopped` when ``should_stop``, which is asked between pieces, says so.
 
     Args:
-        group: Of this device.
-        trust: Checks signatures.
-        repo: Fetches the chunks.
         installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
 
     Attributes:
@@ -59,10 +56,7 @@ class Fetcher:
         """Fetches a bundle into a folder; one that was signed only to be timed is refused.
 
         Args:
-            bundle: What is wanted.
-            folder: Where its files go.
             progress: Takes the bytes that are there, and all.
-            should_stop: Ends the fetch.
         """
         if bundle.target.endswith(TIMING_SUFFIX):
             raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
@@ -96,10 +90,7 @@ class Fetcher:
         """Fetches an agent's payload into a folder.
 
         Args:
-            agent: What is wanted.
-            folder: Where its files go.
             seed: Takes the manifest before anything is fetched, and puts files into the folder that are at hand.
-            should_stop: Ends the fetch.
         """
         data = self._signed(agent, should_stop)
         manifest = parse_agent_manifest(data)
@@ -121,7 +112,7 @@ class Fetcher:
         """Returns the signed manifest of a target of this device's group."""
         check_group(reference.target, self._group)
         with self._checking:
-            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
+            return self._trust.fetch_target(reference.target, reference.sha256, should_stop=should_stop)
 
     def _open_installed(self) -> Bundle | None:
         """The bundle that runs, its files unread: what a patch makes of them is hashed."""

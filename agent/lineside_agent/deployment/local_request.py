@@ -36,11 +36,7 @@ KEPT = 2
 
 
 class LocalRequests:
-    """Holds what people at the device asked for, until it is in its slot.
-
-    Args:
-        folder: The agent's state folder.
-    """
+    """Holds what people at the device asked for, until it is in its slot."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
@@ -49,7 +45,6 @@ class LocalRequests:
         """Takes a copy of a bundle, and returns the event that asks for it.
 
         Args:
-            path: Folder of the bundle.
             by: Name of the person.
             after: The hub's desired state that counts.
 
@@ -79,8 +74,6 @@ class LocalRequests:
 
         Args:
             toml: As for `lineside_agent.config.read_settings`.
-            by: Name of the person.
-            after: The hub's desired state that counts.
 
         Raises:
             StoreError: It can't be written.

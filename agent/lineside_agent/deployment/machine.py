@@ -105,24 +105,18 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """Where one deployment stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
 
     Attributes:
-        device_desired: Newest desired state of this device.
-        group_desired: Newest desired state of its group.
         local_desired: What a person at the device asked for since the hub's newest desired state.
-        state: See the module.
         epoch: Of the desired state that is being, or was last, answered.
         gen: Of the same desired state.
         wanted: Artifact of the same desired state.
         asked: Generation in which that artifact was asked for; 0 in the file of an agent that didn't know.
         slot: Where the wanted artifact goes.
         installed: What runs; during the trial of an agent, what ran before.
-        installed_slot: Where it is.
         previous: What ran before and is still whole.
-        previous_slot: Where that is.
         error: Why the wanted artifact doesn't run.
         attempt: Number of the attempt; outcomes carry it.
         tries: Fetches of this attempt that the link ended.
         trials: Starts that found this attempt in a risky state.
-        failed_checks: Failed health checks of this attempt.
         refused: Attempts that ended badly, as ``epoch/asked/sha256``; the last few.
     """
 
@@ -321,7 +315,6 @@ def _free_slot(machine: DeploymentMachine[Any], wanted: ArtifactRef) -> str:
 
 
 def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
-    """The action that belongs to the machine's state."""
     attempt, wanted, slot = machine.attempt, machine.wanted, machine.slot
     if wanted is None or slot is None:
         return ()
@@ -369,7 +362,6 @@ def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
 
 
 def _check_failed(machine: M, problem: Problem) -> tuple[M, tuple[Action, ...]]:
-    """Decides what a failed health check leads to."""
     if machine.rules.switch == "restart":  # the trial can't be ended here: the guard decides
         return msgspec.structs.replace(machine, error=problem), ()
     counted = msgspec.structs.replace(machine, failed_checks=machine.failed_checks + 1, error=problem)

@@ -58,9 +58,6 @@ class OfflineArchive:
     Methods raise `BundleFormatError` for a file that `lineside hub export` did not make, and those that take a trust
     store raise `SignatureError` or another `BundleError` for what is not signed, old, expired or damaged.
 
-    Args:
-        path: The ``.lsb`` file.
-
     Raises:
         InputNotFoundError: There is no such file.
     """
@@ -195,7 +192,6 @@ def archive_trust(archive: OfflineArchive, folder: Path, root: Path | None) -> T
     """Returns the device's trust store with an archive as its source.
 
     Args:
-        archive: Where metadata comes from.
         folder: The agent's state folder; what is seen is remembered there.
         root: The root that ``agent.toml`` names.
 
@@ -216,8 +212,6 @@ class OfflineImport:
     """The archives in the import folder.
 
     Args:
-        folder: The agent's state folder.
-        group: Of the device.
         root: The root that ``agent.toml`` names.
     """
 

@@ -30,8 +30,6 @@ class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
     """What works.
 
     Attributes:
-        agent_version: Of this agent.
-        device: Name of the device.
         bundle: The installed one; empty for none.
         used_device: Processor that ran its golden input; empty if it has none.
     """

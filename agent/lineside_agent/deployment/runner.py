@@ -60,7 +60,6 @@ class Artifact(abc.ABC, Generic[M]):
     Methods raise `LinesideError` or one of `FOREIGN` where they fail.
 
     Attributes:
-        log: Where steps are logged.
         path: Where the machine is written to.
     """
 
@@ -128,8 +127,6 @@ class Deployment(Generic[M]):
     """One artifact with its machine, and what is left to do.
 
     Attributes:
-        artifact: Carries actions out.
-        machine: Where the deployment stands.
         waiting: What the next action waits for; empty if for nothing.
     """
 
@@ -261,8 +258,6 @@ class Runner(Generic[M]):
 
     Args:
         first: The deployment that others wait for.
-        others: In their order.
-        stop: Ends `run`.
     """
 
     def __init__(self, first: Deployment[M], *others: Deployment[Any], stop: threading.Event) -> None:

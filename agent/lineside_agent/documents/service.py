@@ -25,8 +25,7 @@ from lineside_models.nlp.document import DocumentReport
 from lineside_models.nlp.extraction.contract_parser import ContractParser
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.reading import read_document
-from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import LinesideError, RequestError
+from lineside_runtime.errors import RequestError
 from lineside_runtime.session import Session
 
 NAME = "documents.sock"
@@ -50,19 +49,12 @@ class DocumentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class DocumentService:
-    """Reads documents by the active bundle, one at a time.
-
-    Args:
-        folder: The agent's state folder.
-        config: The ``[documents]`` table.
-        active: The bundle that runs.
-        stop: Ends `run`.
-    """
+    """Reads documents by the active bundle, one at a time."""
 
     def __init__(self, folder: Path, config: DocumentsConfig, active: ActiveBundle, stop: threading.Event) -> None:
         self._config, self._active = config, active
         self._limits = DocumentLimits(bytes_max=CONTENT_MAX, pages_max=config.pages_max, seconds=config.seconds)
-        self._server = LineServer(folder / NAME, self._answer, line_max=LINE_MAX)
+        self._server = LineServer(folder / NAME, DocumentRequest, self.ask, line_max=LINE_MAX)
         self._stop = stop
         self._reading = threading.Lock()
         self._parser: tuple[Session, ContractParser] | None = None
@@ -89,14 +81,6 @@ class DocumentService:
                 self._parser = loaded.session, ContractParser(self._config.legal_terms or None, bundle=loaded.session)
             document = read_document(request.content, limits=self._limits)
             return msgspec.structs.replace(self._parser[1].report(document), source=request.name)
-
-    def _answer(self, line: bytes) -> bytes:
-        try:
-            return msgspec.json.encode(self.ask(decode_json(line, type=DocumentRequest)))
-        except msgspec.DecodeError as error:
-            return msgspec.json.encode({"error": str(error)})
-        except LinesideError as error:
-            return msgspec.json.encode({"error": error.message, "code": error.code, "action": error.action})
 
 
 def ask(folder: Path, request: DocumentRequest) -> dict[str, Any]:

@@ -37,7 +37,6 @@ class LatenessCounts(NamedTuple):
     """Parts or frames since the start.
 
     Attributes:
-        total: All of them.
         late: Those that were late, nearly late or dropped.
     """
 

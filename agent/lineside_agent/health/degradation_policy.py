@@ -54,7 +54,6 @@ class DegradationPolicy:
     """The steps that are taken now.
 
     Attributes:
-        steps: The steps, in order.
         why: Reason of the last step; empty without steps.
     """
 

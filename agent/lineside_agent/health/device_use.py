@@ -31,7 +31,6 @@ class DeviceUseMonitor:
     """Watches which devices answer.
 
     Args:
-        counts: Of the pipeline.
         report: Takes each change.
     """
 

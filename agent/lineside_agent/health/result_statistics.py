@@ -44,7 +44,6 @@ class ResultStatistics:
         """Counts a result.
 
         Args:
-            code: Code that the line was told.
             took_s: From trigger to result, or from frame to verdict where the line does not trigger. Parts that were
                 refused at their trigger are not part of the histogram.
         """

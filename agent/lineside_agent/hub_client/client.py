@@ -14,7 +14,6 @@ from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.events import DesiredChanged, Origin
 from lineside_agent.deployment.fetch import Fetcher
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
-from lineside_agent.deployment.maintenance_window import closed
 from lineside_agent.deployment.runner import Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot
 from lineside_agent.deployment.self_update.slots import AgentSlots
@@ -30,6 +29,7 @@ from lineside_agent.storage.records import RecordStore
 from lineside_boards.detect import detect
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
+from lineside_link.maintenance_window import closed
 from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, InteractionRows, Reported, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient

@@ -66,8 +66,6 @@ class FrameUploader:
     """Sends images in a thread of its own.
 
     Args:
-        store: Has the list of unsent images.
-        folder: Has the images.
         publish: Sends a message; false without a connection.
         may_send: Returns whether nothing more important is under way.
         settings: Returns the ``[store]`` table in effect.

@@ -43,7 +43,6 @@ class LogCommands:
     """Answers each command; from any thread.
 
     Args:
-        recent: The lines.
         allowed: Whether ``agent.toml`` allows it to the hub.
         publish: Sends an answer; the hub repeats the command if the answer is lost.
     """

@@ -22,7 +22,6 @@ class RecipeCommands:
     """Carries out each command once, also if it is repeated after later ones; from any thread.
 
     Args:
-        recipes: Changes the recipe.
         allowed: Whether ``agent.toml`` allows it to the hub.
         publish: Sends an answer; the hub repeats the command if the answer is lost.
     """

@@ -81,7 +81,6 @@ class ActiveBundle:
         """Notes the result of a frame for the health check.
 
         Args:
-            loaded: The bundle that inspected it.
             reason: Empty, or why the frame is a fault.
             refused: Whether the frame shows something else than the bundle's reference: a part of the product before is
                 no failure of the bundle, but a bundle that refuses every frame has the wrong reference.

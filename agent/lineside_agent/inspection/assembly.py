@@ -67,8 +67,6 @@ class InspectionAssembly:
 
     Attributes:
         trigger_controller: Handles triggers; ``None`` where the line gives none.
-        pipeline: Inspects.
-        statistics: Counts what the line was told.
         drift: Watches for changes of the line; ``None`` without a ``[drift]`` table.
         observe_record: Called with each record, after the line was told its verdict, and with its images.
 
@@ -180,7 +178,6 @@ class InspectionAssembly:
         return self.cameras.finite and not triggered
 
     def _next_number(self) -> int:
-        """Number of the next record."""
         if self._repeats_parts:
             return self._first_frame
         watches = self._config.trigger is not None and self._config.trigger.mode == "watch"

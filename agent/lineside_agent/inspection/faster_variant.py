@@ -29,7 +29,6 @@ class FasterVariant(NamedTuple):
     """The faster variant, loaded.
 
     Attributes:
-        inspector: Inspects with it.
         usual_ms: Time of a call of the regular variant here; 0 if it was not timed.
         cameras: As in `lineside_agent.inspection.loaded_bundle.LoadedBundle`.
     """

@@ -82,7 +82,6 @@ class LoadedBundle:
     """A bundle with its engines.
 
     Attributes:
-        slot: Where it is installed.
         session: Of its first model.
         inspector: Inspects by the rules of ``[inspect]``; of a bundle that takes no images, refuses frames.
         recipe: Name of the recipe of these rules; empty without one.
@@ -165,9 +164,8 @@ class LoadedBundle:
         for model in self.models:
             manifest = model.bundle.manifest
             if manifest.preprocess.text and manifest.golden is not None:
-                from lineside_models.nlp.extraction.contract_parser import (
-                    open_extractor,
-                )  # only who reads documents pays
+                # Only who reads documents pays for it.
+                from lineside_models.nlp.extraction.contract_parser import open_extractor
 
                 text = model.bundle.file(manifest.golden.frame).read_text(encoding="utf-8", errors="replace")
                 open_extractor(model.session).read(text)

@@ -23,7 +23,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 import cv2
 
@@ -50,7 +49,6 @@ log = logging.getLogger("lineside.pipeline")
 Record = Callable[[ResultRow, Capture | None], bool]
 Deliver = Callable[[ResultRow, Capture | None], object]
 Observe = Callable[[ResultRow, Capture | None], object]
-Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
 """Errors that a bundle can cause in its engine and its decoder on some frame; none of them may stop the line."""
@@ -64,9 +62,7 @@ class PipelineCounts:
     """Counts of the pipeline, the only writer.
 
     Attributes:
-        taken: Frames or parts that were taken.
         inspected: Those that have a result, faults included.
-        passed: Those that passed.
         rejected: Those that were rejected, unsure ones included.
         unsure: Those that were rejected since the verdict was unsure.
         faults: Those that could not be inspected.

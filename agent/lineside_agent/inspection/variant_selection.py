@@ -51,7 +51,6 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         digest: Of the bundle.
-        chosen: Name of the variant that is used.
         timed: Those that were measured: the chosen one, then the fastest first.
     """
 

@@ -65,7 +65,6 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
     """Times the variants of a bundle in turn, so that other load of the device affects all of them.
 
     Args:
-        config: Settings under which it would run.
         rounds: Turns of each variant; fewer if they take very long.
         shapes: Shapes of the inputs by name, one dictionary a kind of frame; none: one frame by the manifest.
 

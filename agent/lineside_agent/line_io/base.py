@@ -13,9 +13,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe, Verdict
 
 log = logging.getLogger("lineside.line_io")
 
@@ -33,17 +33,15 @@ class Signal:
     Attributes:
         sequence: Number of the frame at its source; of the trigger, where the line triggers.
         verdict: ``fault`` means that the line must reject: the part was not inspected.
-        code: Reason.
         input: Name of the line that triggered; empty where none does.
         tag: Number that this line gave its trigger; 0 for none.
         took_ms: From trigger to answer.
         deadline_s: On the monotonic clock: a pass after it counts as a fault; ``None`` without a deadline.
-        defects: Summary of the defects.
     """
 
     sequence: int
     part_id: str
-    verdict: Literal["pass", "reject", "fault"]
+    verdict: Verdict
     code: Code = Code.NONE
     input: str = ""
     tag: int = 0

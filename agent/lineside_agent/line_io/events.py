@@ -178,7 +178,6 @@ class RecipeRuns:
     """A recipe runs from the next part on.
 
     Attributes:
-        name: Of the recipe.
         number: Its number for Modbus.
         gate_delay_s: Delay of the gate for its parts; ``None`` for that of the settings.
         gate_counts: The same in counts of the encoder.
@@ -253,11 +252,9 @@ class TriggerAnswer:
     Attributes:
         input: Name of the input.
         tag: Number that this input gave the trigger.
-        code: Reason.
         at_s: Time of the trigger.
         deadline_s: Time after which a pass is no pass any more.
         took_s: From trigger to answer.
-        challenge: Whether it was a challenge part.
         reason: Details beyond the code; may be empty.
         defects: Of a rejected part.
     """

@@ -98,15 +98,10 @@ class HandshakeCounts:
     """Counts since the start.
 
     Attributes:
-        triggers: Parts that were triggered.
-        answered: Parts that were answered.
-        passed: Answered parts that passed.
         rejected: Answered parts with a defect, or with an unsure verdict.
-        unsure: Rejected parts with an unsure verdict.
         faults: Answered parts that were not inspected; the line rejects them.
         late: Faults without a verdict by the deadline.
         refused: Faults since the agent was busy, not ready or at fault, or since the trigger was malformed.
-        malformed: Refused parts with a malformed trigger.
         bounces: Edges that were no trigger.
         too_late: Verdicts that came after their part's answer.
         gated: Parts for which the gate was opened.

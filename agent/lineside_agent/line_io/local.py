@@ -23,7 +23,6 @@ import msgspec
 from lineside_agent.line_io.base import LinePort, Signal, defect_fields
 from lineside_agent.line_io.events import ChallengeRequested, ResetPressed, SelectRecipe, Triggered
 from lineside_agent.service.line_socket import LineServer, ask_line
-from lineside_runtime.decoding import decode_json
 
 log = logging.getLogger("lineside.line_io")
 
@@ -39,7 +38,6 @@ class TriggerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Request of a program.
 
     Attributes:
-        do: What to do.
         part_id: Of the part in front of the camera.
         recipe: Of the product that follows.
     """
@@ -63,7 +61,7 @@ class LocalPort(LinePort):
         self._changed = threading.Condition()
         self._last_tag = 0
         self._answers: dict[int, Signal | None] = {}
-        self._server = LineServer(path, lambda line: _answer(self, line), line_max=LINE_MAX)
+        self._server = LineServer(path, TriggerRequest, self.ask, line_max=LINE_MAX)
 
     def signal(self, signal: Signal) -> bool:
         """Keeps the verdict for the program that triggered; no other program is told."""
@@ -133,14 +131,6 @@ def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -
     """
     action = "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
     return ask_line(folder / NAME, msgspec.json.encode(request), action=action, timeout_s=timeout_s)
-
-
-def _answer(port: LocalPort, line: bytes) -> bytes:
-    try:
-        request = decode_json(line, type=TriggerRequest)
-    except msgspec.DecodeError as error:
-        return msgspec.json.encode({"error": str(error)})
-    return msgspec.json.encode(port.ask(request))
 
 
 def _verdict(signal: Signal) -> dict[str, Any]:

@@ -49,7 +49,6 @@ class MqttLine(LineOutput):
 
     Args:
         topic: Without a ``/`` at its end.
-        client_id: Name at the broker.
     """
 
     def __init__(self, link: LinkConfig, topic: str, *, client_id: str) -> None:

@@ -100,7 +100,6 @@ class TriggerController:
 
     Attributes:
         machine: The handshake; its counts may be read from any thread.
-        frames: Takes the cameras' frames.
 
     Args:
         note: Takes the record of each part before the line is told its verdict.
@@ -284,19 +283,21 @@ class TriggerController:
                     self.frames.request(action.number, action.at_s)
                     self._begun.append(action)
                 case ShowState():
-                    self._show(action.state)
+                    self._tell(action.state)
                 case TriggerAnswer():
                     self._answer(action)
                 case LogLine():
                     log.log(logging.ERROR if action.is_error else logging.INFO, "%s", action.text)
 
-    def _show(self, state: LineState) -> None:
+    def _tell(self, item: Signal | LineState) -> None:
         for output in self._outputs:
             sender = self._senders.get(output.name)
-            if sender is None:
-                output.show(state)
+            if sender is not None:
+                sender.put(item)
+            elif isinstance(item, LineState):
+                output.show(item)
             else:
-                sender.put(state)
+                output.signal(item)
 
     def _answer(self, answer: TriggerAnswer) -> None:
         row, frame = self._row(answer)
@@ -312,12 +313,7 @@ class TriggerController:
             answer.defects,
         )
         self._note(row)
-        for output in self._outputs:
-            sender = self._senders.get(output.name)
-            if sender is None:
-                output.signal(signal)
-            else:
-                sender.put(signal)
+        self._tell(signal)
         self._statistics.add(answer.code, row, answer.took_s)
         self.frames.forget(answer.number)
         self._record(row, frame)

@@ -61,7 +61,6 @@ class InteractionLog:
     """The interactions of one device.
 
     Args:
-        folder: The agent's state folder.
         answers_max: Answers that are kept; the oldest go first, with what was shown in them. As many choices are kept.
 
     Attributes:
@@ -128,8 +127,6 @@ class InteractionLog:
         """Records a choice.
 
         Args:
-            user: Who chose.
-            item: What was chosen.
             answer: Number of the answer that it followed; 0 for none.
 
         Raises:
@@ -248,7 +245,6 @@ def export(folder: Path, path: Path, attributes: Mapping[str, str] | None = None
     What was shown and not chosen has label 0, what was chosen 1.
 
     Args:
-        folder: The agent's state folder.
         path: Ends with ``.csv``, ``.parquet`` or ``.jsonl``.
         attributes: Of items, joined by a vertical bar.
 

@@ -23,8 +23,7 @@ from lineside_agent.config import RecommendConfig
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.recommendation.interaction_log import InteractionLog
 from lineside_agent.service.line_socket import LineServer, ask_line
-from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import LinesideError, RequestError
+from lineside_runtime.errors import RequestError
 
 NAME = "recommend.sock"
 
@@ -39,14 +38,12 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Request of a program.
 
     Attributes:
-        do: What to do.
         user: For whom; empty for nobody in particular, whose choices make no history.
         history: Items, oldest first; ``None`` for what the user chose on this device.
         candidates: Items to rank; ``None`` for all of the bundle.
         attributes: Of items that the bundle does not know.
         top: Items at most.
         repeat: Whether items of the history are recommended again.
-        item: What was chosen.
         id: Of the answer that the choice followed; 0 for none.
     """
 
@@ -64,12 +61,6 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class RecommendationService:
     """Answers by the active bundle, and keeps the interactions.
 
-    Args:
-        folder: The agent's state folder.
-        config: The ``[recommend]`` table.
-        active: The bundle that runs.
-        stop: Ends `run`.
-
     Attributes:
         log: What was shown and chosen; `close` closes it.
         sent: What the hub gets of it; ``None`` for nothing.
@@ -79,7 +70,7 @@ class RecommendationService:
         self._config, self._active = config, active
         self.log = InteractionLog(folder, answers_max=config.answers_max)
         self.sent = self.log if config.send_interactions else None
-        self._server = LineServer(folder / NAME, self._answer, line_max=LINE_MAX)
+        self._server = LineServer(folder / NAME, RecommendRequest, self.ask, line_max=LINE_MAX)
         self._stop = stop
         self._ranking = threading.Lock()
 
@@ -124,14 +115,6 @@ class RecommendationService:
                     exploration=self._config.exploration,
                 )
         return {"id": self.log.shown(request.user, bundle, found), "items": found, "bundle": bundle}
-
-    def _answer(self, line: bytes) -> bytes:
-        try:
-            return msgspec.json.encode(self.ask(decode_json(line, type=RecommendRequest)))
-        except msgspec.DecodeError as error:
-            return msgspec.json.encode({"error": str(error)})
-        except LinesideError as error:
-            return msgspec.json.encode({"error": error.message, "code": error.code, "action": error.action})
 
 
 def ask(folder: Path, request: RecommendRequest) -> dict[str, Any]:

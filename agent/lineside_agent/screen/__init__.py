@@ -4,8 +4,7 @@
 
     pipeline ─► feed.py ─┐                      ┌─ static/  page, script, style sheet, texts
     status   ─► alarms.py├─ screen.py ─ routes.py
-    records  ─► shift.py ┘      │           │
-                                └ server.py └ guard.py  who may do what
+    records  ─► shift.py ┘                  └ guard.py  who may do what
 
 - It runs in one thread of its own. The line never waits for it: a record is handed over after the line was told its
   verdict, and a browser that does not read gets fewer parts.

@@ -26,7 +26,6 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
         by: Name of the person; ``local`` for somebody at the device where nobody has a PIN.
         action: Such as ``mark`` or ``acknowledge``.
         subject: Of what, such as a part.
-        detail: How.
         error: Why it failed; empty if it did not.
     """
 

@@ -59,7 +59,7 @@ def conditions(
         stuck_s: Time without a verdict although frames come; ``None`` if there are verdicts.
         starting: Whether the agent has just started, so that model and hub may be missing.
     """
-    found = [*_camera(status, silent_s), *_engine(status, stuck_s, starting), *_disk(status), *_heat(status)]
+    found = [*_camera(status, silent_s), *_engine(status, stuck_s, starting), *_heat(status)]
     if has_hub and not starting and not status.get("connected"):
         found.append(_condition("hub_lost", "hub", "M", status.get("link_problem")))
     found += [
@@ -71,6 +71,10 @@ def conditions(
 
 
 _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
+    ("records_waiting", "disk", "F", "store_problem"),
+    ("records_waiting", "disk", "F", "numbers_problem"),
+    ("images_skipped", "disk", "S", "images_problem"),
+    ("writes_limited", "disk", "M", "written_problem"),
     ("plc_lost", "plc", "F", "line_io_problem"),
     ("bundle_refused", "engine", "M", "error"),
     ("configuration_refused", "engine", "M", "configuration_error"),
@@ -107,19 +111,6 @@ def _engine(status: Mapping[str, Any], stuck_s: float | None, starting: bool) ->
         found.append(_condition("changeover", "engine", "C"))
     elif recipe:
         found.append(_condition("recipe_refused", "engine", "F", recipe))
-    return found
-
-
-def _disk(status: Mapping[str, Any]) -> list[Condition]:
-    found = []
-    for key, signal, name in (
-        ("records_waiting", "F", "store_problem"),
-        ("records_waiting", "F", "numbers_problem"),
-        ("images_skipped", "S", "images_problem"),
-        ("writes_limited", "M", "written_problem"),
-    ):
-        if status.get(name):
-            found.append(Condition(key, "disk", signal, str(status[name])[:_DETAIL_MAX]))  # type: ignore[arg-type]
     return found
 
 

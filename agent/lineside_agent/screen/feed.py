@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
+import numpy as np
 
 from lineside_agent.line_io.codes import defect_types
 from lineside_link.messages import ResultRow, View
@@ -210,6 +211,11 @@ def as_jpeg(image: UInt8Array, side_max: int, quality: int) -> bytes:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def from_jpeg(data: bytes) -> UInt8Array:
+    """Decodes an image of `as_jpeg` to ``(H, W, 3) uint8`` BGR."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
 def verdict_of(row: ResultRow) -> str:

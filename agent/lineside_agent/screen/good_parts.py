@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_agent.config import AgentConfig
-from lineside_agent.screen.feed import as_jpeg
+from lineside_agent.screen.feed import as_jpeg, from_jpeg
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_queries import CHALLENGE, RecordQuery, rows
 from lineside_link.messages import ResultRow
@@ -117,9 +117,7 @@ class RecentGoodParts:
         """Returns the good part that looks most like another part; ``None`` if there is none to compare with.
 
         Args:
-            image: Of the other part.
             row: Its record; only parts of the same recipe are compared.
-            view: Index of the camera that took the image.
         """
         name = _camera(row, view)
         wanted, best, compared = _small(image), None, 0
@@ -142,7 +140,7 @@ class RecentGoodParts:
         with self._lock:
             kept = [one for one in self._kept if one.source == name]
         for one in kept:
-            yield one.row, _decoded(one.jpeg)
+            yield one.row, from_jpeg(one.jpeg)
         until_s, count = time.monotonic() + SEARCH_S, 0
         query = RecordQuery(verdict="pass", limit=STORED_ROWS_MAX)
         try:
@@ -164,10 +162,6 @@ def _camera(row: ResultRow, view: int) -> str:
     """Name of the camera of a view; empty if there is none."""
     names = [one.source for one in row.views] or [row.source]
     return names[view] if 0 <= view < len(names) else ""
-
-
-def _decoded(jpeg: bytes) -> UInt8Array:
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
 def _small(image: UInt8Array) -> npt.NDArray[np.float32]:

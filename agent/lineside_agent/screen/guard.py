@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-
 from starlette.requests import Request
 
 from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import RequestError
+from lineside_runtime.server.page_server import OwnNames
 
 COOKIE = "lineside_session"
 
@@ -27,8 +25,7 @@ class Guard:
     def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
         self._screen = screen
         self._is_local = is_local
-        self._names = {name.lower() for name in screen.config.names}
-        self._names |= {"localhost"} if is_local else {"localhost", socket.gethostname().lower()}
+        self._names = OwnNames(screen.config.names, is_local=is_local)
 
     def check_origin(self, request: Request) -> None:
         """Refuses requests of other sites' pages, also of one whose name leads to this machine (DNS rebinding).
@@ -37,7 +34,7 @@ class Guard:
             RequestError: The request names another host (421), or another site's page sends it (403).
         """
         host = request.headers.get("host", "")
-        if not self._is_own(host):
+        if not self._names.include(host):
             raise RequestError(
                 "this screen is not known by that name",
                 status=421,
@@ -50,14 +47,6 @@ class Guard:
             raise RequestError(
                 "a page of another site asked", status=403, expected="this screen's own page", actual=origin[:100]
             )
-
-    def _is_own(self, host: str) -> bool:
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return name.lower() in self._names
-        return address.is_loopback or not self._is_local
 
     def visitor(self, request: Request, *, acts: bool) -> Visitor:
         """Returns who sends a request.

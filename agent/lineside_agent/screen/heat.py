@@ -10,8 +10,8 @@ import asyncio
 import collections
 
 import cv2
-import numpy as np
 
+from lineside_agent.screen.feed import from_jpeg
 from lineside_agent.screen.state import ScreenState
 from lineside_link.messages import ResultRow
 from lineside_models.draw import overlay_heat
@@ -86,7 +86,7 @@ class LiveHeat:
         await asyncio.sleep(max(0.0, self._free_s - loop.time()))
 
         def work() -> bytes:
-            image = _decoded(picture) if isinstance(picture, bytes) else picture
+            image = from_jpeg(picture) if isinstance(picture, bytes) else picture
             return heat_picture(self._screen, row, view, image)
 
         try:
@@ -95,8 +95,3 @@ class LiveHeat:
             self._free_s = loop.time() + PAUSE_S
         while len(self._made) > KEPT:
             self._made.popitem(last=False)
-
-
-def _decoded(picture: bytes) -> UInt8Array:
-    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-    return np.asarray(image, np.uint8)

@@ -105,10 +105,7 @@ class ScreenRecords:
             ConfigError: As `lineside_agent.screen.heat.heat_picture`.
         """
         row, _ = self._find(source, sequence)
-        image = self._full_image(source, sequence, view)
-        if image is None:
-            raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
-        return heat_picture(self._screen, row, view, image)
+        return heat_picture(self._screen, row, view, self._full_image(source, sequence, view))
 
     def similar(self, source: str, sequence: int, view: int) -> SimilarPart | None:
         """Returns the good part that looks most like a record's image; ``None`` if there is none to compare with.
@@ -117,19 +114,18 @@ class ScreenRecords:
             InputNotFoundError: There is no such record, or it has no image.
         """
         row, _ = self._find(source, sequence)
-        image = self._full_image(source, sequence, view)
-        if image is None:
-            raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
-        return self._screen.good_parts.most_similar(image, row, view)
+        return self._screen.good_parts.most_similar(self._full_image(source, sequence, view), row, view)
 
-    def _full_image(self, source: str, sequence: int, view: int) -> UInt8Array | None:
+    def _full_image(self, source: str, sequence: int, view: int) -> UInt8Array:
         """The image of a record, as it was kept or as the camera gave it."""
         path = self.image(source, sequence, view)
         if path is not None and (image := cv2.imread(str(path), cv2.IMREAD_COLOR)) is not None:
             return np.asarray(image, np.uint8)
         part = self._screen.feed.hold(source, sequence)
         frames = [] if part is None else in_order(part)
-        return frames[view].image if 0 <= view < len(frames) else None
+        if not 0 <= view < len(frames):
+            raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
+        return frames[view].image
 
     def mark(
         self, source: str, sequence: int, kind: MarkKind | None, box: MarkedBox | None, *, by: str

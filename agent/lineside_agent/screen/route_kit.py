@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +15,8 @@ from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import InputNotFoundError, RequestError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
+from lineside_runtime.server import page_server
 
 BODY_MAX_BYTES = 16 << 10
 
@@ -24,19 +25,20 @@ BODY_TIMEOUT_S = 10.0
 T = TypeVar("T")
 
 
-class RouteContext(Protocol):
+class RouteContext:
     """What a route may use.
 
-    Attributes:
-        screen: What the screen knows.
+    Args:
         set_up: The set-up views; ``None`` where there are none.
     """
 
-    screen: ScreenState
-    set_up: SetUpViews | None
+    def __init__(self, screen: ScreenState, set_up: SetUpViews | None) -> None:
+        self.screen = screen
+        self.set_up = set_up
 
     async def work(self, work: Callable[[], T]) -> T:
         """Runs what waits for the disk in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.screen.worker, work)
 
     async def acted(
         self,
@@ -49,6 +51,17 @@ class RouteContext(Protocol):
         in_worker: bool = True,
     ) -> T:
         """Does something for a person, and writes down what and how it went."""
+        try:
+            done = await (self.work(work) if in_worker else asyncio.to_thread(work))
+        except LinesideError as error:
+            await self.note(visitor.name, action, subject, detail or "", str(error))
+            raise
+        await self.note(visitor.name, action, subject, detail or "")
+        return done
+
+    async def note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
+        """Writes down what a person did."""
+        await self.work(lambda: self.screen.actions.add(by, action, subject, detail, error))
 
 
 Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]
@@ -77,19 +90,9 @@ async def read_body(request: Request, kind: type[T]) -> T:
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise RequestError("no JSON", status=415, expected="Content-Type: application/json", action="")
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > BODY_MAX_BYTES:
-                raise RequestError("the request is too large", status=413, expected=f"{BODY_MAX_BYTES} bytes")
-
+    body = await page_server.read_body(request, bytes_max=BODY_MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
     try:
-        await asyncio.wait_for(read(), BODY_TIMEOUT_S)
-        return decode_json(bytes(body), type=kind)
-    except asyncio.TimeoutError as error:
-        raise RequestError("the request did not come in time", status=408, action="") from error
+        return decode_json(body, type=kind)
     except msgspec.DecodeError as error:
         raise RequestError(f"the request is malformed: {error}", action="") from error
 

@@ -24,6 +24,7 @@ from lineside_agent.screen.marks import MarkedBox, MarkKind
 from lineside_agent.screen.people import SESSION_MAX_S, Visitor
 from lineside_agent.screen.records import ScreenRecords
 from lineside_agent.screen.route_kit import (
+    RouteContext,
     RouteRule,
     jpeg_response,
     json_response,
@@ -82,17 +83,15 @@ class AcknowledgeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     key: str
 
 
-class ScreenRoutes:
-    """Answers requests, as a `RouteContext`.
+class ScreenRoutes(RouteContext):
+    """Answers requests.
 
     Args:
         is_local: Whether only this machine reaches the screen.
-        set_up: The set-up views; ``None`` where there are none.
     """
 
     def __init__(self, screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None) -> None:
-        self.screen = screen
-        self.set_up = set_up
+        super().__init__(screen, set_up)
         self._guard = Guard(screen, is_local=is_local)
         self._records = ScreenRecords(screen)
         self._heat = LiveHeat(screen)
@@ -113,10 +112,6 @@ class ScreenRoutes:
             return response
 
         return answer
-
-    async def work(self, work: Callable[[], T]) -> T:
-        """Runs what waits for the disk in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.screen.worker, work)
 
     # What everybody gets.
 
@@ -140,7 +135,7 @@ class ScreenRoutes:
             token = await self.work(lambda: self.screen.sessions.begin(given.name, given.pin))
         finally:
             self._signing_in = False
-        await self._note(given.name, "sign in")
+        await self.note(given.name, "sign in")
         response = json_response({})
         secure = request.url.scheme == "https"
         age_s = int(SESSION_MAX_S)
@@ -193,7 +188,6 @@ class ScreenRoutes:
         return event
 
     def _part_event(self, part: Part) -> bytes:
-        """The part for all streams."""
         number, event = self._part
         if number != part.number:
             event = _event("part", {"number": part.number, **part_fields(part.row)})
@@ -269,7 +263,7 @@ class ScreenRoutes:
         given = await read_body(request, AcknowledgeRequest)
         if not self.screen.alarms.acknowledge(given.key, visitor.name):
             raise InputNotFoundError("there is no such alarm any more", action="")
-        await self._note(visitor.name, "acknowledge", given.key)
+        await self.note(visitor.name, "acknowledge", given.key)
         self.screen.viewers.notify()
         return json_response({})
 
@@ -284,28 +278,6 @@ class ScreenRoutes:
         # Not in the worker: a recipe takes seconds, and the screen goes on showing.
         done = await self.acted(visitor, given.do, work, subject=given.recipe or given.part_id, in_worker=False)
         return json_response(done)
-
-    async def acted(
-        self,
-        visitor: Visitor,
-        action: str,
-        work: Callable[[], T],
-        *,
-        subject: str = "",
-        detail: str | None = "",
-        in_worker: bool = True,
-    ) -> T:
-        """Does something for a person, and writes down what and how it went."""
-        try:
-            done = await (self.work(work) if in_worker else asyncio.to_thread(work))
-        except LinesideError as error:
-            await self._note(visitor.name, action, subject, detail or "", str(error))
-            raise
-        await self._note(visitor.name, action, subject, detail or "")
-        return done
-
-    async def _note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
-        await self.work(lambda: self.screen.actions.add(by, action, subject, detail, error))
 
 
 STATE_EVERY_S = 0.4

@@ -54,15 +54,9 @@ class ScreenState:
     """What the operator screen of one agent knows, and the worker thread that encodes its images.
 
     Attributes:
-        feed: The parts.
         good_parts: Good parts of the last minutes, to compare others with.
         observers: Called with each record and its images, in the line's thread.
-        shift: Counts of the shift.
         alarms: What people must attend to.
-        sessions: Who is signed in.
-        actions: What people did.
-        archive: Images of the device.
-        active: The loaded bundle.
         flush: Has all records written, and waits at most so many seconds.
         send_image: Has an image of a record sent to the hub, by epoch and number.
 

@@ -89,7 +89,6 @@ def install(
         foreign: Whether the root is another machine's, so that its slot is made without running it.
         keep_wheels: Whether the payload's wheels stay in the slot: 100 MB that the first update then need not fetch.
         start: Whether to enable and start it now.
-        progress: Takes each step.
 
     Raises:
         IncompatibleBundleError: The payload is for another Python or architecture than this system's.
@@ -157,7 +156,6 @@ def uninstall(root: Path | str = "/", *, purge: bool = False, progress: Progress
     """Stops the service and removes what `install` made, and the slots.
 
     Args:
-        root: As for `install`.
         purge: Whether to remove records, configuration, identity and the user as well.
         progress: Takes each step, and what stays.
 

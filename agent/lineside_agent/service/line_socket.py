@@ -8,26 +8,31 @@ import socketserver
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import InputNotFoundError, RequestError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
+
+R = TypeVar("R")
 
 ANSWER_S = 60.0
 """Longest wait for an answer."""
 
 
-class LineServer:
-    """Answers each line of each connection, a thread a connection.
+class LineServer(Generic[R]):
+    """Answers the JSON object in each line of each connection, a thread a connection.
 
     Args:
         path: Of the socket; one that a killed process has left is replaced.
-        answer: Returns the answer to a line, without its end.
+        kind: Class of the requests.
+        ask: Returns the answer; a `LinesideError` is sent as ``error``, ``code`` and ``action``.
         line_max: Longest line in bytes.
     """
 
-    def __init__(self, path: Path, answer: Callable[[bytes], bytes], *, line_max: int) -> None:
-        self._path, self._answer, self._line_max = path, answer, line_max
+    def __init__(self, path: Path, kind: type[R], ask: Callable[[R], object], *, line_max: int) -> None:
+        self._path, self._kind, self._ask, self._line_max = path, kind, ask, line_max
         self._server: socketserver.ThreadingUnixStreamServer | None = None
         self._closing = threading.Event()
 
@@ -52,6 +57,14 @@ class LineServer:
             self._server = None
         self._path.unlink(missing_ok=True)
 
+    def _answer(self, line: bytes) -> bytes:
+        try:
+            return msgspec.json.encode(self._ask(decode_json(line, type=self._kind)))
+        except msgspec.DecodeError as error:
+            return msgspec.json.encode({"error": str(error)})
+        except LinesideError as error:
+            return msgspec.json.encode({"error": error.message, "code": error.code, "action": error.action})
+
     def run_until(self, stop: threading.Event) -> None:
         """Serves in the caller's thread until stopped."""
         closer = threading.Thread(target=self._close_at, args=(stop,), name=f"{self._path.name} end", daemon=True)
@@ -74,10 +87,8 @@ def ask_line(path: Path, line: bytes, *, action: str, timeout_s: float = ANSWER_
     """Sends a line to a socket, and returns the JSON object of the answer.
 
     Args:
-        path: Of the socket.
         line: Without its end.
         action: What to do if nobody listens there.
-        timeout_s: Longest wait.
 
     Raises:
         InputNotFoundError: Nobody listens there.

@@ -41,7 +41,6 @@ class ImageCounts:
     """Counts since the start.
 
     Attributes:
-        kept: Images that were written.
         skipped: Images that were not written although the rules want them: no room, or no write budget.
         removed: Images that were deleted by the limits.
         bytes: Size of the archive now; ``None`` until the first sweep.

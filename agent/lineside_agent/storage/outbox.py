@@ -57,7 +57,6 @@ class Outbox:
 
     Args:
         publish: Sends a message; false without a connection.
-        message: Class of the messages.
         first_window: Rows that may be unacknowledged on a new connection until the hub has answered: few where an older
             hub would never answer.
         may_send: Whether the link is free for these rows.

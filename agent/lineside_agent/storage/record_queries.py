@@ -196,13 +196,10 @@ class ShiftReport(msgspec.Struct, kw_only=True):
     Attributes:
         first_ns: Capture of the first part; 0 without parts.
         last_ns: Capture of the last part.
-        parts: Number of parts.
         verdicts: Parts by verdict.
         codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts without a record of a killed agent.
         defects: Parts by defect type, the most frequent first; a part with several types counts for each.
-        challenge: Challenge parts.
         latency_ms: Median, 95th percentile and highest time to a verdict; empty without verdicts.
-        hours: Hours with parts.
     """
 
     device: str

@@ -70,7 +70,6 @@ class RecordStore:
 
     Attributes:
         problem: Why records wait; ``None`` if they do not.
-        retention: Deletes old data to make room.
         numbers: Of sources that give no part twice.
         kill_safe: Folder for what a kill must leave and a power cut may take: in memory with a limit on writes.
 

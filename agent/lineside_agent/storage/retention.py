@@ -54,18 +54,14 @@ class RetentionPolicy:
     Args:
         folder: For the reserve.
         path: Of the database.
-        ballast_bytes: Size of the reserve.
     """
 
-    def __init__(
-        self, folder: Path, path: Path, archive: ImageArchive | None, *, ballast_bytes: int = BALLAST_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, path: Path, archive: ImageArchive | None) -> None:
         self.removed = 0
         self.used_bytes: int | None = None
         self._archive = archive
         self._path = path
         self._ballast = folder / "ballast"
-        self._ballast_bytes = ballast_bytes
         self._is_tight = False
         self._requested = False
 
@@ -135,7 +131,7 @@ class RetentionPolicy:
         if self._ballast.exists():
             return True
         disk = shutil.disk_usage(self._ballast.parent)
-        size = min(self._ballast_bytes, int(BALLAST_SHARE * disk.total))
+        size = min(BALLAST_BYTES, int(BALLAST_SHARE * disk.total))
         # Twice its size: the room that it has just given must not look like room for it.
         if disk.free < min(free_min_bytes, int(BALLAST_SHARE / 2 * disk.total)) + 2 * size:
             return False

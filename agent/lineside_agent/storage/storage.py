@@ -24,8 +24,6 @@ class DeviceStorage:
     Attributes:
         memory: Folder that a kill leaves as it is and a power cut does not.
         write_budget: Bytes written a day.
-        archive: Images.
-        store: Records.
     """
 
     def __init__(self, config: AgentConfig, rules: StoreConfig, stop: threading.Event) -> None:

@@ -42,7 +42,6 @@ class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: Verdict that the line was told.
-        source: Source of the frame.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
     """
@@ -71,10 +70,6 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRec
 
 def add_to_record(folder: Path, source: str, sequence: int, *, wrong: bool, note: str = "") -> MarkedRecord:
     """Marks the verdict on one frame, or removes the mark.
-
-    Args:
-        source: Of the frame.
-        sequence: Number of the frame at its source.
 
     Raises:
         LinesideError: As `add`.

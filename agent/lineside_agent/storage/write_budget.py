@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import enum
 import logging
-import os
 import re
 import threading
 import time
@@ -55,9 +54,6 @@ class Saving(enum.IntEnum):
 
 COMMIT_EVERY_S = {Saving.NONE: 0.0, Saving.GROUPS: 5.0, Saving.PACKS: 300.0}
 """Least time between commits. At ten records a second one costs 1.1 KB in groups, and 50 bytes in packs."""
-
-SECTOR_BYTES = 512
-"""Unit of ``/sys/dev/block/*/stat``, whatever the disk's own sectors are."""
 
 
 class BytesWritten(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,16 +197,4 @@ def _written_bytes(path: Path) -> int | None:
         counts = dict(re.findall(r"^(\w+): (\d+)$", path.read_text(), re.MULTILINE))
         return max(0, int(counts["write_bytes"]) - int(counts["cancelled_write_bytes"]))
     except (OSError, KeyError):
-        return None
-
-
-def disk_written_bytes(folder: Path, *, sys: Path = Path("/sys")) -> int | None:
-    """Returns what all processes together have written since the boot to the disk of a folder."""
-    number = folder.stat().st_dev
-    try:
-        disk = (sys / f"dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
-        disk = disk.parent if (disk / "partition").exists() else disk
-        fields = (disk / "stat").read_text().split()
-        return int(fields[6]) * SECTOR_BYTES
-    except (OSError, IndexError, ValueError):
         return None

@@ -157,4 +157,6 @@ def receipts(found: Value) -> str:
         f"{found['judged'].number:.0f} of {found['receipts'].number:.0f} receipts are judged, of other companies than"
     )
     count += f" those that were trained on, in {found['steps'].number:.0f} steps."
-    return f"{count}\n\n{table(head, rows)}"
+    ways = {"network": "the network alone", "scores": "expressions and indicators alone", "both": "both"}
+    inside = [(text, fixed(found["train"][name].number, 3)) for name, text in ways.items()]
+    return f"{count}\n\n{table(head, rows)}\n\n{table(['inside the train fold, by other companies', 'F1'], inside)}"

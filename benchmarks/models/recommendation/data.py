@@ -44,7 +44,13 @@ _SMOKE_USERS = 80
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A network with its run."""
+    """A network with its run.
+
+    Attributes:
+        model: The run.
+        network: Its network.
+        config: Its settings.
+    """
 
     model: DINModel
     network: InterestNetwork
@@ -56,6 +62,7 @@ class FullRanking:
     """Accuracy among all items that the user has not chosen.
 
     Attributes:
+        users: Number of users.
         hit_rate_10: Share of users whose chosen item is among the first ten.
         ndcg_10: See `lineside_models.recommendation.metrics.ndcg`.
     """
@@ -80,25 +87,28 @@ def _drawn(rng: np.random.Generator) -> Iterator[tuple[str, str, int, int, list[
             yield f"u{user}", f"i{group}-{rng.integers(20)}", time, 1, [f"group-{group}"]
 
 
-def trained(known: Interactions, *, pooling: str, seed: int, name: str = "") -> TrainedNetwork:
+def trained(
+    known: Interactions, *, pooling: str, seed: int, name: str = "", epochs: int = EPOCHS, **settings: int
+) -> TrainedNetwork:
     """Returns a network that is trained on choices; one that is kept is not trained again.
 
     Args:
         name: Of the kept run; the pooling's if not given.
+        settings: Of `RecommenderConfig`, in place of its defaults.
     """
     folder = KEPT / f"{name or pooling}-{seed}"
     if not (folder / "training.json").exists():
         data = folder.with_suffix(".csv")
         KEPT.mkdir(parents=True, exist_ok=True)
         write_interactions(known, data)
-        model = DINModel(out=folder, pooling=pooling, seed=seed, history_max=HISTORY_MAX)
+        model = DINModel(out=folder, pooling=pooling, seed=seed, history_max=HISTORY_MAX, **settings)
         resume = (folder / "checkpoint.pt").exists()
-        model.train(data, EPOCHS, resume=resume, overwrite=not resume, on_progress=_progress_printer(folder))
+        model.train(data, epochs, resume=resume, overwrite=not resume, on_progress=_told(folder))
     model = DINModel.load(folder)
     return TrainedNetwork(model, model.network, model.config)
 
 
-def _progress_printer(folder: Path) -> Callable[[TrainingProgress], None]:
+def _told(folder: Path) -> Callable[[TrainingProgress], None]:
     def report(progress: TrainingProgress) -> None:
         if progress.held:
             print(folder.name, progress.epoch, progress.held, file=sys.stderr, flush=True)

@@ -44,8 +44,6 @@ def apply(boot: FatVolume, settings: FirstBootSettings, *, boot_path: str = "/bo
     """Writes the script and starts it from ``cmdline.txt``.
 
     Args:
-        boot: The FAT partition.
-        settings: Of the board.
         boot_path: Mount point of the FAT partition on the board.
     """
     boot.write(NAME, script(settings, boot_path=boot_path).encode())

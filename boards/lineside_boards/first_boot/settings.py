@@ -34,11 +34,9 @@ class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
     """First-boot settings; `checked` validates them.
 
     Attributes:
-        hostname: Of the board.
         user: May log in and become root.
         password_hash: Of crypt(3); empty for none: then only keys log in, and sudo asks for nothing.
         ssh_keys: Lines of ``authorized_keys``.
-        wifi: A network, or ``None``.
         instance: Differs for each preparation, so that the settings are applied again.
     """
 

@@ -77,7 +77,6 @@ def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | Non
 
     Args:
         out: The image; it must not exist.
-        say: Reports each step.
         mirror: Of Debian; the first one that this machine's apt uses if ``None``.
         archive: A tar that `debootstrap` made before.
 
@@ -129,12 +128,13 @@ def recipe() -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def debian_mirror(sources: Path = Path("/etc/apt")) -> str:
+def debian_mirror() -> str:
     """Returns the first Debian mirror of this machine's apt.
 
     Raises:
         ImageError: It has none.
     """
+    sources = Path("/etc/apt")
     files = [sources / "sources.list", *sorted((sources / "sources.list.d").glob("*"))]
     for file in files:
         found = re.search(r"https?://\S+/debian/?(?=\s|$)", file.read_text() if file.is_file() else "")

@@ -52,7 +52,6 @@ class Ext4Volume:
 
     Args:
         image: Its path has no question mark: e2fsprogs reads options behind one.
-        part: The partition in it.
 
     Raises:
         ImageError: It is no ext4 file system, or wasn't unmounted cleanly.

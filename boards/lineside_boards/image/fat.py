@@ -69,10 +69,6 @@ class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
 class FatVolume:
     """A mounted FAT partition; use it in a ``with``.
 
-    Args:
-        image: The image.
-        part: The partition in it.
-
     Raises:
         ImageError: It is no FAT file system.
     """

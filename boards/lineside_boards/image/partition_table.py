@@ -94,9 +94,7 @@ def write_mbr(image: Path, parts: Sequence[Partition], *, disk_id: int) -> None:
     """Writes a partition table into an image and keeps its boot code.
 
     Args:
-        image: The image.
         parts: At most four; the first is marked as bootable.
-        disk_id: Of the disk.
     """
     with image.open("r+b") as file:
         sector = bytearray(_sector(file).ljust(SECTOR, b"\0"))

@@ -41,8 +41,6 @@ def run(name: str, *arguments: str | Path, data: bytes | None = None, codes: Seq
     """Runs a program and returns what it printed.
 
     Args:
-        name: Of the program.
-        arguments: Of the program.
         data: Standard input.
         codes: Exit codes that mean success.
 

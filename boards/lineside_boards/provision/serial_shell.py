@@ -241,8 +241,6 @@ def _whole(nonce: str, seen: bytes, lines: dict[int, bytes]) -> Answer | None:
     """Returns the answer to an exchange, or ``None`` if a part is missing.
 
     Args:
-        nonce: Of the exchange.
-        seen: Bytes that arrived.
         lines: Complete lines from before; extended.
     """
     end = re.search(rf"%{nonce}=(\d+)\.(\d+)\.(\d+)%".encode(), seen)

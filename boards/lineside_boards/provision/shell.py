@@ -119,7 +119,6 @@ class Shell(abc.ABC):
 
         Args:
             path: On the board; missing folders are created.
-            data: Its content.
             mode: Its permissions, also while it is written.
             root: Whether root owns it.
 

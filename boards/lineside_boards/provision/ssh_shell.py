@@ -125,7 +125,6 @@ class SshShell(Shell):
         """Runs a script with blocks as its standard input, as fast as they are read.
 
         Args:
-            script: Of sh(1).
             blocks: Of any size.
             progress: Called with the size of each block that was sent.
 
@@ -178,8 +177,6 @@ def connect(address: Address, *, trust: Trust, keys: Sequence[Path], password: P
     """Connects and logs in.
 
     Args:
-        address: Of the board.
-        trust: Which host keys are trusted.
         keys: Private keys; if empty, those of ssh-agent and OpenSSH's default ones.
         password: Called for the passphrase of a key or the user's password, if needed.
 
@@ -217,10 +214,7 @@ def _private_key(path: Path, password: Password) -> asyncssh.SSHKey:
     try:
         try:
             return asyncssh.read_private_key(path)
-        except (
-            asyncssh.KeyEncryptionError,
-            asyncssh.KeyImportError,
-        ):  # of the old and of the new format
+        except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError):  # of the old and of the new format
             if b"PRIVATE KEY" not in path.read_bytes():
                 raise
             return asyncssh.read_private_key(path, password(f"passphrase of {path}"))

@@ -39,11 +39,6 @@ class ProvisionStep:
 def carry_out(steps: Sequence[ProvisionStep], shell: Shell, say: Say) -> int:
     """Establishes the states in order.
 
-    Args:
-        steps: The states.
-        shell: On the board.
-        say: Reports each step.
-
     Returns:
         Number of steps that had to be done.
 

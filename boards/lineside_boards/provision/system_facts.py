@@ -50,7 +50,6 @@ class SystemFacts:
     Attributes:
         user: Who is logged in.
         home: Home folder of the user.
-        hostname: Of the board.
         architecture: Such as ``aarch64``.
         python: Version of ``/usr/bin/python3``, such as ``3.13``; empty if there is none.
         glibc: Such as ``2.41``; empty if unknown.

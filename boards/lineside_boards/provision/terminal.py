@@ -56,7 +56,6 @@ class Terminal:
         """Connects terminal and line until Ctrl-].
 
         Args:
-            port: The line.
             greeting: Shown once all keys, also Ctrl-C, go to the board.
 
         Raises:

@@ -45,8 +45,6 @@ def copy_folder(
     """Copies a folder's files to a board.
 
     Args:
-        shell: To the board.
-        folder: On this machine.
         into: A folder on the board; files that are not in ``folder`` are removed from it.
         free_bytes: Free space there.
         progress: Called with the bytes that are there and the bytes in all.

@@ -59,7 +59,11 @@ def _of_documents(manifest: Manifest, report: OptimizationReport) -> str:
         return ""
     reading = SpanReading.of(manifest.postprocess.params)
     documents = report.training.get("documents", {})
-    known = f"{documents.get('documents', 0)} documents, {documents.get('held', 0)} more to calibrate on"
+    known = f"{documents.get('documents', 0)} documents, "
+    if parts := documents.get("parts"):
+        known += f"which {parts} networks that had not seen them read to calibrate on"
+    else:
+        known += f"{documents.get('held', 0)} more to calibrate on"
     return _DOCUMENTS.format(
         name=_text(manifest.name),
         labels=", ".join(_text(label) for label in manifest.labels),

@@ -34,6 +34,7 @@ FIXED = (
     "schema",
     "encoder",
     "frozen_layers",
+    "cross_fit",
     "item_features",
     "user_features",
     "attention_heads",

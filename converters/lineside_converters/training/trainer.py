@@ -256,12 +256,13 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             return self.export(model, path)
         return close_network(dataclasses.replace(self.network, module=model), path, self.examples())
 
-    def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> dict[str, Path]:
-        """Writes ``training.json``: the facts of the kind of model, and those that every run has.
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files of the finished run, as fields of `TrainingResult`."""
+        return {name: self.config.out / file for name, file in (("weights", BEST), ("onnx", FLOAT), ("facts", FACTS))}
 
-        Returns:
-            The fields of `TrainingResult`.
-        """
+    def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> Path:
+        """Writes ``training.json``: the facts of the kind of model, and those that every run has."""
         first, run, path = self.config.first_model, self.run, self.config.out / FACTS
         content = {
             "architecture": architecture if first is None else f"that of {first.name}",
@@ -277,7 +278,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             "python": platform.python_version(),
         }
         write_atomic(path, json.dumps(content, indent=2).encode())
-        return {"weights": self.config.out / BEST, "onnx": self.config.out / FLOAT, "facts": path}
+        return path
 
 
 def _by_plain_name(rate: Callable[[str], float]) -> Callable[[str], float]:

@@ -33,7 +33,6 @@ class AlarmMonitor:
     """Evaluates the rules of one hub.
 
     Args:
-        config: With its ``[alarms]``.
         publish: Publishes the open alarms of a device, retained; returns whether it was queued.
         clock: Unix time in ns.
     """
@@ -76,13 +75,12 @@ class AlarmMonitor:
         self._republish.set()
 
     def _run(self) -> None:
-        with contextlib.closing(Database.open(Path(self._config.folder))) as database:
-            run, close = open_runner(self._config.results.url, database)
-            try:
-                while not self._closing.wait(self._config.alarms.every_s):
-                    self._tick(database, run)
-            finally:
-                close()
+        with (
+            contextlib.closing(Database.open(Path(self._config.folder))) as database,
+            open_runner(self._config.results.url, database) as run,
+        ):
+            while not self._closing.wait(self._config.alarms.every_s):
+                self._tick(database, run)
 
     def _tick(self, database: Database, run: SqlRunner) -> None:
         try:

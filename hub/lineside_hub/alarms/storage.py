@@ -116,7 +116,6 @@ def acknowledge_alarm(
     """Acknowledges an alarm; one that was acknowledged already stays as it is.
 
     Args:
-        by: Who does.
         channels: Who is told, from `lineside_hub.alarms.notification.channels_for`.
 
     Returns:
@@ -131,10 +130,10 @@ def acknowledge_alarm(
         return known if changed is None else write_change(connection, changed, "acknowledged", channels)
 
 
-def waiting_notices(database: Database, channel: str, *, rows: int = 100) -> list[Notice]:
-    """Returns the oldest notices that a channel has not delivered."""
+def waiting_notices(database: Database, channel: str) -> list[Notice]:
+    """Returns the oldest hundred notices that a channel has not delivered."""
     found = database.query(
-        "SELECT * FROM alarm_notices WHERE channel = ? AND sent_at_ns = 0 ORDER BY id LIMIT ?", channel, rows
+        "SELECT * FROM alarm_notices WHERE channel = ? AND sent_at_ns = 0 ORDER BY id LIMIT 100", channel
     )
     return [
         Notice(

@@ -13,12 +13,7 @@ from lineside_runtime.files import write_atomic
 
 
 class AllowedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sum that a plant has allowed.
-
-    Attributes:
-        round: In which round.
-        plants: Of which plants.
-    """
+    """A sum that a plant has allowed."""
 
     round: str
     plants: tuple[str, ...]

@@ -37,17 +37,25 @@ FETCHES_MAX = 8
 """Plants whose vectors are fetched at the same time."""
 
 
+def connect(client: LinkClient) -> None:
+    """Connects to the pool's broker.
+
+    Raises:
+        BrokerError: It cannot be reached.
+    """
+    client.start()
+    if not client.wait_connected(CONNECT_S):
+        raise client.last_error or AggregationError("the pool's broker cannot be reached")
+
+
 class CoordinatorRunner:
     """Connection of a pool's coordinator to the broker; use it as a context.
 
     Args:
-        pool: The pool.
         key: Whose public part is ``pool.coordinator``.
-        name: Of the connection.
 
     Attributes:
-        client: The connection.
-        topics: Of the pool.
+        answers: Round, plant and content of each answer that has arrived.
 
     Raises:
         ConfigError: The key is another one.
@@ -59,7 +67,7 @@ class CoordinatorRunner:
         self.topics = Topics(pool.link.site)
         self.client = LinkClient(pool.link, name)
         self._pool, self._key = pool, key
-        self._answers: queue.Queue[tuple[str, str, bytes | MaskedVector]] = queue.Queue()
+        self.answers: queue.Queue[tuple[str, str, bytes | MaskedVector]] = queue.Queue()
         self._repos: dict[str, RepoClient] = {}
         self._fetches = ThreadPoolExecutor(FETCHES_MAX, thread_name_prefix="pool-vectors")
         self.client.subscribe(self.topics.pool_answer("+", "+"), self._on_answer)
@@ -70,11 +78,11 @@ class CoordinatorRunner:
         Raises:
             BrokerError: The broker cannot be reached.
         """
-        self.client.start()
-        if not self.client.wait_connected(CONNECT_S):
-            error = self.client.last_error or AggregationError("the pool's broker cannot be reached")
+        try:
+            connect(self.client)
+        except LinesideError:
             self.client.close()
-            raise error
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +137,7 @@ class CoordinatorRunner:
 
     def _on_answer(self, topic: str, data: bytes) -> None:
         *_, round_name, _, plant = topic.split("/")
-        self._answers.put((round_name, plant, data))
+        self.answers.put((round_name, plant, data))
 
     def _gather(self, session: _Session, timeout_s: float, least_s: float, on_again: Callable[[], None]) -> None:
         """Sends the messages of a step until all plants have answered, or the time is over."""
@@ -146,7 +154,7 @@ class CoordinatorRunner:
                         self.client.publish(topic, data)
                     again = now + AGAIN_S
                 try:
-                    round_name, plant, answer = self._answers.get(timeout=max(0.0, min(again, deadline) - now))
+                    round_name, plant, answer = self.answers.get(timeout=max(0.0, min(again, deadline) - now))
                 except queue.Empty:
                     continue
                 if round_name == session.plan.round and plant in coordinator.expected:
@@ -190,7 +198,7 @@ class CoordinatorRunner:
             session.coordinator.refused[plant] = str(error)
             fetching.discard(plant)  # it offers its vector again
             return
-        self._answers.put((session.plan.round, plant, MaskedVector(data)))
+        self.answers.put((session.plan.round, plant, MaskedVector(data)))
 
 
 class _Session:

@@ -103,7 +103,6 @@ def check_privacy(privacy: PrivacySettings | None, epsilon_max: float | None) ->
     """Refuses a training that is less private than this plant wants.
 
     Args:
-        privacy: Of the training; ``None`` for none.
         epsilon_max: Largest epsilon that the plant accepts; ``None`` if it wants no differential privacy.
 
     Raises:
@@ -156,8 +155,6 @@ def private_values(
     Args:
         change: Of each shared tensor.
         shared: Their names, in the order of the vector.
-        privacy: The settings.
-        plants: Number of plants of the pool.
         seed: 32 random bytes, of this plant and round alone.
 
     Raises:

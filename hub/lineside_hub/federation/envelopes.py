@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lineside_link.aggregation.identity import PlantKey
-from lineside_link.aggregation.messages import FromPlant, RoundPlan, ToPlant
+from lineside_link.aggregation.messages import FromPlant, ToPlant
 from lineside_runtime.decoding import JsonDecoder
 
 
@@ -13,7 +13,7 @@ class SignedPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The plan of a round as the coordinator sends it.
 
     Attributes:
-        plan: JSON of a `RoundPlan`.
+        plan: JSON of a `RoundPlan` or `ComparisonPlan`.
         signature: By the coordinator, of ``plan``.
     """
 
@@ -39,8 +39,8 @@ signed_plan: JsonDecoder[SignedPlan] = JsonDecoder(SignedPlan)
 envelope: JsonDecoder[Envelope] = JsonDecoder(Envelope)
 
 
-def sign_plan(plan: RoundPlan, key: PlantKey) -> bytes:
-    """Returns a plan as it is sent."""
+def sign_plan(plan: msgspec.Struct, key: PlantKey) -> bytes:
+    """Returns the plan of a round as it is sent: of a sum, or of a comparison."""
     body = msgspec.json.encode(plan)
     return msgspec.json.encode(SignedPlan(body, key.sign(body)))
 

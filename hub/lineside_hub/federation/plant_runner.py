@@ -70,18 +70,11 @@ class PlantRunner:
     """Answers the rounds of a pool for one plant.
 
     Args:
-        pool: The pool.
-        plant: Name of the plant.
         key: Whose public part the pool names.
         answer: Called in the connection's thread with a plan that the coordinator signed. It returns the plant's
             numbers, or ``None`` while it has none yet, or raises `LinesideError` to refuse.
-        sums: Sums that the plant has allowed.
         uploads: Folder for long vectors.
         on_progress: Called with a line for what was asked, answered or refused.
-
-    Attributes:
-        client: The connection.
-        topics: Of the pool.
 
     Raises:
         ConfigError: The pool has another key for this plant.

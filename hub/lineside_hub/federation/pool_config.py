@@ -7,13 +7,10 @@ from typing import Annotated
 
 import msgspec
 
-from lineside_link.aggregation.messages import PLANTS_MAX, PLANTS_MIN
+from lineside_hub.config import read_toml
+from lineside_link.aggregation.messages import PLANTS_MAX, PLANTS_MIN, PlantPublicKey
 from lineside_link.config import LinkConfig
-from lineside_runtime.config_errors import config_error, naming_file
-from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, InputNotFoundError
-
-_PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+from lineside_runtime.errors import ConfigError
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,11 +24,11 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         plants: Public key of each plant, by its name.
     """
 
-    coordinator: _PublicKey
+    coordinator: PlantPublicKey
     types: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...] = ()
     parts_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] = 1_000_000_000
     link: LinkConfig
-    plants: dict[str, _PublicKey]
+    plants: dict[str, PlantPublicKey]
 
     def __post_init__(self) -> None:
         if not PLANTS_MIN <= len(self.plants) <= PLANTS_MAX:
@@ -51,14 +48,4 @@ def load_pool(path: Path) -> PoolConfig:
         InputNotFoundError: There is no such file.
         ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputNotFoundError(f"no configuration at {path}", action="Give the path of pool.toml.") from error
-    with naming_file(str(path)):
-        try:
-            return decode_toml(data, type=PoolConfig)
-        except msgspec.ValidationError as error:
-            raise config_error(error, PoolConfig, decode_toml(data)) from error
-        except msgspec.DecodeError as error:
-            raise ConfigError(str(error)) from error
+    return read_toml(path, PoolConfig, "pool.toml")

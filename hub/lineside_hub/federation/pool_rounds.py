@@ -74,7 +74,6 @@ def run_round(
     Args:
         key: Whose public part is ``pool.coordinator``.
         step_timeout_s: So long each step waits for plants that do not answer.
-        on_progress: Called with a line for each step.
 
     Raises:
         ConfigError: The key is another one.
@@ -91,11 +90,7 @@ class PlantService(PlantRunner):
     """Answers the rounds of a pool with the counts of one plant's hub.
 
     Args:
-        pool: The pool.
         hub: The plant's hub, whose results are counted.
-        plant: Name of the plant.
-        key: Whose public part the pool names.
-        on_progress: Called with a line for what was asked, answered or refused.
     """
 
     def __init__(

@@ -37,9 +37,7 @@ class QualityQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Asks for counts of some days.
 
     Attributes:
-        kind: Of the question.
         since: First day, in UTC.
-        days: Number of days.
         types: Defect types that are counted one by one.
     """
 
@@ -160,8 +158,6 @@ class DayCounts(msgspec.Struct, frozen=True, kw_only=True):
         parts: With a verdict.
         rejected: Of these.
         rate: Share of rejected parts; ``None`` without parts.
-        low: Lower control limit.
-        high: Upper control limit.
         in_control: Whether the rate lies within the limits.
     """
 
@@ -179,7 +175,6 @@ class TypeCount(msgspec.Struct, frozen=True, kw_only=True):
     """A row of a Pareto chart.
 
     Attributes:
-        parts: Parts with this type.
         cumulative: Share of all counted, up to this row.
     """
 

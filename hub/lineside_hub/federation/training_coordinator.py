@@ -92,7 +92,6 @@ class FederationState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         weights_bytes: Size of the weights as they are sent.
         attempt: Of the round that is under way.
-        rounds: The finished ones.
         result_score: Mean accuracy of the result on the plants' held-out shares; ``None`` before it is known, and of a
             private training.
         given_out: Whether the plants have the result.
@@ -154,11 +153,9 @@ class TrainingCoordinator:
 
     Args:
         folder: Made by `create_federation`.
-        pool: The plants and the broker.
         key: Whose public part is ``pool.coordinator``.
         training_timeout_s: So long the plants may train in a round.
         step_timeout_s: So long each further step of a sum waits for plants.
-        on_progress: Called with a line for what has happened.
 
     Raises:
         InputNotFoundError: There is no federation in the folder.
@@ -359,12 +356,9 @@ class TrainingCoordinator:
     def _withdraw_others(self, reference: BundleRef, content: TrainingRound) -> None:
         """Removes earlier rounds and their chunks."""
         kept = {digest for entry in content.files.values() for digest in entry.chunks}
-        for target in self._repository.targets_of(GROUP):
+        for target, sha256 in self._repository.hashes_of(GROUP).items():
             if target != reference.target:
-                found = self._repository.find(
-                    GROUP, name="round", version=target.split("-", 1)[1].removesuffix(".json")
-                )
-                old = read_round(self._repository.target_bytes(target, found.sha256))
+                old = read_round(self._repository.target_bytes(target, sha256))
                 self._repository.withdraw(target)
                 for entry in old.files.values():
                     for digest in set(entry.chunks) - kept:

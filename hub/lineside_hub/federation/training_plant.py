@@ -91,8 +91,6 @@ class _Ready:
 
     Attributes:
         digest: Of the signed round.
-        content: The round.
-        update: What the training gave.
         private: In a private training the numbers that may be summed: bounded, and with this round's noise.
     """
 
@@ -106,15 +104,11 @@ class TrainingPlant:
     """Takes part in a federated training.
 
     Args:
-        pool: The pool.
-        plant: Name of the plant.
         key: Whose public part the pool names.
         root: First root of the coordinator's repository, which signs the rounds.
         folder: For what this plant keeps: metadata, updates, sums that it allowed.
-        training: On this plant's frames.
         epsilon_max: Largest epsilon of a training that this plant takes part in; ``None`` to take part without
             differential privacy as well.
-        on_progress: Called with a line for what has happened.
     """
 
     def __init__(

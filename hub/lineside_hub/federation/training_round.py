@@ -53,10 +53,8 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     Attributes:
         kind: Kind of model, as in ``lineside train KIND``.
-        settings: Settings of its training.
         labels: Types, in the order of the network's outputs.
         shared: Tensors that are averaged, in the order of the vector. The others stay as they are at each plant.
-        rounds: Number of rounds.
         steps: Steps that a plant trains in a round.
         outer_rate: Factor on the mean change of the plants; 1 for their plain average (FedAvg).
         outer_momentum: Nesterov momentum of the mean change, as in DiLoCo (arXiv:2311.08105); 0 for none.
@@ -89,7 +87,6 @@ class TrainingRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Attributes:
         number: From 1. The one after the last is the result, which is not trained further.
         attempt: From 1; more if a round was given up.
-        federation: The settings.
         plants: Public key of each plant, by its name.
         files: The weights.
     """
@@ -116,7 +113,6 @@ class TrainingQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """What is summed, as it stands in the plan of a sum.
 
     Attributes:
-        kind: ``exponents`` or ``update``.
         round: sha256 of the signed `TrainingRound`.
         exponents: Of an update: step size 2^e of each shared tensor.
     """

@@ -32,9 +32,6 @@ class VectorServer:
     """Serves a plant's last masked vector.
 
     Args:
-        client: The plant's connection.
-        topics: Of the pool.
-        plant: Its name.
         folder: For the chunks.
     """
 
@@ -66,10 +63,8 @@ def fetch_vector(repo: RepoClient, chunks: Sequence[str], *, size: int, should_s
     """Fetches a masked vector from a plant.
 
     Args:
-        repo: Asks the plant.
         chunks: Their sha256, in order.
         size: Of the vector in bytes.
-        should_stop: Asked between pieces.
 
     Raises:
         AggregationError: It has another length, or a chunk another hash.

@@ -55,7 +55,6 @@ def ask(
     """Sends a command and waits for the final answer.
 
     Args:
-        config: Of the hub; names broker and credentials.
         silence_s: How long to wait for each answer.
         is_last: Called with each answer; returns whether it is the final one.
 
@@ -106,9 +105,6 @@ def _next(client: LinkClient, topic: str, command: Command, answers: queue.Queue
 
 def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: float) -> RecipeAnswer:
     """Asks a device to change to another recipe.
-
-    Args:
-        config: Of the hub; names broker and credentials.
 
     Raises:
         ConfigError: The device's name can't be one.

@@ -12,6 +12,7 @@ Three things depend on the group:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -58,15 +59,12 @@ def move(folder: Path | str, device: str, group: str) -> GroupMove:
         )
     # The list first: with the new list alone a device reads less, with the new group alone it would wait for ever.
     access_list = reassign(hub, device, group=group) if (hub / IDENTITY_NAME / "ca.pem").exists() else None
-    database = Database.open(hub)
-    try:
+    with contextlib.closing(Database.open(hub)) as database:
         said, before = groups_of(database, device)
         if access_list is None and not said:
             raise RolloutError(f"no device {device!r} has reported itself", action="`lineside fleet ls` lists them.")
         if before != group:
             _assign(database, device, group=group, before=before)
-    finally:
-        database.close()
     return GroupMove(device=device, before=before, group=group, access_list=access_list, said=said)
 
 

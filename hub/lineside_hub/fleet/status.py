@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import closing
 from pathlib import Path
 
@@ -148,8 +149,7 @@ def read_status(folder: Path | str) -> HubStatus:
         InputNotFoundError: There is no repository.
     """
     roles = role_statuses(Repository.open(folder))
-    database = Database.open(Path(folder))
-    try:
+    with contextlib.closing(Database.open(Path(folder))) as database:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
         config = folder_config_or_default(folder)
@@ -166,17 +166,12 @@ def read_status(folder: Path | str) -> HubStatus:
             warnings=tuple(_warnings(roles, old_access_list(folder), _full(database, config))),
             roles=roles,
         )
-    finally:
-        database.close()
 
 
 def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
     """Returns count and bytes of all frames, and the usage of the largest devices."""
-    rows = open_rows(config, database)
-    try:
+    with contextlib.closing(open_rows(config, database)) as rows:
         total, frames = rows.total(), dict(rows.devices_above(0))
-    finally:
-        rows.close()
     results, interactions = read_usage(database), read_usage(database, "interactions")
 
     def share(count: int, most: int) -> float:

@@ -35,11 +35,7 @@ class Usage:
         self._pending: collections.Counter[str] = collections.Counter()
 
     def admit(self, device: str, size: int) -> None:
-        """Counts a message of the next transaction.
-
-        Args:
-            size: Of the message, in bytes.
-        """
+        """Counts a message of the next transaction."""
         if self._most and self._bytes.get(device, 0) + self._pending[device] >= self._most:
             raise QuotaError(
                 f"{self._stream} of {device} are refused: it has sent all that one device may",

@@ -86,7 +86,7 @@ def entries(site: str, devices: Mapping[str, str], claims: Mapping[str, str] | N
 
     Args:
         devices: Device to group, from `lineside_hub.identity.authority.Authority.devices`.
-        claims: Name of a token's certificate to its device, from `lineside_hub.identity.authority.Authority.claims`.
+        claims: Name of a token's certificate to its device, from `lineside_hub.identity.authority.read_claims`.
 
     Raises:
         ConfigError: A name cannot stand in a topic.

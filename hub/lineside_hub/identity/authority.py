@@ -156,7 +156,6 @@ class Authority:
         """Issues a device's certificate and stores its group; the last one issued is valid.
 
         Args:
-            device: Its name, the certificate's CN.
             group: The group whose desired states it may read.
 
         Raises:
@@ -169,10 +168,6 @@ class Authority:
 
     def token(self, device: str, *, group: str, hours: float = TOKEN_HOURS) -> EnrolmentToken:
         """Makes a token with which a device requests its first certificate, once; its key never leaves the device.
-
-        Args:
-            device: Its name, the certificate's CN.
-            group: The group whose desired states it may read.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -289,10 +284,6 @@ class Authority:
     def devices(self) -> dict[str, str]:
         """Returns the group of each enrolled device."""
         return enrolled_devices(self.folder)
-
-    def claims(self) -> dict[str, str]:
-        """Returns the device of each token's certificate name, for tokens that can still be used."""
-        return read_claims(self.folder)
 
     def _issue_with_key(self, name: str, *, kind: CertificateKind, hosts: Sequence[str] = ()) -> Credentials:
         key = new_key()

@@ -28,7 +28,6 @@ class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
         serial: Hexadecimal.
         kind: Whose it is; a ``claim`` is the certificate of a token.
         certificate: In PEM.
-        revoked: When it was revoked, if so.
     """
 
     serial: str

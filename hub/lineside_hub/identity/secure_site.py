@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, HubConfig, folder_config
+from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, folder_config
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.identity.authority import (
@@ -65,7 +65,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
         access_list_path=authority.folder / ACCESS_NAME,
         revoked_path=authority.folder / "ca.crl",
     )
-    _write_access(authority, config)
+    _write_access(hub)
     write_atomic(broker_file, text.encode())
     own = authority.hub()
     link = LinkConfig(
@@ -86,7 +86,6 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -97,7 +96,7 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     hub = Path(folder).resolve()
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     credentials = authority.enroll(device, group=group)
-    _write_access(authority, folder_config(hub))
+    _write_access(hub)
     return credentials
 
 
@@ -108,7 +107,6 @@ def make_token(
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -120,7 +118,7 @@ def make_token(
     config = folder_config(hub)
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     token = authority.token(device, group=group, hours=hours)
-    _write_access(authority, config)
+    _write_access(hub)
     root = Repository.open(hub).root_bytes().decode()
     return msgspec.structs.replace(token, url=config.link.url, site=config.link.site, root=root)
 
@@ -142,7 +140,7 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     hub = Path(folder).resolve()
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     count = authority.revoke(device)
-    _write_access(authority, folder_config(hub))
+    _write_access(hub)
     return count
 
 
@@ -151,7 +149,6 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read from now on.
 
     Returns:
         Path of the access list, which mosquitto reads on SIGHUP.
@@ -167,9 +164,7 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
             action = "Enrol it first: lineside hub enroll."
             raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
         write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
-    text = access_list(folder_config(hub).link.site, enrolled_devices(identity), read_claims(identity))
-    write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
-    return identity / ACCESS_NAME
+    return _write_access(hub)
 
 
 def old_access_list(folder: Path | str) -> str | None:
@@ -199,6 +194,9 @@ def old_access_list(folder: Path | str) -> str | None:
     )
 
 
-def _write_access(authority: Authority, config: HubConfig) -> None:
-    text = access_list(config.link.site, authority.devices(), authority.claims())
-    write_atomic(authority.folder / ACCESS_NAME, text.encode(), mode=0o600)  # mosquitto warns of a list others can read
+def _write_access(hub: Path) -> Path:
+    """Writes the access list of all that is enrolled, and returns its path."""
+    identity = hub / IDENTITY_NAME
+    text = access_list(folder_config(hub).link.site, enrolled_devices(identity), read_claims(identity))
+    write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)  # mosquitto warns of a list others can read
+    return identity / ACCESS_NAME

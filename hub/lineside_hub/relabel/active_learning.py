@@ -50,10 +50,7 @@ def choose_results(
     """Returns as many results as the limit says, in their order; those that a person marked as wrong come first.
 
     Args:
-        config: Of the hub that holds the frames.
         results: Each with another frame.
-        choice: How it is chosen, and the limit.
-        on_progress: Told in words what is done.
 
     Raises:
         ConfigError: There is no limit.
@@ -101,7 +98,6 @@ def choose(
         types: ``(N,)``: type of its best find, or `NO_TYPE`.
         count: At most N.
         describe: Returns ``(K, C)``, what each of K frames looks like, by their indices.
-        seed: Of the random generator.
     """
     random = np.random.default_rng(seed)
     drawn = round(RANDOM_SHARE * count)

@@ -75,9 +75,6 @@ class Collection:
         folder: Its own; see `open_collection`.
         history: Oldest first.
         folds_known: Image to fold, by ``folds.csv``.
-
-    Attributes:
-        history: Oldest first.
     """
 
     def __init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from lineside_hub.relabel import catalogue, coco
 from lineside_hub.relabel.active_learning import choose_results
 from lineside_hub.relabel.catalogue import Catalogue, labels_of
 from lineside_hub.relabel.selection import ExportedImage, SelectedResult, Selection, count_without_frame, select_results
+from lineside_hub.results.frames.image import size_of
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import fsync_folder, write_atomic
@@ -60,7 +60,6 @@ def export(
     Args:
         folder: A new one, or an empty one.
         bundle: A bundle whose types are used, if the hub does not know those of the results.
-        on_progress: Told in words what is done.
 
     Raises:
         ConfigError: The limit is below 1, or missing where frames are chosen by another order than the newest.
@@ -124,7 +123,7 @@ def _write_images(config: HubConfig, results: list[SelectedResult], folder: Path
         if data is None or hashlib.sha256(data).hexdigest() != result.sha256:
             continue
         write_atomic(folder / f"{result.sha256}.png", data)
-        known.append(result.image(size=struct.unpack(">II", data[16:24])))  # a PNG, as was checked when it came
+        known.append(result.image(size=size_of(data)))
     if not known:
         raise InputNotFoundError(
             f"all {len(results)} frames are gone at the hub",

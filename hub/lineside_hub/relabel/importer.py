@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lineside_hub.relabel.collection import Collection, Correction, open_collect
 from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
 from lineside_hub.relabel.reviews import open_reviews
 from lineside_hub.relabel.validation import CorrectedImage, PersonBox, check, frames_of
+from lineside_hub.results.frames.image import size_of
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
@@ -98,7 +98,6 @@ def correct_frame(
     """Stores a person's boxes of one frame of a hub, as `import_corrections` does for a file of them.
 
     Args:
-        sha256: Of the frame.
         boxes: In pixels of the frame; none for a good part.
         new_types: Types among them that the model does not know.
 
@@ -112,8 +111,8 @@ def correct_frame(
         if label not in labels:
             raise DatasetError(f"type {label!r} is not known", expected=", ".join(labels), actual=label)
     images = _Images(Path(hub.folder) / FOLDER / IMAGES, hub)
-    size: tuple[int, int] = struct.unpack(">II", images.read(sha256)[16:24])  # a PNG, as was checked when it came
-    image = msgspec.structs.replace(known.images[0], width=size[0], height=size[1])
+    width, height = size_of(images.read(sha256))
+    image = msgspec.structs.replace(known.images[0], width=width, height=height)
     known = msgspec.structs.replace(known, images=(image,))
     annotations = tuple(
         coco.annotation(number, 1, labels.index(label) + 1, box=tuple(sides), score=1.0)

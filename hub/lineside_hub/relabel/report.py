@@ -39,7 +39,7 @@ def report(dataset: Path) -> RelabelReport:
     """Computes the report; the last correction of each image counts.
 
     Args:
-        dataset: The folder that `importing.import_corrections` made.
+        dataset: The folder that `importer.import_corrections` made.
 
     Raises:
         InputNotFoundError: There is none.

@@ -153,11 +153,7 @@ _log = logging.getLogger("lineside.hub.relabel")
 
 
 class ReportedMarks:
-    """Stores each mark of operators once; repeats in later reports change nothing.
-
-    Args:
-        reviews: Where they go.
-    """
+    """Stores each mark of operators once; repeats in later reports change nothing."""
 
     def __init__(self, reviews: Reviews) -> None:
         self._reviews = reviews

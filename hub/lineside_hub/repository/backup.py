@@ -178,8 +178,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
         raise BundleFormatError(f"{archive} is no backup: {error}", action="Give another backup.") from error
     _fsync_all(folder)
     repository = Repository.open(folder, passphrase=passphrase)
-    database = Database.open(folder)
-    try:
+    with contextlib.closing(Database.open(folder)) as database:
         missing = _forget_frames(database, folder)
         epoch = database.new_epoch()
         with database.transaction():
@@ -191,8 +190,6 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
                     detail=f"desired states are numbered anew, in epoch {epoch}",
                 )
             )
-    finally:
-        database.close()
     return RestoreReport(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from lineside_hub.blobs import BlobStore, FolderBlobs, UrlBlobs
-from lineside_runtime.bundle import CHUNK_BYTES
+from lineside_runtime.bundle import CHUNK_BYTES, FileEntry
 from lineside_runtime.errors import BundleIntegrityError
 
 _log = logging.getLogger("lineside.hub.chunks")
@@ -74,11 +75,23 @@ class ChunkStore:
         _log.error("chunk %s is rotten and not served; push its bundle again to replace it", digest)
         return None
 
-    def get_unchecked(self, digest: str) -> bytes | None:
-        """Returns a chunk for a caller that compares it with the hash itself.
+    def pieces(self, entry: FileEntry, whose: str) -> Iterator[bytes]:
+        """Yields the chunks of a file.
 
         Args:
-            digest: As for `get`.
+            whose: For the message: the bundle that has the file.
+
+        Raises:
+            BundleIntegrityError: One is missing or damaged.
+        """
+        for digest in entry.chunks:
+            piece = self.get(digest)
+            if piece is None:
+                raise BundleIntegrityError(f"chunk {digest} of {whose} is missing", action="Push it again.")
+            yield piece
+
+    def get_unchecked(self, digest: str) -> bytes | None:
+        """Returns a chunk for a caller that compares it with the hash itself.
 
         Returns:
             At most `CHUNK_BYTES` bytes; ``None`` if there is none, or it is too large.

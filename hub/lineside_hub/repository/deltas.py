@@ -23,10 +23,20 @@ from lineside_hub.repository.repository import Repository
 from lineside_link.messages import Deltas, Patch, PatchFormat, encode
 from lineside_link.transfer import deltas
 from lineside_runtime.bundle import CHUNK_BYTES, FileEntry, Manifest, describe_bytes, parse_manifest
-from lineside_runtime.errors import BundleIntegrityError, InputNotFoundError
+from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.files import write_atomic
 
+_log = logging.getLogger("lineside.hub.deltas")
+
 FOLDER = "deltas"
+
+TIMEOUT_S = 900.0
+"""The process of a pair is ended after this time; no pair within the bounds of the patches takes nearly as long."""
+
+WAITING_MAX = 100
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_NOTHING = encode(Deltas())
 
 
 def find_manifest(folder: Path, sha256: str, *, group: str = "") -> Path | None:
@@ -50,12 +60,7 @@ def list_path(folder: Path, wanted: str, base: str) -> Path:
 
 
 def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
-    """Makes the smallest patch for each file that differs, and writes all of them into the store.
-
-    Args:
-        wanted: sha256 of the wanted bundle's manifest.
-        base: sha256 of the installed bundle's manifest.
-    """
+    """Makes the smallest patch for each file that differs, and writes all of them into the store."""
     new, old = _manifest(folder, wanted), _manifest(folder, base)
     store = Repository.open(folder).chunks
     patches = []
@@ -89,10 +94,10 @@ def _counterpart(relative: str, entry: FileEntry, old: Manifest) -> FileEntry | 
 def _smallest(store: ChunkStore, entry: FileEntry, base: FileEntry | None) -> Patch | None:
     if entry.size > deltas.ZSTD_MAX_BYTES:
         return None
-    new = _read(store, entry)
+    new = b"".join(store.pieces(entry, "the wanted bundle"))
     made: list[tuple[PatchFormat, str, bytes]] = [("zstd", "", deltas.make("zstd", b"", new))]
     if base is not None and base.size <= deltas.ZSTD_MAX_BYTES:
-        old = _read(store, base)
+        old = b"".join(store.pieces(base, "the installed bundle"))
         made.append(("zstd", base.sha256, deltas.make("zstd", old, new)))
         if max(len(old), len(new)) <= deltas.BSDIFF_MAX_BYTES:
             made.append(("bsdiff4", base.sha256, deltas.make("bsdiff4", old, new)))
@@ -110,36 +115,6 @@ def _smallest(store: ChunkStore, entry: FileEntry, base: FileEntry | None) -> Pa
         sha256=described.sha256,
         chunks=described.chunks,
     )
-
-
-def _read(store: ChunkStore, entry: FileEntry) -> bytes:
-    pieces = [store.get(digest) for digest in entry.chunks]
-    if any(piece is None for piece in pieces):
-        raise BundleIntegrityError("a chunk is missing or damaged", action="Push its bundle again.")
-    return b"".join(piece for piece in pieces if piece is not None)
-
-
-def main(arguments: list[str]) -> int:
-    """Makes patches; arguments: the hub's folder, wanted and installed manifest."""
-    os.nice(10)  # devices that ask come first
-    folder, wanted, base = arguments
-    make_patches(Path(folder), wanted, base)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
-
-
-_log = logging.getLogger("lineside.hub.deltas")
-
-TIMEOUT_S = 900.0
-"""The process of a pair is ended after this time; no pair within the bounds of the patches takes nearly as long."""
-
-WAITING_MAX = 100
-
-DIGEST = re.compile(r"[0-9a-f]{64}")
-_NOTHING = encode(Deltas())
 
 
 class DeltaMaker:
@@ -179,7 +154,6 @@ class DeltaMaker:
         """Returns the answer to a device: 200 and the list, 202 while it is being made, or 404.
 
         Args:
-            wanted: sha256 of the wanted bundle's manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
         """
         if not DIGEST.fullmatch(wanted) or (base and not DIGEST.fullmatch(base)):
@@ -235,3 +209,15 @@ class DeltaMaker:
             return ""
         lines = said.decode(errors="replace").strip().splitlines()
         return f"exit {self._process.returncode}: {lines[-1] if lines else ''}"
+
+
+def main(arguments: list[str]) -> int:
+    """Makes patches; arguments: the hub's folder, wanted and installed manifest."""
+    os.nice(10)  # devices that ask come first
+    folder, wanted, base = arguments
+    make_patches(Path(folder), wanted, base)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

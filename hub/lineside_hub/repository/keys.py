@@ -24,11 +24,7 @@ from lineside_runtime.files import fsync_folder, write_atomic
 
 
 class KeyRing:
-    """The keys in one folder.
-
-    Attributes:
-        folder: Where they stand.
-    """
+    """The keys in one folder."""
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder

@@ -11,6 +11,7 @@ in contact with the hub since refuses the medium as older.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -85,13 +86,9 @@ def export(
 
 def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
     """Returns a desired state of a new generation, which the hub does not publish."""
-    database = Database.open(hub)
-    try:
-        with database.transaction():
-            gen = database.next_gen()
-            return Desired(epoch=database.epoch, gen=gen, bundle=ref, rollout=f"stick-{gen}")
-    finally:
-        database.close()
+    with contextlib.closing(Database.open(hub)) as database, database.transaction():
+        gen = database.next_gen()
+        return Desired(epoch=database.epoch, gen=gen, bundle=ref, rollout=f"stick-{gen}")
 
 
 def _write(bundle: Bundle, extra: dict[str, bytes], out: Path) -> None:

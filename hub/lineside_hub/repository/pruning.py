@@ -8,6 +8,7 @@ deleted, and then the chunks that no manifest names: a kill in between leaves to
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import re
@@ -76,16 +77,13 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
 
 def _in_use(hub: Path) -> set[str]:
     """Returns the targets that are desired, installed or the target of a roll-back."""
-    database = Database.open(hub)
-    try:
+    with contextlib.closing(Database.open(hub)) as database:
         states = list(database.desired_states().values())
         rollouts = Rollouts(database).list(unfinished=True)
         reports = [
             decode(row["reported"].encode(), Reported)
             for row in database.query("SELECT reported FROM devices WHERE reported IS NOT NULL")
         ]
-    finally:
-        database.close()
     refs = [ref for desired in states for ref in (desired.bundle, desired.config, desired.agent)]
     refs += [ref for rollout in rollouts for ref in (rollout.target, rollout.before)]
     for report in reports:

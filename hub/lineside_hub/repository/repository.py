@@ -194,9 +194,6 @@ class Repository:
 
         Args:
             reference: Target and sha256 of the manifest.
-            manifest: Its bytes.
-            folder: Of the files.
-            files: The manifest's files.
 
         Raises:
             BundleIntegrityError: A file differs from the manifest.
@@ -271,9 +268,8 @@ class Repository:
         Raises:
             RolloutError: There is no such group.
         """
-        self.roles.check_group(group)
-        for target, file in MetadataFolder(self._metadata).targets(group).targets.items():
-            if target.startswith(f"{group}/agent-") and file.hashes["sha256"] == running.sha256:
+        for target, sha256 in self.hashes_of(group).items():
+            if target.startswith(f"{group}/agent-") and sha256 == running.sha256:
                 return BundleRef(name=AGENT_NAME, version=running.version, target=target, sha256=running.sha256)
         return None
 
@@ -283,8 +279,7 @@ class Repository:
         Raises:
             RolloutError: There is no such group.
         """
-        self.roles.check_group(group)
-        return tuple(MetadataFolder(self._metadata).targets(group).targets)
+        return tuple(self.hashes_of(group))
 
     def hashes_of(self, group: str) -> dict[str, str]:
         """Returns the sha256 of each target of a group, by its path.
@@ -324,13 +319,7 @@ class Repository:
             path = folder / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                for digest in entry.chunks:
-                    piece = self.chunks.get(digest)
-                    if piece is None or len(piece) > CHUNK_BYTES:
-                        raise BundleIntegrityError(
-                            f"chunk {digest} of {ref.identity} is missing", action="Push it again."
-                        )
-                    file.write(piece)
+                file.writelines(self.chunks.pieces(entry, ref.identity))
         write_atomic(folder / MANIFEST_NAME, data)
         return open_bundle(folder)
 

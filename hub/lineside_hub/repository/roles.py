@@ -312,9 +312,9 @@ class SigningRoles:
             for role in (*TOP_LEVEL, *self.groups())
         ]
 
-    def expiring(self, *, within_days: float = WARN_BEFORE_DAYS) -> list[Expiry]:
-        """Returns the roles of persons (root, targets, groups) that expire within so many days."""
-        limit = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=within_days)
+    def expiring(self) -> list[Expiry]:
+        """Returns the roles of persons (root, targets, groups) that expire within `WARN_BEFORE_DAYS`."""
+        limit = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=WARN_BEFORE_DAYS)
         return [expiry for expiry in self.expiries() if expiry.at < limit and expiry.renewed_by == "person"]
 
     def keys_of(self, role: str) -> RoleKeys:

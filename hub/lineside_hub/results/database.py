@@ -123,10 +123,6 @@ class Database:
                     self.connection.execute("ROLLBACK")
                 raise
 
-    def errors(self) -> contextlib.AbstractContextManager[None]:
-        """Turns SQLite's errors within the block into ours."""
-        return mapped_errors(self.path)
-
     def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
         """Returns all rows of a query."""
         with mapped_errors(self.path):

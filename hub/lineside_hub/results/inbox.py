@@ -8,6 +8,7 @@ them after the commit. An unreadable message is counted, logged and becomes an e
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import queue
 import threading
@@ -131,10 +132,11 @@ class Inbox:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        database = Database.open(self._folder)
-        try:
+        with (
+            contextlib.closing(Database.open(self._folder)) as database,
+            open_runner(self._config.url, database) as run,
+        ):
             groups = EnrolledGroups(self._folder / IDENTITY_NAME)
-            run, close = open_runner(self._config.url, database)
             sinks = {name: self._sink(database, stream) for name, stream in STREAMS.items()}
             writer = _Writer(
                 database,
@@ -148,11 +150,8 @@ class Inbox:
             while going_on:
                 group, going_on = self._take()
                 self._write(writer, group)
-            close()
             for sink in sinks.values():
                 sink.close()
-        finally:
-            database.close()
 
     def _sink(self, database: Database, stream: RowStream) -> Sink:
         if not self._config.url:

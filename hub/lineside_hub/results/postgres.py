@@ -87,7 +87,6 @@ class PostgresSink(Sink):
 
     Args:
         url: ``postgresql+psycopg://…``. The first write creates the tables.
-        stream: As for `Sink`.
     """
 
     def __init__(self, url: str, stream: RowStream = RESULTS) -> None:
@@ -159,22 +158,14 @@ def acknowledgements(url: str, stream: RowStream = RESULTS) -> dict[str, Results
 
 
 class Statements:
-    """Runs one statement at a time, each in a transaction of its own.
-
-    Args:
-        url: ``postgresql+psycopg://…``.
-    """
+    """Runs one statement at a time, each in a transaction of its own."""
 
     def __init__(self, url: str) -> None:
         self._engine = engine_for(url)
         self._ready = False
 
     def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        """Returns its rows.
-
-        Args:
-            text: With named parameters.
-        """
+        """Returns its rows."""
         with mapped_errors(), self._engine.begin() as connection:
             if not self._ready:
                 prepare(connection)
@@ -191,7 +182,6 @@ def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Seque
     """Yields the rows of a query, in batches from a server-side cursor.
 
     Args:
-        url: ``postgresql+psycopg://…``.
         text: With named parameters.
     """
     engine = engine_for(url)

@@ -120,7 +120,6 @@ def search(run: SqlRunner, query: Query, *, after: ResultCursor | None = None, r
     Args:
         query: Its ``limit`` is not used. With a defect type only results that did not pass are found.
         after: Where the page begins; ``None`` for the newest.
-        rows: Results of a page.
     """
     conditions, given = query.where()
     if query.defect or query.verdict not in ("", "pass"):

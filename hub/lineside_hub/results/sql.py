@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +20,9 @@ class SqlRunner(Protocol):
         """Returns its rows; none for a change."""
 
 
-def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], None]]:
-    """Returns the runner of statements, and what closes it.
+@contextlib.contextmanager
+def open_runner(url: str, database: Database) -> Iterator[SqlRunner]:
+    """Opens the results for some statements.
 
     Args:
         url: Of PostgreSQL; empty where the results are in ``hub.db``.
@@ -30,29 +31,29 @@ def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], N
     if url:
         from lineside_hub.results.postgres import Statements
 
-        statements = Statements(url)
-        return statements, statements.close
+        with contextlib.closing(Statements(url)) as statements:
+            yield statements
+        return
 
     def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         if text.startswith("SELECT"):
-            with database.errors():
+            with mapped_errors(database.path):
                 return database.connection.execute(text, parameters).fetchall()
         with database.transaction() as connection:
             connection.execute(text, parameters)
         return []
 
-    return run, lambda: None
+    yield run
 
 
 @contextlib.contextmanager
 def runner(config: HubConfig) -> Iterator[SqlRunner]:
-    """Opens a hub's results for some statements."""
-    with contextlib.closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config.results.url, database)
-        try:
-            yield run
-        finally:
-            close()
+    """As `open_runner`, for a hub's folder."""
+    with (
+        contextlib.closing(Database.open(Path(config.folder))) as database,
+        open_runner(config.results.url, database) as run,
+    ):
+        yield run
 
 
 def stream(config: HubConfig, text: str, parameters: dict[str, object]) -> Iterator[Sequence[Any]]:

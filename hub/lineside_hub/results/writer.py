@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import collections
+import dataclasses
 import operator
 import sqlite3
 import time
@@ -36,6 +37,7 @@ Bad = tuple[str, str, int, bytes, str, int]
 """One row of the table of unreadable rows."""
 
 
+@dataclasses.dataclass(slots=True)
 class _Mark:
     """Progress of a device's database.
 
@@ -44,18 +46,12 @@ class _Mark:
         highest: The highest committed row; above ``seq`` there is a gap before it.
     """
 
-    __slots__ = ("highest", "seq")
-
-    def __init__(self, seq: int, highest: int) -> None:
-        self.seq = seq
-        self.highest = highest
+    seq: int
+    highest: int
 
 
 class Sink(abc.ABC):
     """Writes batches of one stream and computes acknowledgements.
-
-    Args:
-        stream: Results or interactions.
 
     Attributes:
         conflicts: Repeats with another content.

@@ -218,11 +218,7 @@ class AnswerCounts(NamedTuple):
 
 
 def step(rollout: Rollout, event: Event) -> Step:
-    """Returns the next value and its actions, in order.
-
-    Args:
-        rollout: Where it stands.
-    """
+    """Returns the next value and its actions, in order."""
     if not rollout.unfinished:
         return rollout, ()
     if isinstance(event, Ordered):
@@ -279,7 +275,6 @@ def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
 
 
 def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
-    """Returns the first failed devices with their errors."""
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()

@@ -132,10 +132,7 @@ def read_text(repository: Repository, manifest: Manifest, name: str) -> str:
         return ""
     if entry.size > TEXT_MAX_BYTES:
         raise BundleIntegrityError(f"{name} of {manifest.identity}", expected=f"{TEXT_MAX_BYTES} bytes at most")
-    pieces = [repository.chunks.get(digest) for digest in entry.chunks]
-    if any(piece is None for piece in pieces):
-        raise BundleIntegrityError(f"a chunk of {name} of {manifest.identity} is missing", action="Push it again.")
-    return b"".join(piece for piece in pieces if piece is not None).decode(errors="replace")
+    return b"".join(repository.chunks.pieces(entry, manifest.identity)).decode(errors="replace")
 
 
 def start(

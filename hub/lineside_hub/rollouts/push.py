@@ -5,6 +5,7 @@ The hub's process publishes the new rows of the database, at once or when it sta
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -236,28 +237,21 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
     """
     group = ref.target.split("/")[0]
     published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)
-    database = Database.open(Path(folder))
-    try:
+    with contextlib.closing(Database.open(Path(folder))) as database:
         if device is None:
             return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
         desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
         return PushResult(published, desired.gen, desired.epoch)
-    finally:
-        database.close()
 
 
 def release(folder: Path | str, device: str) -> bool:
     """Withdraws the own desired state of a device, so that it follows its group; returns whether it had its own."""
-    database = Database.open(Path(folder))
-    try:
-        with database.transaction():
-            own = database.desired_state(f"d/{device}")
-            if own is None or own.withdrawn:
-                return False
-            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
-            return True
-    finally:
-        database.close()
+    with contextlib.closing(Database.open(Path(folder))) as database, database.transaction():
+        own = database.desired_state(f"d/{device}")
+        if own is None or own.withdrawn:
+            return False
+        database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+        return True
 
 
 def roll_out(
@@ -280,7 +274,6 @@ def installed_agent(repository: Repository, database: Database, group: str, give
     digest of their payload, so that the hub recognizes it.
 
     Args:
-        repository: Of the hub; signs what is given.
         given: The payload that the devices run, if a person gives it.
 
     Returns:

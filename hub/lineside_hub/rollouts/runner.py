@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.rollouts import machine as machine
+from lineside_hub.rollouts import machine
 from lineside_hub.rollouts.machine import Artifact, DeviceAnswer, GroupView, Ordered, Rollout, RolloutPlan, RolloutStage
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import (
@@ -74,14 +74,7 @@ def plan_for(
     """Returns a plan, with defaults that suit the size of the group.
 
     A group of one device gets the target at once and relies on the device's own roll-back. A larger group gets it on
-    one device first.
-
-    Args:
-        canary: Number or names of the first devices; 0 for none.
-        phases: Shares of the group after them, rising to 1.
-        max_failed: Tolerated share of failures.
-        healthy_for_s: How long a stage must be healthy.
-        window: When devices may activate it; ``None`` for the plant's window.
+    one device first. The options are those of `lineside_hub.rollouts.push.PlanOptions`.
 
     Raises:
         RolloutError: The shares do not rise to 1, or a figure is out of range.
@@ -108,11 +101,7 @@ def plan_for(
 
 
 class Rollouts:
-    """The rollouts of one hub.
-
-    Args:
-        database: Of the hub; used in the caller's thread.
-    """
+    """The rollouts of one hub."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -328,11 +317,7 @@ def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tu
 
 
 def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> DeviceAnswer:
-    """Returns what a report says of a target.
-
-    Args:
-        target: What the device should have.
-    """
+    """Returns what a report says of a target."""
     if said.wanted is None or said.wanted.sha256 != target.sha256:
         return "pending"
     if isinstance(said, ConfigReport):

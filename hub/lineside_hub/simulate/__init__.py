@@ -3,7 +3,6 @@
 | file | |
 | --- | --- |
 | `fleet.py` | the run: start, push, switch devices off and on, check |
-| `live_fleet.py` | devices that inspect and report behind a hub that runs already |
 | `device.py` | one device: the agent's deployment runner, its slots, TUF and fetcher over a connection of its own |
 | `results.py` | results of one device, and those that wait for the hub |
 | `worker.py` | a process with many devices and a few threads |

@@ -40,7 +40,6 @@ class DeviceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of one device, its slot read and hashed again.
 
     Attributes:
-        name: Of the device.
         state: Of its deployment.
         installed: ``name@version``; empty for none.
         whole: Whether everything in the installed slot has the hash that the manifest names.
@@ -116,16 +115,10 @@ class SimulatedDevice:
     """A device between two power cuts and over them.
 
     Args:
-        name: Of the device.
         folder: Its disk; kept over a power cut.
-        link: The broker.
-        group: Of the device.
         root: The root metadata that it trusts.
         fails: Versions whose health check fails here.
         schedule: Gets a thread for its work.
-
-    Attributes:
-        results: Of this start.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from lineside_hub.rollouts.push import PushResult, push
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_hub.simulate.device import DeviceOutcome
-from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
+from lineside_hub.simulate.processes import Child, SentBytes, free_port, start_broker
 from lineside_hub.simulate.worker import Orders, start_workers
 from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef
@@ -49,7 +49,6 @@ class SimulationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate.
 
     Attributes:
-        devices: How many.
         failing: Share whose health check fails with version 2.
         away: Share that loses power and comes back.
         bundle_bytes: Size of a bundle.
@@ -79,7 +78,6 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a simulation.
 
     Attributes:
-        devices: Number of devices.
         right_state: Devices whose slot holds what it should, whole and as signed.
         wrong_state: All others.
         seconds: From the push of version 2 to the last device in its right state.
@@ -89,7 +87,6 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
         rollout: State of the rollout at the end.
         failing: Devices whose health check failed with version 2.
         away: Devices that lost power for a while.
-        bundle_bytes: Size of the bundle.
         broker: Its name or URL.
         wrong: The first devices that are in a wrong state.
     """
@@ -141,10 +138,6 @@ class SimulationPlan(msgspec.Struct, frozen=True):
 def simulate(settings: SimulationSettings, report: Report) -> SimulationOutcome:
     """Runs the simulation.
 
-    Args:
-        settings: What to simulate.
-        report: Takes a line about the progress.
-
     Raises:
         RolloutError: One of the processes ended, or something took longer than it may.
         BrokerError: There is no broker.
@@ -159,7 +152,7 @@ def simulate(settings: SimulationSettings, report: Report) -> SimulationOutcome:
         workers = _start_workers(settings, plan, folder, link, stack)
         fleet = _Fleet(folder, plan, workers, hub, report)
         fleet.begin(settings)
-        counter = stack.enter_context(sent_bytes(link))
+        counter = stack.enter_context(contextlib.closing(SentBytes(link)))
         return fleet.roll_out(settings, counter, name)
 
 

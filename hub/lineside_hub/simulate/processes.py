@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +180,3 @@ class SentBytes:
 def _interfaces() -> int:
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     return sum(int(line.split(":")[1].split()[8]) for line in lines)
-
-
-@contextlib.contextmanager
-def sent_bytes(link: LinkConfig) -> Iterator[SentBytes]:
-    """Opens a `SentBytes`."""
-    counter = SentBytes(link)
-    try:
-        yield counter
-    finally:
-        counter.close()

@@ -18,7 +18,6 @@ class SimulatedResults:
     """An outbox in memory: it is empty after a power cut, as that of a new epoch.
 
     Args:
-        device: Name of the device.
         epoch: Of this start.
 
     Attributes:

@@ -32,7 +32,6 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is started with.
 
     Attributes:
-        link: The broker.
         root: File with the root metadata.
         folder: With the disk of each device.
         groups: Group of each device.
@@ -50,8 +49,6 @@ def start_workers(orders: Orders, count: int, folder: Path, stack: contextlib.Ex
     """Shares devices among processes; returns each process under the names of its devices.
 
     Args:
-        orders: Of all devices.
-        count: How many processes at most.
         folder: For their orders and logs.
         stack: Ends them.
     """

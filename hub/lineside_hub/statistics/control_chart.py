@@ -89,7 +89,6 @@ def p_chart(
     """Makes the chart of subgroups, oldest first.
 
     Args:
-        rules: Set of run rules.
         laney: Whether limits follow the variation between subgroups (p′-chart).
         base: Number of subgroups, from the first, that set the limits; ``None`` for all.
 
@@ -145,7 +144,6 @@ def run_signals(scores: Sequence[float], rules: Rules = "nelson") -> list[tuple[
 
     Args:
         scores: Distances from the center line in sigmas, oldest first.
-        rules: Set of run rules.
     """
     tests = {number: _TESTS[number] for number in RULES[rules]}
     if rules == "western-electric":

@@ -16,9 +16,6 @@ from lineside_hub.results.sql import SqlRunner
 
 HOUR_NS = 3_600_000_000_000
 
-STEPS_H = (1, 8, 24, 168)
-"""Lengths of time of a trend, in hours."""
-
 
 class CountFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Selects hours of results; empty and ``None`` fields do not restrict.

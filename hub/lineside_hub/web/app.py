@@ -31,6 +31,7 @@ from lineside_hub.web.guard import OriginPolicy, RateLimit
 from lineside_hub.web.routing import API, COOKIE, Dashboard, DashboardRequest, DashboardRoute
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, OverloadedError, RequestError
+from lineside_runtime.server.page_server import read_body
 
 log = logging.getLogger("lineside.hub.web")
 
@@ -130,7 +131,9 @@ class RouteRunner:
                 raise OverloadedError("the dashboard is busy", action="Try again in a moment.")
             self._waiting += 1
             try:
-                body = await _read_body(request, route) if route.body is not None else b""
+                body = b""
+                if route.body is not None:
+                    body = await read_body(request, bytes_max=route.body_max_bytes, timeout_s=BODY_TIMEOUT_S)
                 return await asyncio.get_running_loop().run_in_executor(
                     self._workers, self._serve, route, request, body
                 )
@@ -146,7 +149,7 @@ class RouteRunner:
                 if route.role is not None and not principal.may(route.role):
                     raise _refusal(principal, route)
                 call = DashboardRequest(
-                    self._dashboard,
+                    dashboard=self._dashboard,
                     database=database,
                     principal=principal,
                     address=request.client.host if request.client else "",
@@ -227,22 +230,6 @@ def _response(value: Any, request: Request, call: DashboardRequest, *, is_change
     for name, text in call.response_headers:
         response.headers.append(name, text)
     return response
-
-
-async def _read_body(request: Request, route: DashboardRoute) -> bytes:
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > route.body_max_bytes:
-                raise RequestError("the request is too large", status=413, expected=f"{route.body_max_bytes} bytes")
-
-    try:
-        await asyncio.wait_for(read(), BODY_TIMEOUT_S)
-    except asyncio.TimeoutError as error:
-        raise RequestError("the request did not come in time", status=408, action="") from error
-    return bytes(body)
 
 
 def _decode(request: Request, body: bytes, route: DashboardRoute) -> Any:

@@ -144,13 +144,14 @@ def recover(database: Database) -> int:
     return len(left)
 
 
-def list_entries(database: Database, *, before_id: int | None = None, limit: int = PAGE_ROWS) -> list[AuditEntry]:
-    """Returns rows, newest first.
+def list_entries(database: Database, *, before_id: int | None = None) -> list[AuditEntry]:
+    """Returns `PAGE_ROWS` rows, newest first.
 
     Args:
         before_id: Only rows older than this one.
     """
-    rows = database.query("SELECT * FROM audit WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2", before_id, limit)
+    text = f"SELECT * FROM audit WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT {PAGE_ROWS}"
+    rows = database.query(text, before_id)
     return [AuditEntry(**dict(row)) for row in rows]
 
 

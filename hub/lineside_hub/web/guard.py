@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -11,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from lineside_runtime.errors import RequestError
+from lineside_runtime.server.page_server import OwnNames
 
 RATE_PER_S, BURST = 100.0, 400.0
 """Requests of one address; a page of thumbnails is 60 at once."""
@@ -27,10 +26,7 @@ class OriginPolicy:
     """
 
     def __init__(self, names: Iterable[str], *, is_local: bool) -> None:
-        self._is_local = is_local
-        self._names = {name.lower() for name in names} | {"localhost"}
-        if not is_local:
-            self._names.add(socket.gethostname().lower())
+        self._names = OwnNames(names, is_local=is_local)
 
     def check_host(self, request: Request) -> None:
         """Checks the name that a request was sent to.
@@ -39,14 +35,7 @@ class OriginPolicy:
             RequestError: It names another host (421).
         """
         host = request.headers.get("host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            is_own = name.lower() in self._names
-        else:
-            is_own = address.is_loopback or not self._is_local
-        if not is_own:
+        if not self._names.include(host):
             raise RequestError(
                 "the dashboard is not known by that name",
                 status=421,
@@ -77,8 +66,7 @@ class OriginPolicy:
 class RateLimit:
     """A bucket of requests for each address, which fills again; used in the event loop's thread only."""
 
-    def __init__(self, per_s: float = RATE_PER_S, burst: float = BURST) -> None:
-        self._per_s, self._burst = per_s, burst
+    def __init__(self) -> None:
         self._left: dict[str, tuple[float, float]] = {}
 
     def check(self, address: str) -> None:
@@ -88,8 +76,8 @@ class RateLimit:
             RequestError: The address has sent too many (429).
         """
         now_s = time.monotonic()
-        left, at_s = self._left.pop(address, (self._burst, now_s))
-        left = min(self._burst, left + (now_s - at_s) * self._per_s)
+        left, at_s = self._left.pop(address, (BURST, now_s))
+        left = min(BURST, left + (now_s - at_s) * RATE_PER_S)
         self._left[address] = (max(0.0, left - 1.0), now_s)
         while len(self._left) > _ADDRESSES_MAX:
             del self._left[next(iter(self._left))]

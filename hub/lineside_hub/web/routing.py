@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 import jinja2
@@ -44,15 +45,10 @@ class Dashboard:
     """What all requests share.
 
     Attributes:
-        is_local: Whether only this machine reaches it.
         provider: Who else lets people sign in; ``None`` for local accounts only.
-        thumbnails: Of frames.
-        routes: Every route.
-        navigation: Entries of the navigation, in their order.
     """
 
     config: HubConfig
-    is_local: bool
     templates: jinja2.Environment
     throttle: LoginThrottle
     provider: IdentityProvider | None
@@ -66,16 +62,14 @@ class Dashboard:
         return Path(self.config.folder)
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
 class DashboardRequest:
     """One request that has passed the checks of host, origin, rate, role and body.
 
     Attributes:
-        principal: Who sends it.
-        address: Of the client.
         token: Of its session; empty for none.
         is_secure: Whether it came over TLS.
         host: That the client named, with its port.
-        cookies: Of the client.
         path: Parameters of the route's path.
         query: The route's ``query`` struct; ``None`` if it has none.
         body: The route's ``body`` struct, or bytes if that is ``bytes``; ``None`` if it has none.
@@ -84,37 +78,21 @@ class DashboardRequest:
         response_headers: Added to the response, such as a cookie.
     """
 
-    def __init__(
-        self,
-        dashboard: Dashboard,
-        *,
-        database: Database,
-        principal: Principal,
-        address: str,
-        token: str,
-        is_secure: bool,
-        host: str,
-        cookies: Mapping[str, str],
-        path: Mapping[str, Any],
-        query: Any,
-        body: Any,
-        url: str,
-    ) -> None:
-        self.dashboard = dashboard
-        self.database = database
-        self.principal = principal
-        self.address = address
-        self.token = token
-        self.is_secure = is_secure
-        self.host = host
-        self.cookies = cookies
-        self.path = path
-        self.query = query
-        self.body = body
-        self.url = url
-        self.after = ""
-        self.response_headers: list[tuple[str, str]] = []
-        self.noted: dict[str, Any] = {}
+    dashboard: Dashboard
+    database: Database
+    principal: Principal
+    address: str
+    token: str
+    is_secure: bool
+    host: str
+    cookies: Mapping[str, str]
+    path: Mapping[str, Any]
+    query: Any
+    body: Any
+    url: str
+    after: str = ""
+    response_headers: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    noted: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -170,14 +148,12 @@ class DashboardRoute:
         path: As Starlette has it; below `API` it is part of the REST API and its errors are JSON.
         role: The least role that may use it; ``None`` for everybody who reaches the dashboard.
         handler: Returns a response, or a value that is sent as JSON. It runs in a worker thread and may wait. After a
-            change the browser's page is loaded again, or the one that `DashboardRequest.after` names.
+            change the browser's page is loaded again, or the one that `DashboardRequest.after` names. The API's
+            description has its docstring.
         action: What the audit log calls the change; needed for everything but ``GET``.
-        summary: One line for the API's description; needed below `API`.
         query: Struct of the query's parameters; others are an error.
         body: Struct of the body, JSON or a form; or ``bytes`` for the body as it is.
-        answer: Type of the JSON in the response, for the API's description.
         menu: Name in the navigation; empty for none.
-        body_max_bytes: Largest body.
     """
 
     method: str
@@ -185,21 +161,28 @@ class DashboardRoute:
     role: Role | None
     handler: Handler
     action: str = ""
-    summary: str = ""
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | type[bytes] | None = None
-    answer: Any = None
     menu: str = ""
     body_max_bytes: int = BODY_MAX_BYTES
 
     def __post_init__(self) -> None:
-        """Checks that each change has a name, and each part of the API a description."""
+        """Checks that each change has a name, and nothing else."""
         if (self.method == "GET") == bool(self.action):
             raise TypeError(f"{self.method} {self.path}: an action is needed for a change, and for nothing else")
-        if self.is_api and not self.summary:
-            raise TypeError(f"{self.method} {self.path}: the API's description needs a summary")
 
     @property
     def is_api(self) -> bool:
         """Whether it is part of the REST API."""
         return self.path.startswith(f"{API}/")
+
+    @property
+    def summary(self) -> str:
+        """What it is, for the API's description."""
+        return (inspect.getdoc(self.handler) or "").partition("\n")[0].rstrip(".")
+
+    @property
+    def answer(self) -> Any:
+        """Type of the JSON in the response, by the handler's annotation; ``None`` for none."""
+        made = get_type_hints(self.handler)["return"]
+        return None if made in (Response, type(None)) else made

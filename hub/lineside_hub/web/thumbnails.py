@@ -22,9 +22,6 @@ class ThumbnailCache:
 
     Nothing is written to a disk: a frame that retention deletes leaves no picture behind. Who may see a frame, and
     whether it still is here, is checked by the caller.
-
-    Args:
-        max_bytes: Of all thumbnails together.
     """
 
     def __init__(self, max_bytes: int = CACHE_MAX_BYTES) -> None:

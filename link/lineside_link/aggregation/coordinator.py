@@ -31,11 +31,7 @@ STEPS = ("keys", "shares", "masked", "survivors", "unmask")
 
 
 class Coordinator:
-    """One round. Call `receive` for each message, and `advance` when all have answered or the time is over.
-
-    Args:
-        plan: Of the round.
-    """
+    """One round. Call `receive` for each message, and `advance` when all have answered or the time is over."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self.plan = plan

@@ -17,7 +17,7 @@ PLANTS_MIN = 3
 PLANTS_MAX = 1000
 LENGTH_MAX = 1 << 24
 
-_PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+PlantPublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -37,7 +37,7 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     question: str
     length: Annotated[int, msgspec.Meta(ge=1, le=LENGTH_MAX)]
     value_max: Annotated[int, msgspec.Meta(ge=1)]
-    plants: dict[str, _PublicKey]
+    plants: dict[str, PlantPublicKey]
     threshold: int
     bits: Literal[16, 32, 64] = 64
 

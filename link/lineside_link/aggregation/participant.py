@@ -33,7 +33,6 @@ class Participant:
 
     Args:
         plan: Read and accepted by the plant.
-        name: Of the plant.
         key: Signing key, whose public part the plan names.
         values: ``(plan.length,)`` whole numbers, each of at most ``plan.value_max`` in magnitude.
 

@@ -54,7 +54,6 @@ class LinkClient:
     """A connection to the broker that lives until `close`.
 
     Args:
-        config: Where the broker is.
         client_id: Name at the broker; unique there, because a second one of the same name kicks the first.
         will: Topic and payload that the broker publishes (QoS 1, retained) if the connection ends without `close`.
         now: Clock for certificates, for a device whose clock may be unset; see `LinkConfig.tls_context`.
@@ -112,7 +111,6 @@ class LinkClient:
         Args:
             topic: Filter, with ``+`` and ``#``. A second call with the same filter replaces the handler.
             handler: Runs in the handlers' thread. A `LinesideError` out of it is logged and counted.
-            qos: 0 or 1.
             retained: Called instead for retained messages from before the connection.
         """
         with self._lock:
@@ -177,10 +175,6 @@ class LinkClient:
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hands a message to the connection.
 
-        Args:
-            topic: Where to.
-            qos: 0 or 1.
-
         Returns:
             Whether it was queued, which is no proof of delivery: a broker may lose what it acknowledged. ``False``
             means that there is no connection or that 16 MiB wait already; the message is dropped.
@@ -193,7 +187,6 @@ class LinkClient:
         """As `publish` with QoS 0, for a payload in several pieces, which are not copied.
 
         Args:
-            topic: Where to.
             pieces: The payload in order; must not change any more.
 
         Returns:

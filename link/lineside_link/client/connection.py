@@ -95,7 +95,6 @@ class Connection:
     """One MQTT connection.
 
     Args:
-        config: Where the broker is.
         context: TLS, or ``None``.
         will: Topic and payload of the last will (QoS 1, retained).
         events: Queue of received messages; when it is full, the network thread waits, which slows the sender down.
@@ -202,7 +201,6 @@ class Connection:
                 self._woken.recv(4096)
 
     def _read(self, sock: ReadAhead) -> MQTTErrorCode:
-        """Reads the available packets."""
         taken = 0
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         for _ in range(READS_MAX):
@@ -297,7 +295,6 @@ class Connection:
         """Queues a message of QoS 0 for the socket, without copying it.
 
         Args:
-            topic: Where to.
             pieces: The payload in order; must not change any more.
 
         Returns:
@@ -319,10 +316,6 @@ class Connection:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
         """Queues a message by paho, which keeps it until the broker has acknowledged it.
-
-        Args:
-            topic: Where to.
-            qos: 0 or 1.
 
         Returns:
             paho's handle, or ``None`` if too much waits already.

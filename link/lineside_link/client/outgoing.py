@@ -45,7 +45,6 @@ class OutgoingMessage:
         """Writes what the socket takes without waiting; returns whether all of that is written.
 
         Args:
-            sock: Where to.
             all_of_it: Whether to write all messages, or only the partly written one.
         """
         while self._messages and (all_of_it or self.begun):

@@ -15,6 +15,7 @@ records of the line have priority.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -23,7 +24,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, check_relative, verify_file
@@ -64,9 +65,7 @@ class _File:
     """An unfinished file.
 
     Attributes:
-        path: Final path.
         part: Path while it is unfinished.
-        entry: Its entry in the manifest.
         filled: One byte for each slot: whether it has the right chunk.
         lacking: Number of slots without the right chunk.
     """
@@ -94,12 +93,7 @@ class Assembly:
 
     Attributes:
         done_bytes: Written and checked bytes.
-        total_bytes: Bytes of all files.
         fetched_bytes: Bytes of the chunks that were written by `put`.
-
-    Args:
-        entries: Entry of each file by relative path.
-        folder: Where to.
     """
 
     def __init__(self, entries: Mapping[str, FileEntry], folder: Path) -> None:
@@ -113,7 +107,6 @@ class Assembly:
         self._whole_now = True  # empty files are whole
         self._slots: dict[str, list[tuple[_File, int]]] = collections.defaultdict(list)
         self._entries = entries
-        self._clean_when_full = _CleanWhenFull(self)
 
     @property
     def missing(self) -> list[str]:
@@ -156,7 +149,7 @@ class Assembly:
             DiskFullError: The disk is full; all unfinished files were deleted.
             BundleFormatError: A path leaves the folder.
         """
-        with self._clean_when_full:
+        with self._clean_when_full():
             self._folder.mkdir(parents=True, exist_ok=True)
             for relative, entry in self._entries.items():
                 check_relative(relative)
@@ -216,9 +209,6 @@ class Assembly:
     def put(self, digest: str, body: bytes | memoryview) -> bool:
         """Writes a chunk into all its slots; completed files are finished in the background.
 
-        Args:
-            digest: Requested sha256.
-
         Returns:
             Whether it has that hash; if not, nothing was written.
 
@@ -229,7 +219,7 @@ class Assembly:
         if hashlib.sha256(body).hexdigest() != digest:
             return False
         if digest in self._slots:
-            with self._clean_when_full:
+            with self._clean_when_full():
                 self.fetched_bytes += len(body)
                 self._write_slots(digest, body)
                 self._complete_whole()
@@ -262,7 +252,7 @@ class Assembly:
         Raises:
             DiskFullError: The disk is full; all unfinished files were deleted.
         """
-        with self._clean_when_full:
+        with self._clean_when_full():
             self._writer.wait()
 
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
@@ -273,7 +263,7 @@ class Assembly:
             DiskFullError: The disk is full; all unfinished files were deleted.
         """
         file = self._open[relative]
-        with self._clean_when_full:
+        with self._clean_when_full():
             self.done_bytes -= file.filled_bytes
             self._forget(file)
             try:
@@ -314,31 +304,19 @@ class Assembly:
         """Ends the background thread; nothing is written afterwards. A repeat changes nothing."""
         self._writer.close()
 
-    def note_full(self, error: BaseException) -> None:
-        """Deletes all unfinished files if an error says that the disk is full.
-
-        Raises:
-            DiskFullError: The disk is full, and the error is another.
-        """
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(error, DiskFullError):
+    @contextlib.contextmanager
+    def _clean_when_full(self) -> Iterator[None]:
+        """Deletes all unfinished files if the block finds the disk full."""
+        try:
+            yield
+        except DiskFullError:
             self.discard()
-        if full:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.discard()
             raise DiskFullError(path=str(self._folder), needed_bytes=self.total_bytes - self.done_bytes) from error
-
-
-class _CleanWhenFull:
-    """A context in which a full disk deletes the unfinished files; entered for each chunk, so it is made once."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is not None:
-            self._assembly.note_full(error)
 
 
 class _Writer:
@@ -416,7 +394,6 @@ class _Writer:
 
 
 def _chunk_places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
-    """Returns path and slot of each chunk of a bundle."""
     return {
         digest: (bundle.path / relative, index)
         for relative, entry in bundle.manifest.files.items()

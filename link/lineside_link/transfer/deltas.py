@@ -66,7 +66,6 @@ def make(format: PatchFormat, old: bytes, new: bytes) -> bytes:
     """Returns a patch from ``old`` to ``new``.
 
     Args:
-        format: ``zstd`` or ``bsdiff4``.
         old: What the device has; empty for none.
     """
     if format == "bsdiff4":
@@ -94,7 +93,6 @@ def apply(format: PatchFormat, base: Path | None, patch: bytes, size: int) -> It
     """Yields the content that a patch makes, never more than ``size`` bytes.
 
     Args:
-        format: ``zstd`` or ``bsdiff4``.
         base: The old file; ``None`` for none.
 
     Raises:

@@ -57,11 +57,7 @@ class RequestPace:
         self._span_began_s, self._span_bytes = now_s, 0
 
     def arrived(self, count: int, now_s: float) -> None:
-        """Counts received bytes.
-
-        Args:
-            now_s: As for `begin`.
-        """
+        """Counts received bytes."""
         self._since_connected += count
         self._span_bytes += count
         began_s = self._span_began_s if self._span_began_s is not None else now_s

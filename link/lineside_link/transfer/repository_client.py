@@ -16,7 +16,7 @@ from lineside_link.topics import Topics
 from lineside_link.transfer.multicast import HEADROOM, Listener
 from lineside_link.transfer.pace import WINDOW_MAX, RequestPace
 from lineside_link.transfer.pull_window import FetchStopped, PullWindow, RequestedPiece, RequestKind
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES
+from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import FetchError
 
 log = logging.getLogger("lineside.link")
@@ -105,25 +105,12 @@ class RepoClient:
         """
         return b"".join(self.stream("metadata", path, max_bytes=max_bytes))
 
-    def target(self, path: str, max_bytes: int = MANIFEST_MAX_BYTES) -> bytes:
-        """Fetches a TUF target file.
-
-        Args:
-            path: By its consistent-snapshot name, ``<group>/<sha256>.<name>-<version>.json``.
-
-        Raises:
-            FetchError: As for `metadata`.
-        """
-        return b"".join(self.stream("target", path, max_bytes=max_bytes))
-
     def stream(
         self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
     ) -> Iterator[bytes]:
         """Yields a file's pieces in order, with at most a window of them in memory.
 
         Args:
-            kind: ``metadata`` or ``target``.
-            max_bytes: Largest accepted size.
             should_stop: Called between pieces.
 
         Raises:
@@ -155,7 +142,6 @@ class RepoClient:
             wanted: sha256 of the wanted bundle's manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
             whole_bytes: Bytes without patches: waiting takes no longer than fetching these.
-            should_stop: Called at least five times a second.
 
         Returns:
             The hub's patches; none if it is older, does not know one of the bundles, or takes too long.
@@ -183,7 +169,6 @@ class RepoClient:
         Args:
             wanted: sha256 of its manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
-            should_stop: Called at least five times a second.
 
         Raises:
             FetchError: The hub doesn't answer.
@@ -243,7 +228,6 @@ class RepoClient:
 
         Args:
             wanted: Pieces; may be appended to while the pull runs.
-            should_stop: Called at least five times a second.
 
         Raises:
             FetchError: The hub does not have one of them, or nothing arrived for the stall time.

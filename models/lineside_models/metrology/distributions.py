@@ -1,4 +1,4 @@
-"""What studies need of distributions: the tail of F, and ranges of normal values. Devices have no scipy."""
+"""What studies and drift detection need of distributions. Devices have no scipy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def f_tail(f: float, df: int, df_against: int) -> float:
     """Returns the probability of an F value of at least ``f``."""
     if f <= 0:
         return 1.0
-    return _beta_share(df_against / 2, df / 2, df_against / (df_against + df * f))
+    return beta_share(df_against / 2, df / 2, df_against / (df_against + df * f))
 
 
-def _beta_share(a: float, b: float, x: float) -> float:
+def beta_share(a: float, b: float, x: float) -> float:
     """Returns the regularised incomplete beta function by its continued fraction (NIST DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_share(b, a, 1 - x)
+        return 1 - beta_share(b, a, 1 - x)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x) - math.log(a)
     )

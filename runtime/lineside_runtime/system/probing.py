@@ -26,6 +26,7 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.packages import child_environment
 
 TIMEOUT_S = 30.0
 """Importing torch from a cold SD card takes a Raspberry Pi more than ten seconds."""
@@ -164,7 +165,7 @@ def _ask(name: str, timeout_s: float, trial: bool) -> EngineReport:
         [sys.executable, "-m", "lineside_runtime.system.probing", name, *(["--trial"] if trial else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=child_environment(),
         start_new_session=True,
     )
     try:

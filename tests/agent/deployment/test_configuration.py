@@ -23,6 +23,7 @@ from lineside_agent.deployment.artifacts.configuration import ConfigurationArtif
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
+from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
@@ -135,7 +136,7 @@ class ConfiguredDevice:
             slots=Slots(self.folder, self.factory),
             active=self.active,
             inspect=lambda: self.configuration.effective.inspect,
-            fetch=None,
+            fetch=NoHub().fetch,
             observe=lambda _machine, _progress: None,
             stop=self.stop,
         )

@@ -18,6 +18,7 @@ from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.machine import ConfigurationMachine
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
+from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, Desired
 from lineside_runtime.errors import EngineError, FetchError, LinesideError
@@ -65,7 +66,7 @@ class ConfigurationDevice:
             slots=Slots(self.folder),
             active=ActiveBundle(),
             inspect=lambda: self.configuration.effective.inspect,
-            fetch=None,
+            fetch=NoHub().fetch,
             observe=lambda *_: None,
             stop=stop,
         )

@@ -10,8 +10,8 @@ import pytest
 
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.machine import BundleMachine, step
-from lineside_agent.deployment.maintenance_window import closed
 from lineside_link.clock import RELEASED, ClockFloor
+from lineside_link.maintenance_window import closed
 from lineside_link.messages import BundleRef, Desired, MaintenanceWindow
 
 BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineside_agent.health.liveness import CAMERA_PATIENCE_S, FAULTS_MAX, STUCK_S, LivenessMonitor, ProgressSample
+from lineside_agent.health.watchdog import CAMERA_PATIENCE_S, FAULTS_MAX, STUCK_S, LivenessMonitor, ProgressSample
 
 
 def test_frames_that_come_through_feed() -> None:

@@ -16,6 +16,7 @@ from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
+from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import InspectionPipeline
@@ -55,7 +56,7 @@ class RecipeAgent:
             slots=Slots(self.folder, None if self.factory is None else self.factory.path),
             active=self.active,
             inspect=lambda: InspectConfig(health_frames=1, health_timeout_s=0.2),
-            fetch=None,
+            fetch=NoHub().fetch,
             observe=lambda *_: None,
             stop=self.stop,
             recipes=self.recipes,

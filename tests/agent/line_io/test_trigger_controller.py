@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from lineside_agent.inspection.frame_sources import TriggeredFrames
-from lineside_agent.inspection.pipeline import Verdict
 from lineside_agent.line_io import LineOutput, Signal
-from lineside_agent.line_io.events import Code, LineState, Triggered
+from lineside_agent.line_io.events import Code, LineState, Triggered, Verdict
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 from lineside_agent.line_io.trigger_controller import TriggerController
 from lineside_link.messages import ResultRow

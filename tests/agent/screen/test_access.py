@@ -20,14 +20,14 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen import people
 from lineside_agent.screen.people import Sessions, add_person, remove_person
 from lineside_agent.screen.routes import RULES
-from lineside_agent.screen.screen import check_access
-from lineside_agent.screen.server import CONNECTIONS_PER_ADDRESS, ScreenServer
+from lineside_agent.screen.screen import CONNECTIONS_MAX, check_access, make_server
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError, RequestError
 from lineside_runtime.server.http_ import listening_socket
+from lineside_runtime.server.page_server import ADDRESS_SHARE, PageServer
 from tests.peers import free_port
 
 PINS = {"Wanda": ("watch", "2580"), "Otto": ("operate", "3691"), "Sara": ("set_up", "147258")}
@@ -106,9 +106,9 @@ def state(tmp_path: Path) -> ScreenState:
 
 
 @pytest.fixture
-def server(state: ScreenState) -> Iterator[ScreenServer]:
+def server(state: ScreenState) -> Iterator[PageServer]:
     """A screen that other machines reach."""
-    started = ScreenServer(state, is_local=False)
+    started = make_server(state, is_local=False)
     started.start()
     try:
         yield started
@@ -118,7 +118,7 @@ def server(state: ScreenState) -> Iterator[ScreenServer]:
         state.close()
 
 
-def test_each_role_gets_what_the_table_says_and_nobody_a_credential(server: ScreenServer, tmp_path: Path) -> None:
+def test_each_role_gets_what_the_table_says_and_nobody_a_credential(server: PageServer, tmp_path: Path) -> None:
     assert {(rule.method, rule.path) for rule in RULES} == ALLOWED.keys()
     secrets = [one.digest for one in people.read_people(tmp_path)] + [one.salt for one in people.read_people(tmp_path)]
     for who in ("", *PINS):
@@ -135,7 +135,7 @@ def test_each_role_gets_what_the_table_says_and_nobody_a_credential(server: Scre
             assert not [one for one in secrets if one.encode() in body]
 
 
-def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(server: ScreenServer) -> None:
+def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(server: PageServer) -> None:
     client = Client(server.url)
     assert client.send("GET", "/", Host="evil.example")[0] == 421
     assert client.send("GET", "/", Host="press-2.example:80")[0] == 200
@@ -154,7 +154,7 @@ def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(server: Scre
     assert client.send("POST", "/acknowledge", {"key": "hub_lost"})[0] == 401
 
 
-def test_many_idle_connections_leave_room_for_nobody_else_only_while_they_last(server: ScreenServer) -> None:
+def test_many_idle_connections_leave_room_for_nobody_else_only_while_they_last(server: PageServer) -> None:
     port = int(server.url.rpartition(":")[2])
     with ExitStack() as held:
         for number in range(80):
@@ -165,7 +165,7 @@ def test_many_idle_connections_leave_room_for_nobody_else_only_while_they_last(s
 
 
 def test_a_thousand_connections_of_one_address_keep_no_part_from_anybody_else(
-    server: ScreenServer, state: ScreenState
+    server: PageServer, state: ScreenState
 ) -> None:
     """Some send half a request, others open a stream and read nothing of it."""
     client = Client(server.url)
@@ -186,7 +186,7 @@ def test_a_thousand_connections_of_one_address_keep_no_part_from_anybody_else(
                 lines = (line.decode() for line in stream)
                 shown = next(json.loads(line[6:]) for line in lines if f'"P-{sequence}"' in line)
                 assert client.send("GET", f"/parts/{shown['number']}/0.jpg")[0] == 200
-            assert state.viewers.count <= CONNECTIONS_PER_ADDRESS + 1
+            assert state.viewers.count <= CONNECTIONS_MAX // ADDRESS_SHARE + 1
 
 
 def test_a_connection_counts_before_it_begins_tls_and_until_it_is_closed() -> None:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, TimeoutError, expect
 
 from lineside_agent.config import read_config
@@ -24,15 +23,12 @@ from lineside_agent.screen.people import add_person
 from lineside_agent.screen.set_up.learning_wizard import EVERY_S
 from lineside_models.simulator import render
 from lineside_runtime.bundle import Bundle
+from tests.agent.screen.panels import SIZES, check_view, new_page
 from tests.peers import free_port, wait_for
 from tests.peers.browser import open_browser
 from tests.worlds.agent import AgentProcess, write_agent
 
 pytestmark = pytest.mark.peer
-
-SIZES = {"panel-7": (800, 480), "panel-10": (1280, 800), "phone": (390, 844)}
-
-KEY_PX = {"panel-7": 104, "panel-10": 118, "phone": 76}
 
 NUMBERS = itertools.count(1)
 
@@ -86,14 +82,7 @@ def part(agent: AgentProcess, verdict: str) -> str:
 
 
 def open_page(browser: Browser, agent: AgentProcess, size: str) -> Page:
-    width, height = SIZES[size]
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        has_touch=True,
-        locale="en-GB",
-        color_scheme="dark" if size == "panel-10" else "light",
-    )
-    page = context.new_page()
+    page = new_page(browser, size)
     page.on("pageerror", lambda error: failed(str(error)))
     page.goto(agent.url)  # type: ignore[attr-defined]
     expect(page.locator("#device").first).to_have_text("press-3")
@@ -125,23 +114,6 @@ def wait_for_figures(page: Page, agent: AgentProcess) -> None:
             page.wait_for_selector("#camera-picture img", timeout=3000)
             return
     raise AssertionError("no picture")
-
-
-def check_view(page: Page, size: str) -> None:
-    """Checks that keys are large, that nothing hangs over, and that axe finds nothing serious."""
-    small = page.evaluate(
-        "least => [...document.querySelectorAll('button, input[type=range]')].filter(key => key.checkVisibility())"
-        ".map(key => [key.textContent || key.id, key.getBoundingClientRect()])"
-        ".filter(([, box]) => Math.min(box.width, box.height) < least)"
-        ".map(([text, box]) => `${text} ${box.width}x${box.height}`)",
-        KEY_PX[size],
-    )
-    assert small == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    if size != "phone":
-        found = Axe().run(page)
-        grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
 
 
 @pytest.mark.parametrize("size", SIZES)

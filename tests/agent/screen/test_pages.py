@@ -17,7 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Error, Page, expect
 
 from lineside_agent.config import read_config
@@ -27,17 +26,13 @@ from lineside_agent.storage.record_queries import RecordQuery, rows
 from lineside_agent.storage.verdict_marks import read_marks
 from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
+from tests.agent.screen.panels import SIZES, check_view, new_page
 from tests.peers import free_port, wait_for
 from tests.peers.browser import open_browser
 from tests.peers.no_route import no_route
 from tests.worlds.agent import TriggeredAgent
 
 pytestmark = pytest.mark.peer
-
-SIZES = {"panel-7": (800, 480), "panel-10": (1280, 800), "phone": (390, 844)}
-
-KEY_PX = {"panel-7": 104, "panel-10": 118, "phone": 76}
-"""20 mm of a 7-inch panel with 800 pixels in 154 mm, and of a 10-inch one with 1280 in 217 mm; a phone is held."""
 
 NUMBERS = itertools.count(1)
 """Of the parts, over all tests of this file."""
@@ -108,15 +103,7 @@ def record(agent: TriggeredAgent, part_id: str = "") -> list[ResultRow]:
 @pytest.fixture
 def page(browser: Browser, agent: TriggeredAgent, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The screen at one of `SIZES`; it asked no other machine for anything, and no script failed."""
-    size = getattr(request, "param", "panel-7")
-    width, height = SIZES[size]
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        has_touch=True,
-        locale="en-GB",
-        color_scheme="dark" if size == "panel-10" else "light",
-    )
-    opened = context.new_page()
+    opened = new_page(browser, getattr(request, "param", "panel-7"))
     asked: list[str] = []
     failed: list[str] = []
     opened.on("request", lambda one: asked.append(one.url))
@@ -124,7 +111,7 @@ def page(browser: Browser, agent: TriggeredAgent, request: pytest.FixtureRequest
     opened.goto(agent.url)  # type: ignore[attr-defined]
     expect(opened.locator("#device").first).to_have_text("press-2")
     yield opened
-    context.close()
+    opened.context.close()
     strangers = [url for url in asked if not url.startswith((agent.url, "data:"))]  # type: ignore[attr-defined]
     assert (strangers, failed) == ([], [])
 
@@ -157,7 +144,6 @@ def test_each_verdict_is_shown_with_its_boxes_and_counted(agent: TriggeredAgent,
 def test_every_view_has_large_keys_and_no_barrier(
     agent: TriggeredAgent, page: Page, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    size = request.node.callspec.params["page"]
     part(agent, "reject")
     page.wait_for_selector("#strip button img")
     for view in ("live", "rejects", "alarms", "more", "reject"):
@@ -167,19 +153,7 @@ def test_every_view_has_large_keys_and_no_barrier(
             page.wait_for_selector("#full img")
         else:
             page.tap(f"nav [data-view={view}]")
-        small = page.evaluate(
-            "least => [...document.querySelectorAll('button')].filter(key => key.checkVisibility())"
-            ".map(key => [key.textContent, key.getBoundingClientRect()])"
-            ".filter(([, box]) => Math.min(box.width, box.height) < least)"
-            ".map(([text, box]) => `${text} ${box.width}x${box.height}`)",
-            KEY_PX[size],
-        )
-        assert small == [], view
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        if size != "phone":
-            found = Axe().run(page)
-            grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
-            assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == [], view
+        check_view(page, request.node.callspec.params["page"])
 
 
 def test_without_a_route_to_other_machines_everything_is_shown(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +13,7 @@ from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_files.journal import NAMES, RecordJournal, memory_folder
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
+from tests.agent.storage.killed_line import kill_line
 
 LINE = """
 import os, sys
@@ -39,24 +38,12 @@ def row(sequence: int) -> ResultRow:
     return ResultRow(seq=0, part_id=f"p{sequence}", source="cam", sequence=sequence, verdict="pass")
 
 
-def kill_line(folder: Path, limit: int, parts: int) -> list[int]:
-    """Kills a line that runs as fast as it can; returns the numbers that it told."""
-    child = subprocess.Popen([sys.executable, "-c", LINE, str(folder), str(limit)], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    told = [int(child.stdout.readline()) for _ in range(parts)]
-    os.kill(child.pid, signal.SIGKILL)
-    told += [int(line) for line in child.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
-    child.stdout.close()
-    child.wait()
-    return told
-
-
 @pytest.mark.parametrize("limit", [0, 1_000_000], ids=["without a limit", "with a limit"])
 def test_each_told_verdict_has_its_record_whenever_the_process_is_killed(tmp_path: Path, limit: int) -> None:
     told: list[int] = []
     kills = [1, 40, 300, 900, 7]
     for parts in kills:
-        told += kill_line(tmp_path, limit, parts)
+        told += kill_line(LINE, tmp_path, limit, parts=parts)
     store = RecordStore(tmp_path, rules=StoreConfig(writes_max_bytes_a_day=limit or None))
     begun = store.resume("cam")
     assert store.flush(60.0)
@@ -69,7 +56,7 @@ def test_each_told_verdict_has_its_record_whenever_the_process_is_killed(tmp_pat
 
 
 def test_journal_of_another_database_is_not_taken(tmp_path: Path) -> None:
-    kill_line(tmp_path, 0, 5)
+    kill_line(LINE, tmp_path, 0, parts=5)
     for suffix in ("", "-wal", "-shm"):
         (tmp_path / f"{NAME}{suffix}").unlink(missing_ok=True)
     store = RecordStore(tmp_path)

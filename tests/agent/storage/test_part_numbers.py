@@ -20,6 +20,7 @@ from lineside_agent.storage.record_files.commit_queue import WAITING_MAX
 from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
+from tests.agent.storage.killed_line import kill_line
 from tests.peers.small_disk import SmallDisk
 from tests.peers.waiting import wait_for
 
@@ -84,22 +85,10 @@ def reserved(folder: Path) -> int:
     return int(found[0]) if found else 0
 
 
-def kill_line(folder: Path, parts: int) -> list[int]:
-    """Kills a line after ``parts`` parts at least; returns the numbers that it signalled."""
-    child = subprocess.Popen([sys.executable, "-c", LINE, str(folder), "0.01"], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    heard = [int(child.stdout.readline()) for _ in range(parts)]
-    os.kill(child.pid, signal.SIGKILL)
-    heard += [int(line) for line in child.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
-    child.stdout.close()
-    child.wait()
-    return heard
-
-
 def test_every_number_that_the_line_heard_has_its_row_after_a_kill_and_no_other(tmp_path: Path) -> None:
     heard: list[int] = []
     for kill_after in (3, 40, 95):
-        heard += kill_line(tmp_path, kill_after)
+        heard += kill_line(LINE, tmp_path, "0.01", parts=kill_after)
     assert len(heard) == len(set(heard)), "no number goes out twice"
     store = RecordStore(tmp_path)
     first = store.resume("cam")

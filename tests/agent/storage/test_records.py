@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.inspection.pipeline import Verdict
+from lineside_agent.line_io.events import Verdict
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_files.commit_queue import WAITING_MAX
 from lineside_agent.storage.records import NAME, RecordStore

@@ -12,7 +12,7 @@ import pytest
 
 from lineside.cli import main
 from lineside_hub.identity.access_lists import RIGHTS, Right, access_list, aws_policy, emqx_rules
-from lineside_hub.identity.authority import Credentials
+from lineside_hub.identity.authority import Credentials, read_claims
 from lineside_hub.identity.secure_site import enroll, make_token, secure
 from lineside_hub.repository.repository import Repository
 from lineside_link.client.client import LinkClient
@@ -43,7 +43,7 @@ class _Mosquitto(SecureMosquitto):
     """With an observer who may see and send everything, to prove that others may not."""
 
     def _write_access(self) -> None:
-        text = access_list(self.site, self.authority.devices(), self.authority.claims())
+        text = access_list(self.site, self.authority.devices(), read_claims(self.authority.folder))
         self._access.write_text(f"user observer\ntopic readwrite #\n\n{text}")
         self._access.chmod(0o600)
 

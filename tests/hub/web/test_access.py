@@ -9,19 +9,18 @@ import subprocess
 import urllib.request
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from lineside_hub.config import WebConfig
 from lineside_hub.results.database import Database
 from lineside_hub.web import accounts
 from lineside_hub.web.accounts import ROLES, LoginThrottle
 from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.routing import COOKIE
-from lineside_hub.web.server import CONNECTIONS_MAX, check_tls
+from lineside_hub.web.server import CONNECTIONS_MAX
 from lineside_runtime.errors import ConfigError, RequestError
+from lineside_runtime.server.page_server import PageAddress
 from tests.worlds.dashboard import PASSWORD, DashboardClient, DashboardWorld
 from tests.worlds.hub import make_database, make_repository
 
@@ -200,12 +199,17 @@ def test_wrong_passwords_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_other_machines_need_tls(tmp_path: Path) -> None:
     pem = tmp_path / "x.pem"
     pem.write_text("")
-    tls: dict[str, Any] = {"tls_certificate": str(pem), "tls_key": str(pem)}
-    check_tls(WebConfig(), is_local=True)
-    check_tls(WebConfig(address="0.0.0.0", **tls), is_local=False)
-    for config in (WebConfig(address="0.0.0.0"), WebConfig(tls_key=str(pem)), WebConfig(**{**tls, "tls_key": "no"})):
+    gone = tmp_path / "no.pem"
+
+    def check(certificate: Path | None, key: Path | None, *, is_local: bool) -> None:
+        where = PageAddress(setting="$.web", address="0.0.0.0", port=0, tls_certificate=certificate, tls_key=key)
+        where.check_tls(is_local=is_local)
+
+    check(None, None, is_local=True)
+    check(pem, pem, is_local=False)
+    for certificate, key, is_local in ((None, None, False), (None, pem, True), (pem, gone, True)):
         with pytest.raises(ConfigError):
-            check_tls(config, is_local=config.address != "0.0.0.0")
+            check(certificate, key, is_local=is_local)
 
 
 def test_over_tls_the_cookie_is_secure(tmp_path: Path) -> None:

@@ -452,19 +452,6 @@ def test_tls_with_an_enrolled_certificate(secure_mosquitto: SecureMosquitto, mak
     assert raw.version() in ("TLSv1.2", "TLSv1.3")
 
 
-def test_the_access_list_keeps_a_device_to_its_own_topics(
-    secure_mosquitto: SecureMosquitto, make_client: MakeClient
-) -> None:
-    hub = make_client(secure_mosquitto.config(), HUB_NAME)
-    inbox = Inbox()
-    hub.subscribe("ls/v1/t0/d/+/reported", inbox)
-    connected(hub)
-    device = connected(make_client(secure_mosquitto.config("cam-1"), "cam-1"))
-    device.publish("ls/v1/t0/d/cam-2/reported", b"forged")
-    device.publish("ls/v1/t0/d/cam-1/reported", b"own")
-    assert inbox.next() == ("ls/v1/t0/d/cam-1/reported", b"own")
-
-
 def test_a_refused_subscription_is_named_and_the_others_live(
     make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -485,17 +472,6 @@ def test_a_refused_subscription_is_named_and_the_others_live(
         assert "prohibited" in caplog.text
     finally:
         broker.stop()
-
-
-def test_a_device_hears_nothing_of_another(secure_mosquitto: SecureMosquitto, make_client: MakeClient) -> None:
-    device = make_client(secure_mosquitto.config("cam-1"), "cam-1")
-    inbox = Inbox()
-    device.subscribe("ls/v1/t0/d/+/repo/rsp", inbox)
-    connected(device)
-    hub = connected(make_client(secure_mosquitto.config(), HUB_NAME))
-    hub.publish("ls/v1/t0/d/cam-2/repo/rsp", b"not for you")
-    hub.publish("ls/v1/t0/d/cam-1/repo/rsp", b"for you")
-    assert inbox.next() == ("ls/v1/t0/d/cam-1/repo/rsp", b"for you")
 
 
 def test_a_certificate_of_another_authority_is_refused(

@@ -31,6 +31,8 @@ def test_dates_have_one_form_and_a_blank_day_leaves_it_out(text: str, date: str 
 def test_values_that_are_written_in_other_ways_are_the_same() -> None:
     assert value_key("effective_date", "3rd day of March, 2021") == value_key("effective_date", "March 3, 2021")
     assert value_key("party", "2THEMART.COM, INC.") == value_key("party", "2TheMart.com  Inc")
+    assert value_key("total_amount", "RM 1,060.30") == value_key("total_amount", "1060.30") == "1060.30"
+    assert normalise("total_amount", "2 x 3.00") is None
     assert value_key("fee_amount", "$1.5 million") == value_key("fee_amount", "USD 1,500,000") == "USD 1500000"
 
 

@@ -24,7 +24,7 @@ from lineside_agent.deployment.self_update.guard import AgentSlot, AgentTrial, i
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import BundleRef
-from lineside_runtime.errors import AgentUpdateError, BrokerError
+from lineside_runtime.errors import AgentUpdateError
 
 log = logging.getLogger("lineside.self_update")
 
@@ -65,15 +65,9 @@ class AgentArtifact(Artifact[AgentMachine]):
     """The agent in its two slots.
 
     Args:
-        folder: The agent's state folder.
         config_path: ``agent.toml``, for the new agent to check.
         slots: Around this process; ``None`` if it runs from none.
-        fetch: How payloads come here; ``None`` for an agent without a link.
-        host: The agent around.
         observe: Takes the machine after every step.
-        stop: Ends waits.
-        update: The ``[update]`` table: on what terms a new agent is tried.
-        gate: Holds fetch and change back; ``None`` never does.
     """
 
     log = log
@@ -84,12 +78,12 @@ class AgentArtifact(Artifact[AgentMachine]):
         *,
         config_path: Path,
         slots: AgentSlots | None,
-        fetch: FetchAgent | None,
+        fetch: FetchAgent,
         host: Host,
         observe: Callable[[AgentMachine], None],
         stop: threading.Event,
         update: UpdateConfig,
-        gate: Gate | None = None,
+        gate: Gate = lambda *_: "",
     ) -> None:
         self.path = folder / STATE_NAME
         self._config_path = config_path
@@ -142,11 +136,9 @@ class AgentArtifact(Artifact[AgentMachine]):
         self._observe(machine)
 
     def reason_to_wait(self, machine: AgentMachine, *, fetching: bool) -> str:
-        return "" if self._gate is None else self._gate(machine, fetching)
+        return self._gate(machine, fetching)
 
     def fetch(self, machine: AgentMachine, should_stop: ShouldStop) -> None:
-        if self._fetch is None:
-            raise BrokerError("no link to fetch an agent over", action="Add [link] to agent.toml.")
         if machine.wanted is not None and machine.slot is not None:
             self._fetch(machine.wanted, machine.slot, self._own_slots, should_stop)
 

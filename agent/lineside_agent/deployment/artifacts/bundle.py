@@ -20,7 +20,7 @@ from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import Bundle, open_bundle
-from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
+from lineside_runtime.errors import EngineError, LinesideError, StagingError
 
 log = logging.getLogger("lineside.update")
 
@@ -41,14 +41,8 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     Args:
         folder: Holds ``update.json``.
-        slots: Where bundles lie.
-        active: What the pipeline uses.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
-        fetch: How bundles come here; ``None`` for an agent without a link.
-        observe: Takes the machine after every step.
-        stop: Ends health checks.
         ignored: Takes why the desired state that came last is ignored; empty if it is not.
-        gate: Holds fetch and change back; ``None`` never does.
         recipes: What the line may change between; carried out here, since what runs is owned here.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
         cameras: Of several cameras, those that may have rules of their own.
@@ -64,11 +58,11 @@ class BundleArtifact(Artifact[BundleMachine]):
         slots: Slots,
         active: ActiveBundle,
         inspect: Callable[[], InspectConfig],
-        fetch: FetchBundle | None,
+        fetch: FetchBundle,
         observe: Observe,
         stop: threading.Event,
         ignored: Callable[[str], None] = lambda _: None,
-        gate: Gate | None = None,
+        gate: Gate = lambda *_: "",
         recipes: Recipes | None = None,
         prepare: Callable[[], None] = lambda: None,
         degrade: DegradeConfig | None = None,
@@ -201,11 +195,9 @@ class BundleArtifact(Artifact[BundleMachine]):
     def reason_to_wait(self, machine: BundleMachine, *, fetching: bool) -> str:
         if not fetching and self.recipes.bundle is not None:
             return f"recipe {self.recipes.name} runs a bundle of its own; the installed one is updated after it"
-        return "" if self._gate is None else self._gate(machine, fetching)
+        return self._gate(machine, fetching)
 
     def fetch(self, machine: BundleMachine, should_stop: ShouldStop) -> None:
-        if self._fetch is None:
-            raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
         if machine.wanted is None or machine.slot is None:
             return
 

@@ -28,7 +28,7 @@ from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import ConfigRef, ConfigReport
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import BrokerError, ConfigError, StagingError
+from lineside_runtime.errors import ConfigError, StagingError
 from lineside_runtime.files import write_atomic
 
 log = logging.getLogger("lineside.configuration")
@@ -68,7 +68,6 @@ class FollowedConfiguration:
 
     Attributes:
         effective: What holds now.
-        machine: Where the deployment stands.
     """
 
     def __init__(self, local: AgentConfig) -> None:
@@ -107,10 +106,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
     """The configuration that is followed.
 
     Args:
-        configuration: What holds.
         bundles: What runs; loaded anew where a configuration changes how it inspects.
-        fetch: How a configuration comes here; ``None`` without a link.
-        observe: Takes the report after every change.
         apply_store: Takes the ``[store]`` table of another configuration.
     """
 
@@ -121,7 +117,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         configuration: FollowedConfiguration,
         bundles: BundleArtifact,
         *,
-        fetch: FetchConfiguration | None,
+        fetch: FetchConfiguration,
         observe: Callable[[ConfigReport], None],
         apply_store: Callable[[StoreConfig], None] = lambda _: None,
     ) -> None:
@@ -146,8 +142,6 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         self._observe(self._configuration.report())
 
     def fetch(self, machine: ConfigurationMachine, should_stop: ShouldStop) -> None:
-        if self._fetch is None:
-            raise BrokerError("no link to fetch a configuration over", action="Add [link] to agent.toml.")
         if machine.wanted is not None and machine.slot is not None:
             write_atomic(self._configuration.path(machine.slot), self._fetch(machine.wanted, should_stop))
 

@@ -31,7 +31,7 @@ INSTALL_TIMEOUT_S = 1800.0
 """An SD card under load is slow; without a limit a stuck card would hold the update for good."""
 
 
-def platforms(architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
+def platforms(architecture: str) -> list[str]:
     """Returns the platform tags (PEP 600) of an architecture, newest first.
 
     Args:
@@ -39,13 +39,13 @@ def platforms(architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
         glibc: Minor version of the board's glibc 2.
     """
     old = ["manylinux2014", "manylinux2010", "manylinux1"]
-    tags = [f"manylinux_2_{minor}_{architecture}" for minor in range(glibc, 4, -1)]
+    tags = [f"manylinux_2_{minor}_{architecture}" for minor in range(GLIBC_MAX, 4, -1)]
     return [*tags, *(f"{tag}_{architecture}" for tag in old), f"linux_{architecture}"]
 
 
-def for_target(python: str, architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
+def for_target(python: str, architecture: str) -> list[str]:
     """Returns pip's options for another Python than the one that runs it."""
-    tags = [option for tag in platforms(architecture, glibc) for option in ("--platform", tag)]
+    tags = [option for tag in platforms(architecture) for option in ("--platform", tag)]
     return ["--python-version", python, "--implementation", "cp", "--only-binary=:all:", *tags]
 
 
@@ -54,7 +54,6 @@ def make_environment(payload: Payload, folder: Path, *, foreign: bool = False, p
 
     Args:
         payload: Verified.
-        folder: Of the environment.
         foreign: Whether it is for another machine: nothing is compiled, and that machine's tags count.
         python: The system's Python; ``/usr/bin/python3.X`` if not given.
 
@@ -123,7 +122,6 @@ def run_pip(
 
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
-        arguments: Of pip.
         scratch: For temporary files, on the target's disk, so that they can be renamed.
         offline: Whether it uses no network and no configuration, and takes exactly what it is given.
         behind: Whether it runs at the lowest priority, since a line is inspected meanwhile.

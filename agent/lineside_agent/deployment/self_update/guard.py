@@ -63,7 +63,6 @@ class AgentTrial(NamedTuple):
     """A slot on trial.
 
     Attributes:
-        slot: Which one.
         back: Where to go back to.
         wish: Identifies the desired state that it answers: ``epoch/gen/sha256``.
         healthy_s: How long the agent must be healthy before it ends the trial; decided by the agent that it replaces.
@@ -116,9 +115,7 @@ def decide(current: str | None, trial: AgentTrial | None, whole: frozenset[str],
 
     Args:
         current: What the link names.
-        trial: The trial, if there is one.
         whole: Slots that can be started.
-        clock: Now.
     """
     if trial is not None and trial.slot == current:
         reason = _over(trial, clock) or ("" if current in whole else f"slot {current} is not whole")
@@ -231,9 +228,7 @@ def run(installation: Installation, arguments: list[str], clock: TrialClock) -> 
     """Replaces this process by the agent of the slot that should run.
 
     Args:
-        installation: Where the slots are.
         arguments: Of ``python -m lineside``.
-        clock: Now.
 
     Returns:
         1, if nothing can be started.
@@ -281,7 +276,6 @@ def ended(installation: Installation, result: str, detail: str) -> int:
     """Notes how an agent on trial ended.
 
     Args:
-        installation: Where the slots are.
         result: ``$SERVICE_RESULT``.
         detail: ``$EXIT_CODE`` and ``$EXIT_STATUS``, for people.
 

@@ -56,7 +56,6 @@ def pack(
         architecture: Of the board, as ``uname -m`` says it.
         extras: Of lineside, such as ``litert``.
         system_site_packages: See `AgentManifest`.
-        report: Takes a line about each step.
 
     Raises:
         InputError: ``out`` exists and isn't empty.

@@ -38,7 +38,6 @@ class AgentManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Describes a payload.
 
     Attributes:
-        schema: Version of this format.
         version: Of lineside.
         python: The system's Python that the environment is made with, such as ``3.13``.
         architecture: As `platform.machine` returns it, such as ``aarch64``.
@@ -111,9 +110,6 @@ def running_python() -> str:
 
 def parse_agent_manifest(data: bytes) -> AgentManifest:
     """Reads ``agent.json``.
-
-    Args:
-        data: From a disk, or signed.
 
     Raises:
         BundleFormatError: It is malformed, of another schema, or names files that can't be in a payload.

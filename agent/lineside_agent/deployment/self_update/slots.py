@@ -32,7 +32,6 @@ class AgentSlots:
     """The slots around this process.
 
     Args:
-        installation: With both slots.
         running: The one that this process runs from.
     """
 

@@ -5,7 +5,7 @@
 | `descriptors` | brightness, contrast and sharpness of a frame |
 | `cusum` | the test: has the share of frames with some property risen? |
 | `reference` | what was learned on the first frames: tails of the descriptors, shares of the verdicts |
-| `watch` | the tests side by side: pure, a frame after the other |
+| `detector` | the tests side by side: pure, a frame after the other |
 | `monitor` | the I/O: file, log, status, hub |
 
 **What is promised.** Within any n frames the chance that any alarm is false is at most ``n / false_alarm_frames``, if

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from lineside_models.metrology.distributions import beta_share
+
 ODDS_MAX_SHARE = 0.999
 """Largest share, so that its odds and the test stay finite."""
 
@@ -18,7 +20,6 @@ class Cusum:
     """A test of one property.
 
     Attributes:
-        share: Normal share of frames with the property.
         value: Evidence of a rise, 0 to ``limit``.
         limit: Value from which on the test is in alarm.
         alarm: Set at the limit, and cleared only at 0, so that it does not flicker.
@@ -52,11 +53,6 @@ class Cusum:
         """Forgets the evidence."""
         self.value, self.alarm = 0.0, False
 
-    @property
-    def frames_at_once(self) -> int:
-        """Frames to the alarm if every one has the property."""
-        return math.ceil(self.limit / self._with)
-
 
 def upper_share(count: int, frames: int, *, risk: float) -> float:
     """Returns the upper end of Clopper and Pearson's interval: the true share is above it with a chance of ``risk``.
@@ -68,20 +64,9 @@ def upper_share(count: int, frames: int, *, risk: float) -> float:
     low, high = count / frames, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if _at_most(count, frames, middle) > risk:
+        at_most_count = beta_share(frames - count, count + 1, 1 - middle)  # of the binomial distribution
+        if at_most_count > risk:
             low = middle
         else:
             high = middle
     return high
-
-
-def _at_most(count: int, frames: int, share: float) -> float:
-    """Probability of at most ``count`` of ``frames``, by the binomial distribution."""
-    if share >= 1.0:
-        return 0.0
-    hit, miss = math.log(share) if share > 0 else -math.inf, math.log1p(-share)
-    total = 0.0
-    for k in range(count + 1):
-        ways = math.lgamma(frames + 1) - math.lgamma(k + 1) - math.lgamma(frames - k + 1)
-        total += math.exp(ways + (k * hit if k else 0.0) + (frames - k) * miss)
-    return min(total, 1.0)

@@ -47,7 +47,6 @@ class FrameReference(msgspec.Struct, frozen=True, kw_only=True):
     """Reference of the camera's frames.
 
     Attributes:
-        frames: Number of learned frames.
         median: Of each descriptor.
         low: Lower tail of each descriptor.
         high: Upper tail of each descriptor.
@@ -70,8 +69,6 @@ class DriftVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: Digest of the bundle.
-        passed: Whether the part passed.
-        unsure: Whether the verdict was unsure.
         types: Defect types that were found, each once.
         near_miss: See `lineside_models.inspection.Inspection`.
     """
@@ -89,8 +86,6 @@ class VerdictReference(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: Its digest.
         frames: Number of learned verdicts.
-        bad: Number of rejected parts.
-        unsure: Number of unsure verdicts.
         types: Number of parts by defect type.
         near_miss: Upper tail of the near misses.
     """

@@ -23,6 +23,7 @@ from lineside_agent.line_io.events import (
     PartAcknowledged,
     ResetPressed,
     SelectRecipe,
+    TriggerAnswer,
     Triggered,
 )
 
@@ -167,7 +168,7 @@ class OutBlock:
         if result is None:
             return
         found[4:6] = high_low(result.number)
-        found[6] = result.tag & 0xFFFF if result.input == self._input else 0
+        found[6] = self._tag(result)
         found[7] = int(result.code)
         found[8] = min(0xFFFF, round(10_000 * result.took_s))
         at = OUT_FIELDS["result_part_id"]
@@ -180,8 +181,9 @@ class OutBlock:
             defects.camera_number,
         )
 
-    def _tag(self, signal: Signal) -> int:
-        return signal.tag & 0xFFFF if signal.input == self._input else 0
+    def _tag(self, answer: Signal | TriggerAnswer) -> int:
+        """The line's own number of the trigger; 0 where another line triggered."""
+        return answer.tag & 0xFFFF if answer.input == self._input else 0
 
 
 class InBlock:

@@ -19,9 +19,6 @@ class SetUpAccess:
 
     Attributes:
         readers: One a camera, in the order of the configuration.
-        configuration: What holds on this device.
-        recipes: What the line may change between.
-        requests: Takes what people here ask to be deployed.
         machine: Returns where the deployment of the bundle stands.
         deploy: Hands a desired state over to the deployment machines.
     """

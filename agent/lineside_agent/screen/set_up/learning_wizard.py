@@ -25,7 +25,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -272,7 +272,7 @@ class LearningWizard:
     def _should_stop(self) -> bool:
         return self._cancel.is_set() or self._screen.is_ending
 
-    def _run(self, name: str, work: Any, done: Any) -> None:
+    def _run(self, name: str, work: Callable[[], object], done: Callable[[], object]) -> None:
         """Runs work in a thread; an error goes to the page, and back to the collected parts."""
 
         def run() -> None:
@@ -300,7 +300,6 @@ class LearningWizard:
 
         Args:
             score: Threshold, as a score of what was learned, whose own is 0.5.
-            by: Name of the person.
 
         Raises:
             ConfigError: Nothing was learned.

@@ -36,7 +36,6 @@ class EditedRegion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """A region as the page edits it.
 
     Attributes:
-        kind: ``inspect`` or ``ignore``.
         polygon: Corners in shares of the frame; empty for a mask, which can be kept or removed.
         kept: Place among the regions that hold now, of which a mask and the types are kept; ``None`` for a new one.
     """
@@ -50,7 +49,6 @@ class RegionResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of edited regions.
 
     Attributes:
-        place: Where they go.
         toml: What a person must hand in; empty if they are being applied.
         file: Name of the file for that.
     """
@@ -98,7 +96,6 @@ class RegionEditor:
 
         Args:
             size: ``(height, width)`` of the camera's frames.
-            by: Name of the person.
 
         Raises:
             ConfigError: They leave nothing to inspect, or are malformed.

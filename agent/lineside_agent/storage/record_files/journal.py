@@ -65,9 +65,6 @@ class RecordJournal:
 
     Attributes:
         epoch: Of the database that the records belong to.
-
-    Args:
-        folder: For the two files.
     """
 
     def __init__(self, folder: Path) -> None:

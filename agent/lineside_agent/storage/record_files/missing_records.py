@@ -19,7 +19,6 @@ class MissingRecords:
 
     Attributes:
         source: As in its records.
-        first: First number.
         until: Number after the last one.
         unknown: Numbers that a part may have or not; with the others a part has begun.
         reason: Why there is no record.

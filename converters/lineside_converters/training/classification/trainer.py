@@ -134,8 +134,9 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
             "images": self.objective.facts,
             "held_top1": top1,
         }
+        self.write_facts(NETWORKS[config.network], facts, difference)
         return ClassifierResult(
-            **self.write_facts(NETWORKS[config.network], facts, difference),
+            **self.files,
             labels=labels,
             held_top1=top1,
             good_classes=tuple(labels[index] for index in good_of(self.reading)),

@@ -163,8 +163,9 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
             "calibration": [list(pair) for pair in calibration],
             "thresholds": list(thresholds),
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DetectorResult(
-            **self.write_facts(ARCHITECTURE, facts, difference),
+            **self.files,
             held_map50=held,
             qat=qat,
             calibration=calibration,

@@ -14,6 +14,9 @@ class DocumentConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
             all-MiniLM-L6-v2 of the extra ``documents-train``.
         frozen_layers: Lowest layers of the encoder that stay as they are, beside the embeddings: computed once.
         bf16: Multiply in bfloat16: three times as fast on processors that support it.
+        cross_fit: Parts of the documents, by group, whose scores come from networks that were not trained on them: for
+            few documents. So many more networks are trained, the last one on all documents, and scores are fitted on
+            all of them; no share is held out, and no checkpoint is chosen. 0: scores are fitted on the held share.
     """
 
     epochs: int = 10
@@ -26,9 +29,11 @@ class DocumentConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
     encoder: FilePath | None = None
     frozen_layers: int = 1
     bf16: bool = False
+    cross_fit: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("batch", self.batch >= 1, "1 or more")
         self._check("frozen_layers", 0 <= self.frozen_layers <= 48, "between 0 and 48")
+        self._check("cross_fit", self.cross_fit == 0 or 2 <= self.cross_fit <= 20, "0, or between 2 and 20")
         self._check("start", self.start is None, "none: a run begins with an encoder")

@@ -50,16 +50,34 @@ class DocumentData:
 
 
 def load_document_data(
-    folders: Sequence[Path], windows: TextWindows, labels: Sequence[str], *, held_share: float, seed: int
+    folders: Sequence[Path],
+    windows: TextWindows,
+    labels: Sequence[str],
+    *,
+    held_share: float,
+    seed: int,
+    held_number: int = 0,
+    whole: bool = False,
 ) -> DocumentData:
     """Reads the train folds and holds out a share of their groups.
+
+    Args:
+        folders: Of data sets.
+        windows: Cuts texts.
+        labels: Entity types.
+        held_share: Share of the documents that is held out.
+        seed: Of the order of the groups, and of the windows without a mention that are left out.
+        held_number: Which of the shares, see `split_groups`.
+        whole: Whether no document is held out.
 
     Raises:
         DatasetError: A folder is damaged, or there are too few documents.
     """
     documents = [document for folder in folders for document in load_documents(folder, "train")]
-    trained, held = split_groups(documents, held_share, seed)
-    if not trained or not held:
+    trained, held = split_groups(documents, held_share, seed, held_number)
+    if whole and held:
+        trained, held = documents, []
+    elif not trained or not held:
         raise DatasetError(
             "too few documents to train on", expected="annotated documents of two groups", actual=len(documents)
         )
@@ -69,17 +87,25 @@ def load_document_data(
 
 
 def split_groups(
-    documents: Iterable[AnnotatedDocument], share: float, seed: int
+    documents: Iterable[AnnotatedDocument], share: float, seed: int, number: int = 0
 ) -> tuple[list[AnnotatedDocument], list[AnnotatedDocument]]:
-    """Returns the documents to train on and those that are held out; a group is never in both."""
+    """Returns the documents to train on and those that are held out; a group is never in both.
+
+    Args:
+        documents: Of train folds.
+        share: Of the documents, to hold out.
+        seed: Of the order of the groups.
+        number: Which of the shares that have no document in common, from 0; the last one holds all that are left.
+    """
     documents = list(documents)
     groups = sorted({document.group for document in documents}, key=lambda name: _order(name, seed))
-    counts = {group: sum(document.group == group for document in documents) for group in groups}
+    last = max(1, round(1 / share) - 1)
     held: set[str] = set()
+    before = 0
     for group in groups:
-        if sum(counts[one] for one in held) >= share * len(documents):
-            break
-        held.add(group)
+        if min(last, int(before / (share * len(documents)))) == number:
+            held.add(group)
+        before += sum(document.group == group for document in documents)
     return [one for one in documents if one.group not in held], [one for one in documents if one.group in held]
 
 

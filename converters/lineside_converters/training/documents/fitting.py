@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidate_scoring import features_of
+from lineside_models.nlp.extraction.candidate_scoring import reading_features
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose
+from lineside_models.nlp.extraction.indicators import indicators_of
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
@@ -28,7 +30,23 @@ from lineside_runtime.bundle import Postprocess
 FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
 ACCEPTED_PRECISION = 0.987
+INDICATOR_GROUPS = 2
+"""Groups of documents in which an indicator occurs: what one supplier's form alone says teaches nothing of others."""
+
 LEAST_CHOICES = np.arange(0.05, 0.75, 0.025)
+
+
+class FittedReading(NamedTuple):
+    """Post-processing of a network.
+
+    Attributes:
+        postprocess: Its name and parameters.
+        f1: Of the values of the documents that it was fitted on, without a dictionary: each fold by a scorer that was
+            fitted on the others.
+    """
+
+    postprocess: Postprocess
+    f1: float
 
 
 def fit_reading(
@@ -38,26 +56,24 @@ def fit_reading(
     *,
     trained: Sequence[AnnotatedDocument],
     name: str,
-) -> Postprocess:
-    """Returns the post-processing of a network.
+) -> FittedReading:
+    """Fits the post-processing of a network.
 
     Args:
         held: Documents that it was not trained on.
         seen: What it says of each of them.
         trained: The others, whose annotated pairs are used too.
     """
-    terms = LegalTerms.open(SHIPPED)
-    plain, with_terms = (
-        _fit_scorer(
-            schema,
-            held,
-            [
-                candidates_of(predicted, document.text, schema.types, one, name, schema.patterns)
-                for document, predicted in zip(held, seen, strict=True)
-            ],
-        )
-        for one in (None, terms)
+    found, found_terms = (
+        [
+            candidates_of(predicted, document.text, schema.types, terms, name, schema.patterns)
+            for document, predicted in zip(held, seen, strict=True)
+        ]
+        for terms in (None, LegalTerms.open(SHIPPED))
     )
+    indicators = shared_indicators(schema, held, found) if schema.line_breaks else ()
+    plain, f1 = _fit_scorer(schema, held, found, indicators)
+    with_terms = None if found_terms == found else _fit_scorer(schema, held, found_terms, indicators)[0]
     pairs = {
         name: model
         for name, relation in schema.relations.items()
@@ -71,21 +87,41 @@ def fit_reading(
         scorer_terms=with_terms,
         pairs=pairs,
         patterns=schema.patterns,
+        indicators=indicators,
     )
-    return Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading))
+    return FittedReading(Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading)), f1)
+
+
+def shared_indicators(
+    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
+) -> tuple[str, ...]:
+    """Returns the names of the indicators that candidates of `INDICATOR_GROUPS` groups of documents have."""
+    groups: dict[str, set[str]] = {}
+    for document, each in zip(documents, found, strict=True):
+        sets = indicators_of(each, document.text, schema.types, schema.patterns)
+        for name in {name for names in sets for name in names}:
+            groups.setdefault(name, set()).add(document.group)
+    return tuple(sorted(name for name, those in groups.items() if len(those) >= INDICATOR_GROUPS))
 
 
 def _fit_scorer(
-    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
-) -> Scorer:
-    features = [features_of(each, document.text, schema.types) for document, each in zip(documents, found, strict=True)]
+    schema: ModelSchema,
+    documents: Sequence[AnnotatedDocument],
+    found: Sequence[Sequence[SpanCandidate]],
+    indicators: Sequence[str],
+) -> tuple[Scorer, float]:
+    """Returns a scorer, and the F1 of the values that it finds in each fold after it was fitted on the others."""
+    features = [
+        reading_features(each, document.text, schema.types, schema.patterns, indicators)
+        for document, each in zip(documents, found, strict=True)
+    ]
     right = [
         np.array([one.key in document.values.get(one.type, ()) for one in each], np.bool_)
         for document, each in zip(documents, found, strict=True)
     ]
     if not sum(len(each) for each in found):
         count = features[0].shape[1] if features else 0
-        return Scorer(LogisticModel((0.0,) * count, (0.0,) * count, (1.0,) * count, bias=0.0))
+        return Scorer(LogisticModel((0.0,) * count, (0.0,) * count, (1.0,) * count, bias=0.0)), 0.0
     folds = np.array([_fold(document.group) for document in documents])
     scores: list[npt.NDArray[np.float64]] = [np.zeros(len(each)) for each in found]
     for fold in set(folds.tolist()):
@@ -95,12 +131,14 @@ def _fit_scorer(
             if len(found[number]) and model is not None:
                 scores[number] = model(features[number])
     model = _fit(features, right)
-    least = max(LEAST_CHOICES, key=lambda each: _f1(schema, documents, found, scores, float(each)))
-    return Scorer(
+    by_least = {float(least): _f1(schema, documents, found, scores, float(least)) for least in LEAST_CHOICES}
+    least = max(by_least, key=by_least.__getitem__)
+    scorer = Scorer(
         model=model or LogisticModel((), (), (), bias=0.0),
-        least=round(float(least), 3),
-        accepted=_accepted(schema, found, scores, float(least)),
+        least=round(least, 3),
+        accepted=_accepted(schema, found, scores, least),
     )
+    return scorer, by_least[least]
 
 
 def _fit(features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]]) -> LogisticModel | None:

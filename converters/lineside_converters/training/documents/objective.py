@@ -94,15 +94,23 @@ class DocumentObjective(LabelledObjective[WindowBatch]):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns the F1 of the values of the held-out documents."""
+        return {"f1": self.f1_of(self.read_held(model, bf16=self._bf16))}
+
+    def read_held(self, model: nn.Module, *, bf16: bool = False) -> list[TokenProbabilities]:
+        """Returns what a network says of the held-out documents."""
         model.eval()
+        data = self.data
+        return [probabilities_of(model, data.windows, one.text, data.labels, bf16=bf16) for one in data.held]
+
+    def f1_of(self, seen: Sequence[TokenProbabilities]) -> float:
+        """Returns the F1 of the values of the held-out documents by what `read_held` returned."""
         right = found = true = 0
-        for document in self.data.held:
-            seen = probabilities_of(model, self.data.windows, document.text, self.data.labels, bf16=self._bf16)
-            values = self._values(seen.mentions(document.text), document)
+        for document, said in zip(self.data.held, seen, strict=True):
+            values = self._values(said.mentions(document.text), document)
             for label in self.data.labels:
                 ours, theirs = values.get(label, set()), document.values.get(label, set())
                 right, found, true = right + len(ours & theirs), found + len(ours), true + len(theirs)
-        return {"f1": 2 * right / max(1, found + true)}
+        return 2 * right / max(1, found + true)
 
     def _values(self, mentions: Sequence[Mention], document: AnnotatedDocument) -> Values:
         best: dict[str, dict[str, float]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.training import checkpoints
 from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.data import load_document_data
 from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
-from lineside_converters.training.documents.objective import DocumentObjective, probabilities_of
+from lineside_converters.training.documents.objective import DocumentObjective
 from lineside_converters.training.initial_weights import InitialModel
+from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.trainer import Trainer, TrainingResult, log
@@ -29,6 +32,8 @@ from lineside_models.networks.token_classifier import (
     pretrained_tagger,
     read_shape,
 )
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
 from lineside_models.nlp.schemas import load_model_schema
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
@@ -47,10 +52,27 @@ class DocumentResult(TrainingResult, frozen=True, kw_only=True):
     Attributes:
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
+        scored_f1: The same with calibrated scores, each fold of these documents by scores that the others gave.
     """
 
     labels: tuple[str, ...]
     held_f1: float
+    scored_f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReadings:
+    """What a network says of documents that it was not trained on.
+
+    Attributes:
+        documents: That it read.
+        seen: What it says of each.
+        f1: Of their values, before scores are calibrated.
+    """
+
+    documents: tuple[AnnotatedDocument, ...]
+    seen: tuple[TokenProbabilities, ...]
+    f1: float
 
 
 def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
@@ -61,15 +83,45 @@ def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentR
         DatasetError: A data folder is not usable.
         MissingExtraError: The encoder is not installed.
     """
-    return DocumentTrainer(config, on_progress).run_alone()
+    parts = [_read_part(config, number, on_progress) for number in range(config.cross_fit)]
+    if parts:
+        config = msgspec.structs.replace(config, evaluate_every=config.epochs, minutes=_minutes(config))
+    trainer = DocumentTrainer(config, on_progress)
+    trainer.parts = parts
+    return trainer.run_alone()
+
+
+def _read_part(config: DocumentConfig, number: int, on_progress: OnProgress) -> HeldReadings:
+    """Trains a network on the other parts, into ``part-NUMBER`` of the run's folder, and reads a part with it."""
+    part = msgspec.structs.replace(
+        config,
+        out=config.out / f"part-{number}",
+        held_share=1 / config.cross_fit,
+        held_number=number,
+        cross_fit=0,
+        evaluate_every=config.epochs,  # the last weights: a checkpoint chosen on the part would flatter its scores
+        minutes=_minutes(config),
+    )
+    trainer = DocumentTrainer(part, on_progress)
+    trainer.train()
+    return trainer.held_readings()
+
+
+def _minutes(config: DocumentConfig) -> float | None:
+    return None if config.minutes is None else config.minutes / (config.cross_fit + 1)
 
 
 class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]):
-    """Training of a token classifier."""
+    """Training of a token classifier.
+
+    Attributes:
+        parts: Readings of all documents in parts, for the scores; empty to fit them on the held share.
+    """
 
     figure = "F1 of values"
     begins_again = True
     warm_up_steps = 60
+    parts: Sequence[HeldReadings] = ()
 
     def load(self) -> DocumentObjective:
         """Reads the documents and cuts them into windows."""
@@ -93,7 +145,13 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             write_atomic(self.tokenizer, with_line_breaks((self.encoder / TOKENIZER).read_bytes()))
         windows = TextWindows(self.tokenizer, self.form)
         data = load_document_data(
-            config.data, windows, self.schema.types, held_share=config.held_share, seed=config.seed
+            config.data,
+            windows,
+            self.schema.types,
+            held_share=config.held_share,
+            seed=config.seed,
+            held_number=config.held_number or 0,
+            whole=config.cross_fit > 0,
         )
         log.info("%d documents, %d windows; %d held out", len(data.trained), len(data.train), len(data.held))
         objective = DocumentObjective(
@@ -114,6 +172,21 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             outputs = as_tuple(model(batch.ids, batch.hidden))
         return self.objective.true_loss(outputs, batch)
 
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Returns the F1 of values of the held-out documents; with parts that of their own networks."""
+        if not self.parts:
+            return super().evaluate(model)
+        counts = [len(one.documents) for one in self.parts]
+        return {"f1": sum(one.f1 * count for one, count in zip(self.parts, counts, strict=True)) / sum(counts)}
+
+    def held_readings(self, model: nn.Module | None = None) -> HeldReadings:
+        """Reads the held-out documents with a network; ``None`` for the best weights of the run."""
+        if model is None:
+            model = self.build()
+            model.load_state_dict(checkpoints.load(self.config.out / BEST))
+        seen = self.objective.read_held(model)
+        return HeldReadings(self.objective.data.held, tuple(seen), self.objective.f1_of(seen))
+
     def adapt(self, start: InitialModel) -> str:
         """Refuses a model to start from."""
         raise TrainingError(
@@ -133,38 +206,41 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return model
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Calibrate, and write the graph with its facts, and the tokenizer beside it."""
+        """Calibrates, and writes the graph with its facts, and the tokenizer beside it."""
         model.eval()
-        data = self.objective.data
+        parts = self.parts or [self.held_readings(model)]
         self.reading = fit_reading(
             self.schema,
-            data.held,
-            [probabilities_of(model, data.windows, one.text, data.labels) for one in data.held],
-            trained=data.trained,
+            [document for part in parts for document in part.documents],
+            [seen for part in parts for seen in part.seen],
+            trained=() if self.parts else self.objective.data.trained,
             name=Path(self.config.schema).stem,
         )
         if self.tokenizer != path.parent / TOKENIZER:
             shutil.copyfile(self.tokenizer, path.parent / TOKENIZER)
-        return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
+        return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading.postprocess))
 
     def examples(self) -> Sequence[Tensor]:
         """Returns inputs of two lengths."""
         return _examples(self.form.tokens)
 
     def result(self, model: nn.Module, difference: float) -> DocumentResult:
-        """Evaluate, and write the facts."""
+        """Evaluates, and writes the facts."""
         config = self.config
-        f1 = self.objective.evaluate(model)["f1"]
+        f1 = self.evaluate(model)["f1"]
         facts = {
             "settings": config.as_dict(),
-            **msgspec.to_builtins(document_facts(self.schema.types, self.form, self.reading)),
-            "documents": self.objective.facts,
+            **msgspec.to_builtins(document_facts(self.schema.types, self.form, self.reading.postprocess)),
+            "documents": self.objective.facts | ({"parts": len(self.parts)} if self.parts else {}),
             "held_f1": f1,
+            "scored_f1": self.reading.f1,
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(
-            **self.write_facts(ARCHITECTURE, facts, difference),
+            **self.files,
             labels=self.schema.types,
             held_f1=f1,
+            scored_f1=self.reading.f1,
         )
 
 

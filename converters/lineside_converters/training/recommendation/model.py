@@ -186,7 +186,9 @@ class DINModel:
         self.config = RecommenderConfig(**given)
         check_run_folder(self.config, overwrite=overwrite)
         if workers is None:
-            RecommenderTrainer(self.config, on_progress).run_alone()
+            trainer = RecommenderTrainer(self.config, on_progress)
+            trainer.train()
+            trainer.finish()
         else:
             from lineside_converters.training.distributed.config import ClusterConfig
             from lineside_converters.training.distributed.driver import train_on_ray

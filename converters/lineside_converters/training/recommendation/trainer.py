@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.training.initial_weights import FACTS, InitialModel
+from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.recommendation.config import RecommenderConfig
 from lineside_converters.training.recommendation.interactions import Interactions, read_interactions
 from lineside_converters.training.recommendation.objective import RecommendationObjective
-from lineside_converters.training.trainer import Trainer, TrainingResult, log
+from lineside_converters.training.trainer import Trainer, log
 from lineside_models.networks.din import (
     BIAS,
     CANDIDATES,
@@ -38,26 +40,37 @@ TABLES = "tables.npz"
 """Float tables of the chosen weights, with the ids, beside ``float.onnx``."""
 
 
-class RecommenderResult(TrainingResult, frozen=True, kw_only=True):
+class RecommenderResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a run.
 
     Attributes:
-        tables: ``tables.npz``: the embeddings of the weights; the graph is the scorer alone.
+        weights: ``best.pt``, a state dict.
+        onnx: ``float.onnx``: the scorer of the same weights.
+        tables: ``tables.npz``: their embeddings.
+        facts: ``training.json``.
         held_gauc: GAUC on each user's last choice, by the kind of the negatives.
     """
 
-    tables: Path
+    weights: str
+    onnx: str
+    tables: str
+    facts: str
     held_gauc: dict[str, float]
 
 
 def train_recommender(config: RecommenderConfig, on_progress: OnProgress) -> RecommenderResult:
     """Trains a recommender, and chooses the weights by each user's last choice.
 
+    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
+    ``float.onnx``, ``tables.npz`` and ``training.json`` into ``config.out``.
+
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
-        DatasetError: A data folder is not usable.
+        DatasetError: The data is not usable.
     """
-    return RecommenderTrainer(config, on_progress).run_alone()
+    trainer = RecommenderTrainer(config, on_progress)
+    trainer.train()
+    return trainer.finish()
 
 
 class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, RecommenderResult]):
@@ -118,8 +131,10 @@ class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, Rec
         held = self.objective.evaluate(model)
         facts = {"settings": config.as_dict(), "interactions": self.objective.facts, "held_gauc": held}
         return RecommenderResult(
-            **self.write_facts("din", facts, difference),
-            tables=config.out / TABLES,
+            weights=str(config.out / BEST),
+            onnx=str(config.out / "float.onnx"),
+            tables=str(config.out / TABLES),
+            facts=str(self.write_facts("din", facts, difference)),
             held_gauc=held,
         )
 

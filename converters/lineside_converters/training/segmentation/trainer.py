@@ -108,8 +108,9 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
             "preprocess": msgspec.to_builtins(preprocess_of(config.side_px)),
             "postprocess": msgspec.to_builtins(Postprocess(name="segmentation", params=params)),
         }
+        self.write_facts(NETWORK, facts, difference)
         return SegmenterResult(
-            **self.write_facts(NETWORK, facts, difference),
+            **self.files,
             labels=data.labels,
             held_mean_iou=mean,
             held_iou=held,

@@ -9,7 +9,7 @@ import msgspec
 
 from lineside_hub.federation.quality_counts import QualityQuestion
 from lineside_link.aggregation.identity import PlantKey, is_signed
-from lineside_link.aggregation.messages import PLANTS_MIN
+from lineside_link.aggregation.messages import PLANTS_MIN, PlantPublicKey
 from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import JsonDecoder
 
@@ -19,16 +19,12 @@ COMPARED_MAX = 12
 Measure = Literal["reject-rate", "false-reject-rate", "type"]
 """Plant with the largest share of rejects, or of false rejects among reviewed rejects; type of most parts."""
 
-_PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-
 
 class ComparisonPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="comparison"):
     """What all plants agree on before they send anything.
 
     Attributes:
         round: Unlike that of any other round.
-        measure: What is compared.
-        question: The days.
         value_max: Largest number of a plant; each proves that its own are in range.
         plants: Public signing key of each plant, by name. All of them take part.
     """
@@ -37,7 +33,7 @@ class ComparisonPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     measure: Measure
     question: QualityQuestion
     value_max: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
-    plants: dict[str, _PublicKey]
+    plants: dict[str, PlantPublicKey]
 
     def __post_init__(self) -> None:
         if not PLANTS_MIN <= len(self.plants) <= COMPARED_MAX:
@@ -71,8 +67,6 @@ class ComparisonTask(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         plan: JSON of the plan.
-        link: The broker.
-        plant: Name of this plant.
         key: Its private key.
         numbers: Its own, see `ComparisonPlan.numbers`.
         timeout_s: After so long without an end it gives up.
@@ -92,7 +86,6 @@ class ComparisonAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes:
         worst: Number of the choice; -1 where nothing was compared.
         out_of_range: Plants whose numbers are not in range.
-        signature: By the plant.
     """
 
     worst: int
@@ -118,7 +111,6 @@ class PeerHello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         public: For the keys between the two.
         heard: Whether the sender has the receiver's.
-        signature: By the sender.
     """
 
     public: bytes

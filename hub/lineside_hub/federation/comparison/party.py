@@ -17,16 +17,16 @@ from lineside_hub.federation.comparison import messages
 from lineside_hub.federation.comparison.messages import ComparisonAnswer, ComparisonPlan, ComparisonTask
 from lineside_hub.federation.comparison.program import compare
 from lineside_hub.federation.comparison.transport import PeerNetwork
+from lineside_hub.federation.coordinator_runner import connect
 from lineside_link.aggregation.identity import PlantKey
 from lineside_link.client.client import LinkClient
 from lineside_link.topics import Topics
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import AggregationError, LinesideError
+from lineside_runtime.errors import LinesideError
 
 FAILED = 3
 """Exit status after an error of lineside's, which stands on stderr."""
 
-CONNECT_S = 30.0
 REPEAT_S = 0.5
 """Pause before an answer is sent again."""
 
@@ -58,10 +58,8 @@ async def take_part(task: ComparisonTask, plan: ComparisonPlan, key: PlantKey) -
         loop.call_soon_threadsafe(over.set)
 
     client.subscribe(topics.pool_message(plan.round, task.plant), dismissed)
-    client.start()
     try:
-        if not await asyncio.to_thread(client.wait_connected, CONNECT_S):
-            raise client.last_error or AggregationError("the pool's broker cannot be reached")
+        await asyncio.to_thread(connect, client)
         network = PeerNetwork(client, topics, plan, task.plant, key, mpc)
         await network.open()
         greeting = asyncio.ensure_future(network.keep_saying_hello())

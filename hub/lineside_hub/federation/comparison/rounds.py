@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import queue
 import secrets
 import signal
@@ -20,14 +19,13 @@ from lineside_hub.federation.comparison import messages
 from lineside_hub.federation.comparison.messages import ComparisonAnswer, ComparisonPlan, ComparisonTask, Measure
 from lineside_hub.federation.comparison.party import FAILED, REPEAT_S
 from lineside_hub.federation.comparison.program import own_numbers
-from lineside_hub.federation.coordinator_runner import AGAIN_S, CONNECT_S
-from lineside_hub.federation.envelopes import SignedPlan
+from lineside_hub.federation.coordinator_runner import AGAIN_S, CoordinatorRunner
+from lineside_hub.federation.envelopes import sign_plan
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.quality_counts import QualityCounts, QualityQuestion
-from lineside_link.aggregation.identity import PlantKey, public_hex
-from lineside_link.client.client import LinkClient
-from lineside_link.topics import Topics
+from lineside_link.aggregation.identity import PlantKey
 from lineside_runtime.errors import AggregationError, ConfigError, MissingExtraError
+from lineside_runtime.system.packages import child_environment
 
 DISMISS_S = 10.0
 PARTY_TIMEOUT_S = 300.0
@@ -38,11 +36,7 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison shows, and all that it shows.
 
     Attributes:
-        round: Name of the round.
-        measure: What was compared.
         worst: A plant, or a defect type.
-        plants: Whose counts were compared.
-        question: The days.
     """
 
     round: str
@@ -88,24 +82,10 @@ def run_comparison(
         BrokerError: The broker cannot be reached.
         AggregationError: A plant did not answer, gave numbers out of range, or found something else than the others.
     """
-    if public_hex(key) != pool.coordinator:
-        raise ConfigError("the coordinator's key", expected=pool.coordinator, actual=public_hex(key))
     plan = plan_comparison(pool, question, measure)
-    topics, answers = Topics(pool.link.site), queue.Queue[tuple[str, bytes]]()
-    client = LinkClient(pool.link, f"pool-coordinator-{plan.round[:8]}")
-    client.subscribe(
-        topics.pool_answer(plan.round, "+"), lambda topic, data: answers.put((topic.rsplit("/", 1)[-1], data))
-    )
-    client.start()
-    try:
-        if not client.wait_connected(CONNECT_S):
-            raise client.last_error or AggregationError("the pool's broker cannot be reached")
-        body = msgspec.json.encode(plan)
-        signed = msgspec.json.encode(SignedPlan(body, key.sign(body)))
-        found = _gather(client, topics, plan, signed, answers, timeout_s, on_progress)
-        _dismiss(client, topics, plan, answers)
-    finally:
-        client.close()
+    with CoordinatorRunner(pool, key, f"pool-coordinator-{plan.round[:8]}") as runner:
+        found = _gather(runner, plan, sign_plan(plan, key), timeout_s, on_progress)
+        _dismiss(runner, plan)
     return ComparisonResult(
         round=plan.round,
         measure=measure,
@@ -116,15 +96,12 @@ def run_comparison(
 
 
 def _gather(
-    client: LinkClient,
-    topics: Topics,
+    runner: CoordinatorRunner,
     plan: ComparisonPlan,
     signed: bytes,
-    answers: queue.Queue[tuple[str, bytes]],
     timeout_s: float,
     on_progress: Callable[[str], None],
 ) -> dict[str, ComparisonAnswer]:
-    """Returns the answers of all plants, each signed."""
     found: dict[str, ComparisonAnswer] = {}
     until, again = time.monotonic() + timeout_s, 0.0
     while len(found) < len(plan.plants):
@@ -135,34 +112,35 @@ def _gather(
         if now >= again:
             for name in plan.names:
                 if name not in found:
-                    client.publish(topics.pool_plan(name), signed)
+                    runner.client.publish(runner.topics.pool_plan(name), signed)
             again = now + AGAIN_S
         try:
-            plant, data = answers.get(timeout=max(0.0, min(again, until) - now))
+            round_name, plant, data = runner.answers.get(timeout=max(0.0, min(again, until) - now))
         except queue.Empty:
+            continue
+        if round_name != plan.round or plant not in plan.plants or plant in found or not isinstance(data, bytes):
             continue
         with contextlib.suppress(msgspec.DecodeError):
             each = messages.answer.decode(data)
-            if plant in plan.plants and plant not in found and each.is_of(plan, plant):
+            if each.is_of(plan, plant):
                 found[plant] = each
                 on_progress(f"{len(found)} of {len(plan.plants)} plants have the result")
     return found
 
 
-def _dismiss(client: LinkClient, topics: Topics, plan: ComparisonPlan, answers: queue.Queue[tuple[str, bytes]]) -> None:
+def _dismiss(runner: CoordinatorRunner, plan: ComparisonPlan) -> None:
     """Tells the plants' processes to end, until none repeats its answer."""
     until = time.monotonic() + DISMISS_S
     while time.monotonic() < until:
         for name in plan.names:
-            client.publish(topics.pool_message(plan.round, name), b"done")
+            runner.client.publish(runner.topics.pool_message(plan.round, name), b"done")
         try:
-            answers.get(timeout=2 * REPEAT_S)
+            runner.answers.get(timeout=2 * REPEAT_S)
         except queue.Empty:
             return
 
 
 def _agreed(plan: ComparisonPlan, found: dict[str, ComparisonAnswer]) -> int:
-    """Returns the place that all plants found."""
     wrong = sorted({name for each in found.values() for name in each.out_of_range})
     if wrong:
         raise AggregationError(
@@ -182,9 +160,6 @@ class ComparisonParty:
     """A plant's side: starts a process for each new round and reports how it ended.
 
     Args:
-        pool: The pool.
-        plant: Name of this plant.
-        key: Its private key.
         on_progress: Called with a line for what was asked, answered or refused.
     """
 
@@ -199,7 +174,6 @@ class ComparisonParty:
 
         Args:
             plan: That the coordinator signed, of this pool and days that may be asked for.
-            counts: Returns this plant's.
 
         Raises:
             MissingExtraError: `mpyc` is not installed.
@@ -224,7 +198,7 @@ class ComparisonParty:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=child_environment(),
         )
         self._thread = threading.Thread(
             target=self._wait, args=(self._process, plan.round, msgspec.json.encode(task)), name="pool-comparison"

@@ -35,12 +35,7 @@ log = logging.getLogger("lineside.pool")
 
 
 class PeerChannel:
-    """One other plant: what `mpyc` writes to it is sent, and what it sends is handed over once.
-
-    Args:
-        network: All plants.
-        peer: Name of the other plant.
-    """
+    """One other plant: what `mpyc` writes to it is sent, and what it sends is handed over once."""
 
     def __init__(self, network: PeerNetwork, peer: str) -> None:
         self.peer = peer
@@ -141,10 +136,6 @@ class PeerNetwork:
     """The other plants of a comparison.
 
     Args:
-        client: Connection to the broker.
-        topics: Of the pool.
-        plan: The round.
-        plant: This plant.
         key: Its long-lived key.
         runtime: Of `mpyc`, with the plants as its parties.
     """

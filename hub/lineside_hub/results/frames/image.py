@@ -45,7 +45,13 @@ def check_head(data: bytes, *, width: int, height: int) -> tuple[int, int]:
     bits, colour = data[24], data[25]
     if bits != 8 or colour not in _GREY_OR_RGB:
         raise FrameError("a frame's format", expected="8-bit grey or RGB", actual=f"{bits} bits, colour type {colour}")
-    found: tuple[int, int] = struct.unpack(">II", data[16:24])
+    found = size_of(data)
     if (width and height and found != (width, height)) or not 0 < found[0] * found[1] <= _PIXELS_MAX:
         raise FrameError("a frame of another size", expected=f"{width}x{height}", actual=f"{found[0]}x{found[1]}")
     return found
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Returns width and height of a PNG whose head was checked."""
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height

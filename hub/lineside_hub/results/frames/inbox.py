@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import logging
 import queue
@@ -127,9 +128,10 @@ class FrameInbox:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        database = Database.open(Path(self._config.folder))
-        rows = open_rows(self._config, database)
-        try:
+        with (
+            contextlib.closing(Database.open(Path(self._config.folder))) as database,
+            contextlib.closing(open_rows(self._config, database)) as rows,
+        ):
             worker = FrameWorker(
                 self._config, rows, database, blobs=self._blobs, counters=self.counters, answer=self._answer
             )
@@ -141,19 +143,10 @@ class FrameInbox:
                     continue
                 if item is not None:
                     worker.take(*item)
-        finally:
-            rows.close()
-            database.close()
 
 
 class FrameWorker:
-    """Handles messages of uploads, one after the other.
-
-    Args:
-        rows: Where frames are written down.
-        counters: See `FrameInbox`.
-        answer: See `FrameInbox`.
-    """
+    """Handles messages of uploads, one after the other."""
 
     def __init__(
         self,

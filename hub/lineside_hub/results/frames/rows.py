@@ -5,6 +5,7 @@ The same statements serve SQLite and PostgreSQL.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -104,4 +105,5 @@ def open_rows(config: HubConfig, database: Database) -> FrameRows:
     Args:
         database: The caller's own connection to ``hub.db``.
     """
-    return FrameRows(*open_runner(config.results.url, database))
+    opened = contextlib.ExitStack()
+    return FrameRows(opened.enter_context(open_runner(config.results.url, database)), opened.close)

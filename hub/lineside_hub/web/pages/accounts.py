@@ -39,12 +39,12 @@ def show(call: DashboardRequest) -> Response:
 
 
 def list_all(call: DashboardRequest) -> list[Account]:
-    """All accounts."""
+    """All accounts, without passwords."""
     return list_accounts(call.database)
 
 
 def change(call: DashboardRequest) -> Account:
-    """Adds or changes an account."""
+    """Add an account, or change role or password of one."""
     given: AccountChange = call.body
     before = _known(call, given.name)
     call.note(given.name, before=_fields(before), after={"role": given.role, "password": given.password is not None})
@@ -55,7 +55,7 @@ def change(call: DashboardRequest) -> Account:
 
 
 def remove(call: DashboardRequest) -> None:
-    """Removes an account."""
+    """Remove an account, which is signed out at once."""
     name = call.path["name"]
     call.note(name, before=_fields(_known(call, name)))
     with call.database.transaction():
@@ -76,30 +76,7 @@ def _fields(account: Account | None) -> dict[str, str] | None:
 
 ROUTES = (
     DashboardRoute("GET", "/accounts", "administer", show, menu="Accounts"),
-    DashboardRoute(
-        "GET",
-        f"{API}/accounts",
-        "administer",
-        list_all,
-        summary="All accounts, without passwords",
-        answer=list[Account],
-    ),
-    DashboardRoute(
-        "POST",
-        f"{API}/accounts",
-        "administer",
-        change,
-        action="set account",
-        summary="Add an account, or change role or password of one",
-        body=AccountChange,
-        answer=Account,
-    ),
-    DashboardRoute(
-        "DELETE",
-        f"{API}/accounts/{{name}}",
-        "administer",
-        remove,
-        action="remove account",
-        summary="Remove an account, which is signed out at once",
-    ),
+    DashboardRoute("GET", f"{API}/accounts", "administer", list_all),
+    DashboardRoute("POST", f"{API}/accounts", "administer", change, action="set account", body=AccountChange),
+    DashboardRoute("DELETE", f"{API}/accounts/{{name}}", "administer", remove, action="remove account"),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 from starlette.responses import Response
 
@@ -11,7 +9,7 @@ from lineside_hub.alarms.machine import FleetAlarm
 from lineside_hub.alarms.notification import channels_for
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
 from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
-from lineside_hub.results.sql import open_runner
+from lineside_hub.web.pages.statistics import results_runner
 from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
 from lineside_runtime.errors import InputNotFoundError
 
@@ -52,17 +50,17 @@ def show(call: DashboardRequest) -> Response:
 
 
 def list_open(call: DashboardRequest) -> list[FleetAlarm]:
-    """The open alarms."""
+    """Open alarms."""
     return open_alarms(call.database)
 
 
 def list_closed(call: DashboardRequest) -> list[FleetAlarm]:
-    """Closed alarms, newest first."""
+    """A page of closed alarms, newest first."""
     return closed_alarms(call.database, before_id=call.query.before, rows=CLOSED_ROWS)
 
 
 def acknowledge(call: DashboardRequest) -> FleetAlarm:
-    """Acknowledges an alarm."""
+    """Acknowledge an alarm."""
     number = _number(call.path["number"])
     before = find_alarm(call.database, number)
     channels = channels_for(call.dashboard.config.alarms, "acknowledged", before.priority)
@@ -80,33 +78,21 @@ def _number(text: str) -> int:
 
 def metrics(call: DashboardRequest) -> Response:
     """The metrics of the fleet."""
-    run, close = open_runner(call.dashboard.config.results.url, call.database)
-    with contextlib.ExitStack() as stack:
-        stack.callback(close)
+    with results_runner(call) as run:
         return Response(fleet_metrics(call.database, run), media_type=FORMAT)
 
 
 ROUTES = (
     DashboardRoute("GET", "/alarms", "watch", show, query=ClosedAlarmsQuery, menu="Alarms"),
     DashboardRoute("GET", "/metrics", "watch", metrics),
-    DashboardRoute("GET", f"{API}/alarms", "watch", list_open, summary="Open alarms", answer=list[FleetAlarm]),
-    DashboardRoute(
-        "GET",
-        f"{API}/alarms/closed",
-        "watch",
-        list_closed,
-        summary=f"{CLOSED_ROWS} closed alarms, newest first",
-        query=ClosedAlarmsQuery,
-        answer=list[FleetAlarm],
-    ),
+    DashboardRoute("GET", f"{API}/alarms", "watch", list_open),
+    DashboardRoute("GET", f"{API}/alarms/closed", "watch", list_closed, query=ClosedAlarmsQuery),
     DashboardRoute(
         "POST",
         f"{API}/alarms/{{number}}/acknowledgement",
         "operate",
         acknowledge,
         action="acknowledge alarm",
-        summary="Acknowledge an alarm",
         body=Acknowledgement,
-        answer=FleetAlarm,
     ),
 )

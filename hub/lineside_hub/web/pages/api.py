@@ -19,7 +19,7 @@ def show(call: DashboardRequest) -> Response:
 
 
 def get_description(call: DashboardRequest) -> dict[str, Any]:
-    """The API as OpenAPI."""
+    """This description, as OpenAPI 3.1."""
     return describe(call.dashboard.routes)
 
 
@@ -79,5 +79,5 @@ def _operation(route: DashboardRoute, schema_of: dict[Any, Any], components: dic
 
 ROUTES = (
     DashboardRoute("GET", "/api", "watch", show, menu="API"),
-    DashboardRoute("GET", f"{API}/openapi.json", "watch", get_description, summary="This description, as OpenAPI 3.1"),
+    DashboardRoute("GET", f"{API}/openapi.json", "watch", get_description),
 )

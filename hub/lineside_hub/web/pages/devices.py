@@ -94,7 +94,7 @@ def show_fleet(call: DashboardRequest) -> Response:
 
 
 def list_all(call: DashboardRequest) -> list[DeviceSummary]:
-    """All devices."""
+    """The devices of the fleet."""
     return _select(list_devices(call.folder, with_counts=False), call.query)
 
 
@@ -115,7 +115,7 @@ def show_one(call: DashboardRequest) -> Response:
 
 
 def get_one(call: DashboardRequest) -> DeviceDetail:
-    """One device."""
+    """All that the hub knows of one device."""
     return show_device(call.folder, call.path["device"], with_counts=False)
 
 
@@ -126,7 +126,7 @@ def get_timeline(call: DashboardRequest) -> list[TimelineEvent]:
 
 
 def release_one(call: DashboardRequest) -> DeviceDetail:
-    """Withdraws a device's own desired state."""
+    """Withdraw a device's own desired state, so that it follows its group."""
     name = call.path["device"]
     before = show_device(call.folder, name, with_counts=False)
     call.note(name, before=before.own_desired, after=before.group_desired)
@@ -135,7 +135,7 @@ def release_one(call: DashboardRequest) -> DeviceDetail:
 
 
 def read_device_log(call: DashboardRequest) -> Response:
-    """The newest lines of a device's log, asked of the device itself."""
+    """The newest lines of a device's log, as text; the device must be connected."""
     name = call.path["device"]
     call.note(name, after={"lines": LOG_LINES})
     text = read_log(call.dashboard.config, name, lines=LOG_LINES, timeout_s=LOG_TIMEOUT_S)
@@ -203,47 +203,9 @@ def _configuration(call: DashboardRequest, detail: DeviceDetail) -> str:
 ROUTES = (
     DashboardRoute("GET", "/", "watch", show_fleet, query=FleetQuery, menu="Devices"),
     DashboardRoute("GET", "/devices/{device}", "watch", show_one),
-    DashboardRoute(
-        "GET",
-        f"{API}/devices",
-        "watch",
-        list_all,
-        summary="The devices of the fleet",
-        query=DeviceQuery,
-        answer=list[DeviceSummary],
-    ),
-    DashboardRoute(
-        "GET",
-        f"{API}/devices/{{device}}",
-        "watch",
-        get_one,
-        summary="All that the hub knows of one device",
-        answer=DeviceDetail,
-    ),
-    DashboardRoute(
-        "GET",
-        f"{API}/devices/{{device}}/timeline",
-        "watch",
-        get_timeline,
-        summary="The newest entries of a device's timeline, oldest first",
-        query=EventQuery,
-        answer=list[TimelineEvent],
-    ),
-    DashboardRoute(
-        "POST",
-        f"{API}/devices/{{device}}/release",
-        "operate",
-        release_one,
-        action="release device",
-        summary="Withdraw a device's own desired state, so that it follows its group",
-        answer=DeviceDetail,
-    ),
-    DashboardRoute(
-        "POST",
-        f"{API}/devices/{{device}}/log",
-        "operate",
-        read_device_log,
-        action="read log",
-        summary="The newest lines of a device's log, as text; the device must be connected",
-    ),
+    DashboardRoute("GET", f"{API}/devices", "watch", list_all, query=DeviceQuery),
+    DashboardRoute("GET", f"{API}/devices/{{device}}", "watch", get_one),
+    DashboardRoute("GET", f"{API}/devices/{{device}}/timeline", "watch", get_timeline, query=EventQuery),
+    DashboardRoute("POST", f"{API}/devices/{{device}}/release", "operate", release_one, action="release device"),
+    DashboardRoute("POST", f"{API}/devices/{{device}}/log", "operate", read_device_log, action="read log"),
 )

@@ -84,12 +84,12 @@ def finish(call: DashboardRequest) -> None:
 
 
 def list_people(call: DashboardRequest) -> list[ProviderPerson]:
-    """Who is signed in by the provider."""
+    """People who are signed in by the identity provider."""
     return list_provider_people(call.database)
 
 
 def sign_out(call: DashboardRequest) -> None:
-    """Ends all sessions of a person of the provider."""
+    """End all sessions of a person who is signed in by the identity provider."""
     name = call.path["name"]
     call.note(name)
     with call.database.transaction():
@@ -111,20 +111,6 @@ ROUTES = (
     DashboardRoute("GET", "/sign-in/provider", None, begin, query=SignInQuery),
     DashboardRoute("GET", RETURN_PATH, None, show_answer, query=ProviderAnswerQuery),
     DashboardRoute("POST", "/sign-in/provider", None, finish, action="sign in", body=ProviderAnswer),
-    DashboardRoute(
-        "GET",
-        f"{API}/provider-sessions",
-        "administer",
-        list_people,
-        summary="People who are signed in by the identity provider",
-        answer=list[ProviderPerson],
-    ),
-    DashboardRoute(
-        "DELETE",
-        f"{API}/provider-sessions/{{name:path}}",
-        "administer",
-        sign_out,
-        action="end sessions",
-        summary="End all sessions of a person who is signed in by the identity provider",
-    ),
+    DashboardRoute("GET", f"{API}/provider-sessions", "administer", list_people),
+    DashboardRoute("DELETE", f"{API}/provider-sessions/{{name:path}}", "administer", sign_out, action="end sessions"),
 )

@@ -98,12 +98,12 @@ def _report(call: DashboardRequest) -> RelabelReport | None:
 
 
 def list_queue(call: DashboardRequest) -> list[SelectedResult]:
-    """The queue."""
+    """Frames that people should look at: marked as wrong, then the newest."""
     return _queue(call)
 
 
 def get_report(call: DashboardRequest) -> dict[str, Any]:
-    """The model against people; empty before the first correction."""
+    """The model's boxes against people's; empty before the first correction."""
     found = _report(call)
     return {} if found is None else {**msgspec.structs.asdict(found), "dataset": found.dataset.name}
 
@@ -112,21 +112,6 @@ ROUTES = (
     DashboardRoute("GET", "/relabel", "watch", show, query=QueueQuery, menu="Relabel"),
     DashboardRoute("GET", "/relabel/next", "watch", show_next, query=QueueQuery),
     DashboardRoute("GET", "/relabel/{device}/{epoch}/{seq}", "watch", show_one, query=QueueQuery),
-    DashboardRoute(
-        "GET",
-        f"{API}/relabel/queue",
-        "watch",
-        list_queue,
-        query=QueueQuery,
-        summary="Frames that people should look at: marked as wrong, then the newest",
-        answer=list[SelectedResult],
-    ),
-    DashboardRoute(
-        "GET",
-        f"{API}/relabel/report",
-        "watch",
-        get_report,
-        summary="The model's boxes against people's",
-        answer=dict[str, Any],
-    ),
+    DashboardRoute("GET", f"{API}/relabel/queue", "watch", list_queue, query=QueueQuery),
+    DashboardRoute("GET", f"{API}/relabel/report", "watch", get_report),
 )

@@ -131,7 +131,7 @@ class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_results(call: DashboardRequest) -> FoundPage:
-    """A page of results."""
+    """A page of results, newest first."""
     page = _search(call)
     return FoundPage(results=page.results, after=page.after.encode() if page.after else "")
 
@@ -182,7 +182,7 @@ def get_one(call: DashboardRequest) -> FoundResult:
 
 
 def set_mark(call: DashboardRequest) -> FoundResult:
-    """Marks a verdict as wrong, or withdraws the mark."""
+    """Mark the verdict of a result as wrong, or withdraw that."""
     mark: ResultMark = call.body
     if len(mark.note) > NOTE_MAX or "\0" in mark.note:
         raise RequestError("the note", expected=f"at most {NOTE_MAX} characters, and no NUL", action="Shorten it.")
@@ -195,7 +195,7 @@ def set_mark(call: DashboardRequest) -> FoundResult:
 
 
 def correct(call: DashboardRequest) -> dict[str, int]:
-    """Stores a person's boxes of a frame."""
+    """Store a person's boxes of a frame in reviews and dataset."""
     sha256, body = call.path["sha256"], call.body
     with results_runner(call) as run:
         found = run(
@@ -265,35 +265,16 @@ ROUTES = (
     DashboardRoute("GET", "/frames/{sha256}", "watch", get_frame),
     DashboardRoute("GET", "/frames/{sha256}/thumbnail", "watch", get_thumbnail),
     DashboardRoute("GET", "/results/export", "watch", get_export, query=ResultsQuery),
-    DashboardRoute(
-        "GET",
-        f"{API}/results",
-        "watch",
-        list_results,
-        query=ResultsQuery,
-        summary="A page of results, newest first",
-        answer=FoundPage,
-    ),
-    DashboardRoute("GET", f"{API}/results/{_ONE}", "watch", get_one, summary="One result", answer=FoundResult),
-    DashboardRoute(
-        "POST",
-        f"{API}/results/{_ONE}/mark",
-        "operate",
-        set_mark,
-        action="mark result",
-        summary="Mark the verdict of a result as wrong, or withdraw that",
-        body=ResultMark,
-        answer=FoundResult,
-    ),
+    DashboardRoute("GET", f"{API}/results", "watch", list_results, query=ResultsQuery),
+    DashboardRoute("GET", f"{API}/results/{_ONE}", "watch", get_one),
+    DashboardRoute("POST", f"{API}/results/{_ONE}/mark", "operate", set_mark, action="mark result", body=ResultMark),
     DashboardRoute(
         "POST",
         f"{API}/frames/{{sha256}}/boxes",
         "operate",
         correct,
         action="correct boxes",
-        summary="Store a person's boxes of a frame in reviews and dataset",
         body=FrameCorrection,
-        answer=dict[str, int],
         body_max_bytes=1 << 20,
     ),
 )

@@ -153,7 +153,7 @@ def show_all(call: DashboardRequest) -> Response:
 
 
 def list_all(call: DashboardRequest) -> list[RolloutSummary]:
-    """The rollouts, newest first."""
+    """The last rollouts, newest first."""
     return _newest(call)
 
 
@@ -172,7 +172,7 @@ def show_one(call: DashboardRequest) -> Response:
 
 
 def get_one(call: DashboardRequest) -> RolloutDetail:
-    """One rollout."""
+    """One rollout, device by device."""
     return _detail(call, call.path["rollout"])
 
 
@@ -204,7 +204,7 @@ def list_bundles(call: DashboardRequest) -> list[PublishedBundle]:
 
 
 def compare_bundles(call: DashboardRequest) -> BundleComparison:
-    """The differences of two published bundles."""
+    """Differences of two published bundles: figures, thresholds, description, model cards."""
     found = [find_published(call.folder, name).ref for name in (call.query.before, call.query.after)]
     repository = Repository.open(call.folder)
     before, after = (_read(repository, ref) for ref in found)
@@ -212,7 +212,7 @@ def compare_bundles(call: DashboardRequest) -> BundleComparison:
 
 
 def begin(call: DashboardRequest) -> RolloutDetail:
-    """Starts a rollout."""
+    """Start a rollout of a published bundle."""
     given: RolloutStart = call.body
     before = _group_bundle(call.database, given.group)
     asked = {name: value for name, value in msgspec.structs.asdict(given).items() if value not in ("", None)}
@@ -232,7 +232,7 @@ def begin(call: DashboardRequest) -> RolloutDetail:
 
 
 def give_order(call: DashboardRequest) -> RolloutDetail:
-    """Pauses, resumes, aborts or rolls back a rollout."""
+    """Pause, resume, abort or roll back a rollout."""
     rollout_id, order = call.path["rollout"], call.body.order
     rollouts = Rollouts(call.database)
     before = rollouts.get(rollout_id)
@@ -314,58 +314,12 @@ ROUTES = (
     DashboardRoute("GET", "/rollouts", "watch", show_all, query=RolloutQuery, menu="Rollouts"),
     DashboardRoute("GET", "/rollouts/new", "operate", show_start, query=StartQuery),
     DashboardRoute("GET", "/rollouts/{rollout}", "watch", show_one),
+    DashboardRoute("GET", f"{API}/rollouts", "watch", list_all, query=RolloutQuery),
+    DashboardRoute("GET", f"{API}/rollouts/{{rollout}}", "watch", get_one),
+    DashboardRoute("POST", f"{API}/rollouts", "operate", begin, action="start rollout", body=RolloutStart),
     DashboardRoute(
-        "GET",
-        f"{API}/rollouts",
-        "watch",
-        list_all,
-        summary=f"The last {ROLLOUTS_SHOWN} rollouts, newest first",
-        query=RolloutQuery,
-        answer=list[RolloutSummary],
+        "POST", f"{API}/rollouts/{{rollout}}/order", "operate", give_order, action="order rollout", body=RolloutOrder
     ),
-    DashboardRoute(
-        "GET",
-        f"{API}/rollouts/{{rollout}}",
-        "watch",
-        get_one,
-        summary="One rollout, device by device",
-        answer=RolloutDetail,
-    ),
-    DashboardRoute(
-        "POST",
-        f"{API}/rollouts",
-        "operate",
-        begin,
-        action="start rollout",
-        summary="Start a rollout of a published bundle",
-        body=RolloutStart,
-        answer=RolloutDetail,
-    ),
-    DashboardRoute(
-        "POST",
-        f"{API}/rollouts/{{rollout}}/order",
-        "operate",
-        give_order,
-        action="order rollout",
-        summary="Pause, resume, abort or roll back a rollout",
-        body=RolloutOrder,
-        answer=RolloutDetail,
-    ),
-    DashboardRoute(
-        "GET",
-        f"{API}/bundles",
-        "watch",
-        list_bundles,
-        summary="The published bundles, newest first",
-        answer=list[PublishedBundle],
-    ),
-    DashboardRoute(
-        "GET",
-        f"{API}/bundles/comparison",
-        "watch",
-        compare_bundles,
-        summary="Differences of two published bundles: figures, thresholds, description, model cards",
-        query=ComparisonQuery,
-        answer=BundleComparison,
-    ),
+    DashboardRoute("GET", f"{API}/bundles", "watch", list_bundles),
+    DashboardRoute("GET", f"{API}/bundles/comparison", "watch", compare_bundles, query=ComparisonQuery),
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ from lineside_hub.statistics.counts import (
     trend,
 )
 from lineside_hub.statistics.reviews import ReviewRates, review_rates
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, Handler
 from lineside_link.result_table import moment
 from lineside_runtime.errors import RequestError
 
@@ -82,24 +81,19 @@ class SelectionPairQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     until: str = ""
 
 
-@contextlib.contextmanager
-def results_runner(call: DashboardRequest) -> Iterator[SqlRunner]:
+def results_runner(call: DashboardRequest) -> AbstractContextManager[SqlRunner]:
     """Opens the results for the statements of one request."""
-    run, close = open_runner(call.dashboard.config.results.url, call.database)
-    try:
-        yield run
-    finally:
-        close()
+    return open_runner(call.dashboard.config.results.url, call.database)
 
 
-def count_filter(
-    call: DashboardRequest, *, group: str, device: str, bundle: str, recipe: str, since: str, until: str
-) -> CountFilter:
-    """Returns the filter of a query's texts.
+def _choice(call: DashboardRequest, side: str = "") -> CountFilter:
+    """Returns the filter of the query, or of one of its two selections: ``a_`` or ``b_``.
 
     Raises:
         ConfigError: A time is none.
     """
+    query = call.query
+    group, device, bundle = (getattr(query, f"{side}{name}") for name in ("group", "device", "bundle"))
     devices: tuple[str, ...] = (device,) if device else ()
     if group:
         members = {name for name, each in device_groups(call.database).items() if each == group}
@@ -108,22 +102,9 @@ def count_filter(
     return CountFilter(
         devices=devices,
         bundle=bundle,
-        recipe=recipe,
-        since_ns=None if since in ("", "all") else moment(since),
-        until_ns=moment(until) if until else None,
-    )
-
-
-def _choice(call: DashboardRequest) -> CountFilter:
-    query: SelectionQuery = call.query
-    return count_filter(
-        call,
-        group=query.group,
-        device=query.device,
-        bundle=query.bundle,
         recipe=query.recipe,
-        since=query.since,
-        until=query.until,
+        since_ns=None if query.since in ("", "all") else moment(query.since),
+        until_ns=moment(query.until) if query.until else None,
     )
 
 
@@ -232,59 +213,40 @@ def _pareto_bars(rows: list[ParetoRow]) -> dict[str, Any]:
 def show_comparison(call: DashboardRequest) -> Response:
     """The page that compares two selections."""
     query: SelectionPairQuery = call.query
+    first, second = _choice(call, "a_"), _choice(call, "b_")
+    is_chosen = any(getattr(query, name) for name in query.__struct_fields__ if name[:2] in ("a_", "b_"))
     with results_runner(call) as run:
-        whole = count_filter(
-            call, group="", device="", bundle="", recipe=query.recipe, since=query.since, until=query.until
-        )
-        is_chosen = any(getattr(query, name) for name in query.__struct_fields__ if name[:2] in ("a_", "b_"))
         return call.page(
             "comparison.html",
             query=query,
-            comparison=compare(run, *_selections(call)) if is_chosen else None,
-            values=counted_values(run, whole),
+            comparison=compare(run, first, second) if is_chosen else None,
+            values=counted_values(run, msgspec.structs.replace(first, devices=(), bundle="")),
             groups=_groups(call),
             periods=PERIODS,
         )
 
 
-def _selections(call: DashboardRequest) -> tuple[CountFilter, CountFilter]:
-    query: SelectionPairQuery = call.query
-    first, second = (
-        count_filter(
-            call,
-            group=getattr(query, f"{side}_group"),
-            device=getattr(query, f"{side}_device"),
-            bundle=getattr(query, f"{side}_bundle"),
-            recipe=query.recipe,
-            since=query.since,
-            until=query.until,
-        )
-        for side in ("a", "b")
-    )
-    return first, second
-
-
 def get_totals(call: DashboardRequest) -> VerdictCounts:
-    """Counts by verdict."""
+    """Results by verdict."""
     with results_runner(call) as run:
         return totals(run, _choice(call))
 
 
 def get_trend(call: DashboardRequest) -> list[TrendPoint]:
-    """Counts by verdict in steps of time."""
+    """Results by verdict in steps of time."""
     choice = _choice(call)
     with results_runner(call) as run:
         return trend(run, choice, step_h=_step_h(call.query, choice))
 
 
 def get_pareto(call: DashboardRequest) -> list[ParetoRow]:
-    """Defect types, most frequent first."""
+    """Defect types, most frequent first, with cumulative share."""
     with results_runner(call) as run:
         return pareto(run, _choice(call))
 
 
 def get_chart(call: DashboardRequest) -> ControlChart:
-    """The control chart."""
+    """p-chart of the reject rate with limits and run rules."""
     choice = _choice(call)
     with results_runner(call) as run:
         chart = control_chart(call.query, trend(run, choice, step_h=_step_h(call.query, choice)))
@@ -294,35 +256,28 @@ def get_chart(call: DashboardRequest) -> ControlChart:
 
 
 def get_reviews(call: DashboardRequest) -> ReviewRates:
-    """False rejects and escapes."""
+    """False rejects and escapes, from what people decided."""
     with results_runner(call) as run:
         return review_rates(run, _choice(call))
 
 
 def get_comparison(call: DashboardRequest) -> SelectionComparison:
-    """The comparison of two selections."""
+    """Two lines or two bundles, with intervals."""
     with results_runner(call) as run:
-        return compare(run, *_selections(call))
+        return compare(run, _choice(call, "a_"), _choice(call, "b_"))
 
 
-def _api(name: str, handler: Any, summary: str, answer: Any, query: Any = SelectionQuery) -> DashboardRoute:
-    path = f"{API}/statistics/{name}"
-    return DashboardRoute("GET", path, "watch", handler, query=query, summary=summary, answer=answer)
+def _api(name: str, handler: Handler, query: type[msgspec.Struct] = SelectionQuery) -> DashboardRoute:
+    return DashboardRoute("GET", f"{API}/statistics/{name}", "watch", handler, query=query)
 
 
 ROUTES = (
     DashboardRoute("GET", "/quality", "watch", show, query=SelectionQuery, menu="Quality"),
     DashboardRoute("GET", "/quality/comparison", "watch", show_comparison, query=SelectionPairQuery),
-    _api("totals", get_totals, "Results by verdict", VerdictCounts),
-    _api("trend", get_trend, "Results by verdict in steps of time", list[TrendPoint]),
-    _api("pareto", get_pareto, "Defect types, most frequent first, with cumulative share", list[ParetoRow]),
-    _api("control-chart", get_chart, "p-chart of the reject rate with limits and run rules", ControlChart),
-    _api("reviews", get_reviews, "False rejects and escapes, from what people decided", ReviewRates),
-    _api(
-        "comparison",
-        get_comparison,
-        "Two lines or two bundles, with intervals",
-        SelectionComparison,
-        SelectionPairQuery,
-    ),
+    _api("totals", get_totals),
+    _api("trend", get_trend),
+    _api("pareto", get_pareto),
+    _api("control-chart", get_chart),
+    _api("reviews", get_reviews),
+    _api("comparison", get_comparison, SelectionPairQuery),
 )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.extraction.candidates import SpanCandidate
+from lineside_models.nlp.extraction.indicators import Patterns, indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.normalization.dates import parse_date
@@ -98,13 +99,26 @@ def features_of(candidates: Sequence[SpanCandidate], text: str, types: Sequence[
     return np.concatenate(parts, 1)
 
 
-def scored(
-    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], model: LogisticModel
-) -> list[SpanCandidate]:
-    """Returns the candidates with calibrated scores, the likeliest first."""
+def reading_features(
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], patterns: Patterns, indicators: Sequence[str]
+) -> Floats:
+    """Returns what a score rests on: `features_of`, and of a form the indicators of these names behind them."""
+    features = features_of(candidates, text, types)
+    if not indicators:
+        return features
+    found = indicators_of(candidates, text, types, patterns)
+    return np.concatenate([features, indicator_features(found, indicators)], 1)
+
+
+def scored(candidates: Sequence[SpanCandidate], features: Floats, model: LogisticModel) -> list[SpanCandidate]:
+    """Returns the candidates with calibrated scores, the likeliest first.
+
+    Args:
+        features: See `reading_features`.
+    """
     if not candidates:
         return []
-    scores = model(features_of(candidates, text, types))
+    scores = model(features)
     found = [
         SpanCandidate(one.type, one.key, one.mentions, float(score))
         for one, score in zip(candidates, scores, strict=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
-from lineside_models.nlp.extraction.candidate_scoring import scored
+from lineside_models.nlp.extraction.candidate_scoring import reading_features, scored
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
+from lineside_models.nlp.extraction.indicators import expression_places
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType, check_patterns
 from lineside_models.nlp.extraction.relations import Pair, Place, link
@@ -54,6 +54,8 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         scorer_terms: With one; ``None`` for the same.
         pairs: Models of the relations whose heads have tails of their own, by name.
         patterns: See `ModelSchema`.
+        indicators: Names of the indicators that the scorer's model is given behind the other features; see
+            `lineside_models.nlp.extraction.indicators`. None for running text.
     """
 
     schema: str
@@ -63,6 +65,7 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     scorer_terms: Scorer | None = None
     pairs: dict[str, LogisticModel] = {}
     patterns: dict[str, tuple[str, ...]] = {}
+    indicators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_patterns(self.patterns)
@@ -115,7 +118,8 @@ def candidates_of(
     Each place has the network's probabilities, whoever proposes it. Without a dictionary no rule proposes a law.
     """
     found = seen.mentions(text, levels=LIKELY)
-    found += _matches(text, types, patterns or {})
+    places = sorted(expression_places(text, types, patterns or {}))
+    found += [Mention(*place, score=0.0, ruled=True) for place in places]
     if schema in RULES:
         known = [one for one in RULES[schema](text, terms) if terms is not None or value_kind(one.type) != "law"]
         found += [msgspec.structs.replace(one, ruled=True) for one in known if one.type in types]
@@ -125,21 +129,14 @@ def candidates_of(
     return gather([seen.scored(one) for one in found], text, terms)
 
 
-def _matches(text: str, types: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> Iterable[Mention]:
-    for name in types:
-        places = {match.span(1) for one in patterns.get(name, ()) for match in re.finditer(one, text)}
-        for start, end in sorted(places):
-            if 0 <= start < end:
-                yield Mention(name, start, end, score=0.0, ruled=True)
-
-
 def read_values(
     candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], reading: SpanReading, terms: LegalTerms | None
 ) -> list[SpanCandidate]:
     """Returns the values that a document has, with their scores."""
     scorer = reading.scorer_for(terms)
     try:
-        ranked = scored(candidates, text, types, scorer.model)
+        features = reading_features(candidates, text, types, reading.patterns, reading.indicators)
+        ranked = scored(candidates, features, scorer.model)
     except ValueError as error:
         raise BundleFormatError(f"postprocess.params of a document bundle: {error}") from error
     return choose(ranked, reading.single, scorer.least)

@@ -13,15 +13,20 @@ _MONEY = re.compile(
 )
 _CURRENCIES = {"$": "USD", "us$": "USD", "u.s.$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 _POWERS = {"": 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![.,]?\d)")
 QUOTES = "\"“”'‘’`"
 _EDGES = f"{QUOTES} ,.;:()[]\t\n"
 
 
 def parse_money(text: str) -> str | None:
-    """Returns the first amount of a text as ``USD 1500000``; ``None`` if there is none."""
+    """Returns the first amount of a text as ``USD 1500000``; ``None`` if there is none.
+
+    A number alone, or one behind a currency that is not known, is an amount without its currency: ``60.30``.
+    """
     found = _MONEY.search(text)
     if found is None:
-        return None
+        numbers = _NUMBER.findall(text)
+        return f"{float(numbers[0].replace(',', '')):.2f}" if len(numbers) == 1 else None
     amount = float(found[2].replace(",", "")) * _POWERS[(found[3] or "").lower()]
     currency = _CURRENCIES.get(found[1].lower(), found[1].upper())
     return f"{currency} {amount:.2f}".removesuffix(".00")

@@ -31,6 +31,7 @@ from lineside_runtime.benchmark.measurement.protocol import (
     to_error,
 )
 from lineside_runtime.errors import DeadlineExceededError, EngineCrashedError
+from lineside_runtime.system.packages import child_environment
 
 ANSWER_MAX_S = 300.0
 """An answer that takes longer than this is given up: loading, warming and a turn are all far shorter."""
@@ -70,13 +71,12 @@ class Process:
             spawned_ns=time.monotonic_ns(),
             warm_max_s=runner.WARM_MAX_S,
         )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._name = entry.name
         self._process = subprocess.Popen(
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
             bufsize=0,
         )
         self._pending = b""

@@ -106,15 +106,3 @@ def test_it_is_brought_and_waits_for_its_window_also_over_restarts(device: Agent
     assert "staged" in [machine.state for machine in device.seen]
     assert device.updater.machine.error is not None
     assert device.updater.machine.error.code == 3002
-
-
-def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_desired_state(device: AgentDevice) -> None:
-    device.closed["fetch"] = "the maintenance window opens later"
-    device.make_desired(1, "2.0")
-    wait_for(lambda: device.updater.waiting, 60, what="the gate")
-    assert (device.updater.machine.state, device.brought) == ("fetching", [])
-    newer = device.make_desired(2, "3.0")
-    wait_for(lambda: device.updater.machine.wanted == newer, 60, what="the newer desired state")
-    device.closed["fetch"] = ""
-    wait_for(lambda: device.updater.machine.state == "verifying" and device.updater.waiting, 60, what="the second gate")
-    assert device.brought == ["3.0"]

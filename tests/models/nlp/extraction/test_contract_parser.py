@@ -109,6 +109,19 @@ def test_a_training_goes_on_where_it_was_stopped(work: Path) -> None:
     assert [row["loss"] for row in curves[0]][-1:] == pytest.approx([row["loss"] for row in curves[1]][-1:], abs=1e-6)
 
 
+def test_scores_of_few_documents_come_from_networks_that_had_not_seen_them(work: Path) -> None:
+    crossed = settings(work, out=work / "crossed", epochs=2, frozen_layers=1, cross_fit=2)
+    found = train_document(crossed, lambda _: None)
+    facts = json.loads(Path(found.facts).read_text())
+    assert (facts["documents"]["documents"], facts["documents"]["held"], facts["documents"]["parts"]) == (40, 0, 2)
+    again = train_document(msgspec.structs.replace(crossed, resume=True), lambda _: None)  # of trained networks
+    repeated = json.loads(Path(again.facts).read_text())
+    assert repeated["steps"] == facts["steps"] and repeated["postprocess"] == facts["postprocess"]
+    assert (again.held_f1, again.scored_f1) == (found.held_f1, found.scored_f1)
+    with pytest.raises(TrainingError, match="cross_fit"):
+        settings(work, cross_fit=1)
+
+
 def test_the_accuracy_gate_compares_documents(work: Path, bundle: Bundle) -> None:
     report = json.loads((bundle.path / "report.json").read_text())
     gate = next(one for one in report["gates"] if one["name"] == "accuracy")

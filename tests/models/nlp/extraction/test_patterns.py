@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lineside_converters.training.documents.line_breaks import with_line_breaks
+from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
@@ -34,8 +35,31 @@ def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
         TokenProbabilities((), (), schema.types), TEXT, schema.types, None, "receipt", schema.patterns
     )
 
-    assert [(one.type, one.key) for one in (qty, total)] == [("total_amount", "2"), ("total_amount", "6030")]
+    assert [(one.type, one.key) for one in (qty, total)] == [("total_amount", "2.00"), ("total_amount", "60.30")]
     assert all(place.ruled and TEXT[place.start : place.end] == "60.30" for place in total.mentions)
+
+    quantity, amount = indicators_of((qty, total), TEXT, schema.types, schema.patterns)
+    assert {
+        f"total_amount {name}" for name in ("left:total", "left pair:total qty", "begins:cell", "line:2")
+    } <= quantity
+    assert {f"total_amount {name}" for name in ("last left:rm", "above:qty", "expression:0", "tenth:5")} <= amount
+    assert indicator_features((quantity, amount), ("total_amount left:rm", "total_amount left:total")).tolist() == [
+        [0.0, 1.0],
+        [1.0, 1.0],
+    ]
+
+
+def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less_the_change() -> None:
+    text = "Tea\t3.00\nCake\t4.00\nDue\t7.00\nCash\t10.00\nChange\t3.00\n"
+    patterns = {"total_amount": (r"(\d+\.\d\d)",)}
+    nothing = TokenProbabilities((), (), ("total_amount",))
+    candidates = candidates_of(nothing, text, ("total_amount",), None, "receipt", patterns)
+    found = indicators_of(candidates, text, ("total_amount",), patterns)
+    equal = {
+        one.key: {name for name in names if "equals" in name} for one, names in zip(candidates, found, strict=True)
+    }
+    above, below = "total_amount equals:sum above", "total_amount equals:difference below"
+    assert equal == {"3.00": set(), "4.00": {below}, "7.00": {above, below}, "10.00": {above}}
 
 
 @pytest.mark.parametrize("pattern", ["[", "no group"])

@@ -24,7 +24,6 @@ class LiveFleet:
 
     Args:
         hub: Folder of the hub, with its groups.
-        link: The broker.
         groups: Group of each device.
         folder: For their disks and the logs of their processes.
         workers: Processes that the devices share.

@@ -1,0 +1,148 @@
+"""Indicators of a form: which words stand around a candidate, where it stands, and which expression found it.
+
+A form says by its layout what a value is. Each fact is a name, such as ``total_amount left:rounding``: a candidate has
+it or not. Training keeps the names that candidates of several documents have, and the score weighs them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.nlp.extraction.candidates import SpanCandidate
+from lineside_models.nlp.extraction.spans import Mention
+from lineside_models.nlp.normalization.values import parse_money, value_kind
+
+Floats = npt.NDArray[np.float64]
+Patterns = Mapping[str, Sequence[str]]
+Place = tuple[str, int, int]
+"""Type, start and end."""
+
+LINES = (0, 1, 2, 3, 4, 5, 6, 9, 14)
+"""Numbers of lines, from 0, that ranges of lines begin with."""
+
+RIGHT_WORDS = 2
+"""Words behind a candidate that are looked at."""
+
+AMOUNTS_NEAR = 4
+"""Amounts before and behind one whose sums and differences are looked at."""
+
+_DIGIT = re.compile(r"\d")
+_EDGES = ".,;:()[]*#!-|/@+\"'"
+
+
+class _Lines:
+    """Lines of a text and where they begin."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = text.split("\n")
+        self.starts = [0]
+        for line in self.lines[:-1]:
+            self.starts.append(self.starts[-1] + len(line) + 1)
+
+    def number(self, offset: int) -> int:
+        return bisect.bisect_right(self.starts, offset) - 1
+
+    def words(self, number: int) -> list[str]:
+        return _words(self.lines[number]) if 0 <= number < len(self.lines) else []
+
+
+class _Amounts:
+    """Amounts of a document in the order of its text: a total is the sum of those above it, or cash less change."""
+
+    def __init__(self, candidates: Sequence[SpanCandidate], text: str) -> None:
+        mentions = sorted(
+            (mention for one in candidates if value_kind(one.type) == "money" for mention in one.mentions),
+            key=lambda one: (one.start, -one.end),
+        )
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._cents: list[int] = []
+        for one in mentions:
+            found = parse_money(text[one.start : one.end])
+            if found is not None and not (self._ends and one.start < self._ends[-1]):
+                self._starts.append(one.start)
+                self._ends.append(one.end)
+                self._cents.append(round(100 * float(found.split()[-1])))
+
+    def equalities(self, one: Mention) -> Iterable[str]:
+        at = bisect.bisect_right(self._starts, one.start) - 1
+        if value_kind(one.type) != "money" or at < 0 or one.start >= self._ends[at]:
+            return
+        value, above = self._cents[at], self._cents[max(0, at - AMOUNTS_NEAR) : at]
+        if any(first + second == value for first, second in itertools.combinations(above, 2) if first and second):
+            yield "equals:sum above"
+        for first, second in itertools.combinations(self._cents[at + 1 : at + 1 + AMOUNTS_NEAR], 2):
+            if value and first - second == value:
+                yield "equals:difference below" if second else "equals:next and no difference"
+
+
+def expression_places(text: str, types: Sequence[str], patterns: Patterns) -> dict[Place, list[int]]:
+    """Returns the places that the expressions of a schema find, each with the numbers of its expressions."""
+    found: dict[Place, list[int]] = {}
+    for name in types:
+        for number, expression in enumerate(patterns.get(name, ())):
+            for start, end in {match.span(1) for match in re.finditer(expression, text)}:
+                if 0 <= start < end:
+                    found.setdefault((name, start, end), []).append(number)
+    return found
+
+
+def indicators_of(
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], patterns: Patterns
+) -> list[set[str]]:
+    """Returns the names of the indicators that each candidate of a document has, by any of its mentions."""
+    lines, expressions = _Lines(text), expression_places(text, types, patterns)
+    amounts = _Amounts(candidates, text)
+    found = []
+    for one in candidates:
+        names = {name for mention in one.mentions for name in _of_mention(mention, text, lines)}
+        names |= {name for mention in one.mentions for name in amounts.equalities(mention)}
+        for mention in one.mentions:
+            names |= {f"expression:{number}" for number in expressions.get((one.type, mention.start, mention.end), ())}
+        found.append({f"{one.type} {name}" for name in names})
+    return found
+
+
+def indicator_features(found: Iterable[set[str]], names: Sequence[str]) -> Floats:
+    """Returns ``(N, len(names))``: 1 where a candidate has an indicator, else 0."""
+    numbers = {name: number for number, name in enumerate(names)}
+    rows = [[numbers[name] for name in sorted(each) if name in numbers] for each in found]
+    features = np.zeros((len(rows), len(names)))
+    for row, columns in enumerate(rows):
+        features[row, columns] = 1.0
+    return features
+
+
+def _of_mention(one: Mention, text: str, lines: _Lines) -> Iterable[str]:
+    first, last = lines.number(one.start), lines.number(one.end - 1)
+    before = text[lines.starts[first] : one.start]
+    behind = text[one.end : lines.starts[last] + len(lines.lines[last])]
+    left, below = _words(before), lines.words(last + 1)
+    yield f"line:{bisect.bisect_right(LINES, first)}"
+    yield f"tenth:{10 * first // len(lines.lines)}"
+    yield f"lines:{last - first + 1}"
+    yield "begins:" + ("line" if not before.strip() else "cell" if before.endswith("\t") else "word")
+    yield "ends:" + ("line" if not behind.strip() else "cell" if behind.startswith("\t") else "word")
+    yield from (f"left:{word}" for word in left)
+    yield from (f"left pair:{word} {other}" for word, other in itertools.pairwise(left))
+    yield from (f"last left:{word}" for word in left[-1:])
+    yield from (f"right:{word}" for word in _words(behind)[:RIGHT_WORDS])
+    yield from (f"above:{word}" for word in lines.words(first - 1))
+    yield from (f"below:{word}" for word in below)
+    yield from (f"first below:{word}" for word in below[:1])
+    if value_kind(one.type) == "name":
+        own = _words(text[one.start : one.end])
+        yield from (f"own:{word}" for word in own)
+        yield from (f"first own:{word}" for word in own[:1])
+        yield from (f"last own:{word}" for word in own[-1:])
+
+
+def _words(text: str) -> list[str]:
+    """Returns the words in lower case, without punctuation around them, each digit as 0."""
+    return [word for each in text.split() if (word := _DIGIT.sub("0", each.casefold()).strip(_EDGES))]
