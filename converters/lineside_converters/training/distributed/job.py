@@ -192,13 +192,13 @@ def _driver_paths(result: dict[str, Any], here: str, there: str) -> dict[str, An
 
 
 def _smallest_memory(device: torch.device) -> int:
-    """Returns the smallest memory of a worker in bytes."""
+    """Returns the smallest memory of a worker in bytes; without a GPU, what programs can have, the page cache too."""
     if device.type == "cuda":
         mine = torch.cuda.mem_get_info(device)[1]
     else:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        mine = pages // max(1, local)
+        meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        mine = 1024 * int(meminfo["MemAvailable"].split()[0]) // max(1, local)
     smallest = torch.tensor(float(mine), dtype=torch.float64, device=device)
     dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
     return int(smallest)

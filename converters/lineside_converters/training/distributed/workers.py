@@ -28,8 +28,10 @@ from lineside_converters.training.distributed.local_updates import LocalUpdates
 from lineside_converters.training.distributed.scheme_selection import TrialTime
 from lineside_converters.training.distributed.sharding import (
     FULLY_SHARDED_SCHEMES,
+    LAYOUTS,
     OptimizerSharded,
     layout_for,
+    layouts_with,
     new_layout,
 )
 from lineside_converters.training.distributed.sharding.layout import BUCKET_MB
@@ -125,7 +127,9 @@ class Workers(Strategy):
         if self.settings.layout == AUTO and self.settings.scheme == Local.name:
             self.layout_name, self.layout_why = "ddp", "local updates divide the state of the outer optimiser alone"
         elif self.settings.layout == AUTO:
-            self.layout_name, self.layout_why = layout_for(size, self.settings.memory_bytes or 8 << 30, self.world)
+            names = tuple(LAYOUTS) if self.settings.scheme == AUTO else layouts_with(self.settings.scheme)
+            memory_bytes = self.settings.memory_bytes or 8 << 30
+            self.layout_name, self.layout_why = layout_for(size, memory_bytes, self.world, names)
         self._check_scheme()
         self._alone_s = self._time_schemes(model)
         self._last_share = scheme_selection.last_share_of(model, BUCKET_MB * 2**20)

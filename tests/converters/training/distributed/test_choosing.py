@@ -10,7 +10,7 @@ import torch
 
 from lineside_converters.training.distributed.cost import Exchanged, WorkerCost, report
 from lineside_converters.training.distributed.scheme_selection import SchemeChoice, TrialTime, choose, last_share_of
-from lineside_converters.training.distributed.sharding import layout_for
+from lineside_converters.training.distributed.sharding import layout_for, layouts_with
 
 ALL = ("fp32", "bf16", "int8", "low-rank")
 
@@ -64,6 +64,11 @@ def test_a_small_network_fills_one_bucket() -> None:
 def test_the_layout_follows_from_the_size_against_a_workers_memory(memory: float, name: str) -> None:
     found, why = layout_for(100_000_000, int(memory), 4)
     assert found == name and "MB of state" in why
+
+
+def test_a_layout_that_cannot_average_the_scheme_asked_for_is_not_chosen() -> None:
+    assert layouts_with("int8") == ("ddp", "zero1", "fsdp")
+    assert layout_for(100_000_000, 1_000_000, 4, layouts_with("bf16"))[0] == "zero1"
 
 
 def figures(waited_s: float, exchanged: Exchanged = ()) -> WorkerCost:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lineside_converters.training.distributed.exchange import Exchange
 from lineside_converters.training.distributed.sharding.fsdp import FullySharded
 from lineside_converters.training.distributed.sharding.layout import Replicated, ShardingLayout
@@ -17,16 +19,24 @@ ROOM = 0.6
 """Of a worker's memory, what the network's state may take: activations and pictures need the rest."""
 
 
-def layout_for(parameter_bytes: int, memory_bytes: int, world: int) -> tuple[str, str]:
-    """Returns the least divided layout that fits a worker's memory, and why.
+def layouts_with(scheme: str) -> tuple[str, ...]:
+    """Returns the layouts, the least divided first, whose gradients a scheme can average."""
+    return tuple(name for name in LAYOUTS if name != FullySharded.name or scheme in FULLY_SHARDED_SCHEMES)
+
+
+def layout_for(
+    parameter_bytes: int, memory_bytes: int, world: int, names: Sequence[str] = tuple(LAYOUTS)
+) -> tuple[str, str]:
+    """Returns the least divided layout that fits a worker's memory, the last one where none does, and why.
 
     Args:
         parameter_bytes: Of the network in float32.
         memory_bytes: Of the smallest worker.
+        names: Layouts to choose from, the least divided first.
     """
-    for name, kind in LAYOUTS.items():
-        needed = kind.copies(world) * parameter_bytes
-        if needed <= ROOM * memory_bytes or name == FullySharded.name:
+    for name in names:
+        needed = LAYOUTS[name].copies(world) * parameter_bytes
+        if needed <= ROOM * memory_bytes or name == names[-1]:
             return name, (
                 f"{needed / 1e6:.0f} MB of state a worker under {name}, of {ROOM:.0%} of {memory_bytes / 1e6:.0f} MB"
             )
@@ -38,4 +48,12 @@ def new_layout(name: str, exchange: Exchange) -> ShardingLayout:
     return LAYOUTS[name](exchange)
 
 
-__all__ = ["FULLY_SHARDED_SCHEMES", "LAYOUTS", "OptimizerSharded", "ShardingLayout", "layout_for", "new_layout"]
+__all__ = [
+    "FULLY_SHARDED_SCHEMES",
+    "LAYOUTS",
+    "OptimizerSharded",
+    "ShardingLayout",
+    "layout_for",
+    "layouts_with",
+    "new_layout",
+]
