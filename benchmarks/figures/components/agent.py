@@ -203,7 +203,7 @@ def pipeline(found: Value) -> str:
         "of the roofline",
         "of the bare loops",
         "by processor time",
-        "bar: of the roofline",
+        "bar: of the roofline, median",
     ]
     return table(head, rows)
 

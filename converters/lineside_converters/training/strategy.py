@@ -63,7 +63,7 @@ class Strategy:
         return None
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Returns the optimiser of a network; network and averages may be changed in place."""
+        """Returns the optimiser of a network; network and average may be changed in place."""
         del model, ema
         return torch.optim.AdamW(groups, fused=True)
 

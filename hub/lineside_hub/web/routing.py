@@ -167,7 +167,7 @@ class DashboardRoute:
     body_max_bytes: int = BODY_MAX_BYTES
 
     def __post_init__(self) -> None:
-        """Checks that each change has a name, and nothing else."""
+        """Checks that a change has an action, and that a read has none."""
         if (self.method == "GET") == bool(self.action):
             raise TypeError(f"{self.method} {self.path}: an action is needed for a change, and for nothing else")
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lineside_runtime.errors import ConfigError, InputError
 
 MEDIAN_SCORE = 0.05
-"""Scores that half the good frames stay below; 0.5 is the bar."""
+"""Score that half the good frames stay below; 0.5 is the bar."""
 
 SPREAD_MIN = 1e-3
 """Frames whose distances differ by less than this share of them are one picture."""

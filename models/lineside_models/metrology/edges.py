@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 Which = Literal["first", "strongest"]
 
 SIGMA_PX = 1.2
-"""Scales of the derivative."""
+"""Scale of the derivative."""
 
 STEP_PX = 0.5
 """Distance between two samples of a scan."""

@@ -31,7 +31,7 @@ FINE_SIDES = (320, 960)
 ROTATION_MAX_DEG = 6.0
 SHIFT_MAX = 0.15
 STRETCH_MAX = 0.02
-"""Scales and shear beyond it are no motion of a part: where little texture is, ECC runs away."""
+"""Scale and shear beyond it are no motion of a part: where little texture is, ECC runs away."""
 
 QUALITY_MIN = 0.6
 """Photographs of one place reach 0.88 or more, of two designs 0.40 at most (DeepPCB, benchmark ``reference``)."""

@@ -41,7 +41,7 @@ from lineside_runtime.tensors import Array
 
 CONTRACT = "contract"
 WORD_SCORE_MIN = 0.8
-"""Scores of text recognition below which a value is reviewed."""
+"""Score of text recognition below which a value is reviewed."""
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 

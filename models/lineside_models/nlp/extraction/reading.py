@@ -23,7 +23,7 @@ POSTPROCESS = "spans"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 ACCEPTED_MAX = 0.999
-"""Scores that is accepted where no threshold reaches the precision that is asked for."""
+"""Score that is accepted where no threshold reaches the precision that is asked for."""
 
 EVIDENCE_MAX = 300
 """Characters of a relation's evidence."""

@@ -23,7 +23,7 @@ PIXELS_MAX = 6_000_000
 """A larger image is reduced first: A4 has 3.9 megapixels at 200 dpi."""
 
 UNCONFIRMED = 0.5
-"""Scores of a word that two crops of its line disagree on."""
+"""Score of a word that two crops of its line disagree on."""
 
 _IDENTIFIER = re.compile(r"(?=.*\d)[A-Z0-9][A-Z0-9/.-]{3,}")
 _DECIMAL = re.compile(r"\d+[.]\d+")
