@@ -98,4 +98,5 @@ def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
         "channels": len(state_dict["neck.laterals.0.0.weight"]),
         "inputs": state_dict["trunk.early.0.weight"].shape[1],
         "short": "trunk.stage32.1.conv_pw.weight" not in state_dict,
+        "folded": "trunk.early.1.weight" not in state_dict,
     }
