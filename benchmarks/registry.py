@@ -144,6 +144,7 @@ _ALL = (
         "product quantization of the bank of lineside learn-good: bytes, accuracy by tile, time of the search",
         (f"{_MODELS}/anomaly/bank.py", f"{_MODELS}/anomaly/coreset.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles"),
+        long=True,
     ),
     Benchmark(
         "few_defects.labels",

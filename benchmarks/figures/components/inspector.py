@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, megabytes, percent, spread, table, verdict
+from benchmarks.figures.tables import between, fixed, megabytes, percent, signed, spread, table, verdict
 
 SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
@@ -353,6 +353,40 @@ def learn_good_speed(found: Value) -> str:
         for count, of in ((frames, small), (most, large))
     ]
     return table(["frames learned", "entries a scale", "bundle", "learning", "a frame"], rows)
+
+
+@block("bank_quantization", "bank_quantization")
+def bank_quantization(found: Value) -> str:
+    """Forms of the bank, and ways to search it."""
+    rows = []
+    for bank in found["banks"].values():
+        learned = f"{bank['frames'].number:.0f}, {bank['entries'].number:,.0f}"
+        for form, of in bank["forms"].items():
+            low, high = (signed(end, 4) for end in of["gain_interval"].numbers)
+            shipped = form == "int8"
+            rows.append(
+                (
+                    learned,
+                    "INT8, as shipped" if shipped else f"{form.removesuffix(' a byte')} values a byte",
+                    f"{of['bank_bytes'].number / 1000:,.0f} kB",
+                    f"{fixed(megabytes(of['model_bytes']), 2)} MB",
+                    fixed(of["auroc"].number, 4),
+                    "" if shipped else f"{signed(of['gain'].number, 4)} ({between(low, high)})",
+                    " ms, ".join(f"{name}: {spread(each)}" for name, each in bank["search_ms"].items()) + " ms"
+                    if shipped
+                    else "",
+                )
+            )
+    head = [
+        "frames learned, entries",
+        "bank",
+        "bank, both scales",
+        "network and bank",
+        "AUROC by tile",
+        "gain",
+        "search of a frame",
+    ]
+    return table(head, rows)
 
 
 def _percents(of: Value, what: str) -> str:

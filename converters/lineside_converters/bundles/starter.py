@@ -47,9 +47,6 @@ FOLDERS: dict[str, Kind] = {"strip": "steel", "boards": "pcb"}
 LEARNED_SEED, CHOSEN_SEED = 1_000_000, 3_000_000
 """First seeds of the frames that the network learns, and of those that the thresholds are chosen on."""
 
-CHOSEN_SHARE = 0.2
-"""Frames that the thresholds are chosen on, as a share of those that are learned; further good ones are beside them."""
-
 FALSE_REJECTS = 0.01
 """Share of the good drawn frames that the thresholds may reject."""
 
@@ -73,21 +70,24 @@ class StarterSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         strip: Drawn frames of strip to learn from; one in five is good.
         boards: Drawn frames of boards.
-        good: Further good frames that the thresholds are chosen on.
+        chosen_share: Frames that the thresholds are chosen on, as a share of those that are learned.
+        good: Good frames beside these.
         minutes: Wall time of the training; ``None`` for all its epochs.
+        level: Of the optimizer.
         min_metric: As of `lineside optimize`.
     """
 
     strip: int = 2400
     boards: int = 500
+    chosen_share: float = 0.2
     good: int = 1000
     architecture: str = "lite0-short@48"
-    canvas_px: int = 224
     batch: int = 16
     epochs: int = 60
     minutes: float | None = 45.0
     threads: int = 2
     seed: int = 0
+    level: int = 1
     min_metric: float | None = None
 
 
@@ -114,14 +114,14 @@ def build_starter(
     check_target(out, overwrite=overwrite)
     work = out.with_name(f"{out.name}.work")
     learned = _drawn(work / "learned", settings, LEARNED_SEED, 1.0)
-    chosen_on = _drawn(work / "chosen", settings, CHOSEN_SEED, CHOSEN_SHARE)
+    chosen_on = _drawn(work / "chosen", settings, CHOSEN_SEED, settings.chosen_share)
     on_progress("frames drawn")
     run = _train(work / "run", learned, settings, on_progress)
     undecided = work / "undecided"
     Optimizer(
         run / "float.onnx",
         target_device="cpu",
-        optimization_level=1,
+        optimization_level=settings.level,
         out=undecided,
         data=learned,
         fold="train",
@@ -160,7 +160,6 @@ def _train(out: Path, data: tuple[Path, ...], settings: StarterSettings, on_prog
         architecture=settings.architecture,
         random_weights=True,
         framing={"strip": "scale", "boards": "cut"},
-        canvas_px=settings.canvas_px,
         batch=settings.batch,
         epochs=settings.epochs,
         minutes=settings.minutes,
