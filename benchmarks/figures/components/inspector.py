@@ -359,8 +359,8 @@ def learn_good_speed(found: Value) -> str:
 def bank_quantization(found: Value) -> str:
     """Forms of the bank, and ways to search it."""
     rows = []
-    for bank in found["banks"].values():
-        learned = f"{bank['frames'].number:.0f}, {bank['entries'].number:,.0f}"
+    for most, bank in found["banks"].items():
+        learned = f"{bank['frames'].number:.0f} (whole tiles, at most {most}), {bank['entries'].number:,.0f}"
         for form, of in bank["forms"].items():
             low, high = (signed(end, 4) for end in of["gain_interval"].numbers)
             shipped = form == "int8"

@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 _MARKS: dict[str, frozenset[str]] = {
     "surface_classifier_lite0": frozenset({"trunk.early.0.bias", "top.1.weight", "head.weight"}),
     "surface_detector_lite0": frozenset(
-        {"trunk.early.0.bias", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
+        {"trunk.early.0.weight", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
     ),
     "surface_segmenter_lite0": frozenset({"trunk.early.0.bias", "laterals.3.0.weight", "smooth.2.0.weight"}),
 }
