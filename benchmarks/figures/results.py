@@ -55,7 +55,7 @@ class Value:
 
         Args:
             form: Of a number: ``.3f``, ``.1%`` and others as in Python, with a minus sign, commas between thousands
-                and a space before ``%``; ``sig``: three digits that count; ``x``: a ratio; ``.1MB``: bytes in megabytes.
+                and a space before ``%``; ``sig``: three digits that count; ``x``: a ratio; ``.1MB``: megabytes.
                 Of an object with percentiles: ``spread``, the median, and in brackets the 5th and 95th. Empty: text.
         """
         if not form:

@@ -62,9 +62,8 @@ class LinesideError(Exception):
 
     def _render(self) -> str:
         text = f"[{self.code}] {self.reason}"
-        if not self.action:
-            return text
-        return f"{text} {self.action}" if text.endswith((".", "!", "?")) else f"{text}. {self.action}"
+        stop = "" if text.endswith((".", "!", "?")) else "."
+        return f"{text}{stop} {self.action}" if self.action else text
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the error as it travels in JSON: its attributes, ``code`` and the class name as ``error``."""
