@@ -126,7 +126,7 @@ def evolve(settings: EvolutionSettings, progress: ProgressReporter) -> Evolution
             lambda: _latency(settings, candidate, frames, work.folder),
             LatencyComparison,
         )
-        return _finish(settings, made, candidate, verdicts, latency)
+        return _finish(settings, candidate, verdicts, latency)
 
 
 def free_version(deployed: Bundle, taken: Container[str]) -> str:
@@ -249,7 +249,7 @@ def _latency(settings: EvolutionSettings, candidate: Bundle, frames: FrameSet, w
 
 
 def _finish(
-    settings: EvolutionSettings, made: Path, candidate: Bundle, verdicts: VerdictComparison, latency: LatencyComparison
+    settings: EvolutionSettings, candidate: Bundle, verdicts: VerdictComparison, latency: LatencyComparison
 ) -> EvolutionReport:
     offered, why = judge_candidate(verdicts, latency, max_drop=settings.max_drop)
     optimized = read_report(candidate.path)
