@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -114,3 +115,9 @@ def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) 
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
     with Session(unproved, Config(engines=(engine,))) as session:
         return record_text(session, folder, GOLDEN_TEXT) if reads_text else record(session, folder, frame)
+
+
+def next_version(version: str) -> str:
+    """Returns the version with its last number one higher: ``1.0.0`` → ``1.0.1``; without a number, ``.1`` is added."""
+    found = re.fullmatch(r"(.*?)(\d+)(\D*)", version)
+    return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"

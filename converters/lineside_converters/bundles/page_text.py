@@ -27,11 +27,11 @@ from onnx import numpy_helper
 from onnx.utils import Extractor
 
 from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
+from lineside_converters.certificates.generator import COPY, SCAN, TUNED_ON, make_certificate, scan
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.gelu import with_gelu
 from lineside_converters.quantization.static import hash_feeds, quantize
 from lineside_models.anomaly.onnx_tail import with_weights
-from lineside_models.datasets.certificates import COPY, SCAN, TUNED_ON, make_certificate, scan
 from lineside_models.nlp.ocr.networks import HEAD_FILE, NetworkName
 from lineside_models.nlp.ocr.page_ocr import cut_out
 from lineside_models.nlp.ocr.text_detection import detect_lines

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lineside_converters.bundles.packaging import next_version
 from lineside_converters.evolution.latency_comparison import FRAMES, LatencyComparison, compare_here, compare_on
 from lineside_converters.evolution.page import write_page
 from lineside_converters.evolution.report import EvolutionReport, judge_candidate
@@ -31,7 +32,6 @@ from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import DeviceTimer, Effort
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report import read_report
-from lineside_converters.stages.load import next_version
 from lineside_converters.targets import find_target
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
