@@ -224,7 +224,7 @@ _ALL = (
                 f"{_MODELS}/nlp/{name}"
                 for name in ("normalization", "ocr", "pdf", "reading", "rules", "schemas/certificate.toml")
             ),
-            *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
+            f"{_CONVERTERS}/certificates",
         ),
         long=True,
     ),

@@ -1,4 +1,4 @@
-"""The passphrase of offline keys: from a file, the environment or the terminal; never from the command line."""
+"""Secrets that a person gives, never on the command line: the passphrase of offline keys, new passwords and PINs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import getpass
 import os
 import stat
+import sys
 from pathlib import Path
 
 from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
@@ -53,6 +54,20 @@ def passphrase(options: argparse.Namespace) -> str | None:
             action=f"Run: chmod 600 {path}",
         )
     return _not_empty(path.read_text().rstrip("\n"), str(path))
+
+
+def read_new_secret(what: str, whose: str) -> str:
+    """Asks for a new secret twice on the terminal; without one it is the first line of standard input.
+
+    Raises:
+        ConfigError: The two differ.
+    """
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    given = getpass.getpass(f"{what} of {whose}: ")
+    if getpass.getpass("again: ") != given:
+        raise ConfigError(what, expected="the same twice", action="Try again.")
+    return given
 
 
 def _not_empty(given: str, where: str) -> str:

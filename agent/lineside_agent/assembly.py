@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
-from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
+from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
 from lineside_agent.deployment.local_request import LocalRequests
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
@@ -29,6 +29,7 @@ from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
 from lineside_link.messages import BundleRef, ConfigRef
 from lineside_runtime.errors import MissingExtraError
+from lineside_runtime.progress import CountListener
 
 if TYPE_CHECKING:
     from lineside_agent.documents.service import DocumentService
@@ -206,7 +207,7 @@ class AgentAssembly:
 
     # Callbacks.
 
-    def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         if self.local_requests.holds(bundle, self.updater.machine):
             self.local_requests.fetch_bundle(bundle, folder, progress, should_stop)
             return

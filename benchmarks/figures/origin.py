@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.figures.forms import fixed
 from benchmarks.figures.results import Value, path_of
-from benchmarks.figures.tables import fixed
 from benchmarks.provenance import sources_sha256
 
 INSTRUCTIONS = {

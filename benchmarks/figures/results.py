@@ -7,7 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.figures.forms import significant, times
+
 FOLDER = "benchmarks/results"
+FORMS = {"sig": significant, "x": times}
 
 
 class FiguresError(Exception):
@@ -46,6 +49,26 @@ class Value:
         if not isinstance(self._value, list):
             raise self._other("a list")
         return [Value(each, f"{self._where}[{number}]") for number, each in enumerate(self._value)]
+
+    def __format__(self, form: str) -> str:
+        """Formats a value.
+
+        Args:
+            form: Of a number: ``.3f``, ``.1%`` and others as in Python, with a minus sign, commas between thousands
+                and a space before ``%``; ``sig``: three digits that count; ``x``: a ratio; ``.1MB``: megabytes.
+                Of an object with percentiles: ``spread``, the median, and in brackets the 5th and 95th. Empty: text.
+        """
+        if not form:
+            return self.text
+        if form == "spread":
+            low, middle, high = (significant(self[name].number) for name in ("p5", "p50", "p95"))
+            return f"{middle} ({low} to {high})"
+        if form in FORMS:
+            return FORMS[form](self.number)
+        if form.endswith("MB"):
+            return f"{self.number / 1e6:,{form[:-2]}f}"
+        text = format(self.number, f",{form}" if form.startswith(".") else form).replace("%", " %")
+        return f"−{text[1:]}" if text.startswith("-") else text
 
     @property
     def number(self) -> float:

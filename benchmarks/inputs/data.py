@@ -83,7 +83,7 @@ def _drawn(name: str) -> Path:
 
 
 def _write_document(pdf: Path, text: Path) -> None:
-    from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
+    from lineside_converters.certificates.pdf_writer import PdfCanvas, write_pdf
 
     canvas = PdfCanvas(300, 200)
     canvas.text(20, 40, "This agreement is made as of March 3, 2026")

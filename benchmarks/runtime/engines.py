@@ -35,9 +35,7 @@ from lineside_runtime.system.vnni import saturates
 from lineside_runtime.tensors import Array
 
 ROUNDS, CALIBRATION = scaled((100, 16), smoke=(2, 2))
-FOREIGN = scaled(
-    {"EfficientNet-Lite0": networks.lite0_float, "ResNet-50": networks.resnet50_float}, smoke={"small": networks.small}
-)
+FOREIGN = scaled({"EfficientNet-Lite0": networks.lite0_float, "ResNet-50": networks.resnet50_float}, smoke={})
 FRESH = 4
 """Frames that correlation is measured on; nothing was calibrated on them."""
 

@@ -37,7 +37,7 @@ BLKGETSIZE64, BLKFLSBUF, BLKRRPART = 0x80081272, 0x1261, 0x125F
 """ioctls of ``linux/fs.h``."""
 
 Stage = Literal["write", "read back", "finish"]
-Progress = Callable[[Stage, int], None]
+StageListener = Callable[[Stage, int], None]
 
 
 class FlashResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ def write(
     bmap: Bmap | None = None,
     sha256: str = "",
     loop: bool = False,
-    progress: Progress = lambda stage, done: None,
+    progress: StageListener = lambda stage, done: None,
 ) -> FlashResult:
     """Writes an image to a disk and reads it back.
 
@@ -125,7 +125,7 @@ def _device_errors(disk: disks.Disk) -> Iterator[None]:
 
 
 class _Writer:
-    def __init__(self, descriptor: int, disk: disks.Disk, progress: Progress) -> None:
+    def __init__(self, descriptor: int, disk: disks.Disk, progress: StageListener) -> None:
         self._descriptor = descriptor
         self._disk = disk
         self._progress = progress

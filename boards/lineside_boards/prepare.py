@@ -65,7 +65,7 @@ def prepare(
     settings: FirstBootSettings,
     lay_out: LayOut,
     say: Say,
-    progress: image_file.Progress = lambda done: None,
+    progress: image_file.BytesListener = lambda done: None,
 ) -> Prepared:
     """Makes a board's image.
 

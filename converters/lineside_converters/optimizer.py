@@ -12,7 +12,7 @@ from lineside_converters.candidate import Candidate, CandidateEvaluation, Prunin
 from lineside_converters.cluster.tasks import open_tasks
 from lineside_converters.levels import level_options
 from lineside_converters.options import OptimizerOptions, read_options
-from lineside_converters.progress import CountListener, ProgressReporter, TextListener, reporter_for
+from lineside_converters.progress import ProgressReporter, StepListener, reporter_for
 from lineside_converters.reports.report import ModelFigures, OptimizationReport
 from lineside_converters.stages.clean import clean
 from lineside_converters.stages.convert import convert
@@ -26,6 +26,7 @@ from lineside_converters.targets import find_target
 from lineside_converters.work_folder import WorkFolder, open_until_done, open_work_folder
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.progress import TextListener
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ class Optimizer:
         optimization_level: int = 1,
         *,
         on_progress: TextListener | None = None,
-        on_count: CountListener | None = None,
+        on_count: StepListener | None = None,
         **options: Unpack[OptimizerOptions],
     ) -> None:
         """Checks the arguments; nothing is read yet.

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from lineside_runtime.progress import TextListener
+
 log = logging.getLogger("lineside.convert")
 
-TextListener = Callable[[str], None]
-CountListener = Callable[[str, int, int], None]
+StepListener = Callable[[str, int, int], None]
+"""Told how much of what is done: a name, how many, of how many."""
+
 _Item = TypeVar("_Item")
 
 
@@ -26,11 +29,11 @@ class ProgressReporter:
 
     Attributes:
         report: Told in words what was done.
-        count: Told how much of what is done: a name, how many, of how many.
+        count: Told how much of each step is done.
     """
 
     report: TextListener
-    count: CountListener = _nothing
+    count: StepListener = _nothing
 
     def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
         """Yields the items and counts them."""
@@ -50,7 +53,7 @@ def _print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def reporter_for(report: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
+def reporter_for(report: TextListener | None, count: StepListener | None) -> Iterator[ProgressReporter]:
     """Yields the reporter of a run: the caller's listeners, and without any, the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
@@ -63,7 +66,7 @@ def reporter_for(report: TextListener | None, count: CountListener | None) -> It
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[CountListener]:
+def progress_bars() -> Iterator[StepListener]:
     """Shows a bar on stderr for each step that counts, until its end."""
     from rich.console import Console
     from rich.progress import Progress, TaskID

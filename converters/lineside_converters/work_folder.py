@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-from lineside_converters.progress import TextListener
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.files import fsync_folder
+from lineside_runtime.progress import TextListener
 from lineside_runtime.system.packages import installed_version
 
 TOOLS = ("lineside", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "pnnx", "numpy")

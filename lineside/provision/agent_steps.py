@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from lineside_boards.provision.steps import ProvisionStep, Say
 from lineside_boards.provision.system_facts import SystemFacts
 from lineside_boards.provision.transfer import copy_folder
 from lineside_runtime.errors import DiskFullError
-
-Progress = Callable[[int, int], None]
+from lineside_runtime.progress import CountListener
 
 CACHE = ".cache/lineside"
 UNIT = "lineside-agent"
@@ -59,7 +57,7 @@ class InstallPlace:
 
     shell: SshShell
     facts: SystemFacts
-    progress: Progress
+    progress: CountListener
     carried: int = 0
 
     @property

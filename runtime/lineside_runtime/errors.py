@@ -13,6 +13,7 @@ kept as ``__cause__``. Codes are part of the public interface: they are never gi
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any, ClassVar
 
 
@@ -44,14 +45,25 @@ class LinesideError(Exception):
         self.action = self.default_action if action is None else action
         super().__init__(self._render())
 
-    def _render(self) -> str:
-        parts = [f"[{self.code}] {self.message}"]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the attributes, values as text; `Exception` passes its rendered text to ``__init__`` as a message."""
+        values = {"expected": self.as_dict()["expected"], "actual": self.as_dict()["actual"]}
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__ | values  # type: ignore[attr-defined]
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, what was expected and what was found, without code and action."""
+        parts = [self.message]
         if self.expected is not None:
             parts.append(f"expected {self.expected}")
         if self.actual is not None:
             parts.append(f"got {self.actual}")
-        text = "; ".join(parts)
-        return f"{text}. {self.action}" if self.action else text
+        return "; ".join(parts)
+
+    def _render(self) -> str:
+        text = f"[{self.code}] {self.reason}"
+        stop = "" if text.endswith((".", "!", "?")) else "."
+        return f"{text}{stop} {self.action}" if self.action else text
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the error as it travels in JSON: its attributes, ``code`` and the class name as ``error``."""
@@ -559,6 +571,11 @@ class DemoError(LinesideError):
 
     code = 8001
     default_action = "Look at the logs that the message names."
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns an error as a part of another error's message: one of lineside's without its code and action."""
+    return error.reason if isinstance(error, LinesideError) else str(error)
 
 
 def error_of(

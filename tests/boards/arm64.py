@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lineside_agent.deployment.self_update.pack import pack
@@ -33,6 +35,12 @@ BYTECODE = CACHE / "bytecode"
 
 PYTHON, EXTRAS = "3.13", ("gpio",)
 TIMEOUT_S = 240
+
+MEAN_ERROR_MAX = 0.08
+"""Mean difference of an output from the one on x86, as a share of its mean magnitude, where engines round otherwise.
+
+Signed activations differ as much (0.05) between two optimization levels of ONNX Runtime on one machine. Unsigned ones
+with weights of 7 bits are exact."""
 
 
 def sysroot() -> Path:
@@ -127,6 +135,29 @@ def package(name: str, version: str) -> Path:
         shutil.rmtree(wheels)
 
     return made(f"{name}-{version}-aarch64", make)
+
+
+def run_there(tree: Path, *words: str, more: Path | None = None) -> str:
+    """Runs the board's Python under emulation with the payload's packages, and ``more``; returns what it says."""
+    emulator, system = find_program("qemu-aarch64-static", "qemu-user-static"), sysroot()
+    done = subprocess.run(
+        [emulator, "-cpu", "cortex-a76", "-L", str(system), str(system / f"usr/bin/python{PYTHON}"), *words],
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (site_packages(tree), more)))),
+            "PYTHONPYCACHEPREFIX": str(BYTECODE),
+        },
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def mean_error(found: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
+    return float(np.abs(np.subtract(found, wanted)).mean() / np.abs(wanted).mean())
 
 
 def site_packages(tree: Path) -> Path:

@@ -114,7 +114,7 @@ class OracleExecutable(Executable):
         return self._engine.fault
 
     def _spin(self) -> None:
-        block = bytes(4 << 20)
+        block = bytes(64 << 20)  # some 50 ms, since taking the interpreter's lock again may take long
         while not self._spinning.is_set():
             hashlib.sha256(block)  # without the interpreter's lock
 

@@ -16,7 +16,6 @@ from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.reports.report import read_report
-from lineside_converters.stages.load import next_version
 from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
@@ -365,10 +364,3 @@ def test_progress_is_told_in_words(model: Path, tmp_path: Path) -> None:
         "baseline",
         "wrote",
     ]
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [("1.0.0", "1.0.1"), ("1.0.9", "1.0.10"), ("0", "1"), ("2.0-rc3", "2.0-rc4"), ("x", "x.1")]
-)
-def test_versions_go_up(before: str, after: str) -> None:
-    assert next_version(before) == after

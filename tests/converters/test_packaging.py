@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_converters.bundles.packaging import build_bundle, golden_frame
+from lineside_converters.bundles.packaging import build_bundle, golden_frame, next_version
 from lineside_converters.reports.report import (
     ModelFigures,
     OptimizationReport,
@@ -220,3 +220,11 @@ def test_the_machine_is_described() -> None:
     assert machine.threads == 3
     assert 1 <= machine.cores <= (os.cpu_count() or 1)
     assert set(machine.tools) >= {"onnx", "onnxruntime", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("1.0.0", "1.0.1"), ("1.0.9", "1.0.10"), ("0", "1"), ("2.0-rc3", "2.0-rc4"), ("1.0-arm", "1.1-arm"), ("x", "x.1")],
+)
+def test_versions_go_up(before: str, after: str) -> None:
+    assert next_version(before) == after

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -35,7 +34,7 @@ from lineside_converters.pruning.torch_graph import PrunableNetwork, close_netwo
 from lineside_converters.pruning.width_selection import choose_widths, narrower, predicted_harm
 from lineside_converters.training.loop import start_run
 from lineside_converters.training.objective import as_tuple
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_runtime.errors import PruningError
 from tests.converters.small_nets import BarObjective, Blocks, bars, write
 
@@ -261,7 +260,7 @@ class KilledError(BaseException):
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(objective: BarObjective, tmp_path: Path) -> None:
     settings = DistillationSettings(epochs=3, evaluate_every=1, threads=1)
 
-    def run(out: Path, on_progress: Callable[[TrainingProgress], None]) -> dict[str, Tensor]:
+    def run(out: Path, on_progress: OnProgress) -> dict[str, Tensor]:
         model = Blocks(seed=4)
         train_student(model, None, objective, LogitDistillation(), settings=settings, out=out, on_progress=on_progress)
         return model.state_dict()

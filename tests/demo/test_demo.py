@@ -15,8 +15,6 @@ from typing import Any
 import cv2
 import pytest
 
-from lineside_models.simulator import render
-
 pytestmark = pytest.mark.slow
 
 RECOUNT = Path(__file__).with_name("recount.py")
@@ -127,20 +125,6 @@ def test_report_shows_in_a_browser(simulated: tuple[Path, dict[str, Any]], tmp_p
     assert image is not None
     assert image.shape[1] == 1200
     assert image.std() > 20, "the page is blank"
-
-
-def test_folder_of_photos_with_a_broken_one(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for seed in range(11):
-        cv2.imwrite(str(photos / f"part-{seed:02d}.png"), render("steel", seed).image)
-    (photos / "part-99.png").write_bytes(b"not a picture")
-    said = demo(tmp_path / "out", "--images", str(photos), "--frames", "60")
-    assert said["frames"] == said["synced"] == 12
-    assert said["inspected"] == 11
-    assert said["faults"] == 1
-    assert (said["lost"], said["duplicates"]) == (0, 0)
-    assert "simulator" in said["accuracy_on"], "photos come without truth: accuracy can only be of drawn frames"
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

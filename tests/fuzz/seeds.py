@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_converters.certificates.pdf_writer import PdfCanvas, write_pdf
 from lineside_link.client.packets import publish_head
 from lineside_link.messages import (
     BundleRef,
@@ -42,7 +43,6 @@ from lineside_link.messages import (
     encode_framed,
 )
 from lineside_link.transfer import deltas
-from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
 
 _BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
 _CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)

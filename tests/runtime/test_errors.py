@@ -3,12 +3,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import pickle
 import re
+import sys
 
 import pytest
 
 from lineside_runtime import errors, registry
-from lineside_runtime.errors import DeviceError, DiskFullError, InputError, LinesideError, OutOfDeviceMemoryError
+from lineside_runtime.errors import (
+    DeviceError,
+    DiskFullError,
+    InputError,
+    LinesideError,
+    OutOfDeviceMemoryError,
+    reason_of,
+)
 from tests.docs.errors import TITLES, classes
 
 CLASSES: list[type[LinesideError]] = [LinesideError, *classes()]
@@ -46,6 +55,20 @@ def test_the_text_has_code_expected_actual_and_what_to_do() -> None:
     assert "reload(optimization_level=2)" in str(error)
     assert str(LinesideError("plain")) == "[0] plain"
     assert str(OutOfDeviceMemoryError("full", action="")) == "[1001] full"
+    assert str(LinesideError("no such camera.", action="Plug it in.")) == "[0] no such camera. Plug it in."
+
+
+def test_an_error_inside_the_message_of_another_has_no_code_and_action() -> None:
+    assert reason_of(OutOfDeviceMemoryError("full", expected="1 MB", actual="2 MB")) == "full; expected 1 MB; got 2 MB"
+    assert reason_of(OSError("no such device")) == "no such device"
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_an_error_is_the_same_after_two_processes(kind: type[LinesideError]) -> None:
+    error = kind("full", action="Delete some.")
+    error.expected, error.actual = [1, 2], sys  # a module cannot be pickled
+    sent = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))  # noqa: S301  # our own
+    assert (type(sent), str(sent), sent.as_dict()) == (kind, str(error), error.as_dict())
 
 
 def test_an_error_travels_as_json() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import SETTINGS_MAX_BYTES
-from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.deployment.self_update.payload import AgentManifest, parse_agent_manifest
@@ -21,6 +20,7 @@ from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle
 from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.progress import CountListener
 
 log = logging.getLogger("lineside.update")
 
@@ -52,7 +52,7 @@ class Fetcher:
         self._installed = installed
         self._checking = threading.Lock()  # deployments of a bundle and of the agent may ask at once
 
-    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def fetch(self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         """Fetches a bundle into a folder; one that was signed only to be timed is refused.
 
         Args:
@@ -72,12 +72,12 @@ class Fetcher:
             "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
         )
 
-    def fetch_trial(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def fetch_trial(self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         """As `fetch`, for a bundle that is to be timed: also one that may not run here."""
         self._fetch(bundle, folder, progress, should_stop)
 
     def _fetch(
-        self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop
+        self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop
     ) -> tuple[Manifest, FetchReport]:
         data = self._signed(bundle, should_stop)
         manifest = read_manifest(data, bundle)

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.machine import DeploymentMachine
 from lineside_agent.deployment.runner import ShouldStop
@@ -28,6 +27,7 @@ from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from lineside_runtime.errors import FetchError, StoreError
 from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.progress import CountListener
 
 FOLDER = "local"
 
@@ -91,7 +91,7 @@ class LocalRequests:
         asked = machine.local_desired
         return ref.target.startswith(LOCAL_PREFIX) and asked is not None and ref in (asked.bundle, asked.config)
 
-    def fetch_bundle(self, ref: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def fetch_bundle(self, ref: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         """As `lineside_agent.deployment.fetch.Fetcher.fetch`, from here.
 
         Raises:

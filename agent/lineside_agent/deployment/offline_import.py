@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.deployment.signed_target import check_group, read_manifest
 from lineside_link.clock import ClockFloor
@@ -38,6 +37,7 @@ from lineside_runtime.errors import (
     SignatureError,
 )
 from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.progress import CountListener
 
 if TYPE_CHECKING:
     from lineside_link.trust import TrustStore
@@ -113,7 +113,7 @@ class OfflineArchive:
         self,
         bundle: BundleRef,
         folder: Path,
-        progress: Progress,
+        progress: CountListener,
         should_stop: ShouldStop,
         *,
         trust: TrustStore,
@@ -273,7 +273,7 @@ class OfflineImport:
         path = self._known.get(bundle.sha256)
         return path is not None and path.exists()
 
-    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def fetch(self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         """As `OfflineArchive.fetch`, from the archive that has it."""
         archive = OfflineArchive(self._known[bundle.sha256])
         trust = archive_trust(archive, self._folder, self._root)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside_agent.config import AgentConfig, StoreConfig
-from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.events import DesiredChanged, Origin
 from lineside_agent.deployment.fetch import Fetcher
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
@@ -36,6 +35,7 @@ from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
 from lineside_runtime import registry
 from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError, LinesideError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.system import probing
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class HubClient:
 
     # Fetching.
 
-    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+    def fetch(self, bundle: BundleRef, folder: Path, progress: CountListener, should_stop: ShouldStop) -> None:
         """As `Fetcher.fetch`."""
         self._fetcher.fetch(bundle, folder, progress, should_stop)
 

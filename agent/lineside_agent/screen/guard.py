@@ -7,7 +7,7 @@ from starlette.requests import Request
 from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import RequestError
-from lineside_runtime.server.page_server import OwnNames
+from lineside_runtime.server.page_server import AllowedHosts
 
 COOKIE = "lineside_session"
 
@@ -25,7 +25,7 @@ class Guard:
     def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
         self._screen = screen
         self._is_local = is_local
-        self._names = OwnNames(screen.config.names, is_local=is_local)
+        self._hosts = AllowedHosts(screen.config.names, is_local=is_local)
 
     def check_origin(self, request: Request) -> None:
         """Refuses requests of other sites' pages, also of one whose name leads to this machine (DNS rebinding).
@@ -34,7 +34,7 @@ class Guard:
             RequestError: The request names another host (421), or another site's page sends it (403).
         """
         host = request.headers.get("host", "")
-        if not self._names.include(host):
+        if not self._hosts.allows(host):
             raise RequestError(
                 "this screen is not known by that name",
                 status=421,

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,10 +24,10 @@ from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, WHEELS,
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, InputNotFoundError, StagingError
 from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.progress import TextListener
 
 log = logging.getLogger("lineside.service")
 
-Progress = Callable[[str], None]
 
 RECORD = "usr/lib/lineside/installed.json"
 GUARD = "usr/lib/lineside/lineside_guard.py"
@@ -79,7 +79,7 @@ def install(
     foreign: bool = False,
     keep_wheels: bool = False,
     start: bool = True,
-    progress: Progress = log.info,
+    progress: TextListener = log.info,
 ) -> Installed:
     """Installs the service; a second time it brings everything up to this release, and leaves the slots alone.
 
@@ -152,7 +152,7 @@ def fill_slot(
     slots.make_current("a")
 
 
-def uninstall(root: Path | str = "/", *, purge: bool = False, progress: Progress = log.info) -> None:
+def uninstall(root: Path | str = "/", *, purge: bool = False, progress: TextListener = log.info) -> None:
     """Stops the service and removes what `install` made, and the slots.
 
     Args:

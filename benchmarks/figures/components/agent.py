@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent, significant
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, megabytes, percent, significant, table, times, verdict
+from benchmarks.figures.tables import table, verdict
 
 BUNDLES = {"surface-12": "`surface-12`", "surface-12_one_look": "`surface-12`, variant `onnx-int8`"}
 
@@ -13,7 +14,7 @@ BUNDLES = {"surface-12": "`surface-12`", "surface-12_one_look": "`surface-12`, v
 def line_io(found: Value) -> str:
     """Trigger to reject over Modbus TCP."""
     bar = found["bar_ms"]
-    limits = f"p50 ≤ {bar['p50'].number:g}, p99 ≤ {bar['p99'].number:g}"
+    limits = f"p50 ≤ {bar['p50']:g}, p99 ≤ {bar['p99']:g}"
     rows = []
     for key, what in BUNDLES.items():
         for rate, name in {"belt_20_hz": "20 parts a second", "as_fast_as_answered": "as fast as answered"}.items():
@@ -22,14 +23,14 @@ def line_io(found: Value) -> str:
             rows.append(
                 (
                     f"{what}, {name}",
-                    *(significant(of[each].number) for each in ("p50_ms", "p99_ms", "max_ms")),
-                    f"{of['lost'].number:.0f} of {of['triggers'].number:,.0f}",
-                    f"{of['twice'].number:.0f}",
+                    *(f"{of[each]:sig}" for each in ("p50_ms", "p99_ms", "max_ms")),
+                    f"{of['lost']:.0f} of {of['triggers']:,.0f}",
+                    f"{of['twice']:.0f}",
                     limits,
                     verdict(reached and not of["lost"].number and not of["twice"].number),
                 )
             )
-    return table(["trigger to reject, ms", "p50", "p99", "most", "lost", "twice", "bar", ""], rows)
+    return table("trigger to reject, ms | p50 | p99 | most | lost | twice | bar | ", rows)
 
 
 @block("screen", "screen")
@@ -54,13 +55,13 @@ def screen(found: Value) -> str:
     rows += [
         (
             "resident memory, MB",
-            *(f"{found['rss_mb'][name].number:.1f}" for name in ("off", "on")),
-            *([f"{found['attack']['rss_mb'].number:.1f}"] if attacked else []),
-            f"at most {bars['extra_rss_mb'].number:g} more",
+            *(f"{found['rss_mb'][name]:.1f}" for name in ("off", "on")),
+            *([f"{found['attack']['rss_mb']:.1f}"] if attacked else []),
+            f"at most {bars['extra_rss_mb']:g} more",
             verdict(extra <= bars["extra_rss_mb"].number),
         ),
         (
-            f"parts without an answer or a record, of {found['triggers']['on'].number:,.0f}",
+            f"parts without an answer or a record, of {found['triggers']['on']:,.0f}",
             *(f"{one:.0f}" for one in lost),
             "0",
             verdict(not any(lost[1:])),
@@ -70,7 +71,7 @@ def screen(found: Value) -> str:
             "",
             significant(shown),
             *([""] if attacked else []),
-            f"at most {bars['capture_to_image_p95_ms'].number:g}",
+            f"at most {bars['capture_to_image_p95_ms']:g}",
             verdict(shown <= bars["capture_to_image_p95_ms"].number),
         ),
     ]
@@ -85,17 +86,12 @@ def hot_swap(found: Value) -> str:
         and not found["lost"].number
         and not found["twice"].number
     )
-    head = ["swaps", "triggers", "lost", "twice", "p99, ms", "p99 during swaps, ms", "latest during swaps", "bar", ""]
+    head = "swaps | triggers | lost | twice | p99, ms | p99 during swaps, ms | latest during swaps | bar | "
     row = (
-        f"{found['swaps'].number:.0f}",
-        f"{found['triggers'].number:,.0f}",
-        f"{found['lost'].number:.0f}",
-        f"{found['twice'].number:.0f}",
-        significant(found["usual_ms"]["p99"].number),
-        significant(found["during_swaps_ms"]["p99"].number),
-        f"{times(found['latest_of_a_swap_in_usual_p99s'].number)} the p99 without a swap",
-        f"0 lost, ≤ {found['bar_in_usual_p99s'].number:g} ×",
-        verdict(reached),
+        f"{found['swaps']:.0f} | {found['triggers']:,.0f} | {found['lost']:.0f} | {found['twice']:.0f}"
+        f" | {found['usual_ms']['p99']:sig} | {found['during_swaps_ms']['p99']:sig}"
+        f" | {found['latest_of_a_swap_in_usual_p99s']:x} the p99 without a swap"
+        f" | 0 lost, ≤ {found['bar_in_usual_p99s']:g} × | {verdict(reached)}"
     )
     return table(head, [row])
 
@@ -104,30 +100,14 @@ def hot_swap(found: Value) -> str:
 def device_loss(found: Value) -> str:
     """An engine that is killed while parts come."""
     reached = not found["late_after"].number and not found["without_verdict"].number
-    head = [
-        "kills",
-        "parts",
-        "late before the kill",
-        "late after it",
-        "no verdict",
-        "on the other device",
-        "p50, ms",
-        "p99, ms",
-    ]
-    head += ["first part after the kill, most, ms", "back after, s", "bar", ""]
+    head = "kills | parts | late before the kill | late after it | no verdict | on the other device | p50, ms | p99, ms"
+    head += " | first part after the kill, most, ms | back after, s | bar | "
     row = (
-        f"{found['trials'].number:.0f}",
-        f"{found['parts'].number:,.0f}",
-        f"{found['late_before'].number:.0f}",
-        f"{found['late_after'].number:.0f}",
-        f"{found['without_verdict'].number:.0f}",
-        f"{found['on_another_device'].number:,.0f}",
-        significant(found["usual_ms"]["p50"].number),
-        significant(found["usual_ms"]["p99"].number),
-        significant(found["first_after_kill_ms"]["most"].number),
-        significant(found["back_after_s"].number),
-        f"0 later than {found['deadline_ms'].number:g} ms",
-        verdict(reached),
+        f"{found['trials']:.0f} | {found['parts']:,.0f} | {found['late_before']:.0f}"
+        f" | {found['late_after']:.0f} | {found['without_verdict']:.0f} | {found['on_another_device']:,.0f}"
+        f" | {found['usual_ms']['p50']:sig} | {found['usual_ms']['p99']:sig}"
+        f" | {found['first_after_kill_ms']['most']:sig} | {found['back_after_s']:sig}"
+        f" | 0 later than {found['deadline_ms']:g} ms | {verdict(reached)}"
     )
     return table(head, [row])
 
@@ -141,10 +121,8 @@ def agent_start(found: Value) -> str:
         for size in ("200x200", "640x480"):
             of = found[f"{key}_{size}"]["first_verdict_s"]
             most = of["most"].number
-            rows.append(
-                (f"{what}, {size}", fixed(of["median"].number, 2), fixed(most, 2), f"≤ {bar:g}", verdict(most <= bar))
-            )
-    return table(["start to first verdict, s", "median", "most", "bar", ""], rows)
+            rows.append((f"{what}, {size}", f"{of['median']:.2f}", fixed(most, 2), f"≤ {bar:g}", verdict(most <= bar)))
+    return table("start to first verdict, s | median | most | bar | ", rows)
 
 
 @block("agent_memory", "agent_memory")
@@ -156,16 +134,16 @@ def agent_memory(found: Value) -> str:
         for size in ("200x200", "640x480"):
             for suffix, hub in (("", ""), ("_hub", ", with a hub")):
                 of = found[f"{key}_{size}{suffix}"]
-                resident = megabytes(of["resident"])
+                resident = of["resident"].number / 1e6
                 rows.append(
                     (
                         f"{what}, {size}{hub}",
-                        *(fixed(megabytes(of[each]), 1) for each in ("resident", "most", "anonymous", "proportional")),
+                        *(f"{of[each]:.1MB}" for each in ("resident", "most", "anonymous", "proportional")),
                         f"≤ {bar:.0f}",
                         verdict(resident <= bar),
                     )
                 )
-    return table(["MB", "resident", "most", "anonymous", "proportional", "bar", ""], rows)
+    return table("MB | resident | most | anonymous | proportional | bar | ", rows)
 
 
 @block("pipeline", "pipeline")
@@ -185,9 +163,9 @@ def pipeline(found: Value) -> str:
         rows.append(
             (
                 what,
-                fixed(of["frames_a_second"].number, 1),
-                fixed(of["bare_loops_frames_a_second"].number, 1),
-                fixed(of["processor_ms_a_frame"].number, 1),
+                f"{of['frames_a_second']:.1f}",
+                f"{of['bare_loops_frames_a_second']:.1f}",
+                f"{of['processor_ms_a_frame']:.1f}",
                 *(
                     _shares(of[each])
                     for each in ("share_of_roofline", "share_of_bare_loops", "share_by_processor_time")
@@ -195,16 +173,10 @@ def pipeline(found: Value) -> str:
                 f"{_bar(bar, share)}" if key == "workers_2" else "",
             )
         )
-    head = [
-        "agent",
-        "frames a second",
-        "bare loop on each core",
-        "processor time a frame, ms",
-        "of the roofline",
-        "of the bare loops",
-        "by processor time",
-        "bar: of the roofline, median",
-    ]
+    head = (
+        "agent | frames a second | bare loop on each core | processor time a frame, ms | of the roofline"
+        " | of the bare loops | by processor time | bar: of the roofline, median"
+    )
     return table(head, rows)
 
 
@@ -213,7 +185,7 @@ def _bar(bar: float, share: float) -> str:
 
 
 def _shares(found: Value) -> str:
-    middle, low, high = (percent(found[name].number) for name in ("median", "least", "most"))
+    middle, low, high = (f"{found[name]:.1%}" for name in ("median", "least", "most"))
     return f"{middle} ({low} to {high})"
 
 
@@ -221,8 +193,8 @@ def _shares(found: Value) -> str:
 def stages(found: Value) -> str:
     """Processor time of each stage in a bare loop."""
     names = {"decode": "decode JPEG", "preprocess": "pre-process", "infer": "engine", "postprocess": "post-process"}
-    rows = [(what, significant(found["bare_ms"][key].number)) for key, what in names.items()]
-    return table(["stage", "processor time, ms"], rows)
+    rows = [(what, f"{found['bare_ms'][key]:sig}") for key, what in names.items()]
+    return table("stage | processor time, ms", rows)
 
 
 @block("wear", "wear")
@@ -230,15 +202,12 @@ def wear(found: Value) -> str:
     """Bytes written to disk."""
     rows = [
         (
-            what,
-            fixed(of["records_a_second"].number, 1),
-            f"{of['bytes_a_record'].number:,.0f}",
-            f"{of['megabytes_a_day'].number:,.0f}",
-            f"{of['commit_every_s'].number:g} s",
+            f"{what} | {of['records_a_second']:.1f} | {of['bytes_a_record']:,.0f}"
+            f" | {of['megabytes_a_day']:,.0f} | {of['commit_every_s']:g} s"
         )
         for what, of in found["agents"].items()
     ]
-    return table(["agent", "records a second", "bytes a record", "MB a day", "records that a power cut takes"], rows)
+    return table("agent | records a second | bytes a record | MB a day | records that a power cut takes", rows)
 
 
 @block("wear.note", "wear")
@@ -246,8 +215,8 @@ def wear_note(found: Value) -> str:
     """Time that a verdict waits for its record in memory."""
     took = found["note_us"]
     return table(
-        ["noting a record, µs", "median", "p99"],
-        [("before the line is told", *(fixed(took[key].number, 1) for key in ("median", "p99")))],
+        "noting a record, µs | median | p99",
+        [("before the line is told", *(f"{took[key]:.1f}" for key in ("median", "p99")))],
     )
 
 
@@ -256,30 +225,24 @@ def drift_cost(found: Value) -> str:
     """Processor time of drift detection."""
     bar = found["bar_ms"].number
     rows = [
-        (
-            size,
-            fixed(of["drift"].number, 2),
-            fixed(of["drift p95"].number, 2),
-            f"≤ {bar:g}",
-            verdict(of["drift"].number <= bar),
-        )
+        (size, f"{of['drift']:.2f}", f"{of['drift p95']:.2f}", f"≤ {bar:g}", verdict(of["drift"].number <= bar))
         for size, of in found["cpu_ms_a_frame"].items()
     ]
-    return table(["processor time a frame, ms", "median", "p95", "bar", ""], rows)
+    return table("processor time a frame, ms | median | p95 | bar | ", rows)
 
 
 @block("drift.delay", "drift")
 def drift_delay(found: Value) -> str:
     """Frames to the first alarm."""
     rows = [
-        (what, fixed(of["median"].number, 0), fixed(of["worst"].number, 0), of["never"].text)
+        (what, f"{of['median']:.0f}", f"{of['worst']:.0f}", of["never"].text)
         for what, of in found["frames_to_the_alarm"].items()
     ]
     clean = found["clean"]
-    made = table(["what happens", "frames to the alarm, median", "worst", "no alarm"], rows)
+    made = table("what happens | frames to the alarm, median | worst | no alarm", rows)
     return (
-        f"{made}\n\nFalse alarms in {clean['frames'].number:,.0f} clean frames: {clean['false_alarms'].number:.0f}; "
-        f"promised is a chance of {percent(clean['chance_promised_at_most'].number, 0)} at most."
+        f"{made}\n\nFalse alarms in {clean['frames']:,.0f} clean frames: {clean['false_alarms']:.0f}; "
+        f"promised is a chance of {clean['chance_promised_at_most']:.0%} at most."
     )
 
 
@@ -294,18 +257,18 @@ def soak(found: Value) -> str:
     rows = []
     for key, what in names.items():
         of = found[key]
-        start, end = (fixed(megabytes(of[each]), 1) for each in ("after_warm_up", "at_the_end"))
-        rows.append((what, start, end, percent(of["drift"].number)))
+        start, end = (f"{of[each]:.1MB}" for each in ("after_warm_up", "at_the_end"))
+        rows.append((what, start, end, f"{of['drift']:.1%}"))
     for key in ("handles", "threads"):
         of = found[key]
-        start, end, most = (fixed(of[each].number, 0) for each in ("after_warm_up", "at_the_end", "most"))
+        start, end, most = (f"{of[each]:.0f}" for each in ("after_warm_up", "at_the_end", "most"))
         rows.append((key, start, end, f"at most {most}"))
     problems = [each.text for each in found["problems"].values()]
     agent = found["agent"]
     return (
         f"{table(['', 'after the warm-up', 'at the end', ''], rows)}\n\n"
-        f"{found['seconds'].number:,.0f} s, {agent['inspected'].number:,.0f} frames, "
-        f"{fixed(found['frames_a_second'].number, 1)} a second, {agent['lost'].number:.0f} lost, "
-        f"{agent['faults'].number:.0f} faults. Bar, growth of at most 2 %: "
+        f"{found['seconds']:,.0f} s, {agent['inspected']:,.0f} frames, "
+        f"{found['frames_a_second']:.1f} a second, {agent['lost']:.0f} lost, "
+        f"{agent['faults']:.0f} faults. Bar, growth of at most 2 %: "
         f"{'reached' if not problems else '**missed**: ' + '; '.join(problems)}."
     )

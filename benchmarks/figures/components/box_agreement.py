@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, table
+from benchmarks.figures.tables import table
 
 
 @block("box_agreement", "box_agreement")
@@ -13,13 +13,13 @@ def box_agreement(found: Value) -> str:
     rows = [
         (
             name,
-            f"{of['boxes'].number:.0f}",
-            *(fixed(of["ap"][overlap].number, 2) for overlap in ("0.3", "0.4", "0.5", "0.75")),
-            fixed(of["area"]["recall"].number, 2),
-            fixed(of["area"]["precision"].number, 2),
-            *(fixed(of["networks"][overlap].number, 2) for overlap in ("0.3", "0.5")),
+            f"{of['boxes']:.0f}",
+            *(f"{of['ap'][overlap]:.2f}" for overlap in ("0.3", "0.4", "0.5", "0.75")),
+            f"{of['area']['recall']:.2f}",
+            f"{of['area']['precision']:.2f}",
+            *(f"{of['networks'][overlap]:.2f}" for overlap in ("0.3", "0.5")),
         )
         for name, of in found["types"].items()
     ]
-    head = ["type", "boxes", "AP@0.3", "AP@0.4", "AP@0.5", "AP@0.75", "annotated area found", "found area annotated"]
-    return table([*head, "AP@0.3 against the parent's boxes", "AP@0.5 against the parent's boxes"], rows)
+    head = "type | boxes | AP@0.3 | AP@0.4 | AP@0.5 | AP@0.75 | annotated area found | found area annotated"
+    return table(head + " | AP@0.3 against the parent's boxes | AP@0.5 against the parent's boxes", rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import percent
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, megabytes, percent, table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 WAYS = {
     "rules": "rules, with the shipped dictionary",
@@ -25,50 +26,39 @@ MEMORY_MB = 300
 def contracts(found: Value) -> str:
     """F1 and selective answers of each way, the goals, values by type, and cost."""
     ways = [(title, found[name]) for name, title in WAYS.items() if name in found]
-    trained = (
-        f"{found['documents'].number:.0f} contracts of CUAD's val fold, {found['seeds'].number:.0f} of 3 trainings."
-    )
+    trained = f"{found['documents']:.0f} contracts of CUAD's val fold, {found['seeds']:.0f} of 3 trainings."
     if "training_steps" in found:
         steps = [
             f"{done.number:.0f} of {planned.number:.0f}"
             for done, planned in map(_pair, found["training_steps"].values())
         ]
         trained += f" Steps of each training: {', '.join(steps)}."
-    head = [
-        "",
-        "values, F1",
-        "relations, F1",
-        "coverage at 98.7 %",
-        "without review: coverage, precision",
-        "adjudicated: coverage at 98.7 %",
-        "adjudicated, without review",
-    ]
+    head = (
+        " | values, F1 | relations, F1 | coverage at 98.7 % | without review: coverage, precision"
+        " | adjudicated: coverage at 98.7 % | adjudicated, without review"
+    )
     parts = [
         trained,
         table(
-            head,
-            [(title, _f1(of["values"]), _relations(of), *_selective(of), *_adjudicated(of)) for title, of in ways],
+            head, [(title, _f1(of["values"]), _relations(of), *_selective(of), *_adjudicated(of)) for title, of in ways]
         ),
-        table(["asked for", "must", "goal", "measured", ""], _asked(found)),
+        table("asked for | must | goal | measured | ", _asked(found)),
         table(["values, F1", *(title for title, _ in ways)], _by_type(ways)),
     ]
     if "cost" in found:
-        parts.append(table(["one thread", ""], _cost(found["cost"])))
+        parts.append(table("one thread | ", _cost(found["cost"])))
     return "\n\n".join(parts)
 
 
 def _f1(of: Value) -> str:
-    return f"{fixed(of['f1'].number, 3)} ({between(*(fixed(of[end].number, 3) for end in ('low', 'high')))})"
+    return f"{of['f1']:.3f} ({between(*(f'{of[end]:.3f}' for end in ('low', 'high')))})"
 
 
 def _selective(of: Value) -> tuple[str, str]:
     if "coverage_at_98.7" not in of:
         return "no score", "none"
-    sure = [
-        f"{percent(one['coverage'].number)}, {percent(one['precision'].number)}"
-        for one in of["without_review"].values()
-    ]
-    return ", ".join(percent(one.number) for one in of["coverage_at_98.7"].values()), "; ".join(sure)
+    sure = [f"{one['coverage']:.1%}, {one['precision']:.1%}" for one in of["without_review"].values()]
+    return ", ".join(f"{one:.1%}" for one in of["coverage_at_98.7"].values()), "; ".join(sure)
 
 
 def _pair(of: Value) -> tuple[Value, Value]:
@@ -90,8 +80,8 @@ def _asked(found: Value) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             title,
-            fixed(found["must"][name].number, 3),
-            fixed(found["goal"][name].number, 3),
+            f"{found['must'][name]:.3f}",
+            f"{found['goal'][name]:.3f}",
             _f1(measured[name]) if name in measured else "not measured",
             _reached(measured[name]["f1"].number, found["must"][name].number, found["goal"][name].number)
             if name in measured
@@ -101,7 +91,7 @@ def _asked(found: Value) -> list[tuple[str, ...]]:
     ]
     if "kleister, first seed" in found:
         of = found["kleister, first seed"]
-        must, goal = (fixed(found[name]["kleister"].number, 3) for name in ("must", "goal"))
+        must, goal = (f"{found[name]['kleister']:.3f}" for name in ("must", "goal"))
         reached = _reached(of["f1"].number, *(found[name]["kleister"].number for name in ("must", "goal")))
         rows.append(("Kleister NDA, not trained on, three fields", must, goal, _f1(of), reached))
     if "int8" in found:
@@ -112,10 +102,10 @@ def _asked(found: Value) -> list[tuple[str, ...]]:
             judged = min(one.number for one in found["int8"]["adjudicated"]["coverage_at_98.7"].values())
             rows.append(("the same, annotations adjudicated", "", "", percent(judged), ""))
     if "cost" in found:
-        used = megabytes(found["cost"]["memory_bytes"])
+        used = found["cost"]["memory_bytes"].number / 1e6
         rows.append(("memory", f"{MEMORY_MB} MB", "", f"{used:.0f} MB", verdict(used <= MEMORY_MB)))
         if "memory_with_scans_bytes" in found["cost"]:
-            used = megabytes(found["cost"]["memory_with_scans_bytes"])
+            used = found["cost"]["memory_with_scans_bytes"].number / 1e6
             rows.append(
                 ("memory, scanned pages too", f"{MEMORY_MB} MB", "", f"{used:.0f} MB", verdict(used <= MEMORY_MB))
             )
@@ -134,12 +124,9 @@ def _by_type(ways: list[tuple[str, Value]]) -> list[tuple[str, ...]]:
 def _cost(cost: Value) -> list[tuple[str, str]]:
     text, file = cost["text_cpu_s"], cost["file_cpu_s"]
     return [
-        (
-            "processor time of a contract's text",
-            f"{fixed(text['p50'].number, 2)} s (95 %: {fixed(text['p95'].number, 2)} s)",
-        ),
-        ("of a PDF, reading it too", f"{fixed(file['p50'].number, 2)} s (most: {fixed(file['max'].number, 2)} s)"),
-        *([("of a scanned page", f"{fixed(cost['scan_cpu_s'].number, 2)} s")] if "scan_cpu_s" in cost else []),
-        ("memory of a process that reads them", f"{megabytes(cost['memory_bytes']):.0f} MB"),
-        ("bundle", f"{megabytes(cost['bundle_bytes']):.1f} MB"),
+        ("processor time of a contract's text", f"{text['p50']:.2f} s (95 %: {text['p95']:.2f} s)"),
+        ("of a PDF, reading it too", f"{file['p50']:.2f} s (most: {file['max']:.2f} s)"),
+        *([("of a scanned page", f"{cost['scan_cpu_s']:.2f} s")] if "scan_cpu_s" in cost else []),
+        ("memory of a process that reads them", f"{cost['memory_bytes']:.0MB} MB"),
+        ("bundle", f"{cost['bundle_bytes']:.1MB} MB"),
     ]

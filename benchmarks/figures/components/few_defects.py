@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, percent, table, verdict
+from benchmarks.figures.tables import table, verdict
 
 METHODS = {
     "learn-good": "`learn-good --bad`",
@@ -35,23 +36,18 @@ def _rows(found: Value) -> str:
         rows.append(
             (
                 of["kind"].text.removeprefix("MT_"),
-                f"{count:.0f}" if count == of["labels"].number else f"{count:.0f} ({of['labels'].number:.0f} there)",
+                f"{count:.0f}" if count == of["labels"].number else f"{count:.0f} ({of['labels']:.0f} there)",
                 method,
-                f"{percent(of['escapes'].number, 0)} ({percent(min(escapes), 0)} to {percent(max(escapes), 0)})",
-                fixed(of["auroc"].number, 3),
-                "" if of["method"].text == "classifier" else percent(of["met"].number, 0),  # its find is the frame
-                f"{of['seconds'].number:.0f} s",
+                f"{of['escapes']:.0%} ({percent(min(escapes), 0)} to {percent(max(escapes), 0)})",
+                f"{of['auroc']:.3f}",
+                "" if of["method"].text == "classifier" else f"{of['met']:.0%}",  # its find is the frame
+                f"{of['seconds']:.0f} s",
             )
         )
-    head = [
-        "kind",
-        "labelled",
-        "method",
-        "escapes at 1 % false rejects (lowest to highest)",
-        "AUROC",
-        "strongest find meets the defect",
-        "processor time",
-    ]
+    head = (
+        "kind | labelled | method | escapes at 1 % false rejects (lowest to highest) | AUROC"
+        " | strongest find meets the defect | processor time"
+    )
     return table(head, rows)
 
 
@@ -61,14 +57,14 @@ def own(found: Value) -> str:
     rows = [
         (
             of["kind"].text.removeprefix("MT_"),
-            f"{of['count'].number:.0f}",
-            percent(of["own_escapes"].number, 0),
-            percent(of["own_false_rejects"].number),
+            f"{of['count']:.0f}",
+            f"{of['own_escapes']:.0%}",
+            f"{of['own_false_rejects']:.1%}",
         )
         for of in found["rows"].values()
         if "own_escapes" in of
     ]
-    return table(["kind", "labelled", "escapes", "good frames rejected, 1 % stated"], rows)
+    return table("kind | labelled | escapes | good frames rejected, 1 % stated", rows)
 
 
 @block("few_defects.named", "few_defects.labels")
@@ -76,14 +72,12 @@ def named(found: Value) -> str:
     """Names of the types."""
     rows = [
         (
-            count,
-            f"{of['frames'].number:.0f}",
-            percent(of["named"].number / of["frames"].number, 0),
-            percent(of["right"].number / max(1, of["named"].number), 0),
+            f"{count} | {of['frames']:.0f} | {percent(of['named'].number / of['frames'].number, 0)}"
+            f" | {percent(of['right'].number / max(1, of['named'].number), 0)}"
         )
         for count, of in found["named"].items()
     ]
-    return table(["labelled, of all kinds", "judged bad frames", "named", "of these rightly"], rows)
+    return table("labelled, of all kinds | judged bad frames | named | of these rightly", rows)
 
 
 @block("relabel_selection", "relabel_selection")
@@ -98,17 +92,14 @@ def relabel_selection(found: Value) -> str:
         shown = "not reached" if reached is None else percent(reached, 0)
         rows.append(
             (
-                f"`{name}`, {of['frames'].number:,.0f} frames, {of['types'].number:.0f} types",
+                f"`{name}`, {of['frames']:,.0f} frames, {of['types']:.0f} types",
                 *at,
-                fixed(of["wanted"].number, 3),
+                f"{of['wanted']:.3f}",
                 f"{shown}; bar ≤ {percent(bar, 0)}: {verdict(reached is not None and reached <= bar)}",
             )
         )
-    head = [
-        "data set",
-        f"random, {percent(bar, 0)} of the labels",
-        f"`informative`, {percent(bar, 0)}",
-        f"random, {percent(of_share, 0)}",
-        "`informative` reaches that with",
-    ]
+    head = (
+        f"data set | random, {percent(bar, 0)} of the labels | `informative`, {percent(bar, 0)}"
+        f" | random, {percent(of_share, 0)} | `informative` reaches that with"
+    )
     return table(head, rows)

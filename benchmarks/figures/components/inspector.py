@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, megabytes, percent, spread, table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
@@ -32,12 +33,12 @@ def _rate(of: Value, what: str, digits: int = 3) -> str:
 def _share(of: Value, what: str) -> str:
     """Returns a rate with its counts: right ones of all that are found (precision) or there (recall)."""
     whole = of["right"].number + of["wrong" if what == "precision" else "missed"].number
-    return f"{_rate(of, what, 2)}, {of['right'].number:.0f} of {whole:.0f}"
+    return f"{_rate(of, what, 2)}, {of['right']:.0f} of {whole:.0f}"
 
 
 def _rejected(of: Value) -> str:
     low, high = (percent(end) for end in of["interval"].numbers)
-    return f"{of['rejected'].number:.0f} of {of['parts'].number:.0f} ({between(low, high)})"
+    return f"{of['rejected']:g} of {of['parts']:g} ({between(low, high)})"
 
 
 def _summary(found: Value, detectors: Sequence[str], *, bars: bool) -> str:
@@ -55,14 +56,9 @@ def _summary(found: Value, detectors: Sequence[str], *, bars: bool) -> str:
                 for cell, end in zip(cells, judged, strict=True)
             ]
             rows.append(
-                (
-                    DETECTORS[detector],
-                    f"{name}, {of['frames'].number:.0f} frames",
-                    *shown,
-                    _rate(of["shipped"]["boxes"], "f1"),
-                )
+                (DETECTORS[detector], f"{name}, {of['frames']:.0f} frames", *shown, _rate(of["shipped"]["boxes"], "f1"))
             )
-    return table(["detector", "validation fold", "mAP@0.5", "image F1", "box F1"], rows)
+    return table("detector | validation fold | mAP@0.5 | image F1 | box F1", rows)
 
 
 def _thresholds(found: Value, detector: str) -> str:
@@ -78,14 +74,10 @@ def _thresholds(found: Value, detector: str) -> str:
                     *(_share(at["images"], rate) for rate in ("precision", "recall")),
                 )
             )
-    head = [
-        "validation fold",
-        "threshold",
-        "precision of boxes",
-        "recall of boxes",
-        "precision, image and type",
-        "recall, image and type",
-    ]
+    head = (
+        "validation fold | threshold | precision of boxes | recall of boxes | precision, image and type"
+        " | recall, image and type"
+    )
     return table(head, rows)
 
 
@@ -95,14 +87,14 @@ def _parts(found: Value, detector: str, *, bars: bool) -> str:
         bar = found["bars"]["false_reject_rate"][key].number
         ways = {what: of[each]["parts"] for each, what in THRESHOLDS.items()}
         chosen = of["at_99_recall"]
-        factor = fixed(chosen["factor"].number, 2)
+        factor = f"{chosen['factor']:.2f}"
         ways[f"the bundle's own × {factor}, for 99 % recall on {chosen['chosen_on'].text}"] = chosen["parts"]
         for what, parts in ways.items():
             good = [f"{each['source'].text}: {_rejected(each)}" for each in parts["good"].values()]
             rates = [each["rate"].number for each in parts["good"].values()]
             judged = f"; bar ≤ {percent(bar, 0)}: {verdict(max(rates) <= bar)}" if bars and "recall" in what else ""
             rows.append((name, what, _rejected(parts["bad"]), "; ".join(good) + judged))
-    return table(["validation fold", "threshold", "bad parts rejected", "good parts rejected"], rows)
+    return table("validation fold | threshold | bad parts rejected | good parts rejected", rows)
 
 
 def _types(found: Value, detector: str) -> str:
@@ -113,24 +105,17 @@ def _types(found: Value, detector: str) -> str:
             rows.append(
                 (
                     name,
-                    fixed(of["ap50"][name].number, 3) if name in of["ap50"] else "–",
+                    f"{of['ap50'][name]:.3f}" if name in of["ap50"] else "–",
                     *(_share(own["boxes"], rate) for rate in ("precision", "recall")),
                     _rate(own["images"], "f1", 2),
                     *(_share(high["boxes"], rate) for rate in ("precision", "recall")),
                     *(_share(high["images"], rate) for rate in ("precision", "recall")),
                 )
             )
-    head = [
-        "type",
-        "AP@0.5",
-        "precision",
-        "recall",
-        "image F1",
-        "precision of boxes at 0.9",
-        "recall of boxes at 0.9",
-        "precision of images at 0.9",
-        "recall of images at 0.9",
-    ]
+    head = (
+        "type | AP@0.5 | precision | recall | image F1 | precision of boxes at 0.9 | recall of boxes at 0.9"
+        " | precision of images at 0.9 | recall of images at 0.9"
+    )
     return table(head, rows)
 
 
@@ -154,7 +139,7 @@ def verdicts(found: Value) -> str:
     for share, each in found["tolerated"].items():
         rows.append(_verdicts(f"chosen on the other boards for {percent(float(share))} false rejects", each, found))
     rows.append(_verdicts("as shipped, chosen on the train fold, on the validation fold", found["shipped"], found))
-    head = ["thresholds", "good boards rejected", "bad boards missed", "", "single types missed"]
+    head = "thresholds | good boards rejected | bad boards missed |  | single types missed"
     return table(head, rows)
 
 
@@ -165,9 +150,9 @@ def calibration(found: Value) -> str:
     for data, of in found["calibration"].items():
         for each in of["bins"].values():
             low, high, count = (each[key].number for key in ("low", "high", "candidates"))
-            shares = (fixed(each[key].number, 2) for key in ("score", "right"))
+            shares = (f"{each[key]:.2f}" for key in ("score", "right"))
             rows.append((SETS[data], f"{low:.1f} to {high:.1f}", f"{count:.0f}", *shares))
-    return table(["train fold", "best score of a type in a frame", "frames", "mean score", "show the type"], rows)
+    return table("train fold | best score of a type in a frame | frames | mean score | show the type", rows)
 
 
 def _verdicts(name: str, of: Value, found: Value) -> tuple[str, ...]:
@@ -181,7 +166,7 @@ def _verdicts(name: str, of: Value, found: Value) -> tuple[str, ...]:
 
 def _of_parts(of: Value) -> str:
     count, total = of["count"].number, of["of"].number
-    return f"{count:.0f} of {total:.0f} ({percent(of['low'].number)} to {percent(of['high'].number)})"
+    return f"{count:.0f} of {total:.0f} ({of['low']:.1%} to {of['high']:.1%})"
 
 
 @block("accuracy.parts", "accuracy")
@@ -234,25 +219,18 @@ def learn_good(found: Value) -> str:
         of, bar = found[key], bars["by_tile" if key == "by_tile" else "published"].number
         rates = of["false_rejects"].number
         rows.append(
-            (
-                name,
-                f"{max(of['learned'].numbers):.0f}, {max(of['entries'].numbers):,.0f}",
-                f"{_rate(of, 'auroc')}; bar ≥ {bar:g}: {verdict(of['auroc'].number >= bar)}",
-                f"{fixed(of['auroc_pixels'].number, 3)}; bar ≥ {bars['pixels'].number:g}: "
-                f"{verdict(of['auroc_pixels'].number >= bars['pixels'].number)}",
-                f"{_percents(of, 'false_rejects')}; bar ≤ {percent(bars['false_rejects'].number)}: "
-                f"{verdict(rates <= bars['false_rejects'].number)}",
-                _percents(of, "recall"),
-            )
+            f"{name} | {max(of['learned'].numbers):.0f}, {max(of['entries'].numbers):,.0f}"
+            f" | {_rate(of, 'auroc')}; bar ≥ {bar:g}: {verdict(of['auroc'].number >= bar)}"
+            f" | {of['auroc_pixels']:.3f}; bar ≥ {bars['pixels']:g}: "
+            f"{verdict(of['auroc_pixels'].number >= bars['pixels'].number)}"
+            f" | {_percents(of, 'false_rejects')}; bar ≤ {bars['false_rejects']:.1%}: "
+            f"{verdict(rates <= bars['false_rejects'].number)}"
+            f" | {_percents(of, 'recall')}"
         )
-    head = [
-        "protocol",
-        "frames learned, entries",
-        "AUROC of frames",
-        "AUROC of pixels",
-        "good frames rejected, 1 % stated",
-        "bad frames found",
-    ]
+    head = (
+        "protocol | frames learned, entries | AUROC of frames | AUROC of pixels"
+        " | good frames rejected, 1 % stated | bad frames found"
+    )
     return table(head, rows)
 
 
@@ -261,7 +239,7 @@ def learn_good_types(found: Value) -> str:
     """AUROC by kind of defect, of frames and of pixels."""
     kinds = [(kind, of["frames"].number) for kind, of in found["by_tile"]["types"].items()]
     rows = [
-        (f"{name}, {what}", *(fixed(found[key]["types"][kind][figure].number, 2) for kind, _ in kinds))
+        (f"{name}, {what}", *(f"{found[key]['types'][kind][figure]:.2f}" for kind, _ in kinds))
         for figure, what in (("auroc", "frames"), ("auroc_pixels", "pixels"))
         for key, name in PROTOCOLS.items()
     ]
@@ -273,7 +251,7 @@ def learn_good_peaks(found: Value) -> str:
     """AUROC by the number of cells that make a frame's score."""
     counts = [count for count, _ in found["by_tile"]["auroc_peaks"].items()]
     rows = [
-        (PROTOCOLS[key], *(fixed(found[key]["auroc_peaks"][count].number, 3) for count in counts))
+        (PROTOCOLS[key], *(f"{found[key]['auroc_peaks'][count]:.3f}" for count in counts))
         for key in ("published", "by_tile")
     ]
     return table(["AUROC by the greatest cells that are averaged", *counts], rows)
@@ -286,12 +264,12 @@ def learn_good_few(found: Value) -> str:
     for frames, cases in found["frames"].items():
         for name, of in cases.items():
             share, _, how = name.partition(" bad")
-            named = f"{of['bad_named'].number:.0f} of {of['bad_learned'].number:.0f}"
+            named = f"{of['bad_named']:.0f} of {of['bad_learned']:.0f}"
             rows.append(
                 (
                     frames + how,
                     ", ".join(f"{parts:.0f}" for parts in of["parts"].numbers),
-                    f"{of['entries'].number:,.0f}",
+                    f"{of['entries']:,.0f}",
                     percent(float(share), 0),
                     named if of["bad_learned"].number else "",
                     _rate(of, "auroc"),
@@ -299,16 +277,10 @@ def learn_good_few(found: Value) -> str:
                     _percents(of, "recall"),
                 )
             )
-    head = [
-        "frames learned",
-        "tiles, each draw",
-        "entries",
-        "bad ones among them",
-        "bad ones named",
-        "AUROC by tile",
-        "good frames rejected, 1 % stated",
-        "bad frames found",
-    ]
+    head = (
+        "frames learned | tiles, each draw | entries | bad ones among them | bad ones named | AUROC by tile"
+        " | good frames rejected, 1 % stated | bad frames found"
+    )
     return table(head, rows)
 
 
@@ -326,11 +298,11 @@ def learn_good_more(found: Value) -> str:
     rows = []
     for name, of, bar in cases:
         judged = "" if bar is None else f"; bar ≥ {bar:g}: {verdict(of['auroc'].number >= bar)}"
-        counts = f"{of['good'].number:.0f} good, {of['bad'].number:.0f} bad"
+        counts = f"{of['good']:.0f} good, {of['bad']:.0f} bad"
         rows.append(
             (name, counts, _rate(of, "auroc") + judged, _percents(of, "false_rejects"), _percents(of, "recall"))
         )
-    return table(["by tile", "judged", "AUROC", "good frames rejected, 1 % stated", "bad frames found"], rows)
+    return table("by tile | judged | AUROC | good frames rejected, 1 % stated | bad frames found", rows)
 
 
 @block("learn_good.speed", "learn_good")
@@ -342,23 +314,21 @@ def learn_good_speed(found: Value) -> str:
     seconds = {frames: speed["learning_s"].number, most: found["published"]["learning_s"].number}
     rows = [
         (
-            f"{count:.0f}",
-            f"{of['entries'].number:,.0f}",
-            f"{fixed(megabytes(of['bundle_bytes']), 1)} MB",
-            f"{fixed(seconds[count], 1)} s; bar ≤ {bars['learning_s'].number:g} s: "
-            f"{verdict(seconds[count] <= bars['learning_s'].number)}",
-            f"{spread(of['latency_ms'])} ms; bar ≤ {bars['latency_ms'].number:g} ms: "
-            f"{verdict(of['latency_ms']['p50'].number <= bars['latency_ms'].number)}",
+            f"{count:.0f} | {of['entries']:,.0f} | {of['bundle_bytes']:.1MB} MB"
+            f" | {fixed(seconds[count], 1)} s; bar ≤ {bars['learning_s']:g} s: "
+            f"{verdict(seconds[count] <= bars['learning_s'].number)}"
+            f" | {of['latency_ms']:spread} ms; bar ≤ {bars['latency_ms']:g} ms: "
+            f"{verdict(of['latency_ms']['p50'].number <= bars['latency_ms'].number)}"
         )
         for count, of in ((frames, small), (most, large))
     ]
-    return table(["frames learned", "entries a scale", "bundle", "learning", "a frame"], rows)
+    return table("frames learned | entries a scale | bundle | learning | a frame", rows)
 
 
 def _percents(of: Value, what: str) -> str:
     """Returns a share as per cent and its interval."""
     low, high = (percent(end) for end in of[f"{what}_interval"].numbers)
-    return f"{percent(of[what].number)} ({between(low, high)})"
+    return f"{of[what]:.1%} ({between(low, high)})"
 
 
 @block("measurement", "measurement")
@@ -372,26 +342,26 @@ def measurement(found: Value) -> str:
                 (
                     camera,
                     name,
-                    *(fixed(rule["error_px"][part].number, 3) for part in ("bias", "rms", "p95")),
+                    *(f"{rule['error_px'][part]:.3f}" for part in ("bias", "rms", "p95")),
                     fixed(1000 * rule["error_mm"]["rms"].number, 1),
                     _repeatability(rule),
                     verdict(rms <= found["bars"]["rms_px"].number),
                     *(_measured_by(of[method], name) for method in ("scale", "rectangle", "box")),
                 )
             )
-    bar = f"rms ≤ {found['bars']['rms_px'].number:g} px"
+    bar = f"rms ≤ {found['bars']['rms_px']:g} px"
     head = ["camera", "size", "bias px", "rms px", "p95 px", "rms µm", "R&R of ±0.05 mm", bar, *MEASURED_BY]
-    times = [(name, spread(each)) for name, each in found["times"].items()]
+    times = [(name, f"{each:spread}") for name, each in found["times"].items()]
     return f"{table(head, rows)}\n\n{table(['one core, 640 x 480', 'ms a frame'], times)}"
 
 
 def _repeatability(of: Value) -> str:
-    return f"{fixed(of['rr_percent'].number, 0)} %" if "rr_percent" in of else "–"
+    return f"{of['rr_percent']:.0f} %" if "rr_percent" in of else "–"
 
 
 def _measured_by(of: Value, name: str) -> str:
     """Returns the error and the R&R of another method."""
-    return f"{fixed(of[name]['error_px']['rms'].number, 2)}; {_repeatability(of[name])}" if name in of else "–"
+    return f"{of[name]['error_px']['rms']:.2f}; {_repeatability(of[name])}" if name in of else "–"
 
 
 READERS = {"lineside": "lineside", "zxing-cpp": "zxing-cpp alone", "opencv": "OpenCV", "zbar": "ZBar"}
@@ -407,15 +377,15 @@ def codes(found: Value) -> str:
     ]
     rates = table(["condition", *symbologies], rows)
     totals = [_codes_row(symbology, reader, found) for symbology in symbologies for reader in READERS]
-    bar = f"≥ {found['bars']['codes_a_second'].number:g} codes a second"
-    head = ["all conditions", "reader", "read", "wrong texts", "ms a frame", "codes a second", bar]
+    bar = f"≥ {found['bars']['codes_a_second']:g} codes a second"
+    head = f"all conditions | reader | read | wrong texts | ms a frame | codes a second | {bar}"
     cuts = [
-        (name, percent(of["read"].number, 0), fixed(of["ms"]["all"].number, 1), fixed(of["codes_a_second"].number, 0))
+        (name, f"{of['read']:.0%}", f"{of['ms']['all']:.1f}", f"{of['codes_a_second']:.0f}")
         for name, of in found["region"].items()
     ]
-    speeds = table(["plain, region of 240 x 240", "read", "ms", "codes a second"], cuts)
+    speeds = table("plain, region of 240 x 240 | read | ms | codes a second", cuts)
     blank = [
-        (f"no code, {name}, four symbologies", f"{of['wrong'].number:g} of {of['frames'].number:g}", spread(of["ms"]))
+        (f"no code, {name}, four symbologies", f"{of['wrong']:g} of {of['frames']:g}", f"{of['ms']:spread}")
         for name, of in found["empty"].items()
     ]
     speeds += f"\n\n{table(['', 'wrong texts', 'ms'], blank)}"
@@ -423,7 +393,7 @@ def codes(found: Value) -> str:
 
 
 def _read_rate(of: Value, reader: str) -> str:
-    return percent(of[reader]["read"].number, 0).removesuffix(" %") if reader in of else "–"
+    return f"{of[reader]['read']:.0%}".removesuffix(" %") if reader in of else "–"
 
 
 def _codes_row(symbology: str, reader: str, found: Value) -> tuple[str, ...] | None:
@@ -432,16 +402,8 @@ def _codes_row(symbology: str, reader: str, found: Value) -> tuple[str, ...] | N
     of = found["all"][symbology][reader]
     speed = of["codes_a_second"].number
     reached = verdict(speed >= found["bars"]["codes_a_second"].number) if reader == "lineside" else ""
-    ms = fixed(of["ms"].number, 1)
-    return (
-        symbology,
-        READERS[reader],
-        percent(of["read"].number),
-        f"{of['wrong'].number:g}",
-        ms,
-        fixed(speed, 0),
-        reached,
-    )
+    ms = f"{of['ms']:.1f}"
+    return (symbology, READERS[reader], f"{of['read']:.1%}", f"{of['wrong']:g}", ms, fixed(speed, 0), reached)
 
 
 @block("text_marks", "text_marks")
@@ -450,17 +412,13 @@ def text_marks(found: Value) -> str:
     rows = [(name, *_text_row(of)) for name, of in found["conditions"].items()]
     rows.append(("all", *_text_row(found["all"])))
     nothing = found["empty"]
-    rows.append(("no text", "", f"{nothing['wrong'].number:g}", fixed(nothing["ms"].number, 0), "", "", ""))
-    return table(["condition", "read", "wrong texts", "ms", "one look: read", "wrong texts", "ms"], rows)
+    rows.append(("no text", "", f"{nothing['wrong']:g}", f"{nothing['ms']:.0f}", "", "", ""))
+    return table("condition | read | wrong texts | ms | one look: read | wrong texts | ms", rows)
 
 
 def _text_row(of: Value) -> list[str]:
     ways = (of["lineside"], of["one look"])
-    return [
-        text
-        for way in ways
-        for text in (percent(way["read"].number, 0), f"{way['wrong'].number:g}", fixed(way["ms"].number, 0))
-    ]
+    return [text for way in ways for text in (f"{way['read']:.0%}", f"{way['wrong']:g}", f"{way['ms']:.0f}")]
 
 
 @block("predict", "predict")
@@ -472,27 +430,21 @@ def predict(found: Value) -> str:
         share = of["share_of_roofline"]["p50"].number
         rows.append(
             (
-                f"{of['files'].number:.0f} files of {name}",
-                spread(of["frames_s"]),
-                spread(of["roofline_s"]),
+                f"{of['files']:.0f} files of {name}",
+                f"{of['frames_s']:spread}",
+                f"{of['roofline_s']:spread}",
                 *(_shares(of[each]) for each in ("share_of_roofline", "side_by_side_share", "processor_share")),
-                fixed(of["cores_had"]["p50"].number, 2),
+                f"{of['cores_had']['p50']:.2f}",
                 f"≥ {percent(PREDICT_BAR, 0)}: {verdict(share >= PREDICT_BAR)}",
             )
         )
-    head = [
-        "predict",
-        "frames a second",
-        "roofline",
-        "of the roofline",
-        "of bare loops on each core",
-        "by processor time",
-        "cores used",
-        "bar: of the roofline",
-    ]
+    head = (
+        "predict | frames a second | roofline | of the roofline | of bare loops on each core"
+        " | by processor time | cores used | bar: of the roofline"
+    )
     return table(head, rows)
 
 
 def _shares(of: Value) -> str:
-    low, middle, high = (percent(of[name].number, 0) for name in ("p5", "p50", "p95"))
+    low, middle, high = (f"{of[name]:.0%}" for name in ("p5", "p50", "p95"))
     return f"{middle} ({between(low, high)})"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent, signed, times
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, signed, spread, table, times, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 Row = Sequence[str]
 
@@ -30,11 +31,9 @@ def level1(found: Value) -> str:
             )
         for ratio, what in {"size_ratio": "file", "memory_ratio": "peak memory"}.items():
             value = of[ratio].number
-            judged = (
-                (f"≤ {bars[ratio].number:g} ×", verdict(value <= bars[ratio].number)) if ratio in bars else ("", "")
-            )
+            judged = (f"≤ {bars[ratio]:g} ×", verdict(value <= bars[ratio].number)) if ratio in bars else ("", "")
             rows.append((f"{model}: {what}", times(value), *judged))
-    return table(["what", "measured", "bar", ""], rows)
+    return table("what | measured | bar | ", rows)
 
 
 def _drop(of: Value) -> str:
@@ -51,11 +50,11 @@ def text_encoder(found: Value) -> str:
     rows = [
         ("cosine with float, mean", fixed(cosine, 4), f"≥ {limits[0]:g}", verdict(cosine >= limits[0])),
         ("accuracy, drop in points", _drop(found), f"< {100 * limits[1]:g}", verdict(drop < limits[1])),
-        ("faster by", times(found["speedup"].number), "", ""),
-        ("file", times(found["size_ratio"].number), "", ""),
+        ("faster by", f"{found['speedup']:x}", "", ""),
+        ("file", f"{found['size_ratio']:x}", "", ""),
     ]
-    made = table(["what", "measured", "bar", ""], rows)
-    return f"{made}\n\n{found['network'].text}, {found['clauses'].number:,.0f} clauses."
+    made = table("what | measured | bar | ", rows)
+    return f"{made}\n\n{found['network'].text}, {found['clauses']:,.0f} clauses."
 
 
 @block("optimizer.others", "optimizer.others")
@@ -73,24 +72,17 @@ def others(found: Value) -> str:
         for name, who in names.items():
             of = found[key]["rows"][name]
             accuracy = (
-                f"top-1 {percent(of['top1'].number)}" + ("" if name == "float" else f", drop {_drop(of)}")
+                f"top-1 {of['top1']:.1%}" + ("" if name == "float" else f", drop {_drop(of)}")
                 if "top1" in of
-                else f"cosine of logits {fixed(of['cosine'].number, 4)}"
+                else f"cosine of logits {of['cosine']:.4f}"
             )
             rows.append(
-                (
-                    model,
-                    who,
-                    of["engine"].text,
-                    spread(of["ms"]),
-                    times(of["speedup"].number),
-                    times(of["size_ratio"].number),
-                    accuracy,
-                )
+                f"{model} | {who} | {of['engine'].text} | {of['ms']:spread} | {of['speedup']:x}"
+                f" | {of['size_ratio']:x} | {accuracy}"
             )
-    made = table(["model", "tool", "engine", "ms", "faster by", "file", "accuracy"], rows)
+    made = table("model | tool | engine | ms | faster by | file | accuracy", rows)
     versions = ", ".join(f"{name} {each.text}" for name, each in found["versions"].items())
-    judged = " and ".join(f"{found[key]['judged_on'].number:.0f}" for key in ("lite0", "resnet50"))
+    judged = " and ".join(f"{found[key]['judged_on']:.0f}" for key in ("lite0", "resnet50"))
     return f"{made}\n\nEvaluated on {judged} photos; {versions}."
 
 
@@ -106,9 +98,9 @@ def detector(found: Value) -> str:
         limit, drop_limit = (
             (bars["float"], bars["float_drop"]) if "float" in form else (bars["int8"], bars["int8_drop"])
         )
-        speeds = [times(of["speed"][shape][form]["speedup"].number) for shape in shapes]
+        speeds = [f"{of['speed'][shape][form]['speedup']:x}" for shape in shapes]
         if form == "float":
-            rows.append((form, *speeds, times(mean["speedup"].number), *([""] * (len(shapes) + 2))))
+            rows.append((form, *speeds, f"{mean['speedup']:x}", *([""] * (len(shapes) + 2))))
             continue
         drops = [of["accuracy_val"][name][form] for name, _ in of["accuracy_val"].items()]
         fast = mean["speedup"].number >= limit.number
@@ -118,7 +110,7 @@ def detector(found: Value) -> str:
             (
                 _form(form),
                 *speeds,
-                times(mean["speedup"].number),
+                f"{mean['speedup']:x}",
                 *(_points(each) for each in drops),
                 f"≥ {limit.number:g} ×, ≤ {drop_limit.number:g} points" if has_bar else "",
                 f"speed {verdict(fast)}, accuracy {verdict(exact)}" if has_bar else "",
@@ -127,7 +119,7 @@ def detector(found: Value) -> str:
     best = of["speedup_int8"]["geometric mean"].number
     head = ["form", *shapes, "geometric mean", *(f"mAP {name}" for name, _ in of["accuracy_val"].items()), "bar", ""]
     return (
-        f"{table(head, rows)}\n\nFastest INT8 form of each shape: {times(best)}, bar ≥ {bars['int8'].number:g} ×: "
+        f"{table(head, rows)}\n\nFastest INT8 form of each shape: {times(best)}, bar ≥ {bars['int8']:g} ×: "
         f"{verdict(best >= bars['int8'].number)}."
     )
 
@@ -139,10 +131,7 @@ def _form(name: str) -> str:
 def _points(of: Value) -> str:
     """Returns accuracy before and after, and the drop in points with its interval; negative is better than before."""
     low, high = (signed(end, 1) for end in of["interval_points"].numbers)
-    return (
-        f"{fixed(of['before'].number, 3)} → {fixed(of['after'].number, 3)}, "
-        f"drop {signed(of['drop_points'].number, 1)} ({between(low, high)})"
-    )
+    return f"{of['before']:.3f} → {of['after']:.3f}, drop {signed(of['drop_points'].number, 1)} ({between(low, high)})"
 
 
 @block("pruning.classifier", "pruning.classifier")
@@ -169,7 +158,7 @@ def classifier(found: Value) -> str:
                 judged if has_bar else "",
             )
         )
-    return table(["form", "faster by", "top-1 on the validation folds", "bar", ""], rows)
+    return table("form | faster by | top-1 on the validation folds | bar | ", rows)
 
 
 @block("pruning.distilling", "pruning.distilling")
@@ -181,13 +170,13 @@ def distilling(found: Value) -> str:
     top1 = {name: ", ".join(percent(each) for each in of["top1"][name].numbers) for name in ("taught", "alone")}
     size = of["student_macs"].number / of["teacher_macs"].number
     rows = [
-        ("teacher, top-1", percent(of["teacher_top1"].number), "", ""),
+        ("teacher, top-1", f"{of['teacher_top1']:.1%}", "", ""),
         (f"student of {times(size)} the multiplications, taught", top1["taught"], "", ""),
         ("the same student alone", top1["alone"], "", ""),
         ("mean of the student over the teacher", percent(share), f"≥ {percent(bar, 0)}", verdict(share >= bar)),
         ("gain by the teacher, points", signed(gain, 2), "> 0", verdict(gain > 0)),
     ]
-    return table(["what", "measured", "bar", ""], rows)
+    return table("what | measured | bar | ", rows)
 
 
 @block("search.slimmable", "search.slimmable")
@@ -197,18 +186,18 @@ def slimmable(found: Value) -> str:
     rows = []
     for row in found["widths"].values():
         apart, low, high = (row[name].number for name in ("points", "low", "high"))
-        what = f"top-1 at width {row['width'].number:g}"
-        measured = f"{percent(row['slimmable_top1'].number)}, alone {percent(row['own_top1'].number)}"
+        what = f"top-1 at width {row['width']:g}"
+        measured = f"{row['slimmable_top1']:.1%}, alone {row['own_top1']:.1%}"
         reached = verdict(apart >= -bars["points"].number)
         rows.append((what, measured, f"{apart:+.1f} points ({low:+.1f} to {high:+.1f})", "≥ -1 point", reached))
-    rows.append(("cost", "", times(cost), f"≤ {bars['cost'].number:g} ×", verdict(cost <= bars["cost"].number)))
+    rows.append(("cost", "", times(cost), f"≤ {bars['cost']:g} ×", verdict(cost <= bars["cost"].number)))
     for key, what in {"file_ratio": "INT8 files on disk", "sent_ratio": "INT8 files, compressed"}.items():
         size = found[key].number
-        rows.append((what, "", times(size), f"≤ {bars['size'].number:g} ×", verdict(size <= bars["size"].number)))
-    made = table(["what", "measured", "difference or ratio", "bar", ""], rows)
+        rows.append((what, "", times(size), f"≤ {bars['size']:g} ×", verdict(size <= bars["size"].number)))
+    made = table("what | measured | difference or ratio | bar | ", rows)
     return (
-        f"{made}\n\n{of['side_px'].number:.0f} pixels, {of['epochs'].number:.0f} epochs, "
-        f"{of['judged'].number:.0f} judged pictures in {of['folds'].number:.0f} folds; intervals of 95 %, paired. "
+        f"{made}\n\n{of['side_px']:.0f} pixels, {of['epochs']:.0f} epochs, "
+        f"{of['judged']:.0f} judged pictures in {of['folds']:.0f} folds; intervals of 95 %, paired. "
         "Cost: processor time of the training against an ordinary training of the whole network. Sizes: against the "
         "widest network alone."
     )
@@ -225,18 +214,12 @@ def search_front(found: Value) -> str:
         rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
     count = found["dominating"].number
     rows.append(("networks faster than the source, no worse", f"{count:.0f}", "", "≥ 1", verdict(count >= 1)))
-    made = table([f"hypervolume of level 3 with data: {ours}", "", "ratio", "bar", ""], rows)
+    made = table(f"hypervolume of level 3 with data: {ours} |  | ratio | bar | ", rows)
     points = table(
-        ["search", "seed", "ms", "error", "network"],
-        [("the source, INT8", "", fixed(shipped["ms"].number, 3), percent(shipped["error"].number), "")]
+        "search | seed | ms | error | network",
+        [("the source, INT8", "", f"{shipped['ms']:.3f}", f"{shipped['error']:.1%}", "")]
         + [
-            (
-                row["series"].text,
-                f"{row['seed'].number:g}",
-                fixed(row["ms"].number, 3),
-                percent(row["error"].number),
-                row["what"].text,
-            )
+            (row["series"].text, f"{row['seed']:g}", f"{row['ms']:.3f}", f"{row['error']:.1%}", row["what"].text)
             for row in found["points"].values()
         ],
     )
@@ -244,7 +227,7 @@ def search_front(found: Value) -> str:
         f"{name} {sum(each.numbers) / len(each.numbers):.0f} s" for name, each in found["cpu_s"].items()
     )
     return (
-        f"{made}\n\n{budget['side_px'].number:.0f} pixels, {len(found['seeds'].values())} seeds. Processor time of a "
+        f"{made}\n\n{budget['side_px']:.0f} pixels, {len(found['seeds'].values())} seeds. Processor time of a "
         f"search: {seconds}. Error: share of wrong answers on parts that no search has seen.\n\n{points}"
     )
 
@@ -252,7 +235,7 @@ def search_front(found: Value) -> str:
 def _area(of: Value) -> str:
     """Returns the mean hypervolume of several seeds, its standard deviation and each value."""
     each = ", ".join(fixed(value, 3) for value in of["per_seed"].numbers)
-    return f"{fixed(of['mean'].number, 3)} ± {fixed(of['sd'].number, 3)} ({each})"
+    return f"{of['mean']:.3f} ± {of['sd']:.3f} ({each})"
 
 
 @block("pruning.detector_control", "pruning.detector")
@@ -272,7 +255,7 @@ def _control(sets: dict[str, Value]) -> str:
     if not sets:
         return "The control (an unpruned network, taught as long by the same teacher) was not measured yet."
     rows = [(data, form, _points(cost)) for data, each in sets.items() for form, cost in each.items()]
-    return table(["data", "form", "unpruned and taught → pruned and taught"], rows)
+    return table("data | form | unpruned and taught → pruned and taught", rows)
 
 
 @block("yolo11n", "yolo11n")
@@ -285,11 +268,9 @@ def yolo(found: Value) -> str:
             if "left_out" in row:
                 rows.append((start, what, f"left out: {row['left_out'].text}", "", "", "", ""))
                 continue
-            speeds = [spread(each[f"{name}_int8_ms"]) for _, each in of["speed"].items()]
-            accuracy = [fixed(row[key].number, 3) for key in ("map50_float", "map50_int8")]
-            rows.append(
-                (start, f"{what}, from {row['start'].text}", f"{row['processor_s'].number:,.0f}", *accuracy, *speeds)
-            )
+            speeds = [format(each[f"{name}_int8_ms"], "spread") for _, each in of["speed"].items()]
+            accuracy = [f"{row[key]:.3f}" for key in ("map50_float", "map50_int8")]
+            rows.append((start, f"{what}, from {row['start'].text}", f"{row['processor_s']:,.0f}", *accuracy, *speeds))
     sizes = [f"INT8, ms, {size}" for size, _ in next(iter(found["starts"].items()))[1]["speed"].items()]
     head = ["start", "network", "processor time of the training, s", "mAP@0.5 float", "INT8", *sizes]
     return table(head, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 NAMES = {
     "quantum": "**quantum**",
@@ -55,7 +55,7 @@ def heads(found: Value) -> str:
     rows = []
     for key, name in NAMES.items():
         cells = [row["heads"][key] for row in found["rows"].values()]
-        rows.append((name, *(fixed(cell["top1"].number, 3) for cell in cells)))
+        rows.append((name, *(f"{cell['top1']:.3f}" for cell in cells)))
     return table(["top-1 on val", *map(_title, found["rows"].values())], rows)
 
 
@@ -68,10 +68,10 @@ def differences(found: Value) -> str:
         cells = []
         for key in (best, "separable", "bond_dimension_2"):
             of = row["quantum_minus"][key]
-            shown = between(*(f"{of[end].number:+.3f}" for end in ("low", "high")))
-            cells.append(f"{of['mean'].number:+.3f} ({shown})")
+            shown = between(*(f"{of[end]:+.3f}" for end in ("low", "high")))
+            cells.append(f"{of['mean']:+.3f} ({shown})")
         rows.append((_title(row), NAMES[best], *cells))
-    head = ["set", "best classical by tuning", "quantum minus it", "minus separable", "minus bond dimension 2"]
+    head = "set | best classical by tuning | quantum minus it | minus separable | minus bond dimension 2"
     return table(head, rows)
 
 
@@ -84,16 +84,16 @@ def verdicts(found: Value) -> str:
             continue
         for key, name in NAMES.items():
             of = row["heads"][key]
-            figures = (fixed(of[what].number, 3) for what in ("escapes", "false_rejects"))
+            figures = (f"{of[what]:.3f}" for what in ("escapes", "false_rejects"))
             rows.append(
                 (
                     _title(row),
                     name,
-                    f"{of['parameters'].number:,.0f}" if of["parameters"].number else "support vectors",
+                    f"{of['parameters']:,.0f}" if of["parameters"].number else "support vectors",
                     *figures,
                 )
             )
-    return table(["set", "head", "parameters", "escapes", "false rejects"], rows)
+    return table("set | head | parameters | escapes | false rejects", rows)
 
 
 @block("quantum.noise", "quantum")
@@ -101,10 +101,10 @@ def noise(found: Value) -> str:
     """Top-1 with shots and noise."""
     first = found["noise"][0]
     levels = [key for key in ("depolarizing_0", "depolarizing_0.001", "depolarizing_0.01") if key in first]
-    shots = f"{first['shots'].number:,.0f} shots"
+    shots = f"{first['shots']:,.0f} shots"
     head = ["set", "frames", "exact", *(f"{shots}, errors {key.removeprefix('depolarizing_')}" for key in levels)]
     rows = [
-        (of["set"].text, f"{of['frames'].number:.0f}", *(fixed(of[key].number, 3) for key in ("exact", *levels)))
+        (of["set"].text, f"{of['frames']:.0f}", *(f"{of[key]:.3f}" for key in ("exact", *levels)))
         for of in found["noise"].values()
     ]
     return table(head, rows)
@@ -118,17 +118,15 @@ def circuit(found: Value) -> str:
     p99, limit = of["ms"]["head"]["p99"].number, goals["head_ms"].number
     rows = [
         (
-            "difference of an expectation from PennyLane's",
-            f"{difference:.1e}",
-            f"≤ {most:g}",
-            verdict(difference <= most),
+            f"difference of an expectation from PennyLane's | {difference:.1e} | ≤ {most:g}"
+            f" | {verdict(difference <= most)}"
         ),
         ("head, one core, p99", f"{p99:.3f} ms", f"≤ {limit:g} ms", verdict(p99 <= limit)),
-        ("head, median", f"{of['ms']['head']['p50'].number:.3f} ms", "", ""),
-        ("INT8 trunk, median", f"{of['ms']['trunk']['p50'].number:.1f} ms", "", ""),
+        ("head, median", f"{of['ms']['head']['p50']:.3f} ms", "", ""),
+        ("INT8 trunk, median", f"{of['ms']['trunk']['p50']:.1f} ms", "", ""),
     ]
     rows += [
-        (f"difference of a gradient from PennyLane's {way}", f"{of['gradient_difference'][way].number:.1e}", "", "")
+        (f"difference of a gradient from PennyLane's {way}", f"{of['gradient_difference'][way]:.1e}", "", "")
         for way in ("backprop", "parameter-shift")
     ]
-    return table(["", "measured", "goal", ""], rows)
+    return table(" | measured | goal | ", rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 KINDS = {"uniform": "uniform", "popular": "popular"}
 ROWS = {
@@ -30,20 +31,12 @@ def rankings(found: Value) -> str:
         rows.append(
             (
                 name,
-                *(fixed(of[kind][what].number, 4) for kind in KINDS for what in ("gauc", "auc")),
-                "–" if full is None else fixed(full["hit_rate_10"].number, 4),
-                "–" if full is None else fixed(full["ndcg_10"].number, 4),
+                *(f"{of[kind][what]:.4f}" for kind in KINDS for what in ("gauc", "auc")),
+                "–" if full is None else f"{full['hit_rate_10']:.4f}",
+                "–" if full is None else f"{full['ndcg_10']:.4f}",
             )
         )
-    head = [
-        "ranking",
-        "GAUC uniform",
-        "AUC uniform",
-        "GAUC popular",
-        "AUC popular",
-        "hit rate, first ten of all",
-        "NDCG",
-    ]
+    head = "ranking | GAUC uniform | AUC uniform | GAUC popular | AUC popular | hit rate, first ten of all | NDCG"
     return table(head, rows)
 
 
@@ -54,11 +47,9 @@ def goals(found: Value) -> str:
     for key, name in (("over_mean_pooling", "mean pooling"), ("over_best_simple", "the best simple ranking")):
         for kind in KINDS:
             of, least = found[key][kind], bars[key].number
-            shown = between(*(f"{of[end].number:+.4f}" for end in ("low", "high")))
+            shown = between(*(f"{of[end]:+.4f}" for end in ("low", "high")))
             reached = of["difference"].number >= least and of["low"].number > 0
-            rows.append(
-                (f"GAUC over {name}, {kind}", f"{of['difference'].number:+.4f} ({shown})", f"≥ +{least:g}", reached)
-            )
+            rows.append((f"GAUC over {name}, {kind}", f"{of['difference']:+.4f} ({shown})", f"≥ +{least:g}", reached))
     for kind in KINDS:
         drop, most = found["int8"][kind]["drop"].number, bars["int8_drop"].number
         rows.append((f"GAUC lost by INT8, {kind}", fixed(drop, 4), f"≤ {most:g}", drop <= most))
@@ -66,9 +57,9 @@ def goals(found: Value) -> str:
         p99, most = found["latency"][count]["p99_ms"].number, bars["p99_ms"][count].number
         rows.append((f"p99, {count} candidates, one core", f"{fixed(p99, 1)} ms", f"≤ {most:g} ms", p99 <= most))
     sent, most = found["patch"]["patch_bytes"].number, bars["patch_bytes"].number
-    what = f"patch after {found['patch']['choices'].number:.0f} choices"
+    what = f"patch after {found['patch']['choices']:.0f} choices"
     rows.append((what, f"{sent / 1e3:.0f} KB", f"≤ {most / 1e3:.0f} KB", sent <= most))
-    return table(["", "measured", "goal", ""], [(*cells, verdict(reached)) for *cells, reached in rows])
+    return table(" | measured | goal | ", [(*cells, verdict(reached)) for *cells, reached in rows])
 
 
 @block("recommendation.cold", "recommendation")
@@ -76,7 +67,7 @@ def cold(found: Value) -> str:
     """Items that nobody had chosen."""
     of = found["cold"]
     rows = [
-        (ROWS[key], *(fixed(of[key][kind].number, 4) for kind in KINDS))
+        (ROWS[key], *(f"{of[key][kind]:.4f}" for kind in KINDS))
         for key in ("attention", "overlap", "item_knn", "popularity")
     ]
-    return table(["ranking", "GAUC uniform", "GAUC popular"], rows)
+    return table("ranking | GAUC uniform | GAUC popular", rows)

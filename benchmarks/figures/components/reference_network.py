@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 GOOD = ("drawn", "repaired")
 WORSE = 4 / 3
 CONDITIONS = {"aligned": "as photographed", "displaced": "±5 px, ±2°, brightness ±10 %"}
 
 
-HEAD = [
-    "boards",
-    "mAP@0.5",
-    "mAP@0.33",
-    "bad found",
-    "drawn good rejected",
-    "repaired good rejected",
-    "AUROC",
-    "ms, compose + infer",
-    "",
-]
+HEAD = (
+    "boards | mAP@0.5 | mAP@0.33 | bad found | drawn good rejected | repaired good rejected | AUROC"
+    " | ms, compose + infer | "
+)
 
 
 @block("reference_network", "reference_network")
@@ -36,18 +30,15 @@ def reference(found: Value) -> str:
     learned, registration = found["learned"], found["registration"]
     error, same = registration["error_px"], registration["same_place"]
     facts = [
-        ("`learn-reference`: good boards learned at each place", f"{learned['good_frames'].number:.0f}"),
+        ("`learn-reference`: good boards learned at each place", f"{learned['good_frames']:.0f}"),
         ("`learn-reference`: other good boards rejected; 1 % is promised", _rate(learned["false_rejects"])),
         ("`learn-reference`: bad boards found", _rate(learned["found"])),
-        ("`learn-reference`: processor time of a frame", f"{learned['frame_ms'].number:.0f} ms"),
-        (
-            "registration: error at the worst corner, median and 99 %",
-            f"{fixed(error['p50'].number, 2)} px, {fixed(error['p99'].number, 2)} px",
-        ),
-        ("registration: least correlation of two photographs of one place", fixed(same["least"].number, 2)),
+        ("`learn-reference`: processor time of a frame", f"{learned['frame_ms']:.0f} ms"),
+        ("registration: error at the worst corner, median and 99 %", f"{error['p50']:.2f} px, {error['p99']:.2f} px"),
+        ("registration: least correlation of two photographs of one place", f"{same['least']:.2f}"),
         (
             "registration: greatest correlation of photographs of two designs",
-            fixed(registration["other_design"]["most"].number, 2),
+            f"{registration['other_design']['most']:.2f}",
         ),
     ]
     verdicts = table(HEAD, _conditions(found["difference"], found["bars"]))
@@ -62,12 +53,12 @@ def _conditions(found: Value, bars: Value) -> list[tuple[str, ...]]:
         rows.append(
             (
                 title,
-                fixed(of["map50"].number, 3),
-                fixed(of["map33"].number, 3),
+                f"{of['map50']:.3f}",
+                f"{of['map33']:.3f}",
                 _rate(of["found"]),
                 *(_rate(of["false_rejects"][kind]) for kind in GOOD),
                 fixed(min(of["auroc"][kind].number for kind in GOOD), 4),
-                f"{of['compose_ms'].number:.0f} + {of['infer_ms'].number:.0f}",
+                f"{of['compose_ms']:.0f} + {of['infer_ms']:.0f}",
                 verdict(reached[name]),
             )
         )
@@ -95,17 +86,17 @@ def _parts(found: Value) -> str:
     rows = [
         (
             ", ".join(each.text for each in part["designs"].values()),
-            f"{part['trained_on']['train'].number:.0f}",
-            f"{part['steps'].number:.0f}",
-            fixed(part["minutes"].number, 0),
-            fixed(part["map50_aligned"].number, 3),
-            fixed(part["map50_displaced"].number, 3),
+            f"{part['trained_on']['train']:.0f}",
+            f"{part['steps']:.0f}",
+            f"{part['minutes']:.0f}",
+            f"{part['map50_aligned']:.3f}",
+            f"{part['map50_displaced']:.3f}",
         )
         for part in found["parts"].values()
     ]
-    return table(["designs judged", "boards trained on", "steps", "minutes", "mAP@0.5", "displaced"], rows)
+    return table("designs judged | boards trained on | steps | minutes | mAP@0.5 | displaced", rows)
 
 
 def _rate(of: Value) -> str:
-    low, high = (percent(of[end].number) for end in ("low", "high"))
-    return f"{of['count'].number:.0f} of {of['of'].number:.0f} ({between(low, high)})"
+    low, high = (f"{of[end]:.1%}" for end in ("low", "high"))
+    return f"{of['count']:.0f} of {of['of']:.0f} ({between(low, high)})"

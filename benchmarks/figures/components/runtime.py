@@ -3,68 +3,58 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent, times
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times, verdict
+from benchmarks.figures.tables import table, verdict
 
 
 @block("runtime.session", "session")
 def session(found: Value) -> str:
     """What a session adds to the bare engine."""
-    cycles = found["reload_cycles"].number
+    cycles, submit = found["reload_cycles"].number, found["submit_over_predict_us_p50"]
     rows = [
+        ("a call of the smallest model", "bound `run_with_iobinding`", f"+{found['overhead_us_p50']:sig} µs"),
         (
-            "a call of the smallest model",
-            "bound `run_with_iobinding`",
-            f"+{significant(found['overhead_us_p50'].number)} µs",
+            "a call of EfficientNet-Lite0 INT8 | `run` of the same `InferenceSession`"
+            f" | +{found['overhead_share_lite0']:.2%}"
         ),
         (
-            "a call of EfficientNet-Lite0 INT8",
-            "`run` of the same `InferenceSession`",
-            f"+{percent(found['overhead_share_lite0'].number, 2)}",
+            "a call of the shipped detector | `run` of the same `InferenceSession`"
+            f" | +{found['overhead_share_detector']:.2%}"
         ),
         (
-            "a call of the shipped detector",
-            "`run` of the same `InferenceSession`",
-            f"+{percent(found['overhead_share_detector'].number, 2)}",
+            f"process start to first inference, ms | {found['first_inference_ms']['bare']:spread}"
+            f" | {found['first_inference_ms']['session']:spread}: {found['first_inference_ratio']:x}"
         ),
         (
-            "process start to first inference, ms",
-            f"{spread(found['first_inference_ms']['bare'])}",
-            f"{spread(found['first_inference_ms']['session'])}: {times(found['first_inference_ratio'].number)}",
+            f"resident memory after 20 inferences, MB | {found['resident_mb']['bare']:.1f}"
+            f" | {found['resident_mb']['session']:.1f}: +{found['resident_over_engine_mb']:.1f}"
         ),
         (
-            "resident memory after 20 inferences, MB",
-            fixed(found["resident_mb"]["bare"].number, 1),
-            f"{fixed(found['resident_mb']['session'].number, 1)}: +{fixed(found['resident_over_engine_mb'].number, 1)}",
+            f"growth of memory over {cycles:,.0f} loads, reloads and unloads"
+            f" | {found['reload_growth_bare_engine']:.2%} | {found['reload_growth']:.2%}"
         ),
         (
-            f"growth of memory over {cycles:,.0f} loads, reloads and unloads",
-            percent(found["reload_growth_bare_engine"].number, 2),
-            percent(found["reload_growth"].number, 2),
+            f"`submit` over `predict`, p50 | executor: +{submit['executor']:.1f} µs"
+            f" | +{submit['submit']:.1f} µs, with a deadline +{submit['with_deadline']:.1f} µs"
         ),
         (
-            "`submit` over `predict`, p50",
-            f"executor: +{fixed(found['submit_over_predict_us_p50']['executor'].number, 1)} µs",
-            f"+{fixed(found['submit_over_predict_us_p50']['submit'].number, 1)} µs, with a deadline "
-            f"+{fixed(found['submit_over_predict_us_p50']['with_deadline'].number, 1)} µs",
-        ),
-        (
-            f"first answer after a device is lost, ms, {found['fallback_calls'].number:,.0f} calls",
-            f"the standby's own inference: {spread(found['fallback_standby_inference_ms'])}",
-            f"{spread(found['fallback_to_first_answer_ms'])}: {times(found['fallback_ratio'].number)}, from the kill "
-            f"{times(found['fallback_ratio_from_kill'].number)}; {found['fallback_lost'].number:.0f} lost, "
-            f"{found['fallback_answered_twice'].number:.0f} answered twice, {found['fallback_wrong'].number:.0f} wrong",
+            f"first answer after a device is lost, ms, {found['fallback_calls']:,.0f} calls"
+            f" | the standby's own inference: {found['fallback_standby_inference_ms']:spread}"
+            f" | {found['fallback_to_first_answer_ms']:spread}: {found['fallback_ratio']:x}, from the kill "
+            f"{found['fallback_ratio_from_kill']:x}; {found['fallback_lost']:.0f} lost, "
+            f"{found['fallback_answered_twice']:.0f} answered twice, {found['fallback_wrong']:.0f} wrong"
         ),
     ]
-    return table(["what", "baseline", "lineside"], rows)
+    return table("what | baseline | lineside", rows)
 
 
 @block("runtime.bench", "session")
 def bench(found: Value) -> str:
     """What ``lineside bench`` reports, over a bare loop."""
     keys = {"latency": "bench_latency_over_outside", "frames a second": "bench_throughput_over_outside"}
-    rows = [(name, times(found[key].number)) for name, key in keys.items()]
-    return table(["`lineside bench` over the bare loop", "ratio"], rows)
+    rows = [(name, f"{found[key]:x}") for name, key in keys.items()]
+    return table("`lineside bench` over the bare loop | ratio", rows)
 
 
 @block("runtime.cache", "session")
@@ -78,15 +68,15 @@ def cache(found: Value) -> str:
         "l2+sqlite+redis": "miss, with SQLite and Redis",
     }
     rows = [
-        (what, spread(found["cache_hit_us_spread"][key]), percent(found[f"{key}_hit_us"].number / device_us, 2))
+        (what, f"{found['cache_hit_us_spread'][key]:spread}", percent(found[f"{key}_hit_us"].number / device_us, 2))
         for key, what in hits.items()
     ]
     rows += [
-        (what, spread(found["cache_miss_us"][key]), percent(found["cache_miss_share"][key].number, 2))
+        (what, f"{found['cache_miss_us'][key]:spread}", f"{found['cache_miss_share'][key]:.2%}")
         for key, what in misses.items()
     ]
-    rows.append(("hash alone (xxh3_128)", spread(found["cache_floor_us"]["xxh3_128"]), ""))
-    return table(["", "µs", "of the model's time"], rows)
+    rows.append(("hash alone (xxh3_128)", f"{found['cache_floor_us']['xxh3_128']:spread}", ""))
+    return table(" | µs | of the model's time", rows)
 
 
 @block("cache_curve", "cache_curve")
@@ -94,18 +84,14 @@ def cache_curve(found: Value) -> str:
     """Latency and throughput over the share of hits, of each network."""
     rows = [
         (
-            name,
-            percent(point["hit_rate"].number, 0),
-            significant(point["latency_ms_mean"].number),
-            significant(point["latency_ms_p99"].number),
-            times(point["latency_ratio"].number),
-            times(point["computed_ratio"].number),
-            times(point["throughput_ratio"].number),
+            f"{name} | {point['hit_rate']:.0%} | {point['latency_ms_mean']:sig}"
+            f" | {point['latency_ms_p99']:sig} | {point['latency_ratio']:x} | {point['computed_ratio']:x}"
+            f" | {point['throughput_ratio']:x}"
         )
         for name, network in found["networks"].items()
         for point in network["curve"].values()
     ]
-    head = ["network", "share of hits", "ms, mean", "ms, p99", "latency", "latency, computed", "throughput"]
+    head = "network | share of hits | ms, mean | ms, p99 | latency | latency, computed | throughput"
     return table(head, rows)
 
 
@@ -117,15 +103,15 @@ def engines(found: Value) -> str:
             "" if number else name,
             f"`{row['engine'].text}` {row['version'].text}",
             form.partition(" ")[2],
-            fixed(megabytes(row["bytes"]), 1),
-            spread(row["cpu_ms"]),
-            times(row["speedup"].number),
-            fixed(row["correlation"].number, 3),
+            f"{row['bytes']:.1MB}",
+            f"{row['cpu_ms']:spread}",
+            f"{row['speedup']:x}",
+            f"{row['correlation']:.3f}",
         )
         for name, network in found["networks"].items()
         for number, (form, row) in enumerate(network["rows"].items())
     ]
-    return table(["network", "engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
+    return table("network | engine | form | MB | processor time, ms | speed | least correlation", rows)
 
 
 SETS = {"neu-det": "strip", "deeppcb": "boards"}
@@ -139,11 +125,8 @@ def variants(found: Value) -> str:
         (
             f"`{row['engine'].text}` {row['version'].text}",
             _variant_name(name, row),
-            fixed(megabytes(row["bytes"]), 1),
-            *(
-                f"{significant(row[kind]['cpu_ms']['p50'].number)} ms, {times(row[kind]['speedup'].number)}"
-                for kind in SIZES
-            ),
+            f"{row['bytes']:.1MB}",
+            *(f"{row[kind]['cpu_ms']['p50']:sig} ms, {row[kind]['speedup']:x}" for kind in SIZES),
             *_accuracy(row),
         )
         for name, row in found["rows"].items()
@@ -181,10 +164,10 @@ def _accuracy(row: Value) -> list[str]:
         data = row["sets"][name]
         low, high = data["map50_interval"].numbers
         missed = data["bad_parts"].number - data["bad_rejected"].number
-        cells.append(f"{fixed(data['map50'].number, 3)} ({fixed(low, 3)} to {fixed(high, 3)})")
-        cells.append(f"{missed:.0f} of {data['bad_parts'].number:.0f}")
+        cells.append(f"{data['map50']:.3f} ({fixed(low, 3)} to {fixed(high, 3)})")
+        cells.append(f"{missed:.0f} of {data['bad_parts']:.0f}")
         good = data["good_parts"].number
-        cells.append(f"{data['good_rejected'].number:.0f} of {good:.0f}" if good else "")
+        cells.append(f"{data['good_rejected']:.0f} of {good:.0f}" if good else "")
     return cells
 
 
@@ -194,33 +177,28 @@ def isolation(found: Value) -> str:
     calls = {"tiny": "a call of a tiny model, ms", "lite0": "a call of EfficientNet-Lite0 INT8, ms"}
     rows = [
         (
-            what,
-            spread(found[key]["here_ms"]),
-            f"{spread(found[key]['child_ms'])}: +{significant(found[key]['extra_us_p50'].number)} µs, "
-            f"{times(found[key]['ratio'].number)}",
+            f"{what} | {found[key]['here_ms']:spread}"
+            f" | {found[key]['child_ms']:spread}: +{found[key]['extra_us_p50']:sig} µs, {found[key]['ratio']:x}"
         )
         for key, what in calls.items()
     ]
     rows += [
         (
-            "load the model; in a child: start it first, ms",
-            spread(found["load_here_ms"]),
-            spread(found["start_child_ms"]),
+            f"load the model; in a child: start it first, ms | {found['load_here_ms']:spread}"
+            f" | {found['start_child_ms']:spread}"
         ),
         (
-            "memory of the child, MB",
-            "",
-            f"{fixed(found['child_resident_mb'].number, 1)} resident, "
-            f"{fixed(found['child_proportional_mb'].number, 1)} proportional",
+            "memory of the child, MB | "
+            f" | {found['child_resident_mb']:.1f} resident, {found['child_proportional_mb']:.1f} proportional"
         ),
         (
-            "`kill -9` of the child to the first answer of a standby, ms",
-            f"the standby alone: {spread(found['standby_alone_ms'])}",
-            f"{spread(found['crash_to_answer_ms'])}: {times(found['crash_to_answer_ratio'].number)}; "
-            f"{found['answers_lost'].number:.0f} lost",
+            "`kill -9` of the child to the first answer of a standby, ms"
+            f" | the standby alone: {found['standby_alone_ms']:spread}"
+            f" | {found['crash_to_answer_ms']:spread}: {found['crash_to_answer_ratio']:x}; "
+            f"{found['answers_lost']:.0f} lost"
         ),
     ]
-    return table(["what", "in this process", "in a child"], rows)
+    return table("what | in this process | in a child", rows)
 
 
 PATTERNS = {"one": "one frame at a time", "rate": "random times", "all": "always a next frame"}
@@ -234,18 +212,18 @@ def placement_ratios(found: Value) -> str:
     for key, network in found["networks"].items():
         for name, what in PATTERNS.items():
             of = network["patterns"][name]
-            at = f" ({network['rate_hz'].number:.0f} a second)" if name == "rate" else ""
+            at = f" ({network['rate_hz']:.0f} a second)" if name == "rate" else ""
             rows.append(
                 (
                     NETWORKS.get(key, key),
                     what + at,
                     of["best"].text,
                     of["chosen"].text,
-                    times(of["configured_over_best"].number),
-                    times(of["config_over_best"].number),
+                    f"{of['configured_over_best']:x}",
+                    f"{of['config_over_best']:x}",
                 )
             )
-    head = ["network", "frames come", "best way", "plan", "`Config()` without a plan", "`Config()` with its plan"]
+    head = "network | frames come | best way | plan | `Config()` without a plan | `Config()` with its plan"
     return table(head, rows)
 
 
@@ -269,11 +247,11 @@ def _cells(patterns: Value, way: str) -> list[str]:
 
 
 def _latency(ways: Value, way: str, *, best: str) -> str:
-    return _best(f"{spread(ways[way]['latency_ms'])} ms", way == best) if way in ways else ""
+    return _best(f"{ways[way]['latency_ms']:spread} ms", way == best) if way in ways else ""
 
 
 def _frames(ways: Value, way: str, *, best: str) -> str:
-    return _best(f"{ways[way]['per_s'].number:.0f} a second", way == best) if way in ways else ""
+    return _best(f"{ways[way]['per_s']:.0f} a second", way == best) if way in ways else ""
 
 
 def _best(text: str, best: bool) -> str:
@@ -295,25 +273,19 @@ def serve(found: Value) -> str:
     rows = [
         (
             what,
-            *(spread(found[model]["latency_ms"][way]) for model in ("tiny", "lite0")),
+            *(f"{found[model]['latency_ms'][way]:spread}" for model in ("tiny", "lite0")),
             *(_per_second(found[model]["calls_per_second_by_clients"], way) for model in ("tiny", "lite0")),
         )
         for way, what in ways.items()
     ]
-    head = [
-        "",
-        "tiny, ms",
-        "EfficientNet-Lite0 INT8, ms",
-        "tiny, calls a second",
-        "EfficientNet-Lite0 INT8, calls a second",
-    ]
+    head = " | tiny, ms | EfficientNet-Lite0 INT8, ms | tiny, calls a second | EfficientNet-Lite0 INT8, calls a second"
     return table(head, rows)
 
 
 def _per_second(found: Value, way: str) -> str:
     if way not in found:
         return ""
-    return "; ".join(f"{each.number:,.0f} with {clients}" for clients, each in found[way].items())
+    return "; ".join(f"{each:,.0f} with {clients}" for clients, each in found[way].items())
 
 
 @block("others", "others")
@@ -339,7 +311,7 @@ def others(found: Value) -> str:
     rows.append(
         (
             "resident memory of a bare ONNX Runtime with OpenCV, over theirs",
-            *(times(found[floor].number) if floor else "" for _, floor in columns.values()),
+            *(f"{found[floor]:x}" if floor else "" for _, floor in columns.values()),
         )
     )
     rows.append(("answers that both give", *(percent(found[f"{key}_same_answer"].number, 0) for key in columns)))
@@ -352,11 +324,11 @@ def detector(found: Value) -> str:
     names = {"steel": "strip, 224 px", "pcb": "boards, 640 px"}
     keys = ("int8_ms", "float_ms", "preprocess_ms", "decode_nms_ms")
     rows = [
-        (what, *(spread(found["sizes"][key][each]) for each in keys), times(found["sizes"][key]["speedup_int8"].number))
+        (what, *(f"{found['sizes'][key][each]:spread}" for each in keys), f"{found['sizes'][key]['speedup_int8']:x}")
         for key, what in names.items()
     ]
-    made = table(["ms", "INT8", "float parent", "pre-processing", "decode and NMS", "INT8 faster by"], rows)
-    return f"{made}\n\nThe INT8 bundle has {times(found['file_ratio'].number)} the bytes of the float bundle."
+    made = table("ms | INT8 | float parent | pre-processing | decode and NMS | INT8 faster by", rows)
+    return f"{made}\n\nThe INT8 bundle has {found['file_ratio']:x} the bytes of the float bundle."
 
 
 @block("privacy", "privacy")
@@ -368,7 +340,7 @@ def privacy(found: Value) -> str:
         ("answers equal to the INT8 engine's sums", f"{equal:,} of {queries:,}", verdict(equal == queries)),
         (
             "head, ms of processor time, median (p95)",
-            f"{fixed(trial['head_ms'].number, 1)} ({fixed(trial['head_p95_ms'].number, 1)})",
+            f"{trial['head_ms']:.1f} ({trial['head_p95_ms']:.1f})",
             verdict(trial["head_p95_ms"].number <= goals["head_ms"].number),
         ),
         (
@@ -382,16 +354,12 @@ def privacy(found: Value) -> str:
             verdict(trial["down_bytes"].number <= goals["down_bytes"].number),
         ),
         ("evaluation keys, bytes, once", f"{int(trial['key_bytes'].number):,}", ""),
-        (
-            "encryption, decryption, ms",
-            f"{fixed(trial['encrypt_ms'].number, 1)}, {fixed(trial['decrypt_ms'].number, 1)}",
-            "",
-        ),
+        ("encryption, decryption, ms", f"{trial['encrypt_ms']:.1f}, {trial['decrypt_ms']:.1f}", ""),
         ("least noise budget, bits", str(int(trial["noise_budget_bits"].number)), ""),
         (
             f"accuracy on {int(found['frames'].number)} frames, classifier and encrypted",
-            f"{fixed(found['accuracy']['classifier'].number, 3)}, {fixed(found['accuracy']['encrypted'].number, 3)}",
+            f"{found['accuracy']['classifier']:.3f}, {found['accuracy']['encrypted']:.3f}",
             "",
         ),
     ]
-    return table(["", "measured", "goal"], rows)
+    return table(" | measured | goal", rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, table
+from benchmarks.figures.tables import table
 
 _HEAD = ("run", "load before", "beside", "demo, s", "check, s", "test-ci, s", "all, s", "passed", "failed", "flaky")
 
@@ -17,7 +18,7 @@ def ci_runs(found: Value) -> str:
 
 def _row(run: Value) -> tuple[str, ...]:
     origin, seconds = run["provenance"], run["seconds"]
-    steps = [fixed(seconds[step].number, 0) if step in seconds else "" for step in ("demo", "check", "test-ci", "all")]
+    steps = [f"{seconds[step]:.0f}" if step in seconds else "" for step in ("demo", "check", "test-ci", "all")]
     failed = [f"`{name.text}`" for name in run["failed"].values()]
     flaky = [f"`{name.text}`" for name in run["flaky"].values()]
     outcome = "green" if run["green"].truth else "**red**"
@@ -26,7 +27,7 @@ def _row(run: Value) -> tuple[str, ...]:
         fixed(origin["load_average"].numbers[0], 1),
         run["beside"].text,
         *steps,
-        fixed(run["counts"]["passed"].number, 0) if "passed" in run["counts"] else "",
+        f"{run['counts']['passed']:.0f}" if "passed" in run["counts"] else "",
         _named(failed),
         _named(flaky),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
+from benchmarks.figures.forms import fixed, percent, signed, times
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, signed, table, times, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 CASES = {
     "torch ddp": "torch's DDP",
@@ -29,9 +30,9 @@ def wire(found: Value) -> str:
         (
             what,
             fixed(cases[key]["interface_bytes_a_step"].number / 1e6, 3),
-            fixed(cases[key]["bytes_of_torch"].number, 4),
-            fixed(cases[key]["memory_mb"].number, 0),
-            fixed(cases[key]["added_cpu_ms"].number, 0),
+            f"{cases[key]['bytes_of_torch']:.4f}",
+            f"{cases[key]['memory_mb']:.0f}",
+            f"{cases[key]['added_cpu_ms']:.0f}",
             *(_waiting(cases[key], key, batch) for batch, _ in batches),
             percent(max(0.0, 1 - cases[key]["alone_ms"].number / cases[key]["step_ms"].number)),
         )
@@ -59,7 +60,7 @@ def workers(found: Value) -> str:
         if "4 workers" in found:
             measured = found["4 workers"]["cases"][name]["interface_bytes_a_step"].number
             sent += f", measured {fixed(measured / 1e6, 3)}"
-        rows.append((CASES[name], sent, *(percent(of[each]["waiting_share"].number) for each in counts)))
+        rows.append((CASES[name], sent, *(f"{of[each]['waiting_share']:.1%}" for each in counts)))
     return table(["case", "MB a step, four workers", *(f"waiting, {each}" for each in counts)], rows)
 
 
@@ -96,13 +97,13 @@ def accuracy(found: Value) -> str:
                 task,
                 f"`{name}`",
                 f"{len(of['seeds'].values())}",
-                percent(of["mean"].number),
+                f"{of['mean']:.1%}",
                 "" if base else signed(points, 2),
                 interval,
                 "" if base else f"≥ −{ACCURACY_BAR_POINTS:g}: {_accuracy_verdict(of)}",
             )
         )
-    head = ["network", "gradients", "seeds", "top-1 or mAP@0.5", "points against `fp32`", "95 % interval", "bar"]
+    head = "network | gradients | seeds | top-1 or mAP@0.5 | points against `fp32` | 95 % interval | bar"
     return table(head, rows)
 
 
@@ -124,23 +125,18 @@ def kills(found: Value) -> str:
     round_steps = local["round_steps"].number
     rows = [
         (
-            "`low-rank`",
-            f"{found['kills'].number:.0f}",
-            f"{found['restarts'].number:.0f}",
-            f"{found['epoch_steps'].number:.0f}",
-            fixed(max(lost, default=0), 0),
-            f"losses {'identical' if same else 'different'}: {verdict(same)}",
+            f"`low-rank` | {found['kills']:.0f} | {found['restarts']:.0f} | {found['epoch_steps']:.0f}"
+            f" | {fixed(max(lost, default=0), 0)}"
+            f" | losses {'identical' if same else 'different'}: {verdict(same)}"
         ),
         (
-            "`local`, `--min-workers 1`",
-            f"{len(lost_local)}",
-            f"{local['restarts'].number:.0f}",
-            f"{local['epoch_steps'].number:.0f}, {round_steps:.0f} a round",
-            fixed(max(lost_local, default=0), 0),
-            f"at most a round: {verdict(max(lost_local, default=0) <= round_steps + 2)}",
+            f"`local`, `--min-workers 1` | {len(lost_local)} | {local['restarts']:.0f}"
+            f" | {local['epoch_steps']:.0f}, {round_steps:.0f} a round"
+            f" | {fixed(max(lost_local, default=0), 0)}"
+            f" | at most a round: {verdict(max(lost_local, default=0) <= round_steps + 2)}"
         ),
     ]
-    return table(["gradients", "workers killed", "restarts", "steps an epoch", "most steps repeated", ""], rows)
+    return table("gradients | workers killed | restarts | steps an epoch | most steps repeated | ", rows)
 
 
 @block("training.defaults", "training.defaults")
@@ -150,18 +146,10 @@ def defaults(found: Value) -> str:
     for kind, metric, val in (("classifier", "top-1", "val_top1"), ("segmenter", "mean IoU", "val_mean_iou")):
         of = found[kind]
         rows.append(
-            (
-                f"`train {kind}`",
-                of["data"].text,
-                fixed(of["side_px"].number, 0),
-                fixed(of["epochs"].number, 0),
-                fixed(of["seconds"].number / 60, 1),
-                metric,
-                fixed(of["held"].number, 3),
-                fixed(of[val].number, 3),
-            )
+            f"`train {kind}` | {of['data'].text} | {of['side_px']:.0f} | {of['epochs']:.0f}"
+            f" | {fixed(of['seconds'].number / 60, 1)} | {metric} | {of['held']:.3f} | {of[val]:.3f}"
         )
-    head = ["command", "data", "px", "passes", "minutes", "metric", "held-out share of train", "val"]
+    head = "command | data | px | passes | minutes | metric | held-out share of train | val"
     return table(head, rows)
 
 
@@ -182,13 +170,13 @@ def tasks(found: Value) -> str:
         row = [of["what"].text, f"{alone:.1f} s"]
         for count in counts[1:]:
             ratio = alone / workers[count]["seconds"].number
-            cell = f"{workers[count]['seconds'].number:.1f} s, {times(ratio)}"
+            cell = f"{workers[count]['seconds']:.1f} s, {times(ratio)}"
             if count == "2":
                 cell += f"; bar ≥ {TASKS_BAR} ×: {verdict(ratio >= TASKS_BAR)}"
             row.append(cell)
         row.append("yes" if all(workers[count]["same"].truth for count in counts) else "**no**")
         rows.append(tuple(row))
-    starts = tuple("" if count == "1" else f"{found['started_s'][count].number:.0f} s" for count in counts)
+    starts = tuple("" if count == "1" else f"{found['started_s'][count]:.0f} s" for count in counts)
     rows.append(("start of Ray and imports, once", *starts, ""))
     heads = [f"{count} at once, {cores:.0f} cores" for count in counts[1:]]
     return table(["work", "plain loop", *heads, "same result to the bit"], rows)

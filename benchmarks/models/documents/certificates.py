@@ -1,6 +1,6 @@
 """Synthetic mill certificates by the rules of the schema: layouts that no rule or label was chosen on.
 
-There are no open certificates, so these are made (`lineside_models.datasets.certificates`); real ones will be worse.
+There are no open certificates, so these are made (`lineside_converters.certificates`); real ones will be worse.
 Conditions: ``pdf`` with text, ``scan`` at 200 dpi, and ``copy``, the noisy scan of a copy. Each document has another
 seed; layouts take turns.
 
@@ -28,7 +28,7 @@ import msgspec
 from benchmarks.provenance import sources_sha256
 from benchmarks.registry import BENCHMARKS
 from benchmarks.smoke import SMOKE, kept, scaled
-from lineside_models.datasets.certificates import COPY, HELD_OUT, SCAN, make_certificate, scan, truth
+from lineside_converters.certificates.generator import COPY, HELD_OUT, SCAN, make_certificate, scan, truth
 from lineside_models.nlp.document import DocumentReport
 from lineside_models.nlp.reading import read_document
 from lineside_models.nlp.rules import extract_by_rules

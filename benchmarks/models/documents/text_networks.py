@@ -23,7 +23,7 @@ from benchmarks.inputs.data import shared
 from benchmarks.models.documents.reading import contracts, matches, reference, words
 from benchmarks.smoke import scaled
 from lineside_converters.bundles.page_text import build_page_text
-from lineside_models.datasets.certificates import SCAN, TUNED_ON, make_certificate, scan
+from lineside_converters.certificates.generator import SCAN, TUNED_ON, make_certificate, scan
 from lineside_models.nlp.ocr.page_ocr import PageOcr
 from lineside_models.nlp.pdf.pages import pdf_image
 from lineside_models.nlp.reading import read_document

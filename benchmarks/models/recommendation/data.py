@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.inputs.data import shared
 from benchmarks.models.recommendation.baselines import Baselines
 from benchmarks.smoke import SMOKE, kept, scaled
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_converters.training.recommendation.config import RecommenderConfig
 from lineside_converters.training.recommendation.interactions import (
     Interactions,
@@ -108,7 +108,7 @@ def trained(
     return TrainedNetwork(model, model.network, model.config)
 
 
-def _told(folder: Path) -> Callable[[TrainingProgress], None]:
+def _told(folder: Path) -> OnProgress:
     def report(progress: TrainingProgress) -> None:
         if progress.held:
             print(folder.name, progress.epoch, progress.held, file=sys.stderr, flush=True)

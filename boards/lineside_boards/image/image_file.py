@@ -22,7 +22,7 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-Progress = Callable[[int], None]
+BytesListener = Callable[[int], None]
 
 
 def pieces(image: Path) -> Iterator[bytes]:
@@ -99,7 +99,7 @@ def _full(reader: _Readable, rest: bytes) -> bytes:
     return parts[1] if not rest and len(parts) == 2 else b"".join(parts)
 
 
-def copy(image: Path, out: Path, progress: Progress = lambda done: None) -> None:
+def copy(image: Path, out: Path, progress: BytesListener = lambda done: None) -> None:
     """Copies an image, unpacked, with holes where it is empty.
 
     Args:
@@ -138,7 +138,7 @@ def plain_size(image: Path) -> int | None:
         raise InputNotFoundError(f"{image}: {error.strerror}", action="Give the path of an image.") from error
 
 
-def _copy_plain(image: Path, target: BinaryIO, progress: Progress) -> None:
+def _copy_plain(image: Path, target: BinaryIO, progress: BytesListener) -> None:
     """The kernel copies the ranges with data, and shares blocks if the file system can."""
     with image.open("rb") as source:
         size, here = os.fstat(source.fileno()).st_size, 0
@@ -158,7 +158,7 @@ def _copy_plain(image: Path, target: BinaryIO, progress: Progress) -> None:
             here = end
 
 
-def _copy_pieces(image: Path, target: BinaryIO, progress: Progress) -> None:
+def _copy_pieces(image: Path, target: BinaryIO, progress: BytesListener) -> None:
     done = 0
     for piece in pieces(image):
         if piece.count(0) != len(piece):

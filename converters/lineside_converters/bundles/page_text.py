@@ -10,7 +10,6 @@ last layer: that one is a file of its own, with 8 bits a weight, of which a devi
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import sys
 import tempfile
@@ -26,12 +25,12 @@ import onnxruntime
 from onnx import numpy_helper
 from onnx.utils import Extractor
 
-from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, run_builder
+from lineside_converters.certificates.generator import COPY, SCAN, TUNED_ON, make_certificate, scan
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.gelu import with_gelu
 from lineside_converters.quantization.static import hash_feeds, quantize
 from lineside_models.anomaly.onnx_tail import with_weights
-from lineside_models.datasets.certificates import COPY, SCAN, TUNED_ON, make_certificate, scan
 from lineside_models.nlp.ocr.networks import HEAD_FILE, NetworkName
 from lineside_models.nlp.ocr.page_ocr import cut_out
 from lineside_models.nlp.ocr.text_detection import detect_lines
@@ -48,7 +47,7 @@ from lineside_runtime.bundle import (
     write_manifest,
 )
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
-from lineside_runtime.errors import LinesideError, MissingExtraError, UnsupportedModelError
+from lineside_runtime.errors import MissingExtraError, UnsupportedModelError
 from lineside_runtime.files import write_atomic
 
 PACKAGE = "rapidocr"
@@ -298,19 +297,5 @@ This network does not judge parts. It is one of three that read text. {does}
 """.replace("{package}", PACKAGE)
 
 
-def main() -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="the folder that gets the three bundles")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundles that stand there")
-    options = parser.parse_args()
-    try:
-        build_page_text(options.out, overwrite=options.overwrite)
-    except LinesideError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_builder(build_page_text, __doc__))

@@ -16,7 +16,6 @@ search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`),
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame, run_builder
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.quantization.static import hash_feeds, quantize
@@ -51,7 +50,6 @@ from lineside_runtime.bundle import (
 )
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
-from lineside_runtime.errors import LinesideError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -270,19 +268,5 @@ in; a vector of 120 numbers a cell of 16 × 16 pixels and one of 208 numbers a c
 """
 
 
-def main() -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="the folder to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
-    options = parser.parse_args()
-    try:
-        build_patch_features(options.out, overwrite=options.overwrite)
-    except LinesideError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_builder(build_patch_features, __doc__))

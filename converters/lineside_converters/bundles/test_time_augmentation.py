@@ -26,11 +26,12 @@ from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.thresholds.output import MARK, check_place
-from lineside_converters.thresholds.scoring import Progress, find
+from lineside_converters.thresholds.scoring import find
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, Manifest, Variant, time_now
 from lineside_runtime.config import Config
 from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, UnsupportedModelError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 ENGINE = "ort"
@@ -69,7 +70,7 @@ def add_mirrored(
     *,
     version: str = "",
     overwrite: bool = False,
-    on_progress: Progress = lambda now, of: None,
+    on_progress: CountListener = lambda now, of: None,
 ) -> MirroredBundle:
     """Writes a new version of a detector's bundle with test-time augmentation, if that finds more.
 
@@ -154,7 +155,7 @@ def _with_mirrored(old: Manifest, once: Variant, version: str) -> tuple[Variant,
     return twice, manifest
 
 
-def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_progress: Progress) -> Drop:
+def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_progress: CountListener) -> Drop:
     alone = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=(once,)), bundle.digest)
     looks = []
     for number, one in enumerate((alone, twice)):
@@ -172,7 +173,7 @@ def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_p
     return drop
 
 
-def _both(on_progress: Progress, number: int) -> Progress:
+def _both(on_progress: CountListener, number: int) -> CountListener:
     """Counts both inferences over all frames."""
     return lambda now, of: on_progress(number * of + now, 2 * of)
 

@@ -16,13 +16,12 @@ import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from lineside_converters.cluster.connection import connect
-from lineside_runtime.errors import ClusterError, LinesideError, TrainingError, error_of, shared_code
+from lineside_runtime.errors import ClusterError, LinesideError, TrainingError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,15 +95,10 @@ ALONE: Final = TaskRunner()
 """No cluster."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Error of a task, in a form that every process can read."""
+class _Failure(NamedTuple):
+    """Error of a task, with its traceback there."""
 
-    code: int
-    message: str
-    expected: str | None
-    actual: str | None
-    action: str
+    error: LinesideError
     trace: str
 
 
@@ -159,26 +153,16 @@ class RayTaskRunner(TaskRunner):
                 "--max-failures says how many deaths are borne.",
             ) from error
         if isinstance(result, _Failure):
-            raise error_of(
-                result.code, result.message, expected=result.expected, actual=result.actual, action=result.action
-            ) from RuntimeError(result.trace)
+            raise result.error from RuntimeError(result.trace)
         return result
 
 
 def _call(function: Callable[[T], R], item: T) -> R | _Failure:
-    """Calls the function in a task; an error of lineside's is returned, as not all can be pickled."""
+    """Calls the function in a task; an error of lineside's is returned, as Ray would put a traceback into its text."""
     try:
         return function(item)
     except LinesideError as error:
-        content = error.as_dict()
-        return _Failure(
-            shared_code(error),
-            error.message,
-            content["expected"],
-            content["actual"],
-            error.action,
-            traceback.format_exc(),
-        )
+        return _Failure(error, traceback.format_exc())
 
 
 @contextlib.contextmanager

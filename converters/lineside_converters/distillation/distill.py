@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lineside_converters.pruning.structured import fold_norms
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
 from lineside_converters.training.objective import TrainingObjective, as_tuple
 from lineside_converters.training.objective_selection import objective_for
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Manifest
@@ -124,7 +124,7 @@ def distill(
     *,
     out: Path,
     settings: DistillationSettings,
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
 ) -> DistillResult:
     """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
 

@@ -14,7 +14,7 @@ from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, fact
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
 from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of, worst_verdicts
-from lineside_converters.evaluation.request import EvaluationRequest, Progress
+from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.part_images import PartImage, load_part_images, read_mask
@@ -25,6 +25,7 @@ from lineside_models.metrics import auroc
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError, RegistrationError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 Heat = npt.NDArray[np.float32]
@@ -105,7 +106,7 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
 
 
 def _look(
-    session: Session, parts: Sequence[PartImage], on_progress: Progress | None
+    session: Session, parts: Sequence[PartImage], on_progress: CountListener | None
 ) -> list[tuple[Inspection, Heat | None]]:
     """Returns verdict and heat map of each part; no map of one that can't be compared with the reference."""
     inspector = Inspector(session, batch_size=1)

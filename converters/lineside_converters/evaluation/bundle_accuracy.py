@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
-Progress = Callable[[int, int], None]
 WARM_FRAMES = 2
 
 
@@ -139,7 +139,7 @@ def evaluate(
     fold: str = "",
     max_frames: int | None = None,
     config: Config | None = None,
-    on_progress: Progress | None = None,
+    on_progress: CountListener | None = None,
 ) -> Evaluation:
     """Evaluates a bundle on a data set.
 
@@ -192,7 +192,7 @@ def figures_of(
 
 
 def find(
-    session: Session, frames: Iterable[AnnotatedFrame], *, total: int = 0, on_progress: Progress | None = None
+    session: Session, frames: Iterable[AnnotatedFrame], *, total: int = 0, on_progress: CountListener | None = None
 ) -> tuple[list[AnnotatedFrame], list[EvaluationRun]]:
     """Runs frames through a session one by one; the first ones twice, so that no time includes the warm-up.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.frame_tasks import run_in_tasks
-from lineside_converters.evaluation.request import EvaluationRequest, Progress
+from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
@@ -32,6 +32,7 @@ from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.reading import FoundRelation
 from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 CURVE_POINTS = 40
@@ -93,7 +94,7 @@ def judge_documents(session: Session, root: Path, request: EvaluationRequest) ->
 
 
 def _read(
-    session: Session, documents: Sequence[AnnotatedDocument], on_progress: Progress | None
+    session: Session, documents: Sequence[AnnotatedDocument], on_progress: CountListener | None
 ) -> list[tuple[tuple[list[SpanCandidate], list[FoundRelation]], Timings]]:
     extractor, terms = open_extractor(session), LegalTerms.open(SHIPPED)
     extractor.read(documents[0].text, terms)  # the first one also warms up

@@ -13,19 +13,23 @@ from lineside_converters.cluster.tasks import TaskRunner
 from lineside_converters.data.calibration_data import AnnotatedFrame, AnnotatedFrames
 from lineside_converters.evaluation.bundle_accuracy import find
 from lineside_converters.evaluation.bundle_runner import EvaluationRun
-from lineside_converters.evaluation.request import Progress
 from lineside_runtime.config import GPU_RATIO, Config
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-RunFrames = Callable[[Session, Sequence[T], Progress | None], list[R]]
+RunFrames = Callable[[Session, Sequence[T], CountListener | None], list[R]]
 """Runs frames through a session, and returns a result for each."""
 
 
 def run_in_tasks(
-    session: Session, run: RunFrames[T, R], frames: Sequence[T], tasks: TaskRunner, on_progress: Progress | None = None
+    session: Session,
+    run: RunFrames[T, R],
+    frames: Sequence[T],
+    tasks: TaskRunner,
+    on_progress: CountListener | None = None,
 ) -> list[R]:
     """Returns the results of all frames in their order: by the session, or by tasks with sessions of their own.
 
@@ -64,7 +68,7 @@ def _run_part(bundle: Path, config: Config, run: RunFrames[T, R], frames: Sequen
 
 
 def find_in_tasks(
-    session: Session, frames: AnnotatedFrames, tasks: TaskRunner, on_progress: Progress | None
+    session: Session, frames: AnnotatedFrames, tasks: TaskRunner, on_progress: CountListener | None
 ) -> tuple[list[AnnotatedFrame], list[EvaluationRun]]:
     """Returns what `find` returns of all frames."""
     found = run_in_tasks(session, _find, frames, tasks, on_progress)
@@ -72,6 +76,6 @@ def find_in_tasks(
 
 
 def _find(
-    session: Session, frames: Sequence[AnnotatedFrame], on_progress: Progress | None
+    session: Session, frames: Sequence[AnnotatedFrame], on_progress: CountListener | None
 ) -> list[tuple[AnnotatedFrame, EvaluationRun]]:
     return list(zip(*find(session, frames, total=len(frames), on_progress=on_progress), strict=True))

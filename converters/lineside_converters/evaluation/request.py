@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_models.datasets import ALL
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
-
-Progress = Callable[[int, int], None]
+from lineside_runtime.progress import CountListener
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +33,7 @@ class EvaluationRequest:
     choose_on: str | None = None
     predictions: Path | None = None
     config: Config | None = None
-    on_progress: Progress | None = None
+    on_progress: CountListener | None = None
     tasks: TaskRunner = ALONE
 
     def refuse_detector_options(self, actual: str) -> None:
@@ -51,7 +49,7 @@ class EvaluationRequest:
 class CombinedProgress:
     """Adds up the progress over several sets of frames."""
 
-    def __init__(self, on_progress: Progress | None, total: int) -> None:
+    def __init__(self, on_progress: CountListener | None, total: int) -> None:
         self._on_progress, self._total = on_progress, total
         self._before = self._done = 0
 

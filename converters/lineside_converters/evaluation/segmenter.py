@@ -17,7 +17,7 @@ from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRa
 from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
 from lineside_converters.evaluation.predictions import file_name
-from lineside_converters.evaluation.request import EvaluationRequest, Progress
+from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixel_metrics import Pixels, count_pixels, mean_iou, overlaps, shown_labels
 from lineside_converters.reports.report_parts import ReportStruct
@@ -32,6 +32,7 @@ from lineside_models.preprocess import prepare
 from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 NOTHING = "nothing"
@@ -115,7 +116,7 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
 
 
 def _tables(
-    data: MaskDataset, session: Session, samples: Sequence[Sample], on_progress: Progress | None
+    data: MaskDataset, session: Session, samples: Sequence[Sample], on_progress: CountListener | None
 ) -> list[tuple[Pixels, Timings, Decision]]:
     policy = VerdictPolicy(session.manifest)
     found = []

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lineside_converters.bundles.packaging import next_version
 from lineside_converters.evolution.latency_comparison import FRAMES, LatencyComparison, compare_here, compare_on
 from lineside_converters.evolution.page import write_page
 from lineside_converters.evolution.report import EvolutionReport, judge_candidate
@@ -31,7 +32,6 @@ from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import DeviceTimer, Effort
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report import read_report
-from lineside_converters.stages.load import next_version
 from lineside_converters.targets import find_target
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
@@ -126,7 +126,7 @@ def evolve(settings: EvolutionSettings, progress: ProgressReporter) -> Evolution
             lambda: _latency(settings, candidate, frames, work.folder),
             LatencyComparison,
         )
-        return _finish(settings, made, candidate, verdicts, latency)
+        return _finish(settings, candidate, verdicts, latency)
 
 
 def free_version(deployed: Bundle, taken: Container[str]) -> str:
@@ -249,7 +249,7 @@ def _latency(settings: EvolutionSettings, candidate: Bundle, frames: FrameSet, w
 
 
 def _finish(
-    settings: EvolutionSettings, made: Path, candidate: Bundle, verdicts: VerdictComparison, latency: LatencyComparison
+    settings: EvolutionSettings, candidate: Bundle, verdicts: VerdictComparison, latency: LatencyComparison
 ) -> EvolutionReport:
     offered, why = judge_candidate(verdicts, latency, max_drop=settings.max_drop)
     optimized = read_report(candidate.path)

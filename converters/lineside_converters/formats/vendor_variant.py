@@ -21,7 +21,7 @@ from lineside_converters.formats import ENGINES
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
-from lineside_converters.progress import ProgressReporter, TextListener
+from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
@@ -34,6 +34,7 @@ from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
+from lineside_runtime.progress import TextListener
 
 FRAMES = 64
 """On which outputs are compared, at most."""

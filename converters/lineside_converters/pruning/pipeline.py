@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lineside_converters.pruning.torch_graph import PrunableNetwork
     from lineside_converters.search.pipeline import SearchBudget
     from lineside_converters.search.trials import SearchContext, TunedNetwork
-    from lineside_converters.training.progress import TrainingProgress
+    from lineside_converters.training.progress import OnProgress, TrainingProgress
 
 log = logging.getLogger("lineside.convert")
 
@@ -372,7 +372,7 @@ def _frames(context: Context) -> list[Tensor]:
     return [torch.from_numpy(next(iter(feed.values()))) for feed in feeds]
 
 
-def _training_reporter(progress: ProgressReporter) -> Callable[[TrainingProgress], None]:
+def _training_reporter(progress: ProgressReporter) -> OnProgress:
     def report(now: TrainingProgress) -> None:
         progress.count("fine-tune", now.step + 1, now.steps)
         if now.held:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.losses import DistillationLoss
-from lineside_converters.progress import TextListener
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
 from lineside_converters.training.objective import Outputs, as_tuple
+from lineside_runtime.progress import TextListener
 
 KEPT = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are kept where the curve is measured."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lineside_converters.distillation.losses import DistillationLoss
-from lineside_converters.progress import TextListener
 from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.layer_cost import LayerCosts, measure_costs, time_whole
 from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
@@ -29,6 +28,7 @@ from lineside_converters.training.objective import TrainingObjective
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import PruningError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.progress import TextListener
 
 RANK_BATCHES = 8
 CURVE_BATCHES = 1

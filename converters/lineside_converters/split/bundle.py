@@ -14,7 +14,6 @@ import numpy as np
 
 from lineside_converters.bundles.packaging import golden_frame
 from lineside_converters.gates.parity import check_parity
-from lineside_converters.progress import TextListener
 from lineside_converters.split.cut_selection import CutChoice, CutSearch
 from lineside_converters.split.graph import Cut, cut_in_two
 from lineside_converters.split.timing import Feed, StagePlace
@@ -34,6 +33,7 @@ from lineside_runtime.bundle.install import check_target, install_bundle, stagin
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, IncompatibleBundleError, ParityGateError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.progress import TextListener
 from lineside_runtime.session import Session
 
 REPORT_NAME = "split.json"

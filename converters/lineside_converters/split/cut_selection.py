@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 
-from lineside_converters.progress import TextListener
 from lineside_converters.split.graph import Cut, cut_in_two, find_cuts
 from lineside_converters.split.timing import Feed, StagePlace, StageWork, time_together
 from lineside_runtime.errors import DeviceError, GraphError, SpeedGateError, UnsupportedModelError
+from lineside_runtime.progress import TextListener
 
 GRID = 9
 """Cuts that are measured first, spread over the graph; after that ever closer to the best of them."""

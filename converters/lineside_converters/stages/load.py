@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from lineside_converters.bundles.packaging import next_version
 from lineside_converters.candidate import SourceModel
 from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.context import Context
@@ -130,9 +130,3 @@ def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, p
         licence=options.licence or source.manifest.licence,
         data_terms=dict(options.data_terms) if options.data_terms else source.manifest.data_terms,
     )
-
-
-def next_version(version: str) -> str:
-    """Returns the version with its last number one higher: ``1.0.0`` → ``1.0.1``; without a number, ``.1`` is added."""
-    found = re.fullmatch(r"(.*?)(\d+)(\D*)", version)
-    return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lineside_converters.bundles.packaging import CARD_NAME
+from lineside_converters.bundles.packaging import CARD_NAME, next_version
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
 from lineside_runtime.bundle import Bundle, open_bundle, time_now, write_manifest
@@ -185,18 +184,6 @@ def settings_of(decision: ThresholdReport) -> str:
         inspect["unsure_from"] = bands
     head = f"# Thresholds for {decision.bundle}: {_terms(decision)}.\n# Chosen on {decision.frames_from}.\n"
     return head + tomli_w.dumps({"inspect": inspect})
-
-
-def next_version(version: str) -> str:
-    """Returns the version with its last number one higher.
-
-    Raises:
-        ConfigError: It doesn't end with a number.
-    """
-    found = re.fullmatch(r"(.*?)(\d+)", version)
-    if found is None:
-        raise ConfigError("version", expected="one that ends with a number", actual=version, action="Give --version.")
-    return f"{found[1]}{int(found[2]) + 1}"
 
 
 def _as_json(decision: ThresholdReport) -> bytes:

@@ -20,11 +20,12 @@ from lineside_converters.thresholds.outcomes import folds_by_part
 from lineside_converters.thresholds.output import MARK, check_place, write_reading
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import Reliability
-from lineside_converters.thresholds.scoring import FrameScores, Progress, score
+from lineside_converters.thresholds.scoring import FrameScores, score
 from lineside_converters.training.detection import score_calibration
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 _FITTED = ("calibration", "thresholds", "unsure_from")
@@ -62,7 +63,7 @@ def refit(
     keep_thresholds: bool = False,
     version: str = "",
     overwrite: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: CountListener | None = None,
 ) -> RecalibrationResult:
     """Writes a new version of a detector's bundle, with scores and thresholds fitted through its own engine.
 
@@ -118,7 +119,9 @@ def _moved(own: Mapping[str, Any], maps: Sequence[tuple[float, float]]) -> tuple
     return tuple(float(threshold) for threshold in moved)
 
 
-def _scored(bundle: Bundle, params: Mapping[str, Any], frames: FrameSet, on_progress: Progress | None) -> FrameScores:
+def _scored(
+    bundle: Bundle, params: Mapping[str, Any], frames: FrameSet, on_progress: CountListener | None
+) -> FrameScores:
     with tempfile.TemporaryDirectory(prefix="lineside-refit-") as folder:
         draft = write_reading(bundle, params, Path(folder, "draft"), card="", version="draft")
         with Session(draft, Config(threads=1)) as session:

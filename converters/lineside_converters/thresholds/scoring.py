@@ -17,14 +17,13 @@ from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
 from lineside_models.verdict.decision import VerdictPolicy
 from lineside_models.verdict.good_classes import good_of
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 AT_ONCE = 4
 
 ENOUGH_GOOD = 100
 """Good parts from which they alone say how often good parts are rejected."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ Batch = tuple[Callable[[], AnnotatedFrame], ...]
 
 
 def find(
-    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: Progress | None = None
+    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: CountListener | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
     """Runs the frames through the bundle: annotations of each, without its image, and every candidate."""
     count = len(frames.makers)
@@ -99,7 +98,7 @@ def find(
 
 
 def _find(
-    session: Session, batches: Sequence[Batch], on_progress: Progress | None
+    session: Session, batches: Sequence[Batch], on_progress: CountListener | None
 ) -> list[list[tuple[AnnotatedFrame, Candidates]]]:
     inspector = Inspector(session, batch_size=AT_ONCE)
     found = []
@@ -116,7 +115,7 @@ def _find(
 
 
 def score(
-    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: Progress | None = None
+    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: CountListener | None = None
 ) -> FrameScores:
     """Runs the frames through the bundle, cut into tiles where its manifest says so."""
     labels = session.manifest.labels

@@ -22,13 +22,14 @@ from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome, own_outcome
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import ThresholdOutcome, ThresholdPoint, ThresholdReport, TypeDecision, rate
-from lineside_converters.thresholds.scoring import ENOUGH_GOOD, FrameScores, Progress, score
+from lineside_converters.thresholds.scoring import ENOUGH_GOOD, FrameScores, score
 from lineside_models.metrics import wilson
 from lineside_models.postprocess import thresholds_of, unsure_from_of
 from lineside_models.verdict.good_classes import good_of, passes_nothing
 from lineside_runtime.bundle import Bundle, Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.progress import CountListener
 from lineside_runtime.session import Session
 
 LEAST_BAD = 5
@@ -48,7 +49,7 @@ def decide(
     *,
     config: Config | None = None,
     tasks: TaskRunner = ALONE,
-    on_progress: Progress | None = None,
+    on_progress: CountListener | None = None,
 ) -> ThresholdReport:
     """Chooses the thresholds of a bundle.
 

@@ -28,7 +28,7 @@ from lineside_hub.alarms.config import (
 )
 from lineside_hub.alarms.storage import Notice
 from lineside_hub.http_client import TIMEOUT_S, send, trust
-from lineside_runtime.errors import ConfigError, LinesideError, NotificationError
+from lineside_runtime.errors import ConfigError, LinesideError, NotificationError, reason_of
 
 EMAIL = "email"
 
@@ -72,7 +72,7 @@ class EmailChannel:
                     smtp.login(config.username, read_secret(config.password_file, "alarms.email.password_file"))
                 refused = smtp.send_message(self.message(notices))
         except (OSError, smtplib.SMTPException, ConfigError) as error:
-            raise NotificationError(f"e-mail by {config.host}:{config.port}: {error}") from error
+            raise NotificationError(f"e-mail by {config.host}:{config.port}: {reason_of(error)}") from error
         if refused:
             raise NotificationError(f"{config.host} refused {', '.join(refused)}")
 
@@ -139,7 +139,7 @@ class WebhookChannel:
                 headers[SIGNATURE_HEADER] = sign(secret, body)
             send(self._config.url, body, headers, ca=self._config.ca)
         except (OSError, ValueError, ConfigError) as error:
-            raise NotificationError(f"{self.name}: {error}") from error
+            raise NotificationError(f"{self.name}: {reason_of(error)}") from error
 
 
 def sign(secret: str, body: bytes) -> str:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lineside_hub.repository.layout import RepositoryLayout
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_link.client.client import LinkClient
@@ -36,7 +37,7 @@ class VectorServer:
     """
 
     def __init__(self, client: LinkClient, topics: Topics, plant: str, folder: Path) -> None:
-        (folder / "chunks").mkdir(parents=True, exist_ok=True)
+        RepositoryLayout(folder).make()
         name = upload_name(plant)
         self._repository = Repository(folder)
         self._responder = Responder(

@@ -30,6 +30,7 @@ from typing import IO
 from lineside_hub.blobs import FolderBlobs
 from lineside_hub.config import CONFIG_NAME, load_config
 from lineside_hub.folder_lock import LOCK_NAME, folder_lock
+from lineside_hub.repository.layout import CHUNKS, METADATA, OFFLINE_KEYS, ONLINE_KEYS, TARGETS
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
@@ -37,7 +38,7 @@ from lineside_hub.results.frames.storage import FRAMES_NAME
 from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder
 
-_PARTS = ("hub.toml", "root.json", "chunks.url", "keys", "online", "metadata", "targets", "identity")
+_PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
 
 _log = logging.getLogger("lineside.hub.backup")
 
@@ -140,9 +141,9 @@ def _copy_database(hub: Path, scratch: Path) -> Path:
 
 
 def _files(hub: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
-    for name in (*_PARTS, *(["chunks"] if chunks else [])):
+    for name in (*_PARTS, *([CHUNKS] if chunks else [])):
         part = hub / name
-        if name == "keys" and not offline_keys:
+        if name == OFFLINE_KEYS and not offline_keys:
             continue
         if part.is_file():
             yield part

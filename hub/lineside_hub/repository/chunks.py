@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lineside_hub.blobs import BlobStore, FolderBlobs, UrlBlobs
+from lineside_hub.repository.layout import CHUNKS
 from lineside_runtime.bundle import CHUNK_BYTES, FileEntry
 from lineside_runtime.errors import BundleIntegrityError
 
@@ -31,7 +32,7 @@ def chunk_blobs(folder: Path) -> BlobStore:
     try:
         url = (folder / URL_NAME).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return FolderBlobs(folder / "chunks")
+        return FolderBlobs(folder / CHUNKS)
     return UrlBlobs(url)
 
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from lineside_hub.repository.chunks import ChunkStore
+from lineside_hub.repository.layout import RepositoryLayout
 from lineside_hub.repository.repository import Repository
 from lineside_link.messages import Deltas, Patch, PatchFormat, encode
 from lineside_link.transfer import deltas
@@ -37,16 +38,6 @@ WAITING_MAX = 100
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTHING = encode(Deltas())
-
-
-def find_manifest(folder: Path, sha256: str, *, group: str = "") -> Path | None:
-    """Returns the published manifest of this digest, or ``None``.
-
-    Args:
-        sha256: 64 hexadecimal digits; the caller has checked that.
-        group: That it was published to; any if empty.
-    """
-    return next(iter(sorted((folder / "targets").glob(f"{group or '*'}/{sha256}.*.json"))), None)
 
 
 def list_path(folder: Path, wanted: str, base: str) -> Path:
@@ -77,7 +68,7 @@ def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
 
 
 def _manifest(folder: Path, sha256: str) -> Manifest:
-    path = find_manifest(folder, sha256)
+    path = RepositoryLayout(folder).find_manifest(sha256)
     if path is None:
         raise InputNotFoundError(f"no bundle {sha256} is published here")
     return parse_manifest(path.read_bytes())
@@ -167,7 +158,7 @@ class DeltaMaker:
 
     def _begin(self, wanted: str, base: str) -> bool:
         """Queues a pair; false if one of the bundles was never published, or too many pairs wait."""
-        if find_manifest(self._folder, wanted) is None or find_manifest(self._folder, base) is None:
+        if any(RepositoryLayout(self._folder).find_manifest(each) is None for each in (wanted, base)):
             return False
         with self._lock:
             if (wanted, base) in self._pending:

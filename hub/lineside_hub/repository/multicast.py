@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_hub.config import HubTransferConfig
-from lineside_hub.repository.deltas import DIGEST, DeltaMaker, find_manifest
+from lineside_hub.repository.deltas import DIGEST, DeltaMaker
+from lineside_hub.repository.layout import RepositoryLayout, target_of
 from lineside_hub.repository.repository import Repository
 from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode
 from lineside_link.transfer.multicast import END
@@ -207,10 +208,10 @@ class Multicaster:
 
     def _target(self, wanted: str, group: str) -> str:
         """Returns the target of a published manifest: ``<group>/<name>-<version>.json``."""
-        path = find_manifest(self._repository.folder, wanted, group=group)
-        return f"{path.parent.name}/{path.name.partition('.')[2]}" if path is not None else ""
+        path = self._repository.layout.find_manifest(wanted, group=group)
+        return target_of(path) if path is not None else ""
 
 
 def _manifest(folder: Path, sha256: str, *, group: str = "") -> Manifest | None:
-    path = find_manifest(folder, sha256, group=group) if DIGEST.fullmatch(sha256) else None
+    path = RepositoryLayout(folder).find_manifest(sha256, group=group) if DIGEST.fullmatch(sha256) else None
     return parse_manifest(path.read_bytes()) if path is not None else None

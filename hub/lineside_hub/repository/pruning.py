@@ -17,6 +17,7 @@ from pathlib import Path
 from tuf.api.metadata import Snapshot
 
 from lineside_hub.folder_lock import folder_lock
+from lineside_hub.repository.layout import target_of
 from lineside_hub.repository.metadata import MetadataFolder
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
@@ -65,13 +66,13 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
         if not dry_run:
             repository.withdraw_targets({group: targets for group, targets in going.items() if targets})
         removed = {target for targets in going.values() for target in targets}
-        chunks = _unused_chunks(hub, repository, removed)
-        metadata = _old_metadata(hub)
+        chunks = _unused_chunks(repository, removed)
+        metadata = _old_metadata(repository.layout.metadata)
         if not dry_run:
             for digest in chunks:
                 repository.chunks.blobs.remove(digest)
             for name in metadata:
-                (hub / "metadata" / name).unlink(missing_ok=True)
+                (repository.layout.metadata / name).unlink(missing_ok=True)
     return PruneReport(targets=tuple(sorted(removed)), chunks=len(chunks), metadata=tuple(metadata))
 
 
@@ -112,11 +113,10 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     return old
 
 
-def _unused_chunks(hub: Path, repository: Repository, removed: set[str]) -> list[str]:
+def _unused_chunks(repository: Repository, removed: set[str]) -> list[str]:
     used: set[str] = set()
-    for path in (hub / "targets").glob("*/*.json"):
-        target = f"{path.parent.name}/{path.name.partition('.')[2]}"
-        if target not in removed:
+    for path in repository.layout.all_manifests():
+        if target_of(path) not in removed:
             used |= _chunks_of(path)
     return sorted(digest for digest in repository.chunks.blobs.names() if digest not in used)
 
@@ -136,15 +136,15 @@ def _digests(data: bytes) -> set[str]:
     return set(re.findall(r"[0-9a-f]{64}", data.decode("utf-8", errors="replace")))
 
 
-def _old_metadata(hub: Path) -> list[str]:
+def _old_metadata(folder: Path) -> list[str]:
     """Returns old versions that are no longer valid; all roots are kept, because devices read each of them."""
-    chain = MetadataFolder(hub / "metadata")
+    chain = MetadataFolder(folder)
     snapshot = chain.snapshot()
     named = {f"{chain.timestamp().snapshot_meta.version}.{Snapshot.type}.json"}
     named |= {f"{info.version}.{name}" for name, info in snapshot.meta.items()}
     limit = (datetime.datetime.now() - GRACE).timestamp()
     return sorted(
         path.name
-        for path in (hub / "metadata").glob("*.*.json")
+        for path in folder.glob("*.*.json")
         if path.name not in named and not path.name.endswith(".root.json") and path.stat().st_mtime < limit
     )

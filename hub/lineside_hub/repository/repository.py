@@ -1,14 +1,5 @@
 """The signed repository of a hub: bundles, configurations and agents for devices that trust only the first root.
 
-::
-
-    folder/
-    ├── keys/        root, targets and one key a group: encrypted, can be kept offline
-    ├── online/      snapshot and timestamp: the hub renews by itself
-    ├── metadata/    1.root.json … timestamp.json (TUF, consistent snapshots)
-    ├── targets/     <group>/<sha256>.<name>-<version>.json: the manifests
-    └── chunks/      the content of all bundles, by hash
-
 Root and targets only delegate; each group has a role whose key signs ``<group>/*`` only, so a stolen group key
 endangers one group. Publishing writes chunks, manifest, group, snapshot and last the timestamp: a kill in between
 leaves the old state.
@@ -35,6 +26,7 @@ from lineside_agent.deployment.self_update.payload import NAME as AGENT_NAME
 from lineside_agent.deployment.self_update.payload import Payload
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.repository.chunks import ChunkStore, chunk_blobs
+from lineside_hub.repository.layout import RepositoryLayout
 from lineside_hub.repository.metadata import (
     LIFETIME_DAYS,
     MetadataFolder,
@@ -61,9 +53,10 @@ class Repository:
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
+        self.layout = RepositoryLayout(folder)
         self.chunks = ChunkStore(chunk_blobs(folder))
         self.roles = SigningRoles(folder, passphrase=passphrase)
-        self._metadata = folder / "metadata"
+        self._metadata = self.layout.metadata
 
     @classmethod
     def create(
@@ -97,8 +90,7 @@ class Repository:
         repository = cls(Path(folder), passphrase=passphrase)
         for group in (*groups, *online_groups):
             check_group_name(group)
-        for part in ("metadata", "targets", "chunks"):
-            (repository.folder / part).mkdir(parents=True, exist_ok=True)
+        repository.layout.make()
         fsync_folder(repository.folder)
         with folder_lock(repository.folder):
             if (repository._metadata / "timestamp.json").exists():
@@ -293,7 +285,7 @@ class Repository:
 
     def published_at(self, target: str) -> float:
         """Returns when a target's file was written, as Unix time; 0 if it does not exist."""
-        return max((path.stat().st_mtime for path in self._files_of(target)), default=0.0)
+        return max((path.stat().st_mtime for path in self.layout.contents_of(target)), default=0.0)
 
     def target_bytes(self, target: str, sha256: str) -> bytes:
         """Returns the content of a target.
@@ -301,8 +293,7 @@ class Repository:
         Raises:
             BundleIntegrityError: Its file is missing or damaged.
         """
-        group, _, name = target.partition("/")
-        path = self.folder / "targets" / group / f"{sha256}.{name}"
+        path = self.layout.target(target, sha256)
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
             raise BundleIntegrityError(f"{path} is missing or damaged", expected=sha256, action="Push it again.")
@@ -342,13 +333,8 @@ class Repository:
         edit.publish()
         for targets in going.values():
             for target in targets:
-                for path in self._files_of(target):
+                for path in self.layout.contents_of(target):
                     path.unlink(missing_ok=True)
-
-    def _files_of(self, target: str) -> list[Path]:
-        group, _, name = target.partition("/")
-        folder = self.folder / "targets" / group
-        return [path for path in folder.glob(f"*.{name}") if path.name.partition(".")[2] == name]
 
     def sign_offline_medium(self, desired: bytes, *, days: float) -> dict[str, bytes]:
         """Signs a snapshot and timestamp that expire after some days, then newer ones of the usual lifetime for the
@@ -394,12 +380,11 @@ class Repository:
         return MetadataFolder(self._metadata).targets(group).targets.get(reference.target)
 
     def _write_target(self, target: str, sha256: str, data: bytes) -> None:
-        group, _, name = target.partition("/")
-        folder = self.folder / "targets" / group
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            fsync_folder(folder.parent)
-        write_atomic(folder / f"{sha256}.{name}", data)
+        path = self.layout.target(target, sha256)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            fsync_folder(path.parent.parent)
+        write_atomic(path, data)
 
     def _sign_target(self, reference: BundleRef | ConfigRef, data: bytes) -> None:
         """Adds a target to the signed metadata, if it is not there."""

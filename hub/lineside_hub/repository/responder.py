@@ -213,11 +213,11 @@ class Responder:
     def _read(self, request: RepoRequest) -> bytes | None:
         if request.kind == "chunk":
             return self._read_chunk(request) if _CHUNK.fullmatch(request.path) else None
-        folder = self._repository.folder
+        layout = self._repository.layout
         if request.kind == "metadata" and _METADATA.fullmatch(request.path):
-            return _read_file(folder / "metadata" / request.path)
+            return _read_file(layout.metadata / request.path)
         match = _TARGET.fullmatch(request.path) if request.kind == "target" else None
-        return _read_file(folder / "targets" / match[1] / match[2]) if match else None
+        return _read_file(layout.targets / match[1] / match[2]) if match else None
 
     def _read_chunk(self, request: RepoRequest) -> bytes | None:
         """Reads a chunk; its hash is only checked here if the device reports it as damaged."""

@@ -23,6 +23,7 @@ from tuf.api.metadata import (
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.repository import root_ceremony
 from lineside_hub.repository.keys import KeyRing
+from lineside_hub.repository.layout import OFFLINE_KEYS, ONLINE_KEYS, RepositoryLayout
 from lineside_hub.repository.metadata import (
     GROUP_LIFETIME_DAYS,
     ONLINE,
@@ -88,9 +89,9 @@ class SigningRoles:
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
-        self._metadata = folder / "metadata"
-        self._offline_keys = KeyRing(folder / "keys", passphrase=passphrase)
-        self._online_keys = KeyRing(folder / "online")
+        self._metadata = RepositoryLayout(folder).metadata
+        self._offline_keys = KeyRing(folder / OFFLINE_KEYS, passphrase=passphrase)
+        self._online_keys = KeyRing(folder / ONLINE_KEYS)
 
     def groups(self) -> tuple[str, ...]:
         """Returns the groups that bundles can be signed for, sorted."""

@@ -27,6 +27,7 @@ from tuf.api.metadata import Key, Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
 from lineside_hub.repository.keys import KeyRing
+from lineside_hub.repository.layout import METADATA
 from lineside_hub.repository.metadata import ONLINE, TOP_LEVEL, MetadataFolder, prepare
 from lineside_runtime.errors import BundleIntegrityError, ConfigError, InputNotFoundError, SignatureError
 from lineside_runtime.files import write_atomic
@@ -145,7 +146,7 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
     Raises:
         SignatureError: It is not the next version, or signatures are missing.
     """
-    metadata = folder / "metadata"
+    metadata = folder / METADATA
     state = progress(metadata, md)
     if not state.complete:
         raise SignatureError(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from lineside_runtime.errors import RequestError
-from lineside_runtime.server.page_server import OwnNames
+from lineside_runtime.server.page_server import AllowedHosts
 
 RATE_PER_S, BURST = 100.0, 400.0
 """Requests of one address; a page of thumbnails is 60 at once."""
@@ -26,7 +26,7 @@ class OriginPolicy:
     """
 
     def __init__(self, names: Iterable[str], *, is_local: bool) -> None:
-        self._names = OwnNames(names, is_local=is_local)
+        self._hosts = AllowedHosts(names, is_local=is_local)
 
     def check_host(self, request: Request) -> None:
         """Checks the name that a request was sent to.
@@ -35,7 +35,7 @@ class OriginPolicy:
             RequestError: It names another host (421).
         """
         host = request.headers.get("host", "")
-        if not self._names.include(host):
+        if not self._hosts.allows(host):
             raise RequestError(
                 "the dashboard is not known by that name",
                 status=421,

@@ -318,7 +318,9 @@ class IdentityProvider:
                 if getattr(found, name):
                     check_provider_url(getattr(found, name), name)
         except ConfigError as error:
-            raise RequestError(f"the identity provider cannot be used: {error}", status=502, action="") from error
+            raise RequestError(
+                f"the identity provider cannot be used: {error.reason}", status=502, action=""
+            ) from error
         return found
 
     def _ask(self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:

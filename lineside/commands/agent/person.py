@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import sys
 
 from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
+from lineside.passphrases import read_new_secret
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -43,15 +42,9 @@ def run_add(options: argparse.Namespace) -> int:
     """Asks for the PIN twice, or reads it from standard input, and adds the person."""
     from lineside_agent.config import read_config
     from lineside_agent.screen.people import add_person
-    from lineside_runtime.errors import ConfigError
 
     folder = read_config(options.config).folder
-    if sys.stdin.isatty():
-        pin = getpass.getpass(f"PIN of {options.name}: ")
-        if getpass.getpass("again: ") != pin:
-            raise ConfigError("PIN", expected="the same twice", action="Try again.")
-    else:
-        pin = sys.stdin.readline().strip()
+    pin = read_new_secret("PIN", options.name).strip()
     folder.mkdir(parents=True, exist_ok=True)
     add_person(folder, options.name, options.role, pin)
     inform(f"{options.name} may {options.role.replace('_', ' ')}")

@@ -138,14 +138,14 @@ def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
     board = profile.load(options.board)
     settings = _settings(options)
     tree = AgentTree.of(options, board)  # checks names and files before the copy
-    image = options.image if options.image is not None else _built(out)
+    image = options.image if options.image is not None else _built()
     with ProgressMeter("copying the image") as meter:
         return prepare(
             image, out, profile=board, settings=settings, lay_out=tree.lay_out, say=inform, progress=meter.progress
         )
 
 
-def _built(out: Path) -> Path:
+def _built() -> Path:
     """Returns the Debian image, which is built once and kept in the user's cache."""
     from lineside_boards.image import build
 

@@ -239,8 +239,7 @@ def run_draft(options: argparse.Namespace) -> int:
         if options.threshold is not None:
             root.roles["root"].threshold = options.threshold
 
-    metadata = options.hub / "metadata"
-    _open(options)
+    metadata = _open(options).layout.metadata
     md = root_ceremony.draft(metadata, change)
     root_ceremony.write(options.out, md)
     _say_progress(options.out, root_ceremony.progress(metadata, md))

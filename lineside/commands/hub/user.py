@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import pwd
-import sys
 from contextlib import closing
 from typing import Any
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
+from lineside.passphrases import read_new_secret
 from lineside_runtime.errors import ConfigError
 
 
@@ -90,12 +89,7 @@ def run_add(options: argparse.Namespace) -> int:
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
-    if sys.stdin.isatty():
-        password = getpass.getpass(f"password of {options.name}: ")
-        if getpass.getpass("again: ") != password:
-            raise ConfigError("password", expected="the same twice", action="Try again.")
-    else:
-        password = sys.stdin.readline().rstrip("\n")
+    password = read_new_secret("password", options.name)
     with closing(Database.open(options.hub)) as database, database.transaction() as connection:
         before = [one.role for one in accounts.list_accounts(database) if one.name == options.name]
         accounts.set_account(database, options.name, options.role, password)

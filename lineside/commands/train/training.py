@@ -17,7 +17,7 @@ from lineside.console import inform
 from lineside.options import add_json
 
 if TYPE_CHECKING:
-    from lineside_converters.training.progress import TrainingProgress
+    from lineside_converters.training.progress import OnProgress, TrainingProgress
     from lineside_converters.training.settings import TrainingSettings
 
     S = TypeVar("S", bound=TrainingSettings)
@@ -119,7 +119,7 @@ def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[
 
 
 @contextlib.contextmanager
-def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainingProgress], None]]:
+def progress_of(options: argparse.Namespace, out: Path) -> Iterator[OnProgress]:
     """Yields a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` event files too.
 
     Raises:
@@ -142,7 +142,7 @@ def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[Tr
 
 
 @contextlib.contextmanager
-def live_curves() -> Iterator[Callable[[TrainingProgress], None]]:
+def live_curves() -> Iterator[OnProgress]:
     """Yields a listener that draws loss and figures on the terminal of stderr."""
     from rich.console import Console
     from rich.live import Live
@@ -220,7 +220,7 @@ def line_of(progress: TrainingProgress) -> str:
     )
 
 
-def reporter() -> Callable[[TrainingProgress], None]:
+def reporter() -> OnProgress:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
     printed_s = -SAY_EVERY_S
     _show_starts()

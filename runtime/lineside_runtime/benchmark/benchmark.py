@@ -31,7 +31,6 @@ from lineside_runtime.benchmark.measurement import input_data, rounds
 from lineside_runtime.benchmark.measurement.contestants import ALL, Axes, Contestant, ContestantEntry, open_contestants
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import Turn
-from lineside_runtime.benchmark.measurement.rounds import Progress
 from lineside_runtime.benchmark.measurement.runner import WARM_RULE
 from lineside_runtime.benchmark.measurement.start_and_memory import ALONE_RUNS, FreshRuns, measure_fresh_processes
 from lineside_runtime.benchmark.report import BenchmarkReport, Result
@@ -39,6 +38,7 @@ from lineside_runtime.benchmark.results import BenchmarkFinding
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.progress import TextListener
 from lineside_runtime.tensors import Array
 
 
@@ -102,7 +102,7 @@ class Benchmark:
         self._inputs = inputs
         self._judge = judge
 
-    def run(self, *, profile: bool = False, on_progress: Progress | None = None) -> BenchmarkReport:
+    def run(self, *, profile: bool = False, on_progress: TextListener | None = None) -> BenchmarkReport:
         """Measures everything.
 
         Args:
@@ -139,7 +139,7 @@ class Benchmark:
         )
 
     def _together(
-        self, entries: Sequence[ContestantEntry], inputs: Path | None, profile: bool, progress: Progress
+        self, entries: Sequence[ContestantEntry], inputs: Path | None, profile: bool, progress: TextListener
     ) -> list[BenchmarkFinding]:
         with contextlib.ExitStack() as processes:
             running = [processes.enter_context(Process(entry, inputs)) for entry in entries]
@@ -154,7 +154,7 @@ class Benchmark:
         return [BenchmarkFinding(*facts) for facts in zip(entries, ready, warmed, played, profiled, strict=True)]
 
     def _results(
-        self, findings: Sequence[BenchmarkFinding], alone: Mapping[str, FreshRuns], progress: Progress
+        self, findings: Sequence[BenchmarkFinding], alone: Mapping[str, FreshRuns], progress: TextListener
     ) -> tuple[Result, ...]:
         results = []
         for one in findings:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.decoding import JsonDecoder
-from lineside_runtime.errors import BundleFormatError, ConfigError, InputNotFoundError
+from lineside_runtime.errors import BundleFormatError, ConfigError, InputNotFoundError, reason_of
 from lineside_runtime.files import write_atomic
 
 Ints = npt.NDArray[np.int64]
@@ -149,5 +149,5 @@ def read_head(path: Path) -> LinearHead:
             return LinearHead(arrays["weights"].astype(np.int64), arrays["bias"].astype(np.int64), described)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, ConfigError) as error:
         raise BundleFormatError(
-            f"{path} is no head: {error}", action="Split the classifier again: lineside privacy split."
+            f"{path} is no head: {reason_of(error)}", action="Split the classifier again: lineside privacy split."
         ) from error

@@ -132,11 +132,11 @@ class PageServer:
         asyncio.run(self._server.serve(sockets=[self._listener]))
 
 
-class OwnNames:
-    """The names of a server: a request for another one comes from a page whose name leads here (DNS rebinding).
+class AllowedHosts:
+    """Hosts that a request may name, as a defence against DNS rebinding.
 
     Args:
-        names: By which browsers reach it, beside ``localhost``, this machine's name and addresses.
+        names: Names by which browsers reach the server, beside ``localhost``, this machine's name and addresses.
         is_local: Whether only this machine reaches it.
     """
 
@@ -146,7 +146,7 @@ class OwnNames:
         if not is_local:
             self._names.add(socket.gethostname().lower())
 
-    def include(self, host: str) -> bool:
+    def allows(self, host: str) -> bool:
         """Returns whether a request's header ``Host`` names this server."""
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         try:

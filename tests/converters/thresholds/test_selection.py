@@ -27,7 +27,6 @@ from lineside_converters.thresholds import (
     write_page,
 )
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold
-from lineside_converters.thresholds.output import next_version
 from lineside_converters.thresholds.scoring import FrameScores, _nothing
 from lineside_converters.training.data.samples import hold_out
 from lineside_models.datasets import load_dataset
@@ -319,16 +318,7 @@ def test_the_page_shows_each_chosen_type_and_needs_no_other_file(decision: Thres
     assert "nan" not in page.text.lower().split()
 
 
-@pytest.mark.parametrize(
-    ("version", "after"), [("1.0.0", "1.0.1"), ("1.9", "1.10"), ("7", "8"), ("1.0.0-rc1", "1.0.0-rc2")]
-)
-def test_the_next_version_raises_the_last_number(version: str, after: str) -> None:
-    assert next_version(version) == after
-
-
 def test_what_cant_be_decided_is_said(bundle: Bundle, data: Path, decision: ThresholdReport, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="ends with a number"):
-        next_version("stable")
     with pytest.raises(InputNotFoundError, match="good parts"):
         decide(bundle, FrameRequest(data=[data], fold="val", good=[tmp_path / "nowhere"]), COSTS)
     with pytest.raises(DatasetError, match="no fold 'test'"):

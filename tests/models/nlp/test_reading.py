@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
+from lineside_converters.certificates.pdf_writer import PdfCanvas, write_pdf
 from lineside_models.nlp.document import Document
 from lineside_models.nlp.pdf.pages import pdf_image
 from lineside_models.nlp.reading import DocumentLimits, read_document
@@ -210,7 +210,7 @@ def scanned_pdf(image: np.ndarray) -> bytes:
 
 
 def pdf_of(objects: list[bytes]) -> bytes:
-    from lineside_models.datasets.pdf_writer import _file
+    from lineside_converters.certificates.pdf_writer import _file
 
     return _file([b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>", *objects])
 

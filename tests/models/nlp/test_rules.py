@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_models.datasets.certificates import HELD_OUT, LAYOUTS, TUNED_ON, make_certificate, scan, truth
+from lineside_converters.certificates.generator import HELD_OUT, LAYOUTS, TUNED_ON, make_certificate, scan, truth
 from lineside_models.nlp.document import Document, DocumentReport, Entity, ReviewItem
 from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
 from lineside_models.nlp.reading import read_document

@@ -21,12 +21,12 @@ from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import EngineError, LinesideError, StagingError
+from lineside_runtime.progress import CountListener
 
 log = logging.getLogger("lineside.update")
 
 STATE_NAME = "update.json"
-Progress = Callable[[int, int], None]
-FetchBundle = Callable[[BundleRef, Path, Progress, ShouldStop], None]
+FetchBundle = Callable[[BundleRef, Path, CountListener, ShouldStop], None]
 """Fetches a bundle's files into a folder: `fetch.Fetcher.fetch`."""
 
 Gate = Callable[[BundleMachine, bool], str]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from lineside_converters.progress import TextListener
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData, load_detection_data
 from lineside_converters.training.detection.int8.accuracy import held_map50, latencies_ms, quantise
 from lineside_converters.training.detection.trainer import DetectorResult, train_detector
 from lineside_converters.training.loop import mean_figure
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.progress import TextListener
 
 TABLE = "architectures.json"
 
@@ -38,9 +37,7 @@ class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
-def train_best(
-    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], report: TextListener
-) -> DetectorResult:
+def train_best(config: DetectorConfig, on_progress: OnProgress, report: TextListener) -> DetectorResult:
     """Trains a detector; of several architectures the best one.
 
     The trials stand in ``config.out / trials`` and their table in ``architectures.json``; a run that is resumed takes
@@ -80,9 +77,7 @@ def _known(config: DetectorConfig) -> list[ArchitectureTrial]:
     return found if {each.architecture for each in found} == set(config.architectures) else []
 
 
-def _try_all(
-    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], report: TextListener
-) -> list[ArchitectureTrial]:
+def _try_all(config: DetectorConfig, on_progress: OnProgress, report: TextListener) -> list[ArchitectureTrial]:
     data = load_detection_data(config)
     floats: dict[str, Path] = {}
     forms: dict[str, Path] = {}

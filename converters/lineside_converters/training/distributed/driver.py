@@ -127,7 +127,7 @@ def train_on_ray(
         stack.callback(queue.shutdown, force=True)
         task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
-        messages = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
+        messages = _follow(ray, running, queue, settings.out, on_progress, on_workers)
         _write_result(_end(ray, running), settings.out)
     if messages.result is None or len(messages.costs) < messages.world:
         raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
@@ -204,7 +204,6 @@ def _follow(
     running: Any,
     queue: Any,
     out: Path,
-    cluster: ClusterConfig,
     on_progress: OnProgress,
     on_workers: Callable[[dict[int, int]], None],
 ) -> WorkerMessages:

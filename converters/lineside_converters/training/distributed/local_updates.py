@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.codecs import Codec, rows_of, scatter_mean
+from lineside_converters.training.distributed.gradients.codecs import Codec, gather_rows, rows_of, scatter_mean
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS, Local
 
 FRAGMENTS = 4
@@ -79,17 +79,12 @@ class _Fragment:
 
     def _outer_step(self) -> Tensor:
         """Returns the new common values; runs in the exchange's thread."""
-        codec, length, world = self._codec, self._length, self._exchange.world
+        codec, length = self._codec, self._length
         mean = scatter_mean(codec, self._exchange, self._residual, length)
         self._momentum.mul_(OUTER_MOMENTUM).add_(mean)
         self._master.sub_(mean.add_(self._momentum, alpha=OUTER_MOMENTUM), alpha=OUTER_RATE)
         update = self._master - self._own(self.common)
-        found = self.common.clone()
-        for packed, row in zip(
-            self._exchange.gather(codec.pack([update], length)[0]), rows_of(found, world, length), strict=True
-        ):
-            codec.unpack(packed, row, length, add=True)
-        return found
+        return gather_rows(codec, self._exchange, update, self.common.clone(), length, add=True)
 
     def merge(self, step: int, *, exact: bool = False) -> int:
         """Moves the parameters by what the common values have moved.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
 from lineside_converters.training.distributed.gradients import SCHEMES, GradientScheme, Int4
-from lineside_converters.training.distributed.gradients.codecs import rows_of
+from lineside_converters.training.distributed.gradients.codecs import gather_rows
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
 from lineside_converters.training.distributed.gradients.scheme import GradientBucket
 from lineside_converters.training.distributed.local_updates import FRAGMENTS, MERGE_AFTER
@@ -102,14 +102,10 @@ def _trial(scheme: GradientScheme, bundled: GradientBucket, *, sharded: bool) ->
     if not sharded:
         scheme.average(bundled)
         return time.perf_counter() - began_s, 0.0
-    world, values = scheme.exchange.world, bundled.flat.numel()
-    length = scheme.codec.row_length(values, world)
+    length = scheme.codec.row_length(bundled.flat.numel(), scheme.exchange.world)
     mean = scheme.scatter(bundled, length)
     averaged_s = time.perf_counter()
-    for packed, row in zip(
-        scheme.exchange.gather(scheme.codec.pack([mean], length)[0]), rows_of(bundled.flat, world, length), strict=True
-    ):
-        scheme.codec.unpack(packed, row, length)
+    gather_rows(scheme.codec, scheme.exchange, mean, bundled.flat, length)
     return averaged_s - began_s, time.perf_counter() - averaged_s
 
 

@@ -148,8 +148,8 @@ class Workers(Strategy):
             )
         if self.layout_name == "fsdp" and self.settings.scheme not in (AUTO, *FULLY_SHARDED_SCHEMES):
             raise TrainingError(
-                "gradients of sharded parameters don't travel so",
-                expected=list(FULLY_SHARDED_SCHEMES),
+                "this form of gradients does not work with fully sharded parameters (--sharding fsdp)",
+                expected=" or ".join(f"--gradients {name}" for name in FULLY_SHARDED_SCHEMES),
                 actual=self.settings.scheme,
                 action="Give another --gradients, or --sharding ddp or zero1.",
             )

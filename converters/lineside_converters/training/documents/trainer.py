@@ -88,14 +88,17 @@ def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentR
         config = msgspec.structs.replace(config, evaluate_every=config.epochs, minutes=_minutes(config))
     trainer = DocumentTrainer(config, on_progress)
     trainer.parts = parts
-    return trainer.run_alone()
+    result = trainer.run_alone()
+    for number in range(config.cross_fit):
+        shutil.rmtree(_part_folder(config, number))
+    return result
 
 
 def _read_part(config: DocumentConfig, number: int, on_progress: OnProgress) -> HeldReadings:
-    """Trains a network on the other parts, into ``part-NUMBER`` of the run's folder, and reads a part with it."""
+    """Trains a network on the other parts, and reads a part with it; a killed run goes on from the part's folder."""
     part = msgspec.structs.replace(
         config,
-        out=config.out / f"part-{number}",
+        out=_part_folder(config, number),
         held_share=1 / config.cross_fit,
         held_number=number,
         cross_fit=0,
@@ -105,6 +108,10 @@ def _read_part(config: DocumentConfig, number: int, on_progress: OnProgress) -> 
     trainer = DocumentTrainer(part, on_progress)
     trainer.train()
     return trainer.held_readings()
+
+
+def _part_folder(config: DocumentConfig, number: int) -> Path:
+    return config.out / f"part-{number}"
 
 
 def _minutes(config: DocumentConfig) -> float | None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from lineside_converters.gates.baseline import LEAST_SHARE
-from lineside_converters.progress import TextListener
 from lineside_converters.training.quantum.features import Floats, Ints, read_fold, read_train
 from lineside_converters.training.quantum.fitting import FittingSettings, fit, predict, standardize
 from lineside_converters.training.quantum.packaging import HeadFacts, read_weights, write_bundle
@@ -22,6 +21,7 @@ from lineside_models.quantum.pennylane_circuit import qnode_of
 from lineside_models.vision.onnx_bundle import name_of
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import AccuracyGateError, TrainingError
+from lineside_runtime.progress import TextListener
 
 HELD_SHARE = 0.15
 _EVERY = 10  # epochs between two lines of progress

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.progress import TextListener
 from lineside_converters.training import checkpoints
 from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
@@ -57,6 +56,7 @@ from lineside_models.recommendation.recommender import Recommendation
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BadInputFormatError, TrainingError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.progress import TextListener
 
 DATA = "interactions.csv"
 """Interactions that were given as a data frame or an iterable, in the run's folder."""

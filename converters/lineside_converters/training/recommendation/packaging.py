@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from lineside_converters.gates.baseline import LEAST_SHARE
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.progress import TextListener
 from lineside_converters.training.recommendation.objective import HeldChoices
 from lineside_models.golden import RankingRequest, record_ranking
 from lineside_models.networks.din import BIAS, CANDIDATES, HISTORY, SCORES
@@ -25,6 +24,7 @@ from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, ti
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
+from lineside_runtime.progress import TextListener
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

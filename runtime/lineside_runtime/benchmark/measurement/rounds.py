@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import Profiled, ProfileTask, Turn, TurnTimed, WarmUp, WarmUpResult
+from lineside_runtime.progress import TextListener
 from lineside_runtime.timing import turns
 
 TURN_S = 0.02
@@ -21,10 +22,10 @@ BUDGET_S = 10.0
 PROFILE_RUNS = 50
 _PROGRESS_EVERY_S = 2.0
 
-Progress = Callable[[str], None]
 
-
-def warm(entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress) -> list[WarmUpResult]:
+def warm(
+    entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: TextListener
+) -> list[WarmUpResult]:
     """Warms every contestant until it is stable, or reports that it is not."""
     found = []
     for entry, process in zip(entries, processes, strict=True):
@@ -47,7 +48,7 @@ def rounds_in_budget(warmed: Sequence[WarmUpResult]) -> int:
 
 
 def run_rounds(
-    processes: Sequence[Process], tasks: Sequence[Turn], rounds: int, progress: Progress
+    processes: Sequence[Process], tasks: Sequence[Turn], rounds: int, progress: TextListener
 ) -> list[list[TurnTimed]]:
     """Times every contestant once in each round; each round begins with another one.
 
@@ -66,7 +67,7 @@ def run_rounds(
 
 
 def profile(
-    entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress
+    entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: TextListener
 ) -> list[Profiled | None]:
     """Asks for the profile of every contestant's engine."""
     found: list[Profiled | None] = []

@@ -14,9 +14,9 @@ from pathlib import Path
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import AskMemory, MemoryUse, Ready, Turn, TurnTimed
-from lineside_runtime.benchmark.measurement.rounds import Progress
 from lineside_runtime.benchmark.report import LeftOut, Memory, Start
 from lineside_runtime.errors import DeviceError, IncompatibleBundleError, NoDeviceError, UnsupportedModelError
+from lineside_runtime.progress import TextListener
 
 ALONE_RUNS = 3
 ALONE_CALLS = 20
@@ -62,7 +62,7 @@ class FreshRuns:
 
 
 def measure_fresh_processes(
-    entries: Sequence[ContestantEntry], inputs: Path | None, runs: int, progress: Progress
+    entries: Sequence[ContestantEntry], inputs: Path | None, runs: int, progress: TextListener
 ) -> tuple[dict[str, FreshRuns], tuple[LeftOut, ...]]:
     """Starts each contestant once to see whether it runs here, and then ``runs`` times to measure it.
 

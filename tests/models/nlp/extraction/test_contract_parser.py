@@ -110,14 +110,24 @@ def test_a_training_goes_on_where_it_was_stopped(work: Path) -> None:
 
 
 def test_scores_of_few_documents_come_from_networks_that_had_not_seen_them(work: Path) -> None:
-    crossed = settings(work, out=work / "crossed", epochs=2, frozen_layers=1, cross_fit=2)
+    crossed, cut = (
+        settings(work, out=work / name, epochs=2, frozen_layers=1, cross_fit=2) for name in ("crossed", "cut-crossed")
+    )
+
+    def stop(_: TrainingProgress) -> None:
+        if (cut.out / "part-1" / "best.pt").exists():
+            raise KeyboardInterrupt
+
     found = train_document(crossed, lambda _: None)
     facts = json.loads(Path(found.facts).read_text())
     assert (facts["documents"]["documents"], facts["documents"]["held"], facts["documents"]["parts"]) == (40, 0, 2)
-    again = train_document(msgspec.structs.replace(crossed, resume=True), lambda _: None)  # of trained networks
+    with pytest.raises(KeyboardInterrupt):
+        train_document(cut, stop)
+    again = train_document(msgspec.structs.replace(cut, resume=True), lambda _: None)
     repeated = json.loads(Path(again.facts).read_text())
     assert repeated["steps"] == facts["steps"] and repeated["postprocess"] == facts["postprocess"]
     assert (again.held_f1, again.scored_f1) == (found.held_f1, found.scored_f1)
+    assert not list(cut.out.glob("part-*"))
     with pytest.raises(TrainingError, match="cross_fit"):
         settings(work, cross_fit=1)
 

@@ -27,7 +27,7 @@ from lineside_converters.training.loop import (
     parameter_groups,
     start_run,
 )
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress
 from lineside_runtime.backends.pytorch_graph import read
 
 ENOUGH = 0.005
@@ -69,7 +69,7 @@ def fine_tune_int8(
     source: Path,
     *,
     export: Callable[[nn.Module, Path], float],
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
 ) -> QatResult:
     """Measures the accuracy lost as INT8, and fine-tunes the network if that is too much.
 
@@ -101,7 +101,7 @@ def fine_tune_int8(
 
 
 def _fine_tuned(
-    config: DetectorConfig, objective: DetectionObjective, folder: Path, on_progress: Callable[[TrainingProgress], None]
+    config: DetectorConfig, objective: DetectionObjective, folder: Path, on_progress: OnProgress
 ) -> nn.Module:
     """Trains with rounding convolutions, and returns the network without them."""
     module = read(folder / "before" / "clean.onnx").module.requires_grad_(True)

@@ -215,6 +215,21 @@ def scatter_mean(codec: Codec, exchange: Exchange, flat: Tensor, length: int) ->
     return found.div_(exchange.world)
 
 
+def gather_rows(
+    codec: Codec, exchange: Exchange, own: Tensor, into: Tensor, length: int, *, add: bool = False
+) -> Tensor:
+    """Sends this worker's row to all, and writes, or adds, everybody's into ``(n,) float32``, which it returns.
+
+    Args:
+        own: ``(length,) float32`` or shorter; what the bytes don't hold is left in it.
+        length: Of each worker's row, with padding.
+    """
+    packed = exchange.gather(codec.pack([own], length)[0])
+    for each, row in zip(packed, rows_of(into, exchange.world, length), strict=True):
+        codec.unpack(each, row, length, add=add)
+    return into
+
+
 def rows_of(flat: Tensor, world: int, length: int) -> list[Tensor]:
     """Returns the part of each worker, ``(length,)``; the last ones are shorter."""
     return [flat[rank * length : (rank + 1) * length] for rank in range(world)]

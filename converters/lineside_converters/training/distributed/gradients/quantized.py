@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.codecs import BlockCodec, rows_of, scatter_mean
+from lineside_converters.training.distributed.gradients.codecs import BlockCodec, gather_rows, scatter_mean
 from lineside_converters.training.distributed.gradients.scheme import GradientBucket, GradientScheme, Residuals
 
 
@@ -34,12 +34,10 @@ class _Quantized(GradientScheme):
         """Returns the rounded mean, the same bits on every worker."""
         kept, world, length = self._kept(bundled), self.exchange.world, self._length(bundled)
         mean = scatter_mean(self.codec, self.exchange, kept, length)
-        own = self.codec.pack([mean], length)[0]
+        found = gather_rows(self.codec, self.exchange, mean, bundled.flat, length)
         mine = kept[self.exchange.rank * length :][:length]
         mine.add_(mean[: mine.numel()], alpha=world)
-        for packed, row in zip(self.exchange.gather(own), rows_of(bundled.flat, world, length), strict=True):
-            self.codec.unpack(packed, row, length)
-        return bundled.flat
+        return found
 
     def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
         """Returns the mean of this worker's row: half of `average`, with one rounding."""

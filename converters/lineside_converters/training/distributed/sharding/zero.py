@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training.distributed.gradients import GradientScheme
+from lineside_converters.training.distributed.gradients.codecs import gather_rows
 from lineside_converters.training.distributed.sharding.flat_parameters import FlatBucket, FlatParameters
 from lineside_converters.training.distributed.sharding.layout import ExchangeCost, ShardingLayout
 
@@ -124,10 +125,7 @@ class OptimizerSharded(ShardingLayout):
 
         def job() -> Tensor:
             sent = row.master.clone() if codec.exact else row.update_since_copy()
-            packed = self._exchange.gather(codec.pack([sent], bucket.length)[0])
-            for each, into in zip(packed, self._flat.rows(bucket.values), strict=True):
-                codec.unpack(each, into, bucket.length, add=not codec.exact)
-            return bucket.values
+            return gather_rows(codec, self._exchange, sent, bucket.values, bucket.length, add=not codec.exact)
 
         return job
 

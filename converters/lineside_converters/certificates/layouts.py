@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from lineside_models.datasets.pdf_writer import PdfCanvas
+from lineside_converters.certificates.pdf_writer import PdfCanvas
 
 Language = Literal["en", "de", "both"]
 Table = Literal["chemistry", "mechanical"]

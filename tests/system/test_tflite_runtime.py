@@ -18,12 +18,9 @@ from lineside_runtime.conformance import CHECKS, FOLDER, NETWORKS, title
 from lineside_runtime.engine_process.engine import isolated
 from tests.peers.environments import environment
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        sys.version_info[:2] > (3, 11), reason="tflite-runtime's last release has wheels up to Python 3.11"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] > (3, 11), reason="tflite-runtime's last release has wheels up to Python 3.11"
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import datetime
 import random
 from typing import Any
 
-from lineside_models.datasets.certificate_layouts import LAYOUTS, Certificate, CertifiedValue, Language, draw
-from lineside_models.datasets.pdf_writer import write_pdf
+from lineside_converters.certificates.layouts import LAYOUTS, Certificate, CertifiedValue, Language, draw
+from lineside_converters.certificates.pdf_writer import write_pdf
 
 __all__ = ["HELD_OUT", "LAYOUTS", "TUNED_ON", "Certificate", "make_certificate", "truth"]
 

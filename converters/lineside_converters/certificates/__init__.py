@@ -1,0 +1,1 @@
+"""Synthetic inspection certificates, which reading and extraction are tuned and judged on."""

@@ -1,0 +1,88 @@
+"""A board's timing of variants, and ncnn's INT8, on its processor's instructions under qemu's user emulation.
+
+`tests/boards/test_arm64.py` has what CI runs of it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from lineside_converters.bundles.packaging import golden_frame
+from lineside_converters.formats import ConversionRequest, makers_for
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_models import zoo
+from lineside_models.preprocess import prepare
+from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
+from lineside_runtime.config import Config
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+from tests.agent.inspection.test_variant_selection import two_forms
+from tests.boards import arm64
+from tests.converters import nets
+
+
+def test_the_optimizers_trial_is_timed_on_the_boards_instructions(tmp_path: Path) -> None:
+    _, tree = arm64.agent()
+    bundle = two_forms(tmp_path / "bundle")
+    deep, shallow = json.loads(
+        arm64.run_there(tree, "-m", "lineside_agent.inspection.variant_timing", str(bundle.path), "3", "[]", "{}")
+    )
+    assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
+    assert len(deep["rounds_ms"]) == len(shallow["rounds_ms"]) == 3
+    assert min(deep["rounds_ms"]) > min(shallow["rounds_ms"]) > [0]  # 40 layers and one, each undisturbed once
+
+
+def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_here(tmp_path: Path) -> None:
+    made = makers_for("ncnn")[1]
+    if made.missing():
+        pytest.skip(made.missing())
+    _, tree = arm64.agent()
+    source = nets.bundle(tmp_path / "float", nets.convnet(depth=4))
+    clean_graph(source.file("onnx-fp32/model.onnx"), tmp_path / "clean.onnx")
+    folder = tmp_path / "bundle"
+    (folder / "ncnn-int8").mkdir(parents=True)
+    made.make(
+        ConversionRequest(
+            clean=tmp_path / "clean.onnx",
+            int8=None,
+            manifest=source.manifest,
+            feeds=nets.feeds(nets.noise(4)),
+            folder=folder / "ncnn-int8",
+        )
+    )
+    variant = Variant(name="ncnn-int8", format="ncnn", file="ncnn-int8/model.param", level=1, precision="int8")
+    bundle = write_manifest(folder, msgspec.structs.replace(source.manifest, variants=(variant,)))
+    (x,) = nets.noise(1, seed=9)
+    shipped = open_bundle(zoo.path("surface-12"))
+    tensor, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
+    there, shipped_there = run_ncnn(tree, [(bundle, x), (shipped, tensor)], tmp_path)
+    with Session(source, Config(engines=("ort",))) as floats, Session(bundle, Config(engines=("ncnn",))) as here:
+        wanted, found = floats.predict(x), here.predict(x)
+    for name, array in wanted.items():
+        on_board, on_x86 = (np.corrcoef(array.ravel(), each[name].ravel())[0, 1] for each in (there, found))
+        assert on_board > 0.99, name
+        assert on_board == pytest.approx(on_x86, abs=0.002), name
+    with Session(shipped, Config(engines=("ncnn",))) as here:
+        for name, array in here.predict(tensor).items():
+            assert arm64.mean_error(shipped_there[name], array) < arm64.MEAN_ERROR_MAX, name
+
+
+def run_ncnn(tree: Path, bundles: list[tuple[Bundle, Array]], folder: Path) -> list[dict[str, Array]]:
+    """Runs the ncnn variants of bundles on the board's instructions, each on its input; returns their outputs."""
+    words = [str(Path(__file__).with_name("ncnn_on_arm64.py"))]
+    for number, (bundle, tensor) in enumerate(bundles):
+        np.save(folder / f"x{number}.npy", tensor)
+        words += [str(bundle.path), str(folder / f"x{number}.npy"), str(folder / f"there{number}.npz")]
+    used = arm64.run_there(tree, *words, more=arm64.package("ncnn", version("ncnn")))
+    assert used.split() == ["ncnn/cpu:0"] * len(bundles)
+    found = []
+    for number in range(len(bundles)):
+        with np.load(folder / f"there{number}.npz") as outputs:
+            found.append(dict(outputs))
+    return found
