@@ -162,7 +162,7 @@ def _product(bank: FeatureBank, values: int) -> tuple[Floats, int, Ints]:
     for part in range(codes.shape[1]):
         place = slice(part * values, (part + 1) * values)
         piece = np.ascontiguousarray(known[:, place])
-        _, labels, centres = cv2.kmeans(piece, CENTRES, None, stop, 1, cv2.KMEANS_RANDOM_CENTERS)  # type: ignore[call-overload]
+        _, labels, centres = cv2.kmeans(piece, CENTRES, None, stop, 1, cv2.KMEANS_RANDOM_CENTERS)
         codes[:, part] = labels[:, 0]
         decoded[:, place] = centres[labels[:, 0]]
     size = codes.size + CENTRES * known.shape[1] + ENTRY_EXTRA_BYTES * codes.shape[1]  # centres in INT8, a scale a part
