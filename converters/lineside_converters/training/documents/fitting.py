@@ -29,6 +29,10 @@ from lineside_runtime.bundle import Postprocess
 
 FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
+INDICATOR_PENALTY = 0.3
+"""On indicators as they are. Brought to deviation 1 with the penalty of the other features, they took the same share of
+values of receipts right (train fold, other companies), and the mean log loss of a receipt was 4.8 instead of 3.4."""
+
 ACCEPTED_PRECISION = 0.987
 INDICATOR_GROUPS = 2
 """Groups of documents in which an indicator occurs: what one supplier's form alone says teaches nothing of others."""
@@ -126,11 +130,11 @@ def _fit_scorer(
     scores: list[npt.NDArray[np.float64]] = [np.zeros(len(each)) for each in found]
     for fold in set(folds.tolist()):
         others = [number for number in range(len(documents)) if folds[number] != fold and len(found[number])]
-        model = _fit([features[number] for number in others], [right[number] for number in others])
+        model = _fit([features[number] for number in others], [right[number] for number in others], len(indicators))
         for number in np.flatnonzero(folds == fold).tolist():
             if len(found[number]) and model is not None:
                 scores[number] = model(features[number])
-    model = _fit(features, right)
+    model = _fit(features, right, len(indicators))
     by_least = {float(least): _f1(schema, documents, found, scores, float(least)) for least in LEAST_CHOICES}
     least = max(by_least, key=by_least.__getitem__)
     scorer = Scorer(
@@ -141,10 +145,18 @@ def _fit_scorer(
     return scorer, by_least[least]
 
 
-def _fit(features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]]) -> LogisticModel | None:
+def _fit(
+    features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]], indicators: int
+) -> LogisticModel | None:
     if not features:
         return None
-    return fit_logistic(np.concatenate(features), np.concatenate(right), penalty=SCORE_PENALTY)
+    return fit_logistic(
+        np.concatenate(features),
+        np.concatenate(right),
+        penalty=SCORE_PENALTY,
+        indicators=indicators,
+        indicator_penalty=INDICATOR_PENALTY,
+    )
 
 
 def _fold(group: str) -> int:

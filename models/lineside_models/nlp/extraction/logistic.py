@@ -40,18 +40,31 @@ class LogisticModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _sigmoid(scaled @ np.array(self.weights) + self.bias)
 
 
-def fit_logistic(features: Floats, right: npt.NDArray[np.bool_], *, penalty: float = 1.0) -> LogisticModel:
+def fit_logistic(
+    features: Floats,
+    right: npt.NDArray[np.bool_],
+    *,
+    penalty: float = 1.0,
+    indicators: int = 0,
+    indicator_penalty: float = 1.0,
+) -> LogisticModel:
     """Fits the weights by Newton's method, with a penalty on their squares.
 
     Args:
         features: ``(N, F)``.
         right: ``(N,)``.
         penalty: The larger, the nearer to 0 are the weights.
+        indicators: How many of the last features are 0 or 1 and keep their scale: brought to deviation 1, those that
+            hardly any row has would weigh most.
+        indicator_penalty: Theirs.
     """
+    plain = features.shape[1] - indicators
     means, deviations = features.mean(0), features.std(0)
     deviations = np.where(deviations < 1e-9, 1.0, deviations)
+    deviations[plain:] = 1.0
     inputs = np.concatenate([(features - means) / deviations, np.ones((len(features), 1))], 1)
     penalties = np.full(inputs.shape[1], penalty)
+    penalties[plain:-1] = indicator_penalty
     penalties[-1] = 1e-3
     weights = np.zeros(inputs.shape[1])
     for _ in range(ROUNDS):

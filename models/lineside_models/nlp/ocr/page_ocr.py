@@ -23,7 +23,10 @@ PIXELS_MAX = 6_000_000
 """A larger image is reduced first: A4 has 3.9 megapixels at 200 dpi."""
 
 UNCONFIRMED = 0.5
-"""Score of a word that two crops of its line disagree on."""
+"""Score of an identifier that two crops of its line disagree on."""
+
+DOUBTFUL = 0.8
+"""Least probability of a line's characters below which it is read twice."""
 
 _IDENTIFIER = re.compile(r"(?=.*\d)[A-Z0-9][A-Z0-9/.-]{3,}")
 _DECIMAL = re.compile(r"\d+[.]\d+")
@@ -159,24 +162,18 @@ class PageOcr:
         return quads, self._read_lines(image, quads), rotation, skew
 
     def _read_lines(self, image: Image, quads: Quads) -> list[list[LineWord]]:
-        """Reads all lines, and those with identifiers twice: a word that the second crop does not confirm is doubtful.
+        """Reads all lines, and those with identifiers or doubtful characters twice.
 
         The network is sure of some characters that it takes for others (8 and B, 0 and O). Another crop of the line
-        gives it another chance, and what both say is right more often.
+        gives it another chance, and the reading that it is surer of is right more often.
         """
         if not len(quads):
             return []
         lines = self._lines.read([cut_out(image, quad) for quad in quads])
-        checked = [at for at, line in enumerate(lines) if any(_is_identifier(word.text) for word in line)]
-        again = self._lines.read([cut_out(image, _grown(quads[at])) for at in checked])
-        for at, second in zip(checked, again, strict=True):
-            text = "".join(word.text for word in second)
-            lines[at] = [
-                word
-                if not _is_identifier(word.text) or word.text in text
-                else msgspec.structs.replace(word, score=min(word.score, UNCONFIRMED))
-                for word in lines[at]
-            ]
+        again = [at for at, line in enumerate(lines) if _is_read_twice(line)]
+        seconds = self._lines.read([cut_out(image, _grown(quads[at])) for at in again])
+        for at, second in zip(again, seconds, strict=True):
+            lines[at] = _of_two(lines[at], _within(second, quads[at]))
         return lines
 
     def load(self) -> None:
@@ -220,6 +217,38 @@ def _is_identifier(text: str) -> bool:
     """Whether a word is a number of a part, heat or order: digits with letters, or five digits without a separator."""
     word = text.strip(".,;:()")
     return bool(_IDENTIFIER.fullmatch(word)) and (not word.isdigit() or len(word) > 4) and not _DECIMAL.fullmatch(word)
+
+
+def _is_read_twice(line: list[LineWord]) -> bool:
+    return any(word.score < DOUBTFUL or _is_identifier(word.text) for word in line)
+
+
+def _of_two(first: list[LineWord], second: list[LineWord]) -> list[LineWord]:
+    """Returns the surer of two readings of a line; identifiers that the other does not confirm are doubtful in it."""
+    line, other = (second, first) if _sureness(second) > _sureness(first) else (first, second)
+    text = "".join(word.text for word in other)
+    return [
+        word
+        if not _is_identifier(word.text) or word.text in text
+        else msgspec.structs.replace(word, score=min(word.score, UNCONFIRMED))
+        for word in line
+    ]
+
+
+def _sureness(line: list[LineWord]) -> float:
+    """Returns the mean probability of a line's characters."""
+    return sum(len(word.text) * word.mean for word in line) / max(1, sum(len(word.text) for word in line))
+
+
+def _within(line: list[LineWord], quad: npt.NDArray[np.float32]) -> list[LineWord]:
+    """Returns words of the crop that `_grown` makes, with their places in the line itself."""
+    (wide,), (high,) = sides(quad[None])
+    margin = _GROWN_SHARE * float(high) / max(float(wide), 1e-6)
+
+    def place(share: float) -> float:
+        return min(max(share * (1 + 2 * margin) - margin, 0.0), 1.0)
+
+    return [msgspec.structs.replace(word, left=place(word.left), right=place(word.right)) for word in line]
 
 
 def _grown(quad: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -43,12 +44,14 @@ class LineWord(msgspec.Struct, frozen=True):
         text: Without blanks.
         left: Where it begins, as a share of the line's length.
         score: Least probability of its characters.
+        mean: Their mean probability.
     """
 
     text: str
     left: float
     right: float
     score: float
+    mean: float
 
 
 class LineReader:
@@ -92,7 +95,8 @@ def _split(found: list[tuple[str, int, float]], columns: float) -> list[LineWord
             left, right = letters[0][1] + 0.5 - half, letters[-1][1] + 0.5 + half
             text = unicodedata.normalize("NFKC", "".join(name for name, _, _ in letters))
             share = (min(max(left / columns, 0.0), 1.0), min(max(right / columns, 0.0), 1.0))
-            words.append(LineWord(text, *share, min(score for *_, score in letters)))
+            scores = [score for *_, score in letters]
+            words.append(LineWord(text, *share, min(scores), statistics.fmean(scores)))
             letters.clear()
 
     for name, at, score in found:

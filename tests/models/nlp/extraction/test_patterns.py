@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
+from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
@@ -47,6 +49,24 @@ def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
         [0.0, 1.0],
         [1.0, 1.0],
     ]
+
+
+def test_what_hardly_any_form_says_weighs_little() -> None:
+    rng = np.random.default_rng(4)
+    common = (rng.random(300) < 0.5).astype(float)
+    right = rng.random(300) < 0.2 + 0.6 * common
+    rare = np.zeros(300)
+    rare[np.flatnonzero(right)[:2]] = 1
+    features = np.stack((rng.normal(size=300), common, rare), 1)
+    scaled = fit_logistic(features, right, penalty=3.0)
+    kept = fit_logistic(features, right, penalty=3.0, indicators=2, indicator_penalty=3.0)
+    assert kept.deviations[0] == scaled.deviations[0] and kept.deviations[1:] == (1.0, 1.0)
+
+    def gains(model: LogisticModel) -> tuple[float, float]:
+        without, with_common, with_rare = model(np.array([[0.0, 0, 0], [0, 1, 0], [0, 0, 1]])).tolist()
+        return with_common - without, with_rare - without
+
+    assert gains(kept)[0] > 0.3 and 0 < gains(kept)[1] < 0.5 * gains(scaled)[1]
 
 
 def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less_the_change() -> None:
