@@ -37,6 +37,9 @@ from lineside_models.postprocess.decoders.anomaly import peak_of
 LEARNED = scaled({155: 1240, 300: 4096}, smoke={12: 300})
 """Entries of a scale by frames."""
 
+LEFT_OUT = scaled("val", smoke="")
+"""Fold whose tiles are left out; in a smoke run it would have all bad frames."""
+
 JUDGED = scaled(150, smoke=6)
 """Good frames, and as many bad ones."""
 
@@ -99,8 +102,7 @@ def _data() -> Data:
 def _outside_val(images: Sequence[Tile]) -> list[Tile]:
     """Returns the images of tiles of which none is in the validation fold."""
     table = shared("magnetic-tile") / "folds.csv"
-    fold_of = read_folds(table) if table.is_file() else {}  # the drawn tiles of a smoke run have no folds
-    val = {name.rpartition("/")[2] for name, fold in fold_of.items() if fold == "val"}
+    val = {name.rpartition("/")[2] for name, fold in read_folds(table).items() if fold == LEFT_OUT}
     left_out = {each.tile for each in images if each.path.name in val}
     return [each for each in images if each.tile not in left_out]
 
