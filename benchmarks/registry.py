@@ -139,6 +139,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "bank_quantization",
+        "models",
+        "product quantization of the bank of lineside learn-good: bytes, accuracy by tile, time of the search",
+        (f"{_MODELS}/anomaly/bank.py", f"{_MODELS}/anomaly/coreset.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
+    Benchmark(
         "few_defects.labels",
         "models",
         "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import tomli_w
@@ -29,8 +28,8 @@ from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import RepoResponse, decode_framed
 from lineside_link.topics import Topics
-from lineside_models.labels import LABELS, STEEL
-from lineside_models.simulator import render
+from lineside_models.labels import STEEL
+from lineside_models.simulator.dataset import write_frames
 from lineside_runtime.errors import DemoError
 
 PLANTS = tuple(f"plant-{number}" for number in range(1, 6))
@@ -52,7 +51,8 @@ def run_demo(folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     for number, name in enumerate(("first", *PLANTS)):
-        _write_frames(folder / f"frames-{name}", 3_000_000 + 1000 * number)
+        first_seed = 3_000_000 + 1000 * number
+        write_frames(folder / f"frames-{name}", "steel", FRAMES, first_seed=first_seed, size=(96, 96), defects=2)
     config = {"data": ["frames-first"], "architecture": "lite0-short@16", "labels": list(STEEL), "canvas_px": 96}
     (folder / "first.toml").write_text(tomli_w.dumps({**config, "batch": 8, "epochs": 1, "threads": 1}))
     link = LinkConfig(url=f"mqtt://127.0.0.1:{free_port()}", site=SITE)
@@ -81,19 +81,6 @@ def run_demo(folder: Path) -> None:
         state = read_federation(coordinator)
         reader.close()
     _report(folder, state, reader.vectors())
-
-
-def _write_frames(folder: Path, seed: int) -> None:
-    (folder / "images").mkdir(parents=True)
-    boxes, folds = ["image,class,x1,y1,x2,y2"], ["image,fold"]
-    for number in range(FRAMES):
-        frame, name = render("steel", seed + number, size=(96, 96), defects=2), f"images/{number}.png"
-        cv2.imwrite(str(folder / name), np.asarray(frame.image))
-        folds.append(f"{name},train")
-        for label, box in zip(frame.labels, frame.boxes.tolist(), strict=True):
-            boxes.append(f"{name},{LABELS[label]},{','.join(map(str, box))}")
-    (folder / "boxes.csv").write_text("\n".join(boxes) + "\n")
-    (folder / "folds.csv").write_text("\n".join(folds) + "\n")
 
 
 def _write_pool(folder: Path, link: LinkConfig) -> None:

@@ -37,6 +37,7 @@ from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 from lineside_agent.line_io.opener import open_outputs
 from lineside_agent.line_io.trigger_controller import TriggerController
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import DegradationReport, DriftReport, ResultRow
@@ -98,6 +99,9 @@ class InspectionAssembly:
         self._first_frame = store.next_sequence(self.cameras.source)
         self._first_number = self._next_number()
         self.drift = self._make_drift_monitor(report_drift)
+        self._reporter = VerdictReporter(
+            self.outputs, self._record, note=store.note, summarize=self._summarize, statistics=self.statistics
+        )
         self.trigger_controller = self._make_trigger_controller()
         controller = self.trigger_controller
         self._deadline_policy = DeadlinePolicy() if controller is None else DeadlinePolicy(controller.left_s)
@@ -130,9 +134,7 @@ class InspectionAssembly:
         return TriggerController(
             Handshake(_handshake_settings(trigger, config.gate), next_number=self._first_number),
             frames=self._frames,
-            outputs=self.outputs,
-            record=lambda row, seen: self._record(row, seen, wait=False),
-            note=self._store.note,
+            reporter=self._reporter,
             begin=self._begin,
             source=self.cameras.source,
             problem=self._make_problem_check(trigger, self._frames),
@@ -140,8 +142,6 @@ class InspectionAssembly:
             recipe=lambda: self._recipes.name,
             select=self._recipes.select,
             gate_queue=GateQueueFile(self._store.kill_safe) if config.gate is not None else None,
-            summarize=self._summarize,
-            statistics=self.statistics,
             is_numbered=self._is_numbered,
         )
 
@@ -150,24 +150,20 @@ class InspectionAssembly:
         return InspectionPipeline(
             self._frames.get if controller is None else controller.take,
             self._active,
-            outputs=self.outputs,
-            record=lambda row, seen: self._record(row, seen, wait=self.cameras.finite),
+            reporter=self._reporter,
             stop=self._stop,
-            note=self._store.note,
             deliver=None if controller is None else controller.deliver,
             observe=self.drift.observe if self.drift is not None else None,
             deadline_policy=self._deadline_policy,
             parallel_views=self._config.inspect.workers,
-            summarize=self._summarize,
-            statistics=self.statistics,
         )
 
-    def _record(self, row: ResultRow, capture: Capture | None, *, wait: bool) -> bool:
+    def _record(self, row: ResultRow, capture: Capture | None) -> None:
         frames = frames_of(capture, row)
-        recorded = self._store.record(row, frames, wait=wait)
+        triggers = self.trigger_controller is not None  # a line that triggers does not wait for the disk
+        self._store.record(row, frames, wait=self.cameras.finite and not triggers)
         if self.observe_record is not None:
             self.observe_record(row, frames)
-        return recorded
 
     # Numbers of parts.
 

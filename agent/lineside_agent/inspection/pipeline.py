@@ -22,21 +22,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import cv2
 
 from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
-from lineside_agent.health.result_statistics import ResultStatistics
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.inspection.reorder_buffer import ReorderBuffer
 from lineside_agent.inspection.views import Capture, Views, combine, has_picture
 from lineside_agent.inspection.worker_pool import WorkerPool
-from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.line_io import Signal
 from lineside_agent.line_io.codes import code_of
-from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import MeasuredValue, ReadMark, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.identification.mark_reading import MarkReading
@@ -46,7 +45,6 @@ from lineside_runtime.errors import LinesideError, PartNotFoundError, Registrati
 
 log = logging.getLogger("lineside.pipeline")
 
-Record = Callable[[ResultRow, Capture | None], bool]
 Deliver = Callable[[ResultRow, Capture | None], object]
 Observe = Callable[[ResultRow, Capture | None], object]
 
@@ -87,12 +85,11 @@ class InspectionPipeline:
 
     Args:
         take: Gives the next frame, or the views of the next part; ``None`` at the end.
-        note: Takes each record before the line is told its verdict, where ``outputs`` are told here.
-        deliver: Takes each result in place of ``outputs`` and ``record``, where the line triggers.
+        reporter: Tells the line the verdict, and records it.
+        deliver: Takes each result in place of ``reporter``, where the line triggers.
         observe: Takes each result after that.
         deadline_policy: Selects frames for the faster variant.
         parallel_views: Views of one part that are inspected at once.
-        summarize: Returns what a record tells the line of defects.
     """
 
     def __init__(
@@ -100,29 +97,21 @@ class InspectionPipeline:
         take: Callable[[], RawShot | Views | None],
         active: ActiveBundle,
         *,
-        outputs: Sequence[LineOutput],
-        record: Record,
+        reporter: VerdictReporter,
         stop: threading.Event,
-        note: Callable[[ResultRow], None] = lambda _: None,
         deliver: Deliver | None = None,
         observe: Observe | None = None,
         deadline_policy: DeadlinePolicy | None = None,
         parallel_views: int = 1,
-        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
-        statistics: ResultStatistics | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
         self._active = active
-        self._outputs = outputs
-        self._record = record
-        self._note = note
+        self._reporter = reporter
         self._stop = stop
         self._deliver = deliver or self._signal_and_record
         self._observe = observe
         self._deadline_policy = deadline_policy or DeadlinePolicy()
-        self._summarize = summarize
-        self._statistics = statistics or ResultStatistics()
         self._taking = threading.Lock()
         self._order = ReorderBuffer()
         self._pool = WorkerPool(parallel_views, "view")
@@ -158,18 +147,14 @@ class InspectionPipeline:
 
     def _signal_and_record(self, row: ResultRow, capture: Capture | None) -> None:
         code = code_of(row, has_frame=has_picture(capture, row))
-        signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._summarize(row))
-        self._note(row)
-        for output in self._outputs:
-            output.signal(signal)
-        self._statistics.add(code, row, row.latency_ms / 1000)
-        self._record(row, capture)
+        signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._reporter.summarize(row))
+        self._reporter.report(signal, row, capture, took_s=row.latency_ms / 1000)
 
     def abandon(self, shots: Iterable[RawShot]) -> None:
         """Records frames of a live camera that are not inspected any more, since the agent stops."""
         for shot in map(decoded, shots):
             row = _fault(shot, "the agent was stopped before this frame was inspected", recipe=self._active.recipe)
-            self._record(row, shot if isinstance(shot, Frame) else None)
+            self._reporter.record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
     def close(self) -> None:

@@ -19,24 +19,21 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from lineside_agent.cameras import Shot
-from lineside_agent.health.result_statistics import ResultStatistics
 from lineside_agent.inspection.frame_sources import PartFrames, TriggeredFrames
 from lineside_agent.inspection.views import Capture, Views, has_picture
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import (
-    NO_DEFECTS,
     Action,
     Availability,
     BeginPart,
     Code,
-    DefectSummary,
     Event,
     LineState,
     LogLine,
@@ -51,6 +48,7 @@ from lineside_agent.line_io.events import (
 )
 from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import ResultRow
 
 log = logging.getLogger("lineside.line_io")
@@ -102,14 +100,13 @@ class TriggerController:
         machine: The handshake; its counts may be read from any thread.
 
     Args:
-        note: Takes the record of each part before the line is told its verdict.
+        reporter: Tells the line and records; its outputs are read and written here.
         begin: Takes the number of a part before anything else is done with it.
         source: Name of the cameras in the records.
         problem: Returns why parts cannot be inspected; empty if they can.
         recipe: Returns the name of the current recipe; empty without one.
         select: Takes a line's request for a recipe.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
-        summarize: Returns what a record tells the line of defects.
         is_numbered: Returns whether triggers can be numbered; until then none is read.
     """
 
@@ -118,33 +115,25 @@ class TriggerController:
         machine: Handshake,
         *,
         frames: TriggeredFrames | PartFrames,
-        outputs: Sequence[LineOutput],
-        record: Callable[[ResultRow, Capture | None], object],
+        reporter: VerdictReporter,
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
         recipe: Callable[[], str] = lambda: "",
         select: Callable[[SelectRecipe], None] = lambda _: None,
         gate_queue: GateQueueFile | None = None,
-        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
-        statistics: ResultStatistics | None = None,
-        note: Callable[[ResultRow], None] = lambda _: None,
         begin: Callable[[int], None] = lambda _: None,
         is_numbered: Callable[[], bool] = lambda: True,
     ) -> None:
         self.machine = machine
         self.frames = frames
-        self._outputs = outputs
-        self._senders = {output.name: _Sender(output) for output in outputs if output.waits}
-        self._record = record
+        self._reporter, self._outputs = reporter, reporter.outputs
+        self._senders = {output.name: _Sender(output) for output in self._outputs if output.waits}
         self._source = source
         self._problem = problem
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
-        self._summarize = summarize
-        self._statistics = statistics or ResultStatistics()
-        self._note = note
         self._begin = begin
         self._is_numbered = is_numbered
         self._listening = False
@@ -215,7 +204,8 @@ class TriggerController:
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._results[row.sequence] = (row, frame)
-            self._execute(self.machine.step(PartInspected(row.sequence, code, self._summarize(row)), time.monotonic()))
+            inspected = PartInspected(row.sequence, code, self._reporter.summarize(row))
+            self._execute(self.machine.step(inspected, time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._results.pop(row.sequence, None)
             self._changed.notify_all()
@@ -312,11 +302,8 @@ class TriggerController:
             answer.deadline_s,
             answer.defects,
         )
-        self._note(row)
-        self._tell(signal)
-        self._statistics.add(answer.code, row, answer.took_s)
         self.frames.forget(answer.number)
-        self._record(row, frame)
+        self._reporter.report(signal, row, frame, took_s=answer.took_s, tell=self._tell)
 
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told, with the findings if they are what it is told."""

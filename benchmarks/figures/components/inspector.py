@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.forms import fixed, percent
+from benchmarks.figures.forms import fixed, percent, signed
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import between, table, verdict
 
@@ -323,6 +323,28 @@ def learn_good_speed(found: Value) -> str:
         for count, of in ((frames, small), (most, large))
     ]
     return table("frames learned | entries a scale | bundle | learning | a frame", rows)
+
+
+@block("bank_quantization", "bank_quantization")
+def bank_quantization(found: Value) -> str:
+    """Forms of the bank, and ways to search it."""
+    rows = []
+    for most, bank in found["banks"].items():
+        for form, of in bank["forms"].items():
+            shipped = form == "int8"
+            low, high = (signed(end, 4) for end in of["gain_interval"].numbers)
+            gain = "" if shipped else f"{signed(of['gain'].number, 4)} ({between(low, high)})"
+            search = ", ".join(f"{way}: {each:spread} ms" for way, each in bank["search_ms"].items())
+            rows.append(
+                f"{bank['frames']:.0f} (whole tiles, at most {most}), {bank['entries']:,.0f}"
+                f" | {'INT8, as shipped' if shipped else form.removesuffix(' a byte') + ' values a byte'}"
+                f" | {of['bank_bytes']:.2MB} MB | {of['model_bytes']:.2MB} MB | {of['auroc']:.4f} | {gain}"
+                f" | {search if shipped else ''}"
+            )
+    return table(
+        "frames learned, entries | bank | both scales | network and bank | AUROC by tile | gain | search of a frame",
+        rows,
+    )
 
 
 def _percents(of: Value, what: str) -> str:

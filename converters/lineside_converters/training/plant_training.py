@@ -91,10 +91,10 @@ def read_first_weights(run: Path) -> FirstWeights:
             )
     config = read_settings(DetectorConfig, run / USED, {"out": run})
     labels = tuple(json.loads((run / FACTS).read_bytes())["labels"])
-    if config.architecture is None or config.reference:
+    if config.architecture is None or config.reference or config.random_weights:
         raise TrainingError(
             f"{run} can't be trained by several plants",
-            expected="a run with architecture and without reference",
+            expected="a run with architecture, without reference and without random_weights",
             action="Begin it by: lineside train detector --architecture lite0@96.",
         )
     model = SurfaceDetector(len(labels), channels=channels_of(config.architecture), short=is_short(config.architecture))

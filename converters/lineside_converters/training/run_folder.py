@@ -27,6 +27,7 @@ FIXED = (
     "channels",
     "colour",
     "architecture",
+    "random_weights",
     "framing",
     "labels",
     "start",

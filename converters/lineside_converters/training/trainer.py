@@ -145,6 +145,11 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         """Widths that are trained at once; empty for one network as it is built."""
         return ()
 
+    @property
+    def imagenet(self) -> bool:
+        """Whether the trunk of `pretrained` has ImageNet's weights, which learn at a lower rate."""
+        return True
+
     def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
         """Returns the outputs of a network."""
         return as_tuple(model(images))
@@ -181,9 +186,10 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     def _start(self) -> TrainingRun:
         resumed = self.checkpoint()
-        rate: Callable[[str], float] = rate_of(self.config.learning_rate)
+        peak, transferred = self.config.learning_rate, self.network is None and self.imagenet
+        rate: Callable[[str], float] = rate_of(peak) if transferred else lambda _: peak
         if self.network is not None:
-            model, rate = self.network.module, lambda _: self.config.learning_rate
+            model = self.network.module
         else:
             model = self.pretrained() if resumed is None else self.build()
         if self.widths:

@@ -83,6 +83,11 @@ def _add_detector(kinds: Any) -> None:
         metavar="A",
     )
     options.add(
+        "--random-weights",
+        "begin the trunk with random weights instead: the terms of DIR alone hold for the network, not ImageNet's",
+        action="store_true",
+    )
+    options.add(
         "--architectures",
         "the best of these is taken: each trained shortly, timed as INT8 and judged, such as lite0@64,lite0@96",
         type=words,

@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 _MARKS: dict[str, frozenset[str]] = {
     "surface_classifier_lite0": frozenset({"trunk.early.0.bias", "top.1.weight", "head.weight"}),
     "surface_detector_lite0": frozenset(
-        {"trunk.early.0.bias", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
+        {"trunk.early.0.weight", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
     ),
     "surface_segmenter_lite0": frozenset({"trunk.early.0.bias", "laterals.3.0.weight", "smooth.2.0.weight"}),
 }
@@ -98,4 +98,5 @@ def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
         "channels": len(state_dict["neck.laterals.0.0.weight"]),
         "inputs": state_dict["trunk.early.0.weight"].shape[1],
         "short": "trunk.stage32.1.conv_pw.weight" not in state_dict,
+        "folded": "trunk.early.1.weight" not in state_dict,
     }

@@ -20,6 +20,7 @@ from lineside_agent.inspection.frame_sources import LatestFrame
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_agent.storage.images import ImageArchive
 from lineside_link.messages import DegradationReport, ResultRow
 from lineside_models.frame import Frame
@@ -54,8 +55,7 @@ def run(loaded: LoadedBundle, policy: DeadlinePolicy, frames: list[Shot]) -> lis
     InspectionPipeline(
         lambda: left.pop(0) if left else None,
         active,
-        outputs=[],
-        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
+        reporter=VerdictReporter([], lambda row, _: rows.append(row)),
         stop=threading.Event(),
         deadline_policy=policy,
     ).run()

@@ -17,6 +17,7 @@ from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.views import Views
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
@@ -52,8 +53,7 @@ class Bench:
         self.pipeline = InspectionPipeline(
             lambda: self.shots.pop(0) if self.shots else None,
             self.active,
-            outputs=[RecordingLine(self.log)],
-            record=self.record,
+            reporter=VerdictReporter([RecordingLine(self.log)], self.record),
             stop=self.stop,
         )
 

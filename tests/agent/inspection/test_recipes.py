@@ -22,6 +22,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import BundleRef, Desired, RecipeAnswer, RecipeCommand, ResultRow, decode, encode
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
@@ -92,8 +93,7 @@ class RecipeAgent:
         pipeline = InspectionPipeline(
             lambda: shots.pop() if shots else None,
             self.active,
-            outputs=[],
-            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
+            reporter=VerdictReporter([], lambda row, _: rows.append(row)),
             stop=self.stop,
         )
         pipeline.run()

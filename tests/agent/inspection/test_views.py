@@ -36,6 +36,7 @@ from lineside_agent.inspection.views import Capture, Views, combine, frames_of, 
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import Code
 from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_hub.results.database import Database
@@ -75,8 +76,7 @@ def judged(
     pipeline = InspectionPipeline(
         lambda: left.pop(0) if left else None,
         active,
-        outputs=[],
-        record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]  # append returns None: recorded
+        reporter=VerdictReporter([], lambda row, seen: found.append((row, seen))),
         stop=threading.Event(),
         parallel_views=parallel_views,
     )
@@ -142,8 +142,7 @@ def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
     pipeline = InspectionPipeline(
         lambda: left.pop(0) if left else None,
         active,
-        outputs=[],
-        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
+        reporter=VerdictReporter([], lambda row, _: rows.append(row)),
         stop=threading.Event(),
         parallel_views=2,
     )

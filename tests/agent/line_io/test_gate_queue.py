@@ -18,6 +18,7 @@ from lineside_agent.line_io.gate import GateEntry, GateSettings
 from lineside_agent.line_io.gate_queue import NAME, GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 from lineside_agent.line_io.trigger_controller import TriggerController
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import ResultRow
 from tests.peers.waiting import wait_for
 
@@ -60,8 +61,7 @@ class Process:
         self.controller = TriggerController(
             Handshake(HandshakeSettings(deadline_s=delay_s / 2, queue=4, gate=gate), next_number=first),
             frames=TriggeredFrames(self.stop),
-            outputs=[self.line],
-            record=lambda _row, _seen: None,
+            reporter=VerdictReporter([self.line], lambda _row, _seen: None),
             source="cam",
             problem=lambda: "",
             stop=self.stop,

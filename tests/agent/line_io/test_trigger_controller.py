@@ -14,6 +14,7 @@ from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code, LineState, Triggered, Verdict
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 from lineside_agent.line_io.trigger_controller import TriggerController
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from tests.peers.waiting import wait_for
@@ -54,8 +55,9 @@ class Bench:
         self.controller = TriggerController(
             Handshake(settings, next_number=5),
             frames=self.frames,
-            outputs=[RecordingLine("quick", self.log), *([self.slow] if slow else [])],
-            record=lambda row, _: self.log.append(row),
+            reporter=VerdictReporter(
+                [RecordingLine("quick", self.log), *([self.slow] if slow else [])], lambda row, _: self.log.append(row)
+            ),
             source="cam",
             problem=lambda: self.problem,
             stop=self.stop,

@@ -47,6 +47,8 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
         held_share: Share of the train folds that is held out to choose the checkpoint and calibrate the scores.
         architecture: ``lite0@N``, an EfficientNet-Lite0 trunk that knows ImageNet, with pyramid and heads of N
             channels, or ``lite0-short@N``, of which a quarter of the trunk is kept; ``None`` for that of ``start``.
+        random_weights: Whether the trunk of ``architecture`` begins with random weights too, so that the terms of
+            ``data`` alone hold for the network: ImageNet's images are for research only.
         architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
             on one thread and evaluated on the held-out share. ``architecture`` is not looked at then.
         trial_epochs: Length of each of those trainings.
@@ -71,6 +73,7 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
     simulated_share: float = 0.1
     architecture: str | None = None
     architectures: tuple[str, ...] = ()
+    random_weights: bool = False
     trial_epochs: int = 5
     max_ms: float | None = None
     labels: tuple[str, ...] = ()
@@ -98,6 +101,8 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
         self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
         self._check("architectures", not self.architectures or self.start is None, "none beside start")
         self._check("architecture", self.architecture is None or self.start is None, "none beside start")
+        chosen = self.architecture is not None or bool(self.architectures)
+        self._check("random_weights", chosen or not self.random_weights, "false where no architecture is chosen")
         self._check("qat", not (self.qat and self.widths), "none beside widths")
         if isinstance(self.framing, dict):
             names = {folder.resolve().name for folder in self.data}

@@ -84,6 +84,11 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return self.config.widths
 
     @property
+    def imagenet(self) -> bool:
+        """Whether the trunk begins with ImageNet's weights."""
+        return not self.config.random_weights
+
+    @property
     def inputs(self) -> int:
         """Channels of the network's image."""
         return CHANNELS if self.config.reference else 1
@@ -98,7 +103,10 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return take_labels(start, self.data.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
 
     def pretrained(self) -> nn.Module:
-        """Builds a detector whose trunk has ImageNet's weights."""
+        """Builds a detector whose trunk has ImageNet's weights, or random ones where the settings say so."""
+        if self.config.random_weights:
+            log.info("starting from random weights")
+            return self.build()
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
@@ -118,7 +126,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
             channels=channels,
             inputs=self.inputs,
             short=short,
-            folded=not self.widths,
+            folded=not (self.widths or self.config.random_weights),
         )
         if not isinstance(model, SurfaceDetector):
             raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)

@@ -190,22 +190,31 @@ class BlockCodec(Codec):
 
 
 def scatter_mean(codec: Codec, exchange: Exchange, flat: Tensor, length: int) -> Tensor:
-    """Averages for those who own the values: a reduce-scatter by an all-to-all of bytes.
+    """Averages for those who own the values; see `scatter_rows`.
+
+    Args:
+        flat: ``(n,) float32``, n at most ``W * length``.
+    """
+    return scatter_rows(codec, exchange, rows_of(flat, exchange.world, length), length)
+
+
+def scatter_rows(codec: Codec, exchange: Exchange, rows: Sequence[Tensor], length: int) -> Tensor:
+    """Averages for those who own the rows: a reduce-scatter by an all-to-all of bytes.
 
     A worker's own row doesn't travel, and isn't rounded.
 
     Args:
         codec: How values travel.
-        flat: ``(n,) float32``, n at most ``W * length``. What the bytes don't hold is left in it, nothing of the own
-            row.
+        rows: Of each worker, ``(length,) float32`` or shorter. What the bytes don't hold is left in them, nothing of
+            the own row.
         length: Of each worker's row, with padding.
 
     Returns:
         ``(length,) float32``: the mean over the workers of this worker's row, in the order of the workers.
     """
-    rows, rank = rows_of(flat, exchange.world, length), exchange.rank
+    rank = exchange.rank
     received = exchange.swap(codec.pack(rows, length, but=rank))
-    found = torch.zeros(length, device=flat.device)
+    found = torch.zeros(length, device=rows[rank].device)
     for number, packed in enumerate(received):
         if number == rank:
             found[: rows[rank].numel()].add_(rows[rank])

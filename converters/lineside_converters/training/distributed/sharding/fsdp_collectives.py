@@ -20,9 +20,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatt
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lineside_converters.training.distributed.exchange import Exchange, gather_into, reduce_scatter_into
-from lineside_converters.training.distributed.gradients.codecs import BlockCodec
+from lineside_converters.training.distributed.gradients.codecs import BlockCodec, PlainCodec, scatter_rows
 
-_INT8 = BlockCodec(8)
+_FLOAT32, _INT8 = PlainCodec(torch.float32), BlockCodec(8)
 GROUP_VALUES = 100_000
 """A child with so many parameters travels by itself; the rest with the root."""
 
@@ -135,21 +135,16 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
     ) -> dist.Work | None:
         """Reduces to the mean, whatever ``op`` is: FSDP asks for the mean."""
         del group, op, async_op
-        plain = self._warming_up()
+        codec = _FLOAT32 if self._warming_up() else _INT8
 
         def job() -> Tensor:
             rows = input_tensor.view(self._exchange.world, -1)
-            if plain:
-                return output_tensor.copy_(self._exchange.sum(rows)[self._exchange.rank] / self._exchange.world)
-            if self.residual is None or self.residual.shape != rows.shape:
-                self.residual = torch.zeros_like(rows)
-            wanted = self.residual.add_(rows)
-            length = _INT8.row_length(rows.shape[1], 1)
-            packed = self._exchange.swap(_INT8.pack(list(wanted), length))
-            output_tensor.zero_()
-            for each in packed:
-                _INT8.unpack(each, output_tensor, length, add=True)
-            return output_tensor.div_(self._exchange.world)
+            if not codec.exact:
+                if self.residual is None or self.residual.shape != rows.shape:
+                    self.residual = torch.zeros_like(rows)
+                rows = self.residual.add_(rows)
+            mean = scatter_rows(codec, self._exchange, list(rows), codec.row_length(rows.shape[1], 1))
+            return output_tensor.copy_(mean[: output_tensor.numel()])
 
         self._exchange.later(job, output_tensor.device)
         return None
