@@ -14,7 +14,7 @@ TEXTS = ("Heat A2B347 of 12 coils", "tensile strength 431 MPa", "delivered to Li
 
 
 def line(text: str, mean: float, least: float = 0.6) -> list[LineWord]:
-    return [LineWord(word, 0.0, 1.0, least, mean) for word in text.split()]
+    return [LineWord(word, at / 10, at / 10 + 0.08, least, mean) for at, word in enumerate(text.split())]
 
 
 def test_the_surer_reading_is_kept_and_what_the_other_does_not_confirm_is_doubtful() -> None:
@@ -24,7 +24,9 @@ def test_the_surer_reading_is_kept_and_what_the_other_does_not_confirm_is_doubtf
     assert [word.score for word in kept] == [0.6, 0.6, UNCONFIRMED]
     assert _of_two(second, first) == kept
     assert [word.score for word in _of_two(first, line("Lot Sctia A2B347", 0.80))] == [0.6, 0.6, 0.6]
-    assert _of_two(first, []) == [*first[:2], LineWord("A2B347", 0.0, 1.0, UNCONFIRMED, 0.90)]
+    assert [word.score for word in _of_two(first, [])] == [0.6, 0.6, UNCONFIRMED]
+    surer = _of_two(first, line("Lot Setia a2b347", 0.95))  # no identifier any more, and not to be trusted either
+    assert [(word.text, word.score) for word in surer][1:] == [("Setia", 0.6), ("a2b347", UNCONFIRMED)]
 
 
 def test_words_of_a_second_reading_stand_where_those_of_the_first_stand(monkeypatch: pytest.MonkeyPatch) -> None:
