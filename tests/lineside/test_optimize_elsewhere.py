@@ -84,6 +84,16 @@ class Bench:
             return False
         return True
 
+    def wait_timed(self, count: int) -> list[TimeAnswer]:
+        """Waits until the listener has heard the end of so many timings; returns their answers, in order."""
+
+        def timed() -> list[TimeAnswer]:
+            return list({each.id: each for each in self.answers if each.state == "done"}.values())
+
+        wait_for(lambda: len(timed()) >= count, 60.0, what=f"{count} timings")
+        assert len(timed()) == count
+        return timed()
+
     def close(self) -> None:
         self.listener.close()
         self.agent.stop()
@@ -129,7 +139,7 @@ def compare_two_there(bench: Bench, bundle: Bundle, work: Path) -> None:
     """The device times two bundles in turn, as `lineside evolve --on` asks it to."""
     frames = [Frame(image=render("steel", seed).image) for seed in range(2)]
     compared = compare_on(device_clock(bench.hub, DEVICE), bundle, bundle, frames, work=work)
-    last = bench.answers[-1]
+    *_, last = bench.wait_timed(2)
     names = {f"{which}-{one.name}" for which in ("before", "after") for one in bundle.manifest.variants}
     assert {one.variant for one in last.variants} == names
     assert compared.what == "inference" and compared.where.startswith(DEVICE)
@@ -153,16 +163,17 @@ def search_there(bench: Bench, work: Path) -> None:
     assert space.engines == (f"on {DEVICE}",)
     space = dataclasses.replace(space, sizes=(1.0, 0.5))
     context = dataclasses.replace(alone, optimization=optimization, space=space)
-    for one, method, trials in (
-        (context, pipeline.CUT, 7),  # the last two are of the small size
-        (progressive.progressive_context(context), progressive.TIMED_THERE, 2),
+    known = len(bench.wait_timed(2))
+    for one, method, trials, timings in (
+        (context, pipeline.CUT, 7, 2),  # the last two are of the small size
+        (progressive.progressive_context(context), progressive.TIMED_THERE, 2, 1),
     ):
-        known = len(bench.answers)
         method = dataclasses.replace(method, together=True)
         tried = search(one, work / f"{trials}", sampler="nsga2", trials=trials, seed=1, method=method)
-        done = {each.id: each for each in bench.answers[known:] if each.state == "done"}.values()
-        times = [min(ms for (ms,) in each.rounds_ms) for answer in done for each in answer.variants]
-        assert [each.latency_ms for each in tried] == pytest.approx(times) and len(done) == (2 if trials == 7 else 1)
+        timed = bench.wait_timed(known + timings)[known:]
+        known += timings
+        times = [min(ms for (ms,) in each.rounds_ms) for answer in timed for each in answer.variants]
+        assert [each.latency_ms for each in tried] == pytest.approx(times)
     whole = pipeline.judge(context, context.setup.network, work / "whole")
     assert whole[0].choice.engine == f"on {DEVICE}" and whole[0].latency_ms > 0
     assert not (work / "search" / "search-timing").exists()
@@ -176,7 +187,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     assert main([*words, "--on", DEVICE, "--hub", str(bench.hub), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
 
-    (last,) = {answer.id: answer for answer in bench.answers if answer.state == "done"}.values()
+    (last,) = bench.wait_timed(1)
     times = {one.variant: [ms for (ms,) in one.rounds_ms] for one in last.variants}
     bundle = open_bundle(out)
     tried = {one["name"] for one in found["variants"] if one["latency_ms"] is not None}
