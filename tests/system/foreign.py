@@ -195,14 +195,17 @@ def _wake_word(random: np.random.Generator) -> Feed:
 
 
 @functools.cache
-def _files() -> tuple[Path, ...]:
+def _files() -> tuple[tuple[Path, ...], ...]:
+    """Returns the repository's files by kind."""
     root = Path(__file__).parents[2]
     kinds = ("*.py", "*.md", "*.toml", "*.json", "*.j2", "*.onnx", "*.png", "*.proto", "LICENSE", "Makefile", "*.sh")
-    return tuple(sorted(path for kind in kinds for path in root.glob(f"[!.]*/**/{kind}")))
+    found = (tuple(sorted(root.glob(f"[!.]*/**/{kind}"))) for kind in kinds)
+    return tuple(paths for paths in found if paths)
 
 
 def _file_type(random: np.random.Generator) -> Feed:
-    data = Path(str(random.choice(np.array(_files(), object)))).read_bytes().strip()
+    kind = _files()[random.integers(len(_files()))]
+    data = kind[random.integers(len(kind))].read_bytes().strip()
     start, end = data[:1024], data[-1024:]
     padded = [*start, *[256] * (1024 - len(start)), *[256] * (1024 - len(end)), *end]
     return {"bytes": np.array([padded], np.int32)}
