@@ -116,6 +116,7 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     told = screen.wizard()
     assert (told["step"], told["replaced"], told["deployment"]) == ("learned", True, "rolled_back")
     assert made.agent.machine.installed == local
+    wait_for(lambda: list_devices(made.hub_folder)[0].installed == "bright-spots@9.0.0")
     [device] = list_devices(made.hub_folder)
     assert (device.installed, device.wanted, device.made_by) == ("bright-spots@9.0.0", "bright-spots@2.0.0", "Sara")
 
@@ -124,8 +125,8 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     installed = made.agent.machine.installed
     assert installed is not None and (installed.version, installed.made_by) == ("3.0.0", "")
     wait_for(lambda: screen.wizard()["deployment"] == "active")
-    [device] = list_devices(made.hub_folder)
-    assert (device.installed, device.made_by) == ("bright-spots@3.0.0", "")
+    wait_for(lambda: list_devices(made.hub_folder)[0].installed == "bright-spots@3.0.0")
+    assert list_devices(made.hub_folder)[0].made_by == ""
     details = [event.detail for _, event in timeline(made.hub_folder, DEVICE)]
     assert any("made at the device by Sara" in detail for detail in details)
 
