@@ -10,7 +10,7 @@ from typing import Any
 from lineside.console import print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, bundle_path
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.bundle.archive import unpack_archive

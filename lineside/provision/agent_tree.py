@@ -170,7 +170,7 @@ def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
 
 
 def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], IdentityFiles]]:
-    from lineside.passphrases import passphrase
+    from lineside.secret_input import passphrase
     from lineside_boards.agent_files import IdentityFiles
 
     with needs("convert"):

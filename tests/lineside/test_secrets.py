@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import COMMANDS, main
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.errors import ConfigError, SignatureError
 
 PHRASE = "correct-horse-battery-staple"

@@ -302,8 +302,8 @@ class TriggerController:
             answer.deadline_s,
             answer.defects,
         )
-        self.frames.forget(answer.number)
         self._reporter.report(signal, row, frame, took_s=answer.took_s, tell=self._tell)
+        self.frames.forget(answer.number)
 
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told, with the findings if they are what it is told."""

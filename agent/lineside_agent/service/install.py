@@ -28,7 +28,6 @@ from lineside_runtime.progress import TextListener
 
 log = logging.getLogger("lineside.service")
 
-
 RECORD = "usr/lib/lineside/installed.json"
 GUARD = "usr/lib/lineside/lineside_guard.py"
 COMMAND = "usr/local/bin/lineside"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,7 +27,7 @@ from lineside_runtime.bundle import (
 )
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleFormatError, LinesideError
+from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -123,22 +121,3 @@ def next_version(version: str) -> str:
     """Returns the version with its last number one higher: ``1.0.0`` → ``1.0.1``; without a number, ``.1`` is added."""
     found = re.fullmatch(r"(.*?)(\d+)(\D*)", version)
     return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"
-
-
-def run_builder(build: Callable[..., object], doc: str) -> int:
-    """Runs the command line of a module that makes shipped bundles; returns the exit code.
-
-    Args:
-        build: Takes a folder, and ``overwrite``.
-        doc: Of the module; its first line describes the command.
-    """
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("out", type=Path, help="the folder to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace what stands there")
-    options = parser.parse_args()
-    try:
-        build(options.out, overwrite=options.overwrite)
-    except LinesideError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0

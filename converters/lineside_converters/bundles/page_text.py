@@ -25,7 +25,8 @@ import onnxruntime
 from onnx import numpy_helper
 from onnx.utils import Extractor
 
-from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, run_builder
+from lineside_converters.bundles.builder_command import run_builder
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
 from lineside_converters.certificates.generator import COPY, SCAN, TUNED_ON, make_certificate, scan
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.gelu import with_gelu

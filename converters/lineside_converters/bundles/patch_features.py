@@ -27,7 +27,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame, run_builder
+from lineside_converters.bundles.builder_command import run_builder
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.quantization.static import hash_feeds, quantize

@@ -50,6 +50,9 @@ LEARNED_SEED, CHOSEN_SEED = 1_000_000, 3_000_000
 FALSE_REJECTS = 0.01
 """Share of the good drawn frames that the thresholds may reject."""
 
+BAD_SHARE = 0.5
+"""Of the parts; nobody knows a line's before it runs, and these thresholds follow from the good frames."""
+
 _CARD = """# surface-starter
 
 Finds the twelve types of defect of `surface-12` in grey images of hot-rolled steel strip and of bare circuit boards. A
@@ -137,7 +140,10 @@ def build_starter(
     ).run()
     request = FrameRequest(data=chosen_on, fold="train", take="all", simulated=settings.good)
     decision = decide(
-        open_bundle(undecided), request, RejectTolerance(share=FALSE_REJECTS, bad_share=0.5), config=Config(threads=1)
+        open_bundle(undecided),
+        request,
+        RejectTolerance(share=FALSE_REJECTS, bad_share=BAD_SHARE),
+        config=Config(threads=1),
     )
     return write_bundle(open_bundle(undecided), decision, out, version=VERSION, overwrite=overwrite)
 

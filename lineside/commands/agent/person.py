@@ -6,7 +6,7 @@ import argparse
 
 from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
-from lineside.passphrases import read_new_secret
+from lineside.secret_input import read_new_secret
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:

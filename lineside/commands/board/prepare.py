@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
-from lineside.passphrases import add_passphrase
+from lineside.secret_input import add_passphrase
 from lineside_runtime.errors import InputNotFoundError
 
 if TYPE_CHECKING:

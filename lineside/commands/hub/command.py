@@ -10,7 +10,7 @@ from lineside.commands.hub import alarms, identity, keys, status, store, user
 from lineside.console import inform, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.files import write_atomic
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lineside.console import inform, show
 from lineside.extras import needs
 from lineside.options import add_hub
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 
 
 def add_actions(actions: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 
 if TYPE_CHECKING:
     from lineside_hub.repository.repository import Repository

@@ -11,7 +11,7 @@ from typing import Any
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
-from lineside.passphrases import read_new_secret
+from lineside.secret_input import read_new_secret
 from lineside_runtime.errors import ConfigError
 
 

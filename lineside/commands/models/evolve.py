@@ -15,7 +15,7 @@ from lineside.commands.train.training import Options
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_terms
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:

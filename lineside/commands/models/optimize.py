@@ -22,7 +22,7 @@ from lineside.options import (
     numbers,
     task_cluster,
 )
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import msgspec
 from lineside.console import inform
 from lineside.extras import needs
 from lineside.options import add_min_metric
-from lineside.passphrases import add_passphrase, passphrase
+from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:

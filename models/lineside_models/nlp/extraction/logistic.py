@@ -56,7 +56,7 @@ def fit_logistic(
         penalty: The larger, the nearer to 0 are the weights.
         indicators: How many of the last features are 0 or 1 and keep their scale: brought to deviation 1, those that
             hardly any row has would weigh most.
-        indicator_penalty: Theirs.
+        indicator_penalty: ``penalty`` of the indicators.
     """
     plain = features.shape[1] - indicators
     means, deviations = features.mean(0), features.std(0)
