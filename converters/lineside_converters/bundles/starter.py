@@ -139,12 +139,8 @@ def build_starter(
         **facts_of_run(run),
     ).run()
     request = FrameRequest(data=chosen_on, fold="train", take="all", simulated=settings.good)
-    decision = decide(
-        open_bundle(undecided),
-        request,
-        RejectTolerance(share=FALSE_REJECTS, bad_share=BAD_SHARE),
-        config=Config(threads=1),
-    )
+    tolerance = RejectTolerance(share=FALSE_REJECTS, bad_share=BAD_SHARE)
+    decision = decide(open_bundle(undecided), request, tolerance, config=Config(threads=1))
     return write_bundle(open_bundle(undecided), decision, out, version=VERSION, overwrite=overwrite)
 
 

@@ -146,7 +146,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return ()
 
     @property
-    def imagenet(self) -> bool:
+    def has_imagenet_weights(self) -> bool:
         """Whether the trunk of `pretrained` has ImageNet's weights, which learn at a lower rate."""
         return True
 
@@ -186,7 +186,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     def _start(self) -> TrainingRun:
         resumed = self.checkpoint()
-        peak, transferred = self.config.learning_rate, self.network is None and self.imagenet
+        peak, transferred = self.config.learning_rate, self.network is None and self.has_imagenet_weights
         rate: Callable[[str], float] = rate_of(peak) if transferred else lambda _: peak
         if self.network is not None:
             model = self.network.module

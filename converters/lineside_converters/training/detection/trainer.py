@@ -84,7 +84,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return self.config.widths
 
     @property
-    def imagenet(self) -> bool:
+    def has_imagenet_weights(self) -> bool:
         """Whether the trunk begins with ImageNet's weights."""
         return not self.config.random_weights
 

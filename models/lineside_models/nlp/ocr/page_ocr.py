@@ -26,8 +26,8 @@ UNCONFIRMED = 0.5
 """Score of an identifier that two crops of its line disagree on."""
 
 DOUBTFUL = 0.8
-"""A line with a character of a lower probability is read twice. Chosen on receipts of the train fold: with 0.9 many more
-lines are read twice, and hardly more are right."""
+"""A line with a character of a lower probability is read twice. Chosen on receipts of the train fold: with 0.9 many
+more lines are read twice, and hardly more are right."""
 
 _IDENTIFIER = re.compile(r"(?=.*\d)[A-Z0-9][A-Z0-9/.-]{3,}")
 _DECIMAL = re.compile(r"\d+[.]\d+")
