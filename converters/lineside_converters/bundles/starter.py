@@ -29,7 +29,8 @@ from lineside_converters.thresholds import FrameRequest, RejectTolerance, decide
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import train_detector
 from lineside_converters.training.initial_weights import FACTS
-from lineside_converters.training.run_folder import CHECKPOINT
+from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.run_folder import resumed_or_begun
 from lineside_models.labels import LABELS
 from lineside_models.simulator import Kind
 from lineside_models.simulator.dataset import write_frames
@@ -167,9 +168,13 @@ def _train(out: Path, data: tuple[Path, ...], settings: StarterSettings, on_prog
         minutes=settings.minutes,
         threads=settings.threads,
         seed=settings.seed,
-        resume=(out / CHECKPOINT).is_file(),
     )
-    train_detector(config, lambda step: on_progress(f"step {step.step}, loss {step.loss:.3f}") if step.held else None)
+
+    def report(step: TrainingProgress) -> None:
+        if step.held:
+            on_progress(f"step {step.step}, loss {step.loss:.3f}")
+
+    train_detector(resumed_or_begun(config), report)
     return out
 
 
