@@ -15,14 +15,13 @@ bundle. Ended early, it goes on from what stands in ``OUT.work``.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from lineside_converters.bundles.packaging import CARD_NAME
+from lineside_converters.bundles.builder_command import run_builder
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.thresholds import FrameRequest, RejectTolerance, decide, write_bundle
@@ -37,7 +36,6 @@ from lineside_models.simulator.dataset import write_frames
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.config import Config
-from lineside_runtime.errors import LinesideError
 
 NAME, VERSION = "surface-starter", "1.0.0"
 UNDECIDED = "0.9.0"
@@ -178,28 +176,18 @@ def _train(out: Path, data: tuple[Path, ...], settings: StarterSettings, on_prog
     return out
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = StarterSettings()
-    parser.add_argument("out", type=Path, help=f"the folder to make; its {CARD_NAME} says what it is")
-    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="of training (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=defaults.threads, help="of torch (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
-    options = parser.parse_args(arguments)
-    settings = StarterSettings(minutes=options.minutes, threads=options.threads)
-    try:
-        build_starter(options.out, settings, overwrite=options.overwrite, on_progress=_tell)
-    except LinesideError as error:
-        _tell(str(error))
-        return 1
-    return 0
+def _build(out: Path, *, minutes: float, threads: int, overwrite: bool) -> Bundle:
+    settings = StarterSettings(minutes=minutes, threads=threads)
+    return build_starter(out, settings, overwrite=overwrite, on_progress=_print_progress)
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    of_training = [
+        ("minutes", float, StarterSettings().minutes, "of training"),
+        ("threads", int, StarterSettings().threads, "of torch"),
+    ]
+    sys.exit(run_builder(_build, __doc__, of_training))
