@@ -16,7 +16,7 @@ SHOWN = 10
 
 @block("ci_runs", "ci_runs", ages=False)
 def ci_runs(found: Value) -> str:
-    """Seconds and outcome of the last recorded runs of ``.ci/run``, their flaky tests, and counts of the runs before."""
+    """Seconds and outcome of the last recorded runs of ``.ci/run``, their flaky tests, and counts of earlier runs."""
     runs = found["runs"].values()
     shown = table(_HEAD, [_row(run) for run in runs[-SHOWN:]])
     return f"{shown}\n\n{_counted(runs[:-SHOWN])}" if len(runs) > SHOWN else shown
