@@ -70,7 +70,7 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_the_terminal(
         raise EOFError
 
     monkeypatch.setattr("getpass.getpass", nothing)
-    with pytest.raises(SignatureError, match="no terminal.*--passphrase-file"):
+    with pytest.raises(SignatureError, match=r"no terminal.*--passphrase-file"):
         passphrase(parser.parse_args(["--ask-passphrase"]))
 
 

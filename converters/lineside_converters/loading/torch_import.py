@@ -206,8 +206,8 @@ def _load(path: Path, trust: bool) -> Any:
                 f"{path} holds more than weights",
                 expected="a plain state dict",
                 actual=_what_it_wants(error),
-                action="Save the weights with torch.save(model.state_dict(), path), give an ONNX file, or say trust=True "
-                "(--trust) if you made the file yourself.",
+                action="Save the weights with torch.save(model.state_dict(), path), give an ONNX file, or say "
+                "trust=True (--trust) if you made the file yourself.",
             ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise UnsupportedModelError(f"{path} cannot be read as a .pt file", actual=_first_line(error)) from error
