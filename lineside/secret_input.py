@@ -40,10 +40,10 @@ def passphrase(options: argparse.Namespace, *, new: bool = False) -> str | None:
         SignatureError: It is empty, so that the keys would not be encrypted although requested; there is no terminal.
     """
     if options.ask_passphrase:
-        given = _not_empty(_ask("passphrase of the offline keys: "), "the terminal")
-        if new and _ask("again: ") != given:
+        typed = _not_empty(_ask("passphrase of the offline keys: "), "the terminal")
+        if new and _ask("again: ") != typed:
             raise ConfigError("passphrase", expected="the same twice", action="Try again; nothing was made.")
-        return given
+        return typed
     if options.passphrase_file is None:
         given = os.environ.get(VARIABLE)
         return None if given is None else _not_empty(given, VARIABLE)
