@@ -25,7 +25,7 @@ def test_the_surer_reading_is_kept_and_what_the_other_does_not_confirm_is_doubtf
     assert _surer_reading(second, first) == kept
     assert [word.score for word in _surer_reading(first, line("Lot Sctia A2B347", 0.80))] == [0.6, 0.6, 0.6]
     assert [word.score for word in _surer_reading(first, [])] == [0.6, 0.6, UNCONFIRMED]
-    surer = _surer_reading(first, line("Lot Setia a2b347", 0.95))  # no identifier any more, and not to be trusted either
+    surer = _surer_reading(first, line("Lot Setia a2b347", 0.95))  # no identifier any more, and not trusted either
     assert [(word.text, word.score) for word in surer][1:] == [("Setia", 0.6), ("a2b347", UNCONFIRMED)]
 
 
