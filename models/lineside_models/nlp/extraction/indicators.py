@@ -1,7 +1,8 @@
 """Indicators of a form: which words stand around a candidate, where it stands, and which expression found it.
 
-A form says by its layout what a value is. Each fact is a name, such as ``total_amount left:rounding``: a candidate has
-it or not. Training keeps the names that candidates of several documents have, and the score weighs them.
+A form says by its layout what a value is, and the cues of its schema what the lines around one hold. Each fact is a
+name, such as ``total_amount left:rounding``: a candidate has it or not. Training keeps the names that candidates of
+several documents have, and the score weighs them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -82,6 +84,8 @@ class _Amounts:
                 self._starts.append(one.start)
                 self._ends.append(one.end)
                 self._cents.append(round(100 * float(found.split()[-1])))
+        self._counts = Counter(self._cents)
+        self._ranked = sorted(self._counts)
 
     def comparisons(self, one: Mention) -> Iterable[str]:
         """Yields how an amount compares with the others of the document."""
@@ -89,8 +93,8 @@ class _Amounts:
         if value_kind(one.type) != "money" or at < 0 or one.start >= self._ends[at]:
             return
         value, above = self._cents[at], self._cents[max(0, at - AMOUNTS_NEAR) : at]
-        yield f"larger amounts:{min(len({cents for cents in self._cents if cents > value}), COUNTED)}"
-        yield f"equal amounts:{min(self._cents.count(value), COUNTED)}"
+        yield f"larger amounts:{min(len(self._ranked) - bisect.bisect_right(self._ranked, value), COUNTED)}"
+        yield f"equal amounts:{min(self._counts[value], COUNTED)}"
         below = self._cents[at + 1 : at + 1 + AMOUNTS_NEAR]
         yield from (
             f"rounded:{where}"
