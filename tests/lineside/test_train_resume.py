@@ -50,7 +50,15 @@ def test_a_run_that_begins_again_leaves_no_result_of_the_one_before(run: Path, t
     assert train(other, run, "--overwrite", "--learning-rate", "5") == 1  # refused before anything is lost
     assert (run / "float.onnx").exists()
     assert train(tmp_path / "nowhere", run, "--overwrite") == 1
+    again = ["train", "classifier", "--data", str(run.parent / "parts"), "--out", str(run), "--overwrite", "--start"]
+    assert main([*again, str(run / "config.toml")]) == 1
     assert (run / "float.onnx").exists()
+    before = states(run)["best.pt"]
+    assert main([*again, str(run)]) == 1  # of another side
+    assert states(run)["best.pt"] == before
+    short = ["--epochs", "1", "--batch", "8", "--threads", "1", "--side", "32"]
+    assert main([*again, str(run), *short]) == 0  # read before it is deleted
+    assert states(run)["best.pt"] != before and (run / "float.onnx").exists()
 
 
 @pytest.mark.parametrize(
