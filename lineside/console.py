@@ -70,6 +70,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """Returns a text without line breaks: a name from a file or device cannot begin a line of its own."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> None:
     """Draws a table once, or every second until nothing more will change or Ctrl-C.
 
