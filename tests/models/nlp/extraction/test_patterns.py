@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
 from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
-from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
+from lineside_models.nlp.extraction.logistic import LIGHT, LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
@@ -68,6 +68,21 @@ def test_what_hardly_any_form_says_weighs_little() -> None:
         return with_common - without, with_rare - without
 
     assert gains(kept)[0] > 0.3 and 0 < gains(kept)[1] < 0.5 * gains(scaled)[1]
+
+
+def test_rows_that_are_surely_wrong_are_left_out_of_the_curvature_alone() -> None:
+    rng = np.random.default_rng(5)
+    likely, sure = rng.normal(size=(200, 3)), rng.normal(size=(2000, 3)) - [9, 0, 0]
+    features = np.concatenate((likely, sure))
+    right = np.concatenate((rng.random(200) < 1 / (1 + np.exp(-2 * likely[:, 0])), np.zeros(2000, np.bool_)))
+
+    model = fit_logistic(features, right, penalty=0.1)
+
+    shares = model(features)
+    assert (shares * (1 - shares) < LIGHT).sum() > 1000
+    inputs = (features - np.array(model.means)) / np.array(model.deviations)
+    gradient = inputs.T @ (shares - right) + 0.1 * np.array(model.weights)
+    assert np.abs(gradient).max() < 1e-3
 
 
 def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less_the_change() -> None:
