@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,11 @@ _WIDTH_OF_A_FILE = 240
 
 def print_json(value: Any) -> None:
     """Prints structs, dataclasses and plain values as one line of JSON."""
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=_as_text).decode() + "\n")
+    try:
+        text = msgspec.json.encode(value, enc_hook=_as_text).decode()
+    except UnicodeEncodeError:  # a file name that is no UTF-8
+        text = json.dumps(msgspec.to_builtins(value, enc_hook=_as_text))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -132,6 +132,10 @@ def test_a_name_neither_forges_a_line_nor_is_too_long_for_a_picture(
     assert main(["inspect", str(tmp_path / "odd"), "--model", str(model), "--draw", str(drawn)]) == 0
     assert [line[:8] for line in capsys.readouterr().out.splitlines()] == ["REJECT  "] * 3
     assert sorted(path.name[:7] for path in drawn.iterdir()) == ["00000-a", "00001-☃", "00002-\udcff"]
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(tmp_path / "odd"), "--model", str(model), "--jsonl", "--page", str(page)]) == 0
+    assert [json.loads(line)["part_id"] for line in capsys.readouterr().out.splitlines()] == names
+    assert page.is_file()
 
 
 def test_a_video_becomes_a_video_with_the_verdicts(
