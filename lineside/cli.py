@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from lineside import __version__
+from lineside.options import CommandParser
 from lineside_runtime.errors import DiskFullError, InputError, InputNotFoundError, LinesideError
 
 COMMANDS = {
@@ -116,7 +117,7 @@ def _file_error(error: OSError) -> LinesideError | None:
 
 def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser with the arguments of the command that ``arguments`` names."""
-    parser = argparse.ArgumentParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
+    parser = CommandParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
     parser.add_argument("--version", action="version", version=f"lineside {__version__}")
     parser.add_argument(
         "--log-level",

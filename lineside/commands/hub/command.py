@@ -131,7 +131,7 @@ def run_init(options: argparse.Namespace) -> int:
         online_groups=options.online_group,
         root_keys=options.root_keys,
         root_threshold=options.root_threshold,
-        passphrase=passphrase(options),
+        passphrase=passphrase(options, new=True),
     )
     root = options.folder / "root.json"
     write_atomic(root, repository.root_bytes())
@@ -172,9 +172,8 @@ def run_secure(options: argparse.Namespace) -> int:
         from lineside_hub.identity.secure_site import secure
     if not options.host and not options.renew:
         raise ConfigError("--host is missing", expected="the broker's name or address in the plant's network")
-    made = secure(
-        options.hub, hosts=options.host, port=options.port, passphrase=passphrase(options), renew=options.renew
-    )
+    secret = passphrase(options, new=not options.renew)
+    made = secure(options.hub, hosts=options.host, port=options.port, passphrase=secret, renew=options.renew)
     if options.renew:
         inform(f"broker and hub have new certificates for {made.url}: restart mosquitto and the hub")
         return 0
