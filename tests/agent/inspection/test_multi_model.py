@@ -243,7 +243,7 @@ def test_models_are_deployed_and_rolled_back_as_one_signed_unit(parts: Path, tmp
     broken = combined(parts, tmp_path / "broken", SPOTS, {**SHADE, "bundle": "broken"}, version="1.1.0")
     fragile = {"name": "fine", "bundle": "fragile"}
     failing = combined(parts, tmp_path / "failing", SPOTS, SHADE, fragile, version="1.2.0")
-    site = Site(tmp_path, frames=400, rate_hz=10.0)
+    site = Site(tmp_path, frames=1200, rate_hz=10.0)
     for number in range(site.frames):  # of a size at which the last model fails
         image = bright(64, 96) if number % 2 else dark(64, 96)
         cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), image)
@@ -254,10 +254,13 @@ def test_models_are_deployed_and_rolled_back_as_one_signed_unit(parts: Path, tmp
         site.wait_inspected(4)
         site.wait_state("rolled_back", site.push(broken))
         site.wait_state("rolled_back", site.push(failing))
-        count = site.agent.status["inspected"]
-        site.wait_inspected(count + 4)
+
+        def is_back() -> bool:
+            seen = [bundle for _, _, bundle in site.results()]
+            return "line@1.2.0" in seen and seen[-1] == "line@1.0.0"
+
+        wait_for(is_back, TIMEOUT_S, what="results of the bundle that came back, behind those of the failing one")
         status = site.agent.status
-        wait_for(lambda: len(site.results()) >= count, TIMEOUT_S, what="results at the hub")
         site.end()
         rows = site.agent.rows()
     finally:
