@@ -7,6 +7,7 @@ imported only when it is called: ``lineside --help`` loads no engine, no network
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import logging
@@ -15,7 +16,8 @@ import sys
 from collections.abc import Sequence
 
 from lineside import __version__
-from lineside_runtime.errors import LinesideError
+from lineside.options import CommandParser
+from lineside_runtime.errors import DiskFullError, InputError, InputNotFoundError, LinesideError
 
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
@@ -79,21 +81,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except LinesideError as error:
-        if getattr(options, "json", False):
-            print(json.dumps({"error": error.as_dict()}))
-        print(f"lineside {options.command}: {error}", file=sys.stderr)
-        return 1
+        return _refuse(options, error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        logging.getLogger("lineside").debug("%s", error, exc_info=True)
+        if (known := _file_error(error)) is None:
+            raise
+        return _refuse(options, known)
     except KeyboardInterrupt:
         print(f"lineside {options.command}: interrupted", file=sys.stderr)
         return 130
 
 
+def _refuse(options: argparse.Namespace, error: LinesideError) -> int:
+    if getattr(options, "json", False):
+        print(json.dumps({"error": error.as_dict()}))
+    print(f"lineside {options.command}: {error}", file=sys.stderr)
+    return 1
+
+
+def _file_error(error: OSError) -> LinesideError | None:
+    """Returns the error for a file that can't be read or written and that nobody checked, or ``None``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        action = "Free some space, and run the command again."
+        return DiskFullError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", action=action)
+    if error.filename is None or isinstance(error.filename, int):
+        return None
+    if isinstance(error, FileNotFoundError):
+        return InputNotFoundError(f"{error.filename}: {error.strerror}")
+    action = "Name another place, or change who may read and write there."
+    return InputError(f"{error.filename}: {error.strerror}", action=action)
+
+
 def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser with the arguments of the command that ``arguments`` names."""
-    parser = argparse.ArgumentParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
+    parser = CommandParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
     parser.add_argument("--version", action="version", version=f"lineside {__version__}")
     parser.add_argument(
         "--log-level",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,11 @@ _WIDTH_OF_A_FILE = 240
 
 def print_json(value: Any) -> None:
     """Prints structs, dataclasses and plain values as one line of JSON."""
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=_as_text).decode() + "\n")
+    try:
+        text = msgspec.json.encode(value, enc_hook=_as_text).decode()
+    except UnicodeEncodeError:  # a file name that is no UTF-8
+        text = json.dumps(msgspec.to_builtins(value, enc_hook=_as_text))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -68,6 +73,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char in "\n\t\xa0" else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def one_line(text: str) -> str:
+    """Returns a text without line breaks: a name from a file or device cannot begin a line of its own."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,28 @@ def integers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
+def number(text: str) -> float:
+    """Reads a number; ``nan`` and ``inf`` are refused, because they pass most limits."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.5, not {text!r}")
+    return value
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that reads every ``type=float`` by `number`, also in its actions."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", float, number)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Reads ``1.0,0.75,0.5``."""
-    return tuple(float(word) for word in text.split(","))
+    return tuple(number(word) for word in text.split(","))
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from lineside.console import inform, show
+from lineside.console import inform, one_line, show
 from lineside_link.messages import MeasuredValue, ReadMark
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
@@ -118,7 +118,7 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
     for row in found:
         name = f"{row['device']:<20}" if device else ""
         frame = Path(row["frame"]).name[:8] or "-"
-        judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
+        judged = f"{one_line(row['part_id']):<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
         show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{row['error'] or _findings(row)}")
     if len(found) == limit:
         inform(f"the newest {limit}; --limit gives more, --out FILE all")

@@ -7,6 +7,7 @@ import getpass
 import os
 import stat
 import sys
+import warnings
 from pathlib import Path
 
 from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
@@ -26,19 +27,23 @@ def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     ways.add_argument("--ask-passphrase", action="store_true", help="ask for the passphrase on the terminal")
 
 
-def passphrase(options: argparse.Namespace) -> str | None:
+def passphrase(options: argparse.Namespace, *, new: bool = False) -> str | None:
     """Returns the passphrase from the file, the terminal or the environment, or ``None`` if none was requested.
+
+    Args:
+        new: It encrypts keys for the first time: the terminal asks twice, since nobody can open them after a typing
+            error.
 
     Raises:
         InputNotFoundError: The file is missing.
-        ConfigError: Every user of this machine can read the file.
-        SignatureError: It is empty, so that the keys would not be encrypted although requested.
+        ConfigError: Every user of this machine can read the file; what was typed twice differs.
+        SignatureError: It is empty, so that the keys would not be encrypted although requested; there is no terminal.
     """
     if options.ask_passphrase:
-        try:
-            return _not_empty(getpass.getpass("passphrase of the offline keys: "), "the terminal")
-        except EOFError as error:
-            raise SignatureError("no passphrase was given", action="Type it, or use --passphrase-file.") from error
+        typed = _not_empty(_ask("passphrase of the offline keys: "), "the terminal")
+        if new and _ask("again: ") != typed:
+            raise ConfigError("passphrase", expected="the same twice", action="Try again; nothing was made.")
+        return typed
     if options.passphrase_file is None:
         given = os.environ.get(VARIABLE)
         return None if given is None else _not_empty(given, VARIABLE)
@@ -54,6 +59,16 @@ def passphrase(options: argparse.Namespace) -> str | None:
             action=f"Run: chmod 600 {path}",
         )
     return _not_empty(path.read_text().rstrip("\n"), str(path))
+
+
+def _ask(prompt: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(prompt)
+    except (EOFError, getpass.GetPassWarning) as error:
+        action = f"Use --passphrase-file, or set {VARIABLE}."
+        raise SignatureError("there is no terminal to ask for the passphrase", action=action) from error
 
 
 def read_new_secret(what: str, whose: str) -> str:

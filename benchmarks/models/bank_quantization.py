@@ -121,31 +121,33 @@ def _bank(data: Data, frames: int, entries: int) -> dict[str, Any]:
         for one in cells
     ]
     _say(f"banks of {entries} entries")
-    forms: dict[str, list[tuple[Floats, int, Ints | None]]] = {
-        "int8": [(bank.vectors, bank.size_bytes, None) for bank in banks],
-        **{f"{values} a byte": [_product(bank, values) for bank in banks] for values in VALUES_A_BYTE},
+    products = {values: [_product(bank, values) for bank in banks] for values in VALUES_A_BYTE}
+    forms = {
+        "int8": [(bank.vectors, bank.size_bytes) for bank in banks],
+        **{f"{values} a byte": [(vectors, size) for vectors, size, _ in each] for values, each in products.items()},
     }
     source = data.features.source
     network = source.file(source.manifest.variants[0].file)
-    found, scores = {}, {}
-    spreads = [1.0] * len(banks)
+    found: dict[str, Any] = {}
+    spreads, baseline = [1.0] * len(banks), np.empty(0, np.float32)
     for name, scales in forms.items():
         peaks = [
             _peaks(bank, vectors, one[data.judged])
-            for bank, (vectors, _, _), one in zip(banks, scales, cells, strict=True)
+            for bank, (vectors, _), one in zip(banks, scales, cells, strict=True)
         ]
         if name == "int8":
             spreads = [float(peak[data.good[data.judged]].std()) for peak in peaks]
-        scores[name] = np.sum([peak / unit for peak, unit in zip(peaks, spreads, strict=True)], axis=0)
-        size = sum(each[1] for each in scales)
+        scores = np.sum([peak / unit for peak, unit in zip(peaks, spreads, strict=True)], axis=0)
+        baseline = scores if name == "int8" else baseline
+        size = sum(bytes_ for _, bytes_ in scales)
         found[name] = {
             "bank_bytes": size,
             "model_bytes": size + network.stat().st_size,
-            **_compared(data, scores[name], scores["int8"]),
+            **_compared(data, scores, baseline),
         }
         _say(f"{name}: {found[name]}")
     sizes = [(one.shape[1], one.shape[2]) for one in cells]
-    codes = [scale[2] for scale in forms[f"{max(VALUES_A_BYTE)} a byte"]]
+    codes = [each for _, _, each in products[max(VALUES_A_BYTE)]]
     return {
         "frames": len(chosen),
         "tiles": len(set(data.numbers[chosen])),
@@ -203,13 +205,11 @@ def _compared(data: Data, scores: Floats, baseline: Floats) -> dict[str, Any]:
     }
 
 
-def _times(scales: Sequence[tuple[tuple[int, int], FeatureBank, Ints | None]]) -> dict[str, Any]:
+def _times(scales: Sequence[tuple[tuple[int, int], FeatureBank, Ints]]) -> dict[str, Any]:
     """Times the search of one frame in all scales by ONNX Runtime, one thread: one matrix, or tables of distances."""
     random = np.random.default_rng(0)
     calls: dict[str, list[tuple[onnxruntime.InferenceSession, Floats]]] = {"matrix": [], "tables": []}
     for (cells, channels), bank, codes in scales:
-        if codes is None:
-            raise RuntimeError("no codes")
         turned = np.asarray(random.standard_normal((cells, channels)), np.float32)
         calls["matrix"].append((_session(_matrix(bank.vectors)), turned))
         calls["tables"].append((_session(_tables(codes, channels)), turned))

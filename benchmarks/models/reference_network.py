@@ -26,6 +26,7 @@ from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import train_detector
+from lineside_converters.training.run_folder import resumed_or_begun
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.labels import LABELS, PCB
@@ -95,7 +96,7 @@ def _root(number: int, *, every: int = 1) -> Path:
 
 def _train(number: int, folder: Path, minutes: float | None) -> None:
     config = DetectorConfig(data=(_root(number),), out=folder / "run", reference=True, minutes=minutes, **SETTINGS)
-    train_detector(config, lambda _: None)
+    train_detector(resumed_or_begun(config), lambda _: None)
 
 
 def _bundle(number: int, folder: Path) -> Path:

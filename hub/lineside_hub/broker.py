@@ -46,8 +46,8 @@ async def _serve(host: str, port: int) -> None:
     except ImportError as error:
         action = "Install the extra: pip install 'lineside[convert]'."
         raise MissingExtraError("the embedded broker needs amqtt", action=action) from error
-    # It logs a line for each message.
-    logging.getLogger("amqtt").setLevel(logging.ERROR)
+    # It logs a traceback of a failed start, which the error below says in one line, and then a line for each message.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     logging.getLogger("transitions").setLevel(logging.ERROR)
     settings = {
         "listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}"}},
@@ -62,6 +62,7 @@ async def _serve(host: str, port: int) -> None:
         await broker.start()
     except AmqttError as error:
         raise BrokerError(f"no broker on {host}:{port}: {error}", action="Choose another port.") from error
+    logging.getLogger("amqtt").setLevel(logging.ERROR)
     _log.info("embedded broker on %s:%d", host, port)
     await stopping.wait()
     await broker.shutdown()

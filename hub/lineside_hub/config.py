@@ -246,7 +246,7 @@ def read_toml(file: Path, kind: type[T], name: str) -> T:
 
 
 def load_config(path: Path | str) -> HubConfig:
-    """Reads ``hub.toml``; ``folder`` of the result is absolute.
+    """Reads ``hub.toml``; relative paths in it start at its own folder, and those of the result are absolute.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -265,7 +265,10 @@ def load_config(path: Path | str) -> HubConfig:
             ca=_beside(file, config.web.oidc.ca),
         ),
     )
-    return msgspec.structs.replace(config, folder=_beside(file, config.folder), web=web)
+    names = ("ca", "certificate", "key", "password_file")
+    paths = {name: _beside(file, value) for name in names if (value := getattr(config.link, name))}
+    link = msgspec.structs.replace(config.link, **paths)
+    return msgspec.structs.replace(config, folder=_beside(file, config.folder), link=link, web=web)
 
 
 def _beside(file: Path, path: str) -> str:

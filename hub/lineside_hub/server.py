@@ -28,6 +28,7 @@ import msgspec
 
 from lineside_hub.alarms.monitor import AlarmMonitor
 from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
+from lineside_hub.folder_lock import running_lock
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
 from lineside_hub.identity.secure_site import old_access_list
@@ -47,7 +48,7 @@ from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
-from lineside_runtime.errors import LinesideError, MissingExtraError, StoreError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, MissingExtraError, StoreError
 from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system.signals import stop_on_signals
 
@@ -324,11 +325,22 @@ def run(config_path: Path | str) -> int:
 
     Args:
         config_path: ``hub.toml``.
+
+    Raises:
+        InputNotFoundError: There is no such file, or no repository in its folder.
+        ConfigError: The configuration cannot be used, or another hub runs on the folder.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogFilter())
     folder = Path(config.folder)
+    if not folder.is_dir():
+        raise InputNotFoundError(f"{folder} holds no repository", action="Make one first: lineside hub init.")
+    with running_lock(folder):
+        return _run_until_signal(config, folder)
+
+
+def _run_until_signal(config: HubConfig, folder: Path) -> int:
     restrict_permissions([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
     hub = Hub(config)
     stopping = threading.Event()

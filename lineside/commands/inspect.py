@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import inform, print_json, show, show_frames
+from lineside.console import inform, one_line, print_json, show, show_frames
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, LinesideError, PartNotFoundError, RegistrationError
 
@@ -178,7 +178,7 @@ class _VerdictPrinter:
             marks = [each.summary for each in one.readings]
             found = ", ".join(filter(None, [found, *(each.text for each in one.measurements), *marks]))
             word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
-            show(f"{word}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+            show(f"{word}  {one_line(one.source)} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
@@ -190,9 +190,9 @@ class _VerdictPrinter:
             print_json({"source": name, "error": error})
         if isinstance(why, (PartNotFoundError, RegistrationError)):
             self._faults += 1
-            inform(f"FAULT   {name}: {why}")
+            inform(f"FAULT   {one_line(name)}: {why}")
         else:
-            inform(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+            inform(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {one_line(name)}: {why}")
         self._step()
 
     def end(self, counts: InspectionCounts) -> None:

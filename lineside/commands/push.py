@@ -9,7 +9,7 @@ from typing import Any
 
 from lineside.console import print_json, show
 from lineside.extras import needs
-from lineside.options import add_hub, add_json, bundle_path
+from lineside.options import add_hub, add_json, bundle_path, number
 from lineside.secret_input import add_passphrase, passphrase
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.bundle import open_bundle
@@ -200,4 +200,4 @@ def _window(text: str) -> MaintenanceWindow:
 
 
 def _phases(text: str) -> tuple[float, ...]:
-    return tuple(float(share.removesuffix("%")) / 100 for share in text.split(","))
+    return tuple(number(share.strip().removesuffix("%")) / 100 for share in text.split(","))

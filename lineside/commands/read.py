@@ -103,6 +103,8 @@ def _give(options: argparse.Namespace, report: DocumentReport, document: Documen
         sys.stdout.write(write_report(report, document, options.format, source=options.file))
     else:
         _show(report)
+        if options.schema is options.bundle is options.agent is None:
+            inform("read as a contract; --schema certificate, delivery-note, label or FILE reads another kind")
 
 
 def _document(options: argparse.Namespace) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,17 @@ from lineside_runtime.files import ensure_writable, write_atomic
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Codecs that every build of OpenCV's wheel can write, by ending."""
 
+NAME_BYTES = 200
+"""Of a part's name in the name of its picture: file systems take 255, with number, ending and temporary name."""
+
 UInt8Array = npt.NDArray[np.uint8]
+
+
+def picture_name(number: int, part: str) -> str:
+    """Returns the file name of a drawn picture."""
+    encoded = os.fsencode(part)
+    cut = part if len(encoded) <= NAME_BYTES else encoded[:NAME_BYTES].decode(errors="ignore")
+    return f"{number:05d}-{cut}.png"
 
 
 class Drawer:
@@ -82,7 +93,7 @@ class Drawer:
             heat=hot,
         )
         if self._folder is not None:
-            name = f"{self._count:05d}-{Path(verdict.part_id or 'frame').name}.png"
+            name = picture_name(self._count, Path(verdict.part_id or "frame").name)
             write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())
         if self._part is not None:
             self._write(self._part, drawn)

@@ -79,7 +79,7 @@ class VerdictPage:
         pictures = "".join(_figure(one) for one in self._pictures)
         body = header(f"{total} frames inspected", self._title) + tiles(figures)
         body += section("Frames, the strangest first", f'<div class="gallery">{pictures}</div>', note)
-        write_atomic(self._path, document("lineside: verdicts", body).encode())
+        write_atomic(self._path, document("lineside: verdicts", body).encode(errors="replace"))
 
 
 _WORDS = {"bad": "rejected", "unsure": "unsure", "good": "passed"}

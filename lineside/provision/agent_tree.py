@@ -177,6 +177,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
         from lineside_hub.config import load_config
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import enroll
+        from lineside_hub.repository.repository import Repository
 
     hub = Path(options.hub)
     link = load_config(hub / "hub.toml").link
@@ -191,6 +192,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
 
     if not (hub / "root.json").is_file():
         raise InputNotFoundError(f"{hub / 'root.json'} is not there", action="`lineside hub init` makes it.")
+    Repository.open(hub).roles.check_group(options.group)  # before minutes of packing and copying
     return url, options.site or link.site, identify
 
 

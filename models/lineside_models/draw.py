@@ -246,6 +246,11 @@ def _ascii(text: str) -> str:
     return short.encode("ascii", "replace").decode()
 
 
+def _drawable(text: str) -> str:
+    """Returns a text without lone surrogates, as in a file name that is no UTF-8: OpenCV ends the process at one."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _draw_text(
     canvas: UInt8Array,
     text: str,
@@ -253,6 +258,7 @@ def _draw_text(
     colour: Colour,
     taken: list[tuple[int, int, int, int]],
 ) -> None:
+    text = _drawable(text)
     (width, height), below = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
     wide, high = width + 8, height + below + 5
     x, y = _label_place(canvas.shape[:2], box, (wide, high), taken)
@@ -297,6 +303,7 @@ def _banner(width: int, verdict: str, counts: tuple[int, int, int], title: str) 
         text = f"{text}: {', '.join(found)}"
     cv2.putText(banner, text, (10, 24), _FONT, 0.7, _LIGHT, 2, cv2.LINE_AA)
     used = cv2.getTextSize(text, _FONT, 0.7, 2)[0][0] + 30
+    title = _drawable(title)
     title_width = cv2.getTextSize(title, _FONT, _TEXT_SCALE, 1)[0][0]
     if title and used + title_width + 10 <= width:
         cv2.putText(banner, title, (width - title_width - 10, 22), _FONT, _TEXT_SCALE, _LIGHT, 1, cv2.LINE_AA)

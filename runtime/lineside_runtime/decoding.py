@@ -7,6 +7,7 @@ linter refuses the functions of msgspec everywhere else.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
@@ -61,7 +62,11 @@ def decode_toml(data: bytes | str, *, type: type[T], dec_hook: Callable[[Any, An
 @overload
 def decode_toml(data: bytes | str, *, type: Any, dec_hook: Callable[[Any, Any], Any] | None = None) -> Any: ...
 def decode_toml(data: bytes | str, *, type: Any = Any, dec_hook: Callable[[Any, Any], Any] | None = None) -> Any:
-    """Reads a TOML document; the arguments are msgspec's, the errors those of `JsonDecoder.decode`."""
+    """Reads a TOML document; the arguments are msgspec's, the errors those of `JsonDecoder.decode`.
+
+    A byte order mark at its beginning, as editors on Windows write it, is left out.
+    """
+    data = data.removeprefix("\ufeff") if isinstance(data, str) else data.removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.toml.decode(data, type=type, dec_hook=dec_hook)
     except OUTSIDE_MSGSPEC as error:

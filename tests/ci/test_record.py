@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.figures.components.tests import ci_runs
+from benchmarks.figures.components.tests import SHOWN, ci_runs
 from benchmarks.figures.results import Value
 from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT, bare_environment
 from tests.peers.waiting import wait_for
@@ -70,6 +70,12 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
     rendered = ci_runs(Value(json.loads(clone.table.read_text()), "runs.json")).splitlines()
     assert [line.endswith("| 1: `test_it.py::test_flaky` |") for line in rendered[2:]] == [True, False]
     assert rendered[-1].endswith("| 0 | 0 |")
+    many = json.loads(clone.table.read_text())
+    many["runs"] = many["runs"] * (SHOWN // 2 + 1)
+    many["runs"][0]["green"] = False
+    rendered = ci_runs(Value(many, "runs.json")).splitlines()
+    assert len(rendered) == 2 + SHOWN + 2
+    assert rendered[-1].startswith("2 earlier runs, ") and rendered[-1].endswith(": 1 green, 1 red, flaky tests: 1.")
 
 
 def test_a_clone_gets_its_development_environment_beside_the_demo(tmp_path: Path) -> None:

@@ -126,19 +126,15 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
     assert parent.int8_figures is None
     assert parent.bundle.manifest.variants[0].name == "onnx-fp32"
     pack_archive(parent.bundle, tmp_path / "float.lsb")
-    for source in (tmp_path / "float", tmp_path / "float.lsb"):
-        child = Optimizer(source, out=tmp_path / "child", frames=frames(2), overwrite=True).run()
-        assert child.bundle.manifest.identity == "cells@1.4.10"
-        assert child.report.training == {"epochs": 3}
-        assert child.report.source.sha256 == parent.bundle.manifest.files["onnx-fp32/model.onnx"].sha256
-        card = (child.bundle.path / "model_card.md").read_text()
-        assert card.startswith("# The cells\n\nFor tests.")
-        assert card.count("## This build") == 1
-        assert (child.bundle.manifest.licence, child.bundle.manifest.data_terms) == (
-            "Apache-2.0",
-            {"cells": "research"},
-        )
-        assert "licence of the weights: Apache-2.0" in card and "`cells`: research only" in card
+    child = Optimizer(tmp_path / "float.lsb", out=tmp_path / "child", frames=frames(2)).run()
+    assert child.bundle.manifest.identity == "cells@1.4.10"
+    assert child.report.training == {"epochs": 3}
+    assert child.report.source.sha256 == parent.bundle.manifest.files["onnx-fp32/model.onnx"].sha256
+    card = (child.bundle.path / "model_card.md").read_text()
+    assert card.startswith("# The cells\n\nFor tests.")
+    assert card.count("## This build") == 1
+    assert (child.bundle.manifest.licence, child.bundle.manifest.data_terms) == ("Apache-2.0", {"cells": "research"})
+    assert "licence of the weights: Apache-2.0" in card and "`cells`: research only" in card
     grandchild = Optimizer(tmp_path / "child", out=tmp_path / "grandchild", frames=frames(2)).run()
     assert grandchild.report.source.sha256 != child.report.source.sha256, "the float form of the INT8 weights"
     assert grandchild.bundle.manifest.variants[0].precision == "int8"

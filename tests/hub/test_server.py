@@ -237,6 +237,17 @@ def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repos
     assert "Traceback" not in hub_process.log
 
 
+def test_a_second_hub_on_the_same_folder_is_refused_and_the_first_serves_on(
+    hub_process: HubProcess, tmp_path: Path
+) -> None:
+    wait_for(lambda: "connected" in hub_process.log, what="the first hub")
+    second = HubProcess(hub_process.config_path.parent, tmp_path / "second.log")
+    second.start()
+    assert second.wait() == 1
+    assert "another hub runs on" in second.log
+    assert hub_process.stop() == 0
+
+
 def test_the_timestamp_is_renewed_at_each_start(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:

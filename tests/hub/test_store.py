@@ -18,7 +18,8 @@ import pytest
 
 from lineside.cli import main
 from lineside_hub.blobs import FolderBlobs, UrlBlobs
-from lineside_hub.config import HubConfig
+from lineside_hub.config import HubConfig, folder_config
+from lineside_hub.identity.secure_site import secure
 from lineside_hub.repository.backup import backup, restore
 from lineside_hub.repository.chunks import URL_NAME, ChunkStore
 from lineside_hub.repository.pruning import prune
@@ -41,6 +42,7 @@ from lineside_runtime.errors import (
     SignatureError,
 )
 from tests.hub.sources import device
+from tests.worlds.hub import make_repository
 
 Make = Callable[..., Bundle]
 GROUP = "line-a"
@@ -253,6 +255,7 @@ def test_what_is_no_backup_and_what_leaves_the_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(kind):
             restore(path, tmp_path / path.stem)
+        assert not list((tmp_path / path.stem).glob("*")), "the next attempt finds an empty folder"
     assert not (tmp_path / "evil").exists()
     with pytest.raises(InputError):
         restore(tmp_path / "junk.tar", tmp_path)
@@ -293,6 +296,23 @@ def test_the_commands_back_up_and_restore(
     assert main(["hub", "restore", str(out), "--hub", str(tmp_path / "again"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rotated"] is True
     assert main(["hub", "status", "--hub", str(tmp_path / "again")]) == 0
+    assert main(["hub", "backup", "--hub", str(repository.folder), "--out", str(tmp_path / "none" / "hub.tar")]) == 1
+    assert "[2002]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_restored_hub_and_its_broker_use_their_own_certificates(tmp_path: Path, absolute: bool) -> None:
+    hub = make_repository(tmp_path / "hub", [GROUP]).folder
+    (hub / "hub.toml").write_text('folder = "."\n[link]\nurl = "mqtt://127.0.0.1"\nsite = "t"\n')
+    secure(hub, hosts=["127.0.0.1"])
+    if absolute:  # as an older release wrote them
+        text = (hub / "hub.toml").read_text()
+        (hub / "hub.toml").write_text(text.replace('"identity/', f'"{hub.resolve()}/identity/'))
+    again = restore(backup(hub, tmp_path / "hub.tar").path, tmp_path / "again").folder.resolve()
+    broker = dict(line.split(" ", 1) for line in (again / "identity" / "mosquitto.conf").read_text().splitlines())
+    link = folder_config(again).link
+    paths = [*(broker[name] for name in ("cafile", "certfile", "keyfile", "crlfile", "acl_file")), link.ca, link.key]
+    assert all(path is not None and Path(path).is_relative_to(again) and Path(path).is_file() for path in paths)
 
 
 def test_rows_that_a_device_has_forgotten_do_not_stall_it(repository: Repository) -> None:

@@ -71,6 +71,17 @@ def test_error_with_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 2002
 
 
+def test_a_file_that_cannot_be_made_is_an_error_with_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, code in ((tmp_path / "file", 2000), (Path("/proc/nothing"), 2002)):
+        assert main(["hub", "init", str(folder), "--site", "p", "--group", "g"]) == 1
+        assert f"lineside hub: [{code}] {folder}" in capsys.readouterr().err
+    command = [sys.executable, "-m", "lineside", "config", "schema", "hub"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and b"[4002]" in done.stderr and b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("of", ["agent", "hub", "messages"])
 def test_schema_is_printed_as_json(of: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "schema", of]) == 0

@@ -101,6 +101,20 @@ def test_rules_follow_the_part(rules: Path, tmp_path: Path, capsys: pytest.Captu
     assert found["photos"][0]["measurements"][0]["value"] == pytest.approx(200, abs=0.3)
 
 
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "values.csv").write_text(f"part,value\n{'x' * 200_000},1\n")
+    assert main(["gauge", "study", str(tmp_path / "values.csv")]) == 1
+    assert "expected a CSV file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "1,5", ""])
+def test_a_limit_that_is_no_number_is_wrong_usage(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gauge", "study", "values.csv", "--lower", word, "--upper", "9"])
+    assert ended.value.code == 2
+    assert f"argument --lower: expected a number such as 0.5, not {word!r}" in capsys.readouterr().err
+
+
 def test_study_of_the_published_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, page = tmp_path / "aiag.csv", tmp_path / "study.html"
     source.write_text(as_csv())

@@ -121,6 +121,23 @@ def test_every_verdict_is_drawn(model: Path, photos: Path, tmp_path: Path) -> No
     assert good[5, 300].tolist() == [84, 130, 0]
 
 
+def test_a_name_neither_forges_a_line_nor_is_too_long_for_a_picture(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a\nPASS    b\x1b[2K", "☃" * 80, "\udcff"]
+    (tmp_path / "odd").mkdir()
+    for name in names:
+        (tmp_path / "odd" / f"{name}.png").write_bytes(cv2.imencode(".png", part(True))[1].tobytes())
+    drawn = tmp_path / "drawn"
+    assert main(["inspect", str(tmp_path / "odd"), "--model", str(model), "--draw", str(drawn)]) == 0
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()] == ["REJECT  "] * 3
+    assert sorted(path.name[:7] for path in drawn.iterdir()) == ["00000-a", "00001-☃", "00002-\udcff"]
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(tmp_path / "odd"), "--model", str(model), "--jsonl", "--page", str(page)]) == 0
+    assert [json.loads(line)["part_id"] for line in capsys.readouterr().out.splitlines()] == names
+    assert page.is_file()
+
+
 def test_a_video_becomes_a_video_with_the_verdicts(
     model: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,9 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
     assert "--size without --colour" in capsys.readouterr().err
     assert main([*words, "--labels", "a,b", "--colour", "grey"]) == 1
     assert "expected 12" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--labels", "names.txt"])
+    assert "argument --labels: no file names.txt" in capsys.readouterr().err
 
 
 def test_the_schema_of_a_sidecar_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,13 +60,17 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_the_terminal(
     monkeypatch.setenv("LINESIDE_PASSPHRASE", PHRASE)
     assert passphrase(parser.parse_args([])) == PHRASE
     monkeypatch.setattr("getpass.getpass", lambda _: "typed")
-    assert passphrase(parser.parse_args(["--ask-passphrase"])) == "typed"
+    assert passphrase(parser.parse_args(["--ask-passphrase"]), new=True) == "typed"
+    monkeypatch.setattr("getpass.getpass", lambda prompt: prompt)
+    assert passphrase(parser.parse_args(["--ask-passphrase"])) is not None
+    with pytest.raises(ConfigError, match="the same twice"):
+        passphrase(parser.parse_args(["--ask-passphrase"]), new=True)
 
     def nothing(_: str) -> str:
         raise EOFError
 
     monkeypatch.setattr("getpass.getpass", nothing)
-    with pytest.raises(SignatureError):
+    with pytest.raises(SignatureError, match=r"no terminal.*--passphrase-file"):
         passphrase(parser.parse_args(["--ask-passphrase"]))
 
 

@@ -50,24 +50,30 @@ def test_a_run_that_begins_again_leaves_no_result_of_the_one_before(run: Path, t
     assert train(other, run, "--overwrite", "--learning-rate", "5") == 1  # refused before anything is lost
     assert (run / "float.onnx").exists()
     assert train(tmp_path / "nowhere", run, "--overwrite") == 1
+    again = ["train", "classifier", "--data", str(run.parent / "parts"), "--out", str(run), "--overwrite", "--start"]
+    assert main([*again, str(run / "config.toml")]) == 1
     assert (run / "float.onnx").exists()
+    before = states(run)["best.pt"]
+    assert main([*again, str(run)]) == 1  # of another side
+    assert states(run)["best.pt"] == before
+    short = ["--epochs", "1", "--batch", "8", "--threads", "1", "--side", "32"]
+    assert main([*again, str(run), *short]) == 0  # read before it is deleted
+    assert states(run)["best.pt"] != before and (run / "float.onnx").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "name"),
-    [(["--width", "0.5"], "width"), (["--side", "64"], "side_px"), (["--data", "others"], "data")],
-)
 def test_a_run_goes_on_with_its_own_data_and_network_only(
-    run: Path, more: list[str], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run.parent)
     write_squares(run.parent / "others", {"dent": 10, "good": 240})
     before = states(run)
-    assert main(["train", "classifier", "--out", str(run), "--resume", "--epochs", "2", *more]) == 1
-    said = capsys.readouterr().err
-    assert f"[6006] the run in {run} can't go on with another {name}" in said and "Traceback" not in said
-    assert states(run) == before
-    assert main(["train", "classifier", "--out", str(run), "--resume", "--epochs", "2"]) == 0
+    go_on = ["train", "classifier", "--out", str(run), "--resume", "--epochs", "2"]
+    for more, name in ((["--width", "0.5"], "width"), (["--side", "64"], "side_px"), (["--data", "others"], "data")):
+        assert main([*go_on, *more]) == 1
+        said = capsys.readouterr().err
+        assert f"[6006] the run in {run} can't go on with another {name}" in said and "Traceback" not in said
+        assert states(run) == before
+    assert main(go_on) == 0
 
 
 def test_a_checkpoint_of_another_network_is_an_error_with_a_code(run: Path) -> None:

@@ -97,6 +97,11 @@ def test_labels_of_neighbours_do_not_hide_one_another() -> None:
     assert all(area > 0.6 * single for area, single in zip(areas, alone, strict=True))
 
 
+def test_a_name_that_is_no_utf8_is_drawn_and_does_not_end_the_process() -> None:
+    image = np.full((640, 640, 3), 90, np.uint8)
+    assert (annotate(image, (), title="\udcff\udcfe") == annotate(image, (), title="??")).all()
+
+
 def test_a_title_is_drawn_where_there_is_room() -> None:
     wide, narrow = np.full((500, 640), 90, np.uint8), np.full((500, 60), 90, np.uint8)
     assert (annotate(wide, (), title="part 12") != annotate(wide, ())).any()

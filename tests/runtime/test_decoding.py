@@ -24,6 +24,10 @@ def test_toml_that_cannot_be_read_is_one_error(data: bytes) -> None:
         decode_toml(data)
 
 
+def test_a_byte_order_mark_of_an_editor_is_left_out() -> None:
+    assert decode_toml(b"\xef\xbb\xbfa = 1\n") == decode_toml("\ufeffa = 1\n") == {"a": 1}
+
+
 class Row(msgspec.Struct):
     seq: int
 

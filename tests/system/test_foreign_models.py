@@ -168,9 +168,9 @@ def _page(outcomes: list[Outcome]) -> str:
     lines = [
         "# Models of other projects through level 1",
         "",
-        f"Written by `python -m pytest tests/system/test_foreign_models.py`: {len(outcomes)} models from packages on",
-        f"PyPI through level 1 for this machine's CPU, calibrated on {CALIBRATION} inputs. {shipped} ship,",
-        f"{len(outcomes) - shipped} are refused, none crashed. *Fresh*: correlation with the source model on {FRESH}",
+        f"Written by `python -m pytest tests/system/test_foreign_models.py`: {len(outcomes)} models from packages on "
+        f"PyPI through level 1 for this machine's CPU, calibrated on {CALIBRATION} inputs. {shipped} ship, "
+        f"{len(outcomes) - shipped} are refused, none crashed. *Fresh*: correlation with the source model on {FRESH} "
         "inputs that the optimizer never saw, by ONNX Runtime. No labels are used, so no accuracy is claimed.",
         "",
         f"{datetime.now(timezone.utc):%Y-%m-%d}, {machine().cpu}, ONNX Runtime {onnxruntime.__version__}, "

@@ -44,7 +44,10 @@ class LineServer(Generic[R]):
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 with contextlib.suppress(OSError):  # the program has ended
-                    while line := self.rfile.readline(line_max):
+                    while line := self.rfile.readline(line_max + 1):
+                        if len(line) > line_max:  # what follows is no request of its own
+                            self.wfile.write(answer(None) + b"\n")
+                            return
                         self.wfile.write(answer(line) + b"\n")
 
         with socketserver.ThreadingUnixStreamServer(str(self._path), Handler) as server:
@@ -57,7 +60,10 @@ class LineServer(Generic[R]):
             self._server = None
         self._path.unlink(missing_ok=True)
 
-    def _answer(self, line: bytes) -> bytes:
+    def _answer(self, line: bytes | None) -> bytes:
+        """Answers a line; ``None`` stands for one that is too long."""
+        if line is None:
+            return msgspec.json.encode({"error": f"the request is longer than {self._line_max} bytes"})
         try:
             return msgspec.json.encode(self._ask(decode_json(line, type=self._kind)))
         except msgspec.DecodeError as error:

@@ -250,9 +250,12 @@ class RecordStore:
             return self._last_seq
 
     def rows(self, after: int, limit: int) -> list[ResultRow]:
-        """Reads at most ``limit`` rows above ``after``, in order of ``seq``."""
+        """Reads at most ``limit`` rows above ``after`` and up to `last_seq`, in order of ``seq``."""
+        # A commit that `last_seq` does not count yet is on disk: the hub could confirm its rows before it is counted.
+        through = self.last_seq
         with database.reading(self._path) as connection:
-            return database.rows_after(connection, self._path, after, limit)
+            found = database.rows_after(connection, self._path, after, limit)
+        return [row for row in found if row.seq <= through]
 
     @property
     def unsent_images(self) -> int:

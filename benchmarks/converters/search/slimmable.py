@@ -89,6 +89,7 @@ def trained(fold: int, widths: tuple[float, ...]) -> dict[str, Any]:
         width=RESNET_WIDTH,
         evaluate_every=max(1, EPOCHS // 4),
         seed=fold,
+        overwrite=True,
     )
     print_progress(f"training fold {fold}, {name}")
     began, began_cpu_s = time.monotonic(), time.process_time()

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.figures.blocks import block
 from benchmarks.figures.forms import fixed
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import table
 
 _HEAD = ("run", "load before", "beside", "demo, s", "check, s", "test-ci, s", "all, s", "passed", "failed", "flaky")
+SHOWN = 10
+"""Runs in the table; the ones before are counted."""
 
 
 @block("ci_runs", "ci_runs", ages=False)
 def ci_runs(found: Value) -> str:
-    """Seconds and outcome of each recorded run of ``.ci/run``, and its flaky tests."""
-    return table(_HEAD, [_row(run) for run in found["runs"].values()])
+    """Seconds and outcome of the last recorded runs of ``.ci/run``, their flaky tests, and counts of earlier runs."""
+    runs = found["runs"].values()
+    shown = table(_HEAD, [_row(run) for run in runs[-SHOWN:]])
+    return f"{shown}\n\n{_counted(runs[:-SHOWN])}" if len(runs) > SHOWN else shown
+
+
+def _counted(runs: Sequence[Value]) -> str:
+    green = sum(run["green"].truth for run in runs)
+    flaky = sum(len(run["flaky"].values()) for run in runs)
+    first, last = (run["provenance"]["date"].text[:10] for run in (runs[0], runs[-1]))
+    return f"{len(runs)} earlier runs, {first} to {last}: {green} green, {len(runs) - green} red, flaky tests: {flaky}."
 
 
 def _row(run: Value) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ from lineside_converters.optimizer import Optimizer
 from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.fitting import fit_pairs, places_in
 from lineside_converters.training.documents.trainer import train_document
-from lineside_converters.training.loop import CHECKPOINT
+from lineside_converters.training.run_folder import resumed_or_begun
 from lineside_models.nlp.document import Document
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
 from lineside_models.nlp.document_sets.loading import load_documents
@@ -149,7 +149,7 @@ def train(data: Path, seed: int, minutes: float | None) -> Path:
         config = msgspec.structs.replace(config, **small)
     if not (folder / "training.json").exists():
         print(f"train seed {seed}", file=sys.stderr, flush=True)
-        train_document(msgspec.structs.replace(config, resume=(folder / CHECKPOINT).exists()), _say)
+        train_document(resumed_or_begun(config), _say)
     return folder
 
 

@@ -15,28 +15,27 @@ bundle. Ended early, it goes on from what stands in ``OUT.work``.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from lineside_converters.bundles.packaging import CARD_NAME
+from lineside_converters.bundles.builder_command import run_builder
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.thresholds import FrameRequest, RejectTolerance, decide, write_bundle
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import train_detector
 from lineside_converters.training.initial_weights import FACTS
-from lineside_converters.training.run_folder import CHECKPOINT
+from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.run_folder import resumed_or_begun
 from lineside_models.labels import LABELS
 from lineside_models.simulator import Kind
 from lineside_models.simulator.dataset import write_frames
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.config import Config
-from lineside_runtime.errors import LinesideError
 
 NAME, VERSION = "surface-starter", "1.0.0"
 UNDECIDED = "0.9.0"
@@ -167,34 +166,28 @@ def _train(out: Path, data: tuple[Path, ...], settings: StarterSettings, on_prog
         minutes=settings.minutes,
         threads=settings.threads,
         seed=settings.seed,
-        resume=(out / CHECKPOINT).is_file(),
     )
-    train_detector(config, lambda step: on_progress(f"step {step.step}, loss {step.loss:.3f}") if step.held else None)
+
+    def report(step: TrainingProgress) -> None:
+        if step.held:
+            on_progress(f"step {step.step}, loss {step.loss:.3f}")
+
+    train_detector(resumed_or_begun(config), report)
     return out
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = StarterSettings()
-    parser.add_argument("out", type=Path, help=f"the folder to make; its {CARD_NAME} says what it is")
-    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="of training (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=defaults.threads, help="of torch (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
-    options = parser.parse_args(arguments)
-    settings = StarterSettings(minutes=options.minutes, threads=options.threads)
-    try:
-        build_starter(options.out, settings, overwrite=options.overwrite, on_progress=_tell)
-    except LinesideError as error:
-        _tell(str(error))
-        return 1
-    return 0
+def _build(out: Path, *, minutes: float, threads: int, overwrite: bool) -> Bundle:
+    settings = StarterSettings(minutes=minutes, threads=threads)
+    return build_starter(out, settings, overwrite=overwrite, on_progress=_print_progress)
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    of_training = [
+        ("minutes", float, StarterSettings().minutes, "of training"),
+        ("threads", int, StarterSettings().threads, "of torch"),
+    ]
+    sys.exit(run_builder(_build, __doc__, of_training))

@@ -40,7 +40,7 @@ from lineside_converters.training.detection.trainer import train_detector
 from lineside_converters.training.initial_weights import FACTS
 from lineside_converters.training.objective_selection import HELD_SHARE
 from lineside_converters.training.progress import TrainingProgress
-from lineside_converters.training.run_folder import CHECKPOINT
+from lineside_converters.training.run_folder import resumed_or_begun
 from lineside_converters.work_folder import WorkFolder, open_work_folder
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import evenly_spread
@@ -196,7 +196,7 @@ def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressRe
     def count(now: TrainingProgress) -> None:
         progress.count("retrain", now.step + 1, now.steps)
 
-    train_detector(msgspec.structs.replace(config, out=folder, resume=(folder / CHECKPOINT).is_file()), count)
+    train_detector(resumed_or_begun(msgspec.structs.replace(config, out=folder)), count)
     fsync_folder(folder)
     return folder
 

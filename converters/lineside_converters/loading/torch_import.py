@@ -6,6 +6,7 @@ torch is imported here and only when a ``.pt`` or a module is read.
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import tempfile
 import warnings
@@ -202,7 +203,11 @@ def _load(path: Path, trust: bool) -> Any:
     except pickle.UnpicklingError as error:
         if not trust:
             raise UnsafeModelError(
-                f"{path} holds more than weights", expected="a plain state dict", actual=_what_it_wants(error)
+                f"{path} holds more than weights",
+                expected="a plain state dict",
+                actual=_what_it_wants(error),
+                action="Save the weights with torch.save(model.state_dict(), path), give an ONNX file, or say "
+                "trust=True (--trust) if you made the file yourself.",
             ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise UnsupportedModelError(f"{path} cannot be read as a .pt file", actual=_first_line(error)) from error
@@ -220,6 +225,9 @@ def _load_trusted(path: Path) -> Any:
 
 
 def _what_it_wants(error: Exception) -> str:
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if found is not None:
+        return found[1]
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
     return lines[0][:300] if lines else _first_line(error)
 

@@ -87,7 +87,10 @@ def _variant(source: Bundle, name: str | None) -> Variant:
     manifest = source.manifest
     if manifest.task != "classification" or len(manifest.outputs) != 1:
         raise IncompatibleBundleError(
-            f"{manifest.identity} is no classifier of one output", expected="classification", actual=manifest.task
+            f"{manifest.identity} is no classifier of one output",
+            expected="classification",
+            actual=manifest.task,
+            action="Give the bundle of an INT8 classifier.",
         )
     for variant in manifest.variants:
         if variant.format == "onnx" and variant.precision == "int8" and name in (None, variant.name):

@@ -66,7 +66,6 @@ def cross_validate(
     folds: int,
     *,
     tasks: TaskRunner = ALONE,
-    overwrite: bool = False,
     on_fold: Callable[[FoldRun, int], None] = lambda *_: None,
 ) -> CrossValidation:
     """Trains and judges one model for each fold, and writes ``cross_validation.json`` into the settings' folder.
@@ -75,10 +74,10 @@ def cross_validate(
 
     Args:
         kind: ``detector``, ``classifier`` or ``segmenter``.
-        settings: Of each training; with ``resume`` the folds that are finished in its folder are kept.
+        settings: Of each training; with ``resume`` the folds that are finished in its folder are kept, with
+            ``overwrite`` an earlier result is replaced.
         folds: Number of folds, which replaces ``held_share``.
         tasks: Runs the trainings.
-        overwrite: Whether an earlier result in the folder is replaced.
         on_fold: Told each fold that is finished, and how many are.
 
     Raises:
@@ -88,7 +87,7 @@ def cross_validate(
         ClusterError: As for `TaskRunner.map`.
     """
     out = settings.out
-    _check(settings, folds, may_exist=settings.resume or overwrite)
+    _check(settings, folds, may_exist=settings.resume or settings.overwrite)
     out.mkdir(parents=True, exist_ok=True)
     settings = msgspec.structs.replace(settings, held_share=1 / folds, threads=1)
     write_settings(settings)
@@ -158,7 +157,7 @@ def train_fold(job: tuple[str, dict[str, Any]]) -> FoldRun:
 
 
 def _compared(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in ("out", "resume")}
+    return {name: value for name, value in values.items() if name not in ("out", "resume", "overwrite")}
 
 
 def _file(out: Path, fold: int) -> Path:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from lineside_converters.loading.training_run import FACTS, GRAPH, WEIGHTS
 from lineside_converters.training.settings import USED, TrainingSettings, read_settings, travelling, write_settings
 from lineside_runtime.errors import ConfigError, InputError, LinesideError, TrainingError
 
 CHECKPOINT = "checkpoint.pt"
-RESULTS = ("best.pt", "float.onnx", "tables.npz", "training.json")
+RESULTS = (WEIGHTS, GRAPH, "tables.npz", FACTS)
 """Results of a run beside its checkpoint."""
 
 TRIALS = "architectures.json"
+
+S = TypeVar("S", bound=TrainingSettings)
 
 FIXED = (
     "data",
@@ -45,27 +48,44 @@ FIXED = (
 """Settings of the data and of the network that a resumed run must keep; of files the names count."""
 
 
-def check_run_folder(settings: TrainingSettings, *, overwrite: bool = False) -> None:
-    """Refuses to overwrite a run, and to resume one with other data or another network.
+def check_run_folder(settings: TrainingSettings) -> None:
+    """Refuses to overwrite a run unless its settings ask for it, and to resume one with other data or another network.
 
     Raises:
-        InputError: The folder holds a run, and neither ``resume`` nor ``overwrite`` is given.
+        InputError: The folder holds a run, and neither ``resume`` nor ``overwrite`` is given; or a finished one that
+            has no checkpoint to resume from.
         ConfigError: Both are.
         TrainingError: The run was begun with other data or another network.
     """
-    if settings.resume and overwrite:
+    if settings.resume and settings.overwrite:
         raise ConfigError("resume and overwrite", expected="one of them")
     if settings.resume:
         _check_same(settings)
+        if (settings.out / FACTS).exists() and not (settings.out / CHECKPOINT).exists():
+            raise InputError(
+                f"{settings.out} holds a finished training run that can't go on",
+                expected=CHECKPOINT,
+                action="Begin again in its place by --overwrite, or give another --out.",
+            )
         return
-    found = [name for name in (CHECKPOINT, *RESULTS, TRIALS) if (settings.out / name).exists()]
-    if found and not overwrite:
+    trials = (TRIALS,) if getattr(settings, "architectures", ()) else ()
+    found = [name for name in (CHECKPOINT, *RESULTS, *trials) if (settings.out / name).exists()]
+    if found and not settings.overwrite:
         raise InputError(
             f"{settings.out} holds a training run",
             expected="a folder without one",
             actual=", ".join(found),
             action="Go on with it by --resume, begin again in its place by --overwrite, or give another --out.",
         )
+
+
+def resumed_or_begun(settings: S) -> S:
+    """Returns the settings of a run that goes on from its checkpoint, and begins where there is none yet.
+
+    For a folder of the caller's own, where an unfinished result without a checkpoint is of no use.
+    """
+    resume = (settings.out / CHECKPOINT).is_file()
+    return msgspec.structs.replace(settings, resume=resume, overwrite=not resume)
 
 
 def prepare_run_folder(settings: TrainingSettings) -> None:

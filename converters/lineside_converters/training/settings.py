@@ -29,7 +29,7 @@ FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 USED = "config.toml"
 """File of a run's settings, beside its result."""
 
-_OF_THE_CALL = ("out", "resume")  # they belong to one call, not to the run that another call repeats
+_OF_THE_CALL = ("out", "resume", "overwrite")  # they belong to one call, not to the run that another call repeats
 _PATHS = ("data", "out", "start")
 
 
@@ -54,6 +54,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         evaluate_every: Epochs between evaluations on the held share.
         threads: Of torch.
         resume: Continue from ``out/checkpoint.pt``.
+        overwrite: Begin again where a run stands in ``out``: its results are deleted before the first step.
         start: A model to start from: a bundle, an ONNX file or the folder of a finished run.
     """
 
@@ -71,6 +72,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     evaluate_every: int = 4
     threads: int = 2
     resume: bool = False
+    overwrite: bool = False
     start: FilePath | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for ``training.json``, without this machine's paths."""
-        return {name: travelling(getattr(self, name)) for name in self.__struct_fields__}
+        return {name: travelling(getattr(self, name)) for name in self.__struct_fields__ if name != "overwrite"}
 
 
 S = TypeVar("S", bound=TrainingSettings)

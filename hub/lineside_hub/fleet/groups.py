@@ -52,11 +52,7 @@ def move(folder: Path | str, device: str, group: str) -> GroupMove:
     """
     hub = Path(folder).resolve()
     check_name(device, "device")
-    known = Repository.open(hub).groups()
-    if group not in known:
-        raise RolloutError(
-            f"no group {group!r}", expected=", ".join(known), actual=group, action="Add the group first."
-        )
+    Repository.open(hub).roles.check_group(group)
     # The list first: with the new list alone a device reads less, with the new group alone it would wait for ever.
     access_list = reassign(hub, device, group=group) if (hub / IDENTITY_NAME / "ca.pem").exists() else None
     with contextlib.closing(Database.open(hub)) as database:

@@ -1,4 +1,4 @@
-"""Status of the hub, and tasks for a person: expiring signatures, missing keys, quotas."""
+"""Status of the hub, and tasks for a person: expiring signatures and certificates, quotas."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import HubConfig, folder_config_or_default
+from lineside_hub.config import IDENTITY_NAME, HubConfig, folder_config_or_default
 from lineside_hub.fleet.usage import QUOTAS, quota_of, read_usage
+from lineside_hub.identity.expiries import certificate_warnings
 from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.roles import WARN_BEFORE_DAYS
@@ -104,7 +105,7 @@ def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
 
 
 def warnings(folder: Path | str) -> list[str]:
-    """Returns tasks for a person about signatures, access list and quotas, most urgent first.
+    """Returns tasks for a person about signatures, certificates, access list and quotas, most urgent first.
 
     Raises:
         InputNotFoundError: There is no repository.
@@ -113,7 +114,7 @@ def warnings(folder: Path | str) -> list[str]:
     if (Path(folder) / DATABASE_NAME).is_file():
         with closing(Database.open(Path(folder))) as database:
             full = _full(database, folder_config_or_default(folder))
-    return _warnings(role_statuses(Repository.open(folder)), old_access_list(folder), full)
+    return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), full)
 
 
 def _full(database: Database, config: HubConfig) -> list[str]:
@@ -129,8 +130,14 @@ def _full(database: Database, config: HubConfig) -> list[str]:
     ]
 
 
-def _warnings(roles: tuple[RoleStatus, ...], access: str | None, full: list[str]) -> list[str]:
-    said = [*([access] if access is not None else []), *full]
+def _identity_warnings(folder: Path | str) -> list[str]:
+    """Returns tasks about the access list and the certificates."""
+    access = old_access_list(folder)
+    return [*([access] if access is not None else []), *certificate_warnings(Path(folder) / IDENTITY_NAME)]
+
+
+def _warnings(roles: tuple[RoleStatus, ...], identities: list[str], full: list[str]) -> list[str]:
+    said = [*identities, *full]
     for role in sorted(roles, key=lambda role: role.days_left):
         ends = (
             f"{role.role} has expired" if role.days_left <= 0 else f"{role.role} expires in {role.days_left:.0f} days"
@@ -163,7 +170,7 @@ def read_status(folder: Path | str) -> HubStatus:
             frames=frames,
             frames_bytes=frames_bytes,
             usage=usage,
-            warnings=tuple(_warnings(roles, old_access_list(folder), _full(database, config))),
+            warnings=tuple(_warnings(roles, _identity_warnings(folder), _full(database, config))),
             roles=roles,
         )
 

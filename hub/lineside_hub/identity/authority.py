@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import ipaddress
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ CLAIM_PREFIX = "claim-"
 """Start of the common name of a token's certificate; no device may have such a name."""
 
 TOKEN_HOURS = 24.0
+
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Authority:
             certificate = x509.load_pem_x509_certificate((path / "ca.pem").read_bytes())
             data = (path / "ca.key").read_bytes()
         except FileNotFoundError as error:
-            action = "Make one with Authority.create first."
+            action = "Make one first: lineside hub secure."
             raise InputNotFoundError(f"{path} holds no authority", action=action) from error
         try:
             encrypted = b"ENCRYPTED PRIVATE KEY" in data
@@ -274,10 +277,12 @@ class Authority:
             hosts: Names and addresses under which hub and devices reach it.
 
         Raises:
-            ConfigError: No host is given.
+            ConfigError: No host is given, or one that a certificate can't name.
         """
         if not hosts:
             raise ConfigError("the broker's certificate names no host", expected="at least one name or address")
+        for host in hosts:
+            check_host(host)
         with folder_lock(self.folder):
             return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
 
@@ -462,6 +467,23 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def check_host(host: str) -> None:
+    """Checks that a certificate can name a host.
+
+    Raises:
+        ConfigError: It is neither an address nor the name of a host.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if _HOST_NAME.fullmatch(host):
+            return
+        action = "A name with other letters is written as its A-label, which begins with xn--."
+        raise ConfigError(
+            "host", expected="an address or a name such as broker.plant", actual=host, action=action
+        ) from None
 
 
 def _alternative(host: str) -> x509.GeneralName:

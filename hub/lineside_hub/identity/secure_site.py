@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import tomli_w
+from cryptography import x509
 
 from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, folder_config
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
+from lineside_hub.identity.authority import BROKER_NAME as BROKER
 from lineside_hub.identity.authority import (
     TOKEN_HOURS,
     Authority,
     Credentials,
     EnrolmentToken,
+    check_host,
     enrolled_devices,
     read_claims,
 )
 from lineside_hub.repository.repository import Repository
-from lineside_link.config import LinkConfig
-from lineside_runtime.errors import ConfigError
+from lineside_link.certificates import read_certificate
+from lineside_link.config import PORTS, LinkConfig
+from lineside_link.topics import check_name
+from lineside_runtime.decoding import decode_toml
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 
 ACCESS_NAME = "mosquitto.acl"
@@ -43,42 +50,89 @@ class SecuredSite:
     url: str
 
 
-def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> SecuredSite:
+def secure(
+    folder: Path | str,
+    *,
+    hosts: Sequence[str],
+    port: int | None = None,
+    passphrase: str | None = None,
+    renew: bool = False,
+) -> SecuredSite:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
+    A run that was interrupted is finished by the next.
+
     Args:
-        folder: The hub's folder, with its ``hub.toml``.
-        hosts: Names and addresses under which the broker is reached; the hub uses the first.
-        passphrase: Encrypts the authority's key, if given.
+        folder: The hub's folder, with its ``hub.toml``, of which the ``[link]`` table is written again.
+        hosts: Names and addresses under which the broker is reached; the hub uses the first. Without any, ``renew``
+            takes those of the broker's present certificate.
+        port: The broker's; without one, ``renew`` keeps it.
+        passphrase: Encrypts the authority's key, if given; opens it, if there is one already.
+        renew: The authority stays, and broker and hub get new certificates. Of ``mosquitto.conf`` only the port
+            changes.
 
     Raises:
-        InputNotFoundError: There is no ``hub.toml``.
-        ConfigError: There is an authority already, or a host or name cannot be used.
+        InputNotFoundError: There is no ``hub.toml``; ``renew`` without an authority.
+        ConfigError: The site is secured already, or a host, port or name cannot be used.
+        SignatureError: The passphrase doesn't open the authority's key.
     """
     hub = Path(folder).resolve()
     config = folder_config(hub)
-    authority = Authority.create(hub / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
-    broker_file = authority.folder / BROKER_NAME
-    text = mosquitto_configuration(
-        port=port,
-        credentials=authority.broker(hosts),
-        access_list_path=authority.folder / ACCESS_NAME,
-        revoked_path=authority.folder / "ca.crl",
-    )
+    identity = hub / IDENTITY_NAME
+    broker_file = identity / BROKER_NAME
+    if renew:
+        hosts, port = hosts or _broker_hosts(identity), port or config.link.port
+    for host in hosts:
+        check_host(host)
+    port = port or PORTS["mqtts"]
+    url = f"mqtts://{f'[{hosts[0]}]' if ':' in hosts[0] else hosts[0]}:{port}"
+    LinkConfig(url=url, site=config.link.site, ca="ca.pem")  # raises for a port before any key is made
+    if broker_file.exists() and not renew:
+        action = "`lineside hub secure --renew` issues new certificates for broker and hub, also for other hosts."
+        raise ConfigError(f"{identity} holds an authority already", action=action)
+    if renew or (identity / "ca.pem").exists():
+        authority = Authority.open(identity, passphrase=passphrase)
+    else:
+        authority = Authority.create(identity, site=config.link.site, passphrase=passphrase)
+    credentials = authority.broker(hosts)
+    _write_link(hub, url, authority.hub())
     _write_access(hub)
+    if broker_file.exists():
+        text = re.sub(r"(?m)^listener \d+", f"listener {port}", broker_file.read_text(encoding="utf-8"), count=1)
+    else:
+        text = mosquitto_configuration(
+            port=port,
+            credentials=credentials,
+            access_list_path=identity / ACCESS_NAME,
+            revoked_path=identity / "ca.crl",
+        )
     write_atomic(broker_file, text.encode())
-    own = authority.hub()
-    link = LinkConfig(
-        url=f"mqtts://{hosts[0]}:{port}",
-        site=config.link.site,
-        ca=str(own.ca),
-        certificate=str(own.certificate),
-        key=str(own.key),
-    )
-    settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
-    whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
-    write_atomic(hub / CONFIG_NAME, tomli_w.dumps(whole).encode())
-    return SecuredSite(broker_configuration=broker_file, hub_configuration=hub / CONFIG_NAME, url=link.url)
+    return SecuredSite(broker_configuration=broker_file, hub_configuration=hub / CONFIG_NAME, url=url)
+
+
+def _broker_hosts(identity: Path) -> list[str]:
+    """Returns the hosts that the broker's present certificate names.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
+    path = identity / "issued" / BROKER / "cert.pem"
+    try:
+        certificate = read_certificate(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputNotFoundError(f"{path} is not there", action="Name the broker's hosts.") from error
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
+def _write_link(hub: Path, url: str, own: Credentials) -> None:
+    """Points ``hub.toml`` at the broker; its other tables and keys stay, comments do not."""
+    path = hub / CONFIG_NAME
+    whole = decode_toml(path.read_bytes())
+    kept = {name: value for name, value in whole["link"].items() if name not in ("username", "password_file")}
+    files = {"ca": own.ca, "certificate": own.certificate, "key": own.key}
+    relative = {name: str(file.relative_to(hub)) for name, file in files.items()}
+    write_atomic(path, tomli_w.dumps({**whole, "link": {**kept, "url": url, **relative}}).encode())
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
@@ -92,9 +146,12 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
         InputNotFoundError: There is no authority yet.
         SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: A name cannot be used.
+        RolloutError: There is no such group.
     """
     hub = Path(folder).resolve()
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
+    check_name(group, "group")
+    Repository.open(hub).roles.check_group(group)
     credentials = authority.enroll(device, group=group)
     _write_access(hub)
     return credentials
@@ -113,13 +170,17 @@ def make_token(
         InputNotFoundError: There is no authority yet.
         SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: A name cannot be used.
+        RolloutError: There is no such group.
     """
     hub = Path(folder).resolve()
     config = folder_config(hub)
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
+    check_name(group, "group")
+    repository = Repository.open(hub)
+    repository.roles.check_group(group)
     token = authority.token(device, group=group, hours=hours)
     _write_access(hub)
-    root = Repository.open(hub).root_bytes().decode()
+    root = repository.root_bytes().decode()
     return msgspec.structs.replace(token, url=config.link.url, site=config.link.site, root=root)
 
 
@@ -161,8 +222,9 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
     with folder_lock(identity):
         enrolled = enrolled_devices(identity)
         if device not in enrolled:
+            expected = ", ".join(sorted(enrolled)) or "none yet"
             action = "Enrol it first: lineside hub enroll."
-            raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
+            raise ConfigError(f"device {device!r} is not enrolled", expected=expected, actual=device, action=action)
         write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
     return _write_access(hub)
 

@@ -19,6 +19,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -28,15 +30,16 @@ from pathlib import Path
 from typing import IO
 
 from lineside_hub.blobs import FolderBlobs
-from lineside_hub.config import CONFIG_NAME, load_config
+from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, load_config
 from lineside_hub.folder_lock import LOCK_NAME, folder_lock
+from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME
 from lineside_hub.repository.layout import CHUNKS, METADATA, OFFLINE_KEYS, ONLINE_KEYS, TARGETS
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
 from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
 
@@ -173,10 +176,20 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
         raise InputError(f"{folder} is not empty", action="Give a folder that does not exist yet.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        return _restore(archive, folder, passphrase)
+    except BaseException:
+        for path in folder.iterdir():  # so that the next attempt finds it empty
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise
+
+
+def _restore(archive: Path, folder: Path, passphrase: str | None) -> RestoreReport:
+    try:
         with tarfile.open(archive, "r:") as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise BundleFormatError(f"{archive} is no backup: {error}", action="Give another backup.") from error
+    _move_paths(folder.resolve())
     _fsync_all(folder)
     repository = Repository.open(folder, passphrase=passphrase)
     with contextlib.closing(Database.open(folder)) as database:
@@ -192,6 +205,21 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
                 )
             )
     return RestoreReport(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
+
+
+def _move_paths(folder: Path) -> None:
+    """Replaces the old folder by this one where ``mosquitto.conf``, and an older release's ``hub.toml``, name it."""
+    broker_file = folder / IDENTITY_NAME / BROKER_NAME
+    if not broker_file.is_file():
+        return
+    text = broker_file.read_text(encoding="utf-8")
+    found = re.search(rf"(?m)^acl_file (/.+)/{IDENTITY_NAME}/{re.escape(ACCESS_NAME)}$", text)
+    if found is None or found[1] == str(folder):
+        return
+    for path in (broker_file, folder / CONFIG_NAME):
+        moved = path.read_text(encoding="utf-8").replace(f"{found[1]}/", f"{folder}/")
+        # Started as root, mosquitto becomes this user, who must be able to read the keys.
+        write_atomic(path, re.sub(r"(?m)^user .*$", f"user {path.owner()}", moved).encode())
 
 
 def _forget_frames(database: Database, folder: Path) -> int:

@@ -83,10 +83,10 @@ class Repository:
             RolloutError: There is a repository already.
             ConfigError: A group's name cannot be used, or the threshold can't be met.
         """
-        if not 1 <= root_threshold <= root_keys <= ROOT_KEYS_MAX:
-            raise ConfigError(
-                "root threshold", expected=f"1 to {root_keys}, and at most {ROOT_KEYS_MAX} keys", actual=root_threshold
-            )
+        if not 1 <= root_keys <= ROOT_KEYS_MAX:
+            raise ConfigError("root keys", expected=f"1 to {ROOT_KEYS_MAX}", actual=root_keys)
+        if not 1 <= root_threshold <= root_keys:
+            raise ConfigError("root threshold", expected=f"1 to {root_keys}, the root keys", actual=root_threshold)
         repository = cls(Path(folder), passphrase=passphrase)
         for group in (*groups, *online_groups):
             check_group_name(group)
@@ -94,7 +94,7 @@ class Repository:
         fsync_folder(repository.folder)
         with folder_lock(repository.folder):
             if (repository._metadata / "timestamp.json").exists():
-                action = "Open it, or choose another folder; add_group adds a group."
+                action = "Choose another folder; `lineside hub add-group` adds a group to this one."
                 raise RolloutError(f"{folder} holds a repository already", action=action)
             repository.roles.create(groups, online_groups, root_keys=root_keys, root_threshold=root_threshold)
         return repository

@@ -42,6 +42,8 @@ _log = logging.getLogger("lineside.hub.repository")
 
 ROOT_KEYS_MAX = 16
 
+ADD_ACTION = "`lineside hub add-group` makes a key for a further group."
+
 WARN_BEFORE_DAYS = 30
 """The log warns so long before the expiry of a role that only a person can renew."""
 
@@ -102,7 +104,7 @@ class SigningRoles:
         """Raises `RolloutError` if there is no such group."""
         if group not in self.groups():
             known = ", ".join(self.groups()) or "none yet"
-            raise RolloutError(f"no group {group!r}", expected=known, actual=group, action="Add the group first.")
+            raise RolloutError(f"no group {group!r}", expected=known, actual=group, action=ADD_ACTION)
 
     def add_group(self, name: str, *, online: bool = False) -> None:
         """Makes a key for a group and delegates ``<name>/*`` to it; does nothing if that is so already.
@@ -191,7 +193,7 @@ class SigningRoles:
         """Replaces a group's keys, or removes its delegation without keys; returns the ids that lost trust."""
         with edit.edit_targets() as targets:
             if targets.delegations is None or targets.delegations.roles is None:
-                raise RolloutError(f"no group {name!r}", action="Add the group first.")
+                raise RolloutError(f"no group {name!r}", action=ADD_ACTION)
             dropped = set(targets.delegations.roles[name].keyids)
             for key in keys:
                 targets.add_key(key, name)

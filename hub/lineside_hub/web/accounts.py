@@ -159,10 +159,11 @@ def check_last_administrator(database: Database, name: str, role: Role | None) -
 
 def _new_digest(name: str, password: str) -> str:
     least, most = PASSWORD_LENGTHS
+    action = "Choose another one, such as four words."
     if not least <= len(password) <= most:
-        raise ConfigError("password", expected=f"{least} to {most} characters", actual=f"{len(password)} characters")
+        expected, actual = f"{least} to {most} characters", f"{len(password)} characters"
+        raise ConfigError("password", expected=expected, actual=actual, action=action)
     if len(set(password)) < 4 or name.lower() in password.lower():
-        action = "Choose another one, such as four words."
         raise ConfigError("password", expected="4 different characters and not the name", action=action)
     return _HASHER.hash(password)
 

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """Measures and prints."""
     import cv2
 
+    from lineside.inspection.drawing import picture_name
     from lineside.inspection.sources import open_source
     from lineside_models.draw import annotate
     from lineside_models.vision.images import read_image
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
                 show(f"{path}  {one.text}", flush=True)
         if options.draw is not None:
             drawn = annotate(image, (), measurements=measured, title=path.stem)
-            picture = options.draw / f"{number:05d}-{path.stem}.png"
+            picture = options.draw / picture_name(number, path.stem)
             write_atomic(picture, cv2.imencode(".png", drawn)[1].tobytes())
         if sys.stderr.isatty() and not sys.stdout.isatty():
             show_frames(number + 1, len(photos))

@@ -11,6 +11,7 @@ from lineside.console import inform, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
 from lineside.secret_input import add_passphrase, passphrase
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
 
@@ -71,13 +72,19 @@ def _add_identities(actions: Any) -> None:
         "secure",
         help="create the authority, certificates and mosquitto's files for mutual TLS",
         description="Creates the site's certificate authority, the certificates of broker and hub, mosquitto.conf and "
-        "its access list under DIR/identity, and configures them in hub.toml.",
+        "its access list under DIR/identity, and configures them in hub.toml. With --renew, broker and hub get new "
+        "certificates before the old ones expire, or for another address; those of the devices stay valid.",
     )
     add_hub(secure)
     secure.add_argument(
-        "--host", action="append", required=True, help="name or address under which the broker is reached; repeatable"
+        "--host",
+        action="append",
+        default=[],
+        help="name or address under which the broker is reached; repeatable, and the hub uses the first (with --renew, "
+        "default: those of the present certificate)",
     )
-    secure.add_argument("--port", type=int, default=8883, help="of the broker (default: %(default)s)")
+    secure.add_argument("--port", type=int, help="of the broker (default: 8883; with --renew the present one)")
+    secure.add_argument("--renew", action="store_true", help="new certificates for broker and hub, valid for two years")
     add_passphrase(secure)
     secure.set_defaults(run=run_secure)
     enroll = actions.add_parser(
@@ -124,7 +131,7 @@ def run_init(options: argparse.Namespace) -> int:
         online_groups=options.online_group,
         root_keys=options.root_keys,
         root_threshold=options.root_threshold,
-        passphrase=passphrase(options),
+        passphrase=passphrase(options, new=True),
     )
     root = options.folder / "root.json"
     write_atomic(root, repository.root_bytes())
@@ -163,7 +170,13 @@ def run_secure(options: argparse.Namespace) -> int:
     """Makes the authority, the two certificates, mosquitto's files, and points hub.toml at them."""
     with needs("convert"):
         from lineside_hub.identity.secure_site import secure
-    made = secure(options.hub, hosts=options.host, port=options.port, passphrase=passphrase(options))
+    if not options.host and not options.renew:
+        raise ConfigError("--host is missing", expected="the broker's name or address in the plant's network")
+    secret = passphrase(options, new=not options.renew)
+    made = secure(options.hub, hosts=options.host, port=options.port, passphrase=secret, renew=options.renew)
+    if options.renew:
+        inform(f"broker and hub have new certificates for {made.url}: restart mosquitto and the hub")
+        return 0
     inform(f"start the broker: mosquitto -c {made.broker_configuration}")
     inform(
         f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G"

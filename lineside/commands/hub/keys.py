@@ -217,7 +217,7 @@ def run_make(options: argparse.Namespace) -> int:
         from lineside_hub.repository import root_ceremony
         from lineside_hub.repository.keys import new_key_file
     public = options.file.with_name(options.file.name + ".pub.json")
-    key = new_key_file(options.file, passphrase=passphrase(options))
+    key = new_key_file(options.file, passphrase=passphrase(options, new=True))
     write_atomic(public, root_ceremony.public_bytes(key))
     inform(
         f"{options.file} is your private key; give {public} to the person who makes the draft (key {key.keyid[:12]})"

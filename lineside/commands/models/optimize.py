@@ -179,10 +179,16 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_LABEL_FILES = (".txt", ".names", ".csv")
+"""Endings that a single class does not have."""
+
+
 def _labels(text: str) -> tuple[str, ...]:
     file = Path(text)
     if file.is_file():
-        return tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    if "," not in text and (len(file.parts) > 1 or file.suffix in _LABEL_FILES):
+        raise argparse.ArgumentTypeError(f"no file {text}")
     return tuple(word.strip() for word in text.split(","))
 
 

@@ -48,9 +48,7 @@ def validate_by_folds(kind: str, settings: TrainingSettings, options: argparse.N
         inform(f"fold {run.fold + 1} judged, {done} of {options.folds}: {run.mean:.3f}")
 
     with cluster_tasks(options) as tasks:
-        result = cross_validate(
-            kind, settings, options.folds, tasks=tasks, overwrite=options.overwrite, on_fold=show_fold
-        )
+        result = cross_validate(kind, settings, options.folds, tasks=tasks, on_fold=show_fold)
     if options.json:
         print_json(result)
     else:

@@ -63,7 +63,7 @@ def add_arguments(kinds: Any) -> None:
     options.add("--threads", "of torch", type=int)
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard's event files into OUT as well")
     options.add("--resume", "go on from the last checkpoint in --out", action="store_true")
-    parser.add_argument("--overwrite", action="store_true", help="begin again where a run stands in --out")
+    options.add("--overwrite", "begin again where a run stands in --out", action="store_true")
     add_json(parser)
     add_together(parser)
     parser.set_defaults(run=resumable("recommender", _run))

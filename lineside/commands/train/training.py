@@ -82,7 +82,7 @@ class Options:
             "--tensorboard", action="store_true", help="write TensorBoard's event files into OUT/tensorboard as well"
         )
         self.add("--resume", "go on from the last checkpoint in --out", action="store_true")
-        self._parser.add_argument("--overwrite", action="store_true", help="begin again where a run stands in --out")
+        self.add("--overwrite", "begin again where a run stands in --out", action="store_true")
         add_json(self._parser)
 
 
@@ -99,7 +99,7 @@ def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
 
     given = {name: value for name, value in vars(options).items() if name in kind.__struct_fields__}
     settings = read_settings(kind, options.config, given)
-    check_run_folder(settings, overwrite=options.overwrite)
+    check_run_folder(settings)
     return settings
 
 

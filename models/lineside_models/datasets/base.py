@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,14 +119,28 @@ def not_empty(images: list[Path], root: Path) -> list[Path]:
     return images
 
 
+@contextlib.contextmanager
+def open_rows(table: Path) -> Iterator[csv.DictReader[str]]:
+    """Opens a CSV file; the rows are read within the block.
+
+    Raises:
+        DatasetError: It is no CSV file in UTF-8.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            yield csv.DictReader(file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        action = "Save it again as CSV UTF-8, with commas."
+        raise DatasetError(f"{table}: {error}", expected="a CSV file in UTF-8", action=action) from error
+
+
 def read_folds(table: Path) -> dict[str, str]:
     """Reads ``folds.csv``: the fold of each image's path.
 
     Raises:
         DatasetError: A column is missing, or a row is damaged.
     """
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+    with open_rows(table) as rows:
         missing = {"image", "fold"} - set(rows.fieldnames or ())
         if missing:
             raise DatasetError(

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from lineside_models.datasets.base import (
     images_in,
     inside,
     not_empty,
+    open_rows,
     sample_of,
     unknown_fold,
 )
@@ -69,8 +69,8 @@ def _read_lines(path: Path) -> list[tuple[str, int]]:
 
 def _read_table(path: Path) -> list[tuple[str, int]]:
     rows = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
+    with open_rows(path) as table:
+        for row in table:
             image, number = row.get("image") or "", row.get("class_index") or ""
             if not image or not inside(image) or not number.isdigit():
                 raise DatasetError(f"{path}", expected="the columns image and class_index", actual=dict(row))

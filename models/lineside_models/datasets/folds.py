@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
-from lineside_models.datasets.base import ALL, Sample, read_folds
+from lineside_models.datasets.base import ALL, Sample, open_rows, read_folds
 from lineside_runtime.errors import DatasetError
 
 FOLDS = "folds.csv"
@@ -165,8 +165,7 @@ def _matched(pattern: re.Pattern[str], name: str) -> str:
 def _column(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+    with open_rows(path) as rows:
         names = rows.fieldnames or ()
         name = next((n for n in names if n in _GROUPS or n.endswith("_group")), None)
         return {} if name is None else {row["image"]: row[name] for row in rows if row.get("image")}

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from lineside_models.datasets.base import (
     choose,
     images_in,
     not_empty,
+    open_rows,
     read_pixels,
     sample_of,
 )
@@ -191,8 +191,8 @@ def _names(root: Path) -> dict[Path, str]:
     table = root / "boxes.csv"
     if not table.is_file():
         return {}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        return {Path(row["image"]): row["class"] for row in csv.DictReader(file) if row.get("image")}
+    with open_rows(table) as rows:
+        return {Path(row["image"]): row["class"] for row in rows if row.get("image") and row.get("class")}
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from lineside_models.datasets.base import (
     images_in,
     inside,
     log,
+    open_rows,
     read_folds,
     sample_of,
 )
@@ -86,7 +87,7 @@ def _beside(boxes: _Boxes) -> list[Path]:
 def _unplaced(folds: Path, boxes: _Boxes, root: Path) -> set[Path]:
     if not folds.is_file():
         return set()
-    with folds.open(newline="", encoding="utf-8-sig") as file:
-        class_of = {root / row["image"]: row.get("class") for row in csv.DictReader(file) if row.get("image")}
+    with open_rows(folds) as rows:
+        class_of = {root / row["image"]: row.get("class") for row in rows if row.get("image")}
     placed = {class_of.get(image) for image in boxes} - {None}
     return {image for image, name in class_of.items() if name in placed and image not in boxes}

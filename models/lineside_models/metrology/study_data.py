@@ -59,12 +59,16 @@ def read_readings(path: Path) -> list[Reading]:
         raise ConfigError(f"{path} is no text", expected="a CSV file in UTF-8", action="") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
-    rows = csv.reader(io.StringIO(text), delimiter=separator)
-    names = [_COLUMNS.get(name.strip().lower(), "") for name in next(rows, [])]
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        rows = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise ConfigError(f"{path}: {error}", expected="a CSV file", action="") from error
+    names = [_COLUMNS.get(name.strip().lower(), "") for name in (rows[0][1] if rows else ())]
     if "part" not in names or "value" not in names:
-        raise ConfigError(f"{path} line 1", expected=_EXPECTED, actual=head.strip() or "nothing", action="")
+        raise ConfigError(f"{path} line 1", expected=_EXPECTED, actual=head.strip()[:200] or "nothing", action="")
     found = []
-    for cells in rows:
+    for line, cells in rows[1:]:
         if not any(cell.strip() for cell in cells):
             continue
         row = dict(zip(names, cells, strict=False))
@@ -74,7 +78,7 @@ def read_readings(path: Path) -> list[Reading]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ConfigError(f"{path} line {rows.line_num}: value", expected="a number", actual=written, action="")
+            raise ConfigError(f"{path} line {line}: value", expected="a number", actual=written, action="")
         found.append(Reading(row.get("operator", "").strip(), row.get("part", "").strip(), value))
     return found
 

@@ -109,7 +109,7 @@ def from_export(onnx: OnnxFacts, known: ModelFacts, where: str) -> ModelFacts:
 
     Raises:
         UnknownHeadError: Labels and pre-processing are known, and no decoder or several fit.
-        MissingModelFactsError: It is an export of a known project, and only its labels are missing.
+        MissingModelFactsError: It is an export of a known project, and only its labels are missing or too few or many.
     """
     labels, how = known.labels, known.postprocess
     if labels is None:
@@ -122,6 +122,7 @@ def from_export(onnx: OnnxFacts, known: ModelFacts, where: str) -> ModelFacts:
         except UnknownHeadError:
             if known.preprocess is not None:
                 raise
+            _ask_for_labels(onnx, where, given=len(labels))
     if labels is None or how is None:
         return known
     project = _project(onnx, how)
@@ -157,8 +158,11 @@ def _coco(onnx: OnnxFacts, how: Postprocess | None) -> tuple[tuple[str, ...] | N
     return None, None
 
 
-def _ask_for_labels(onnx: OnnxFacts, where: str) -> None:
-    """Refuses an export of which only the labels are unknown.
+def _ask_for_labels(onnx: OnnxFacts, where: str, *, given: int = 0) -> None:
+    """Refuses an export of which only the labels are unknown, or are more or fewer than its classes.
+
+    Args:
+        given: How many labels there are.
 
     Raises:
         MissingModelFactsError: It is one; the message says how many labels it has.
@@ -178,8 +182,10 @@ def _ask_for_labels(onnx: OnnxFacts, where: str) -> None:
     if len(found) == 1:
         ((project, classes),) = found
         raise MissingModelFactsError(
-            f"{where} is an export of {project} and does not say its labels",
+            f"{where} is an export of {project} "
+            + ("with another number of classes" if given else "and does not say its labels"),
             expected=f"{classes} labels, in the order of its outputs",
+            actual=given or None,
             action="Give them by --labels A,B,… or labels=[…], or in a .toml file beside the model.",
         )
 

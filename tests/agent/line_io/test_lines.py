@@ -244,6 +244,9 @@ def test_program_on_the_machine_triggers_and_gets_the_verdict(start_line: StartL
         with line.makefile("rb") as answers:
             assert "error" in json.loads(answers.readline())
             assert json.loads(answers.readline()) == {"done": True}
+            line.sendall(b" " * 5000 + b'{"do": "reset"}\n')
+            assert "longer than 4096 bytes" in json.loads(answers.readline())["error"]
+            assert not answers.readline(), "what follows is no request of its own"
 
 
 def test_trigger_without_an_agent_says_what_to_do(tmp_path: Path) -> None:

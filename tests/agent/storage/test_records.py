@@ -91,6 +91,15 @@ def test_watermark_is_kept_and_bounded(open_store: Open) -> None:
     assert open_store().watermark == 2
 
 
+def test_rows_of_a_commit_that_is_not_counted_yet_are_not_sent(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    fill(store, 0, 1, 2)
+    monkeypatch.setattr(store, "_last_seq", 2)  # as between the commit and the lock
+    assert [found.seq for found in store.rows(0, 10)] == [1, 2], "the hub would confirm a row that is not known here"
+
+
 def test_watermark_may_go_back_for_a_hub_that_was_restored(open_store: Open) -> None:
     store = open_store()
     fill(store, 0, 1, 2)

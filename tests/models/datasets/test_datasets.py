@@ -166,6 +166,13 @@ def test_a_damaged_folds_csv_is_refused(steel: Path, table: str) -> None:
         load_dataset(steel, "train")
 
 
+@pytest.mark.parametrize("table", ["image,fold\nriß.jpg,train\n".encode("latin-1"), b"image,fold\n" + b"x" * 200_000])
+def test_a_table_that_is_no_csv_in_utf8_is_refused(steel: Path, table: bytes) -> None:
+    (steel / "folds.csv").write_bytes(table)
+    with pytest.raises(DatasetError, match=r"folds\.csv: .*expected a CSV file in UTF-8"):
+        load_dataset(steel, "train")
+
+
 def test_an_annotation_as_large_as_a_bomb_is_not_read(steel: Path) -> None:
     (steel / "annotations" / "crazing_1.xml").write_bytes(b" " * (1 << 20) + b"<annotation/>")
     with pytest.raises(DatasetError, match="too large"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lineside_models.nlp.ocr import page_ocr
-from lineside_models.nlp.ocr.page_ocr import UNCONFIRMED, _of_two, shared_ocr
+from lineside_models.nlp.ocr.page_ocr import UNCONFIRMED, _surer_reading, shared_ocr
 from lineside_models.nlp.ocr.text_recognition import LineWord
 
 TEXTS = ("Heat A2B347 of 12 coils", "tensile strength 431 MPa", "delivered to Linz in May")
@@ -19,13 +19,13 @@ def line(text: str, mean: float, least: float = 0.6) -> list[LineWord]:
 
 def test_the_surer_reading_is_kept_and_what_the_other_does_not_confirm_is_doubtful() -> None:
     first, second = line("Lot Sctia A2B347", 0.90), line("Lot Setia A28347", 0.95)
-    kept = _of_two(first, second)
+    kept = _surer_reading(first, second)
     assert [word.text for word in kept] == ["Lot", "Setia", "A28347"]
     assert [word.score for word in kept] == [0.6, 0.6, UNCONFIRMED]
-    assert _of_two(second, first) == kept
-    assert [word.score for word in _of_two(first, line("Lot Sctia A2B347", 0.80))] == [0.6, 0.6, 0.6]
-    assert [word.score for word in _of_two(first, [])] == [0.6, 0.6, UNCONFIRMED]
-    surer = _of_two(first, line("Lot Setia a2b347", 0.95))  # no identifier any more, and not to be trusted either
+    assert _surer_reading(second, first) == kept
+    assert [word.score for word in _surer_reading(first, line("Lot Sctia A2B347", 0.80))] == [0.6, 0.6, 0.6]
+    assert [word.score for word in _surer_reading(first, [])] == [0.6, 0.6, UNCONFIRMED]
+    surer = _surer_reading(first, line("Lot Setia a2b347", 0.95))  # no identifier any more, and not trusted either
     assert [(word.text, word.score) for word in surer][1:] == [("Setia", 0.6), ("a2b347", UNCONFIRMED)]
 
 
@@ -36,7 +36,7 @@ def test_words_of_a_second_reading_stand_where_those_of_the_first_stand(monkeypa
     monkeypatch.setattr(page_ocr, "DOUBTFUL", 0.0)
     once = shared_ocr().read(image).words
     monkeypatch.setattr(page_ocr, "DOUBTFUL", 1.1)
-    monkeypatch.setattr(page_ocr, "_sureness", _later_is_surer())
+    monkeypatch.setattr(page_ocr, "_mean_probability", _later_is_surer())
     twice = shared_ocr().read(image).words
     assert sorted(text for text, *_ in twice) == sorted(text for text, *_ in once) == sorted(" ".join(TEXTS).split())
     places = {text: box for text, box, _ in once}
@@ -45,6 +45,6 @@ def test_words_of_a_second_reading_stand_where_those_of_the_first_stand(monkeypa
 
 
 def _later_is_surer() -> object:
-    """Returns a sureness by which the second reading is kept, which `_of_two` asks first."""
+    """Returns a sureness by which the second reading is kept, which `_surer_reading` asks first."""
     scores = iter(range(1000, 0, -1))
     return lambda _: next(scores)

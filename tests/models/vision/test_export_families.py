@@ -128,6 +128,10 @@ def test_only_the_labels_of_other_networks_are_asked_for(
     assert project in caught.value.message
     assert caught.value.message.endswith("does not say its labels")
     assert str(caught.value.expected).startswith("3 labels")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(MissingModelFactsError, match="another number of classes; expected 3 labels") as caught:
+        wrapped(model, tmp_path / "again", labels=tuple("abcdef"))
+    assert project in caught.value.message
 
 
 def test_libreyolo_says_labels_and_family(tmp_path: Path) -> None:

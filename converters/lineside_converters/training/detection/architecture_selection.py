@@ -12,12 +12,11 @@ from lineside_converters.training.detection.int8.accuracy import held_map50, lat
 from lineside_converters.training.detection.trainer import DetectorResult, train_detector
 from lineside_converters.training.loop import mean_figure
 from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.run_folder import TRIALS, check_run_folder, resumed_or_begun
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.progress import TextListener
-
-TABLE = "architectures.json"
 
 
 class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,19 +54,19 @@ def train_best(config: DetectorConfig, on_progress: OnProgress, report: TextList
     """
     if not config.architectures:
         return train_detector(config, on_progress)
+    check_run_folder(config)
     trials = _known(config) or _try_all(config, on_progress, report)
     for line in table(trials, config.max_ms):
         report(line)
     best = choose(trials, config.max_ms)
     report(f"going on with {best.architecture}")
     chosen = msgspec.structs.replace(config, architecture=best.architecture, architectures=(), max_ms=None)
-    resume = config.resume and (config.out / "checkpoint.pt").exists()
-    return train_detector(msgspec.structs.replace(chosen, resume=resume), on_progress)
+    return train_detector(resumed_or_begun(chosen) if config.resume else chosen, on_progress)
 
 
 def _known(config: DetectorConfig) -> list[ArchitectureTrial]:
     """Returns the trials of a run that is resumed, if they are of the same architectures."""
-    path = config.out / TABLE
+    path = config.out / TRIALS
     if not config.resume or not path.is_file():
         return []
     try:
@@ -84,7 +83,6 @@ def _try_all(config: DetectorConfig, on_progress: OnProgress, report: TextListen
     for name in config.architectures:
         report(f"trying {name}, epochs: {config.trial_epochs}")
         out = config.out / "trials" / name
-        resume = config.resume and (out / "checkpoint.pt").exists()
         trial = msgspec.structs.replace(
             config,
             out=out,
@@ -94,12 +92,11 @@ def _try_all(config: DetectorConfig, on_progress: OnProgress, report: TextListen
             qat=False,
             epochs=config.trial_epochs,
             evaluate_every=config.trial_epochs,
-            resume=resume,
         )
-        floats[name] = train_detector(trial, on_progress).onnx
+        floats[name] = train_detector(resumed_or_begun(trial) if config.resume else trial, on_progress).onnx
         forms[name] = quantise(floats[name], out / "int8", data)
     trials = _measured(floats, forms, data)
-    write_atomic(config.out / TABLE, msgspec.json.format(msgspec.json.encode(trials), indent=1))
+    write_atomic(config.out / TRIALS, msgspec.json.format(msgspec.json.encode(trials), indent=1))
     return trials
 
 

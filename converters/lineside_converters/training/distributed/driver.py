@@ -26,6 +26,7 @@ from lineside_converters.training.distributed.report import write_pages
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole
 from lineside_converters.training.monitoring.curves import CURVES
 from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.run_folder import check_run_folder
 from lineside_converters.training.settings import TrainingSettings
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
@@ -111,11 +112,13 @@ def train_on_ray(
 
     Raises:
         TrainingError: The workers failed more often than ``max_failures``, or as for training alone.
+        InputError: As for training alone.
         ClusterError: Ray can't be reached or started.
         DatasetError: As for training alone.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     _check_reach(cluster)
+    check_run_folder(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     place = _place(settings, cluster)
     job = TrainingJob(kind=kind, settings=plain_settings(settings), cluster=cluster, out=str(settings.out))

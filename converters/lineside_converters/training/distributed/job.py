@@ -81,7 +81,7 @@ def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = F
         resume: Whether the run in it is resumed.
     """
     settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))
-    return msgspec.structs.replace(settings, out=out, resume=resume)
+    return msgspec.structs.replace(settings, out=out, resume=resume, overwrite=False)
 
 
 def run_worker(inputs: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ ACCEPTED_PRECISION = 0.987
 INDICATOR_GROUPS = 2
 """Groups of documents in which an indicator occurs: what one supplier's form alone says teaches nothing of others."""
 
-LEAST_CHOICES = np.arange(0.05, 0.75, 0.025)
+LEAST_CHOICES = np.array([0.01, 0.02, *np.arange(0.05, 0.75, 0.025)])
+"""Low ones too: the more places are proposed, the less likely is each of them."""
 
 
 class FittedReading(NamedTuple):
@@ -69,7 +70,7 @@ def fit_reading(
     """
     found, found_terms = (
         [
-            candidates_of(predicted, document.text, schema.types, terms, name, schema.patterns)
+            candidates_of(predicted, document.text, schema.types, terms, name, schema.form)
             for document, predicted in zip(held, seen, strict=True)
         ]
         for terms in (None, LegalTerms.open(SHIPPED))
@@ -90,6 +91,8 @@ def fit_reading(
         scorer_terms=with_terms,
         pairs=pairs,
         patterns=schema.patterns,
+        line_runs=schema.line_runs,
+        cues=schema.cues,
         indicators=indicators,
     )
     return FittedReading(Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading)), f1)
@@ -101,7 +104,7 @@ def shared_indicators(
     """Returns the names of the indicators that candidates of `INDICATOR_GROUPS` groups of documents have."""
     groups: dict[str, set[str]] = {}
     for document, each in zip(documents, found, strict=True):
-        sets = indicators_of(each, document.text, schema.types, schema.patterns)
+        sets = indicators_of(each, document.text, schema.types, schema.form)
         for name in {name for names in sets for name in names}:
             groups.setdefault(name, set()).add(document.group)
     return tuple(sorted(name for name, those in groups.items() if len(those) >= INDICATOR_GROUPS))
@@ -115,7 +118,7 @@ def _fit_scorer(
 ) -> tuple[Scorer, float]:
     """Returns a scorer, and the F1 of the values that it finds in each fold after it was fitted on the others."""
     features = [
-        reading_features(each, document.text, schema.types, schema.patterns, indicators)
+        reading_features(each, document.text, schema.types, schema.form, indicators)
         for document, each in zip(documents, found, strict=True)
     ]
     right = [

@@ -23,6 +23,7 @@ from lineside_converters.training.initial_weights import InitialModel
 from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.run_folder import check_run_folder
 from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.token_classifier import (
     INPUT,
@@ -83,6 +84,7 @@ def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentR
         DatasetError: A data folder is not usable.
         MissingExtraError: The encoder is not installed.
     """
+    check_run_folder(config)
     parts = [_read_part(config, number, on_progress) for number in range(config.cross_fit)]
     if parts:
         config = msgspec.structs.replace(config, evaluate_every=config.epochs, minutes=_minutes(config))

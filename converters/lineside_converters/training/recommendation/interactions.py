@@ -319,18 +319,21 @@ def _file_in(folder: Path) -> Path:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text("utf-8").splitlines()
+        return file.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file.name} is no UTF-8 text", actual=str(error), action="Give a text file.") from error
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
     reader = csv.reader(_lines(file))
-    names = next(reader, [])
-    _check_columns(names, file.name)
-    places = {COLUMNS.index(name): place for place, name in enumerate(names) if name in COLUMNS}
-    for values in reader:
-        yield _placed({column: values[place] for column, place in places.items() if place < len(values)})
+    try:
+        names = next(reader, [])
+        _check_columns(names, file.name)
+        places = {COLUMNS.index(name): place for place, name in enumerate(names) if name in COLUMNS}
+        for values in reader:
+            yield _placed({column: values[place] for column, place in places.items() if place < len(values)})
+    except csv.Error as error:
+        raise DatasetError(f"{file.name} is no CSV file: {error}", action="Save it again as CSV UTF-8.") from error
 
 
 def _json_rows(file: Path) -> Iterator[Row]:

@@ -182,9 +182,12 @@ class DINModel:
         """
         folder = self._folder or self._temporary_folder()
         given = {name: getattr(self.config, name) for name in self.config.__struct_fields__}
-        given |= {"epochs": epochs, "resume": resume, "out": folder, "data": (_file_of(train_data, folder),)}
+        given |= {"epochs": epochs, "resume": resume, "overwrite": overwrite, "out": folder}
+        given["data"] = (Path(train_data) if isinstance(train_data, (str, Path)) else folder / DATA,)
         self.config = RecommenderConfig(**given)
-        check_run_folder(self.config, overwrite=overwrite)
+        check_run_folder(self.config)
+        if not isinstance(train_data, (str, Path)):
+            _write_rows(train_data, folder)
         if workers is None:
             trainer = RecommenderTrainer(self.config, on_progress)
             trainer.train()
@@ -390,10 +393,8 @@ def ranking_figures(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.flo
     )
 
 
-def _file_of(data: Any, folder: Path) -> Path:
-    """Returns the file of the data; of rows, one that is written into the run's folder."""
-    if isinstance(data, (str, Path)):
-        return Path(data)
+def _write_rows(data: Any, folder: Path) -> None:
+    """Writes interactions that are not in a file into the run's folder."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -404,7 +405,6 @@ def _file_of(data: Any, folder: Path) -> Path:
         writer.writerow(values)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / DATA, text.getvalue().encode())
-    return folder / DATA
 
 
 def _same_items(known: Interactions, given: Interactions) -> Interactions:

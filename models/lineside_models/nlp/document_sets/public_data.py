@@ -35,7 +35,6 @@ CUAD_TABLE = "master_clauses.csv"
 KLEISTER_TEXTS = "in.tsv.xz"
 TITLE, PARTY, ALIAS = "title", "party", "alias"
 AGREEMENT_DATE, EFFECTIVE_DATE, LAW = "agreement_date", "effective_date", "governing_law"
-CONTRACT_TYPES = (TITLE, PARTY, ALIAS, AGREEMENT_DATE, EFFECTIVE_DATE, LAW)
 ALIAS_OF = "alias_of"
 
 NAME_MAX, PARTY_MAX, DATE_MAX = 110, 90, 60

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.extraction.candidates import SpanCandidate
-from lineside_models.nlp.extraction.indicators import Patterns, indicator_features, indicators_of
+from lineside_models.nlp.extraction.form_rules import FormRules
+from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.normalization.dates import parse_date
@@ -100,13 +101,13 @@ def features_of(candidates: Sequence[SpanCandidate], text: str, types: Sequence[
 
 
 def reading_features(
-    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], patterns: Patterns, indicators: Sequence[str]
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], form: FormRules, indicators: Sequence[str]
 ) -> Floats:
     """Returns what a score rests on: `features_of`, and of a form the indicators of these names behind them."""
     features = features_of(candidates, text, types)
     if not indicators:
         return features
-    found = indicators_of(candidates, text, types, patterns)
+    found = indicators_of(candidates, text, types, form)
     return np.concatenate([features, indicator_features(found, indicators)], 1)
 
 

@@ -85,7 +85,7 @@ class SpanExtractor:
     ) -> tuple[list[SpanCandidate], list[FoundRelation]]:
         """Returns the values and the relations of a text of which `probabilities` were computed."""
         reading = self.reading
-        candidates = candidates_of(seen, text, self.types, terms, reading.schema, reading.patterns)
+        candidates = candidates_of(seen, text, self.types, terms, reading.schema, reading.form)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
 

@@ -1,7 +1,8 @@
 """Indicators of a form: which words stand around a candidate, where it stands, and which expression found it.
 
-A form says by its layout what a value is. Each fact is a name, such as ``total_amount left:rounding``: a candidate has
-it or not. Training keeps the names that candidates of several documents have, and the score weighs them.
+A form says by its layout what a value is, and the cues of its schema what the lines around one hold. Each fact is a
+name, such as ``total_amount left:rounding``: a candidate has it or not. Training keeps the names that candidates of
+several documents have, and the score weighs them.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.extraction.candidates import SpanCandidate
+from lineside_models.nlp.extraction.form_rules import FormRules
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.normalization.values import parse_money, value_kind
 
 Floats = npt.NDArray[np.float64]
-Patterns = Mapping[str, Sequence[str]]
-Place = tuple[str, int, int]
-"""Type, start and end."""
 
 LINES = (0, 1, 2, 3, 4, 5, 6, 9, 14)
 """Numbers of lines, from 0, that ranges of lines begin with."""
@@ -31,6 +31,12 @@ RIGHT_WORDS = 2
 
 AMOUNTS_NEAR = 4
 """Amounts before and behind one whose sums and differences are looked at."""
+
+COUNTED = 4
+"""Amounts that are larger than one, or as large, are counted up to this number."""
+
+ROUNDED_CENTS = 4
+"""Most that an amount differs from what it is rounded to, such as five cents."""
 
 _DIGIT = re.compile(r"\d")
 _EDGES = ".,;:()[]*#!-|/@+\"'"
@@ -48,8 +54,17 @@ class _Lines:
     def number(self, offset: int) -> int:
         return bisect.bisect_right(self.starts, offset) - 1
 
+    def line(self, number: int) -> str:
+        return self.lines[number] if 0 <= number < len(self.lines) else ""
+
     def words(self, number: int) -> list[str]:
-        return _words(self.lines[number]) if 0 <= number < len(self.lines) else []
+        return _words(self.line(number))
+
+    def beside(self, one: Mention) -> tuple[str, str]:
+        """Returns what stands before a mention on its first line, and behind it on its last."""
+        last = self.number(one.end - 1)
+        before = self.lines[self.number(one.start)][: one.start - self.starts[self.number(one.start)]]
+        return before, self.lines[last][one.end - self.starts[last] :]
 
 
 class _Amounts:
@@ -69,40 +84,74 @@ class _Amounts:
                 self._starts.append(one.start)
                 self._ends.append(one.end)
                 self._cents.append(round(100 * float(found.split()[-1])))
+        self._counts = Counter(self._cents)
+        self._ranked = sorted(self._counts)
 
-    def equalities(self, one: Mention) -> Iterable[str]:
+    def comparisons(self, one: Mention) -> Iterable[str]:
+        """Yields how an amount compares with the others of the document."""
         at = bisect.bisect_right(self._starts, one.start) - 1
         if value_kind(one.type) != "money" or at < 0 or one.start >= self._ends[at]:
             return
         value, above = self._cents[at], self._cents[max(0, at - AMOUNTS_NEAR) : at]
+        yield f"larger amounts:{min(len(self._ranked) - bisect.bisect_right(self._ranked, value), COUNTED)}"
+        yield f"equal amounts:{min(self._counts[value], COUNTED)}"
+        below = self._cents[at + 1 : at + 1 + AMOUNTS_NEAR]
+        yield from (
+            f"rounded:{where}"
+            for where, near in (("above", above), ("below", below))
+            if any(0 < abs(cents - value) <= ROUNDED_CENTS for cents in near)
+        )
         if any(first + second == value for first, second in itertools.combinations(above, 2) if first and second):
             yield "equals:sum above"
-        for first, second in itertools.combinations(self._cents[at + 1 : at + 1 + AMOUNTS_NEAR], 2):
+        for first, second in itertools.combinations(below, 2):
             if value and first - second == value:
                 yield "equals:difference below" if second else "equals:next and no difference"
 
 
-def expression_places(text: str, types: Sequence[str], patterns: Patterns) -> dict[Place, list[int]]:
-    """Returns the places that the expressions of a schema find, each with the numbers of its expressions."""
-    found: dict[Place, list[int]] = {}
-    for name in types:
-        for number, expression in enumerate(patterns.get(name, ())):
-            for start, end in {match.span(1) for match in re.finditer(expression, text)}:
-                if 0 <= start < end:
-                    found.setdefault((name, start, end), []).append(number)
-    return found
+class _Cues:
+    """The cues of a schema, looked for in parts of a text."""
+
+    def __init__(self, cues: Mapping[str, str]) -> None:
+        self._cues = {name: re.compile(expression) for name, expression in cues.items()}
+        self._found: dict[str, tuple[str, ...]] = {}
+
+    def __call__(self, words: str) -> tuple[str, ...]:
+        if words not in self._found:
+            self._found[words] = tuple(name for name, cue in self._cues.items() if cue.search(words))
+        return self._found[words]
+
+    def around(self, one: Mention, text: str, lines: _Lines) -> Iterable[str]:
+        """Yields the cues of a candidate's own lines, of those above and below, and of what stands beside it."""
+        if not self._cues:
+            return
+        before, behind = lines.beside(one)
+        first, last = lines.number(one.start), lines.number(one.end - 1)
+        left, below = self(before), self(lines.line(last + 1))
+        yield from (f"left cue:{name}" for name in left or ("none",))
+        yield from (f"left cues:{name} {other}" for name, other in itertools.combinations(left, 2))
+        yield from (f"right cue:{name}" for name in self(behind))
+        yield from (f"above cue:{name}" for name in self(lines.line(first - 1)))
+        yield from (f"below cue:{name}" for name in below)
+        if value_kind(one.type) == "name":
+            own = [self(line) for line in text[one.start : one.end].split("\n")]
+            yield from (f"own cue:{name}" for line in own for name in line)
+            yield from (f"first own cue:{name}" for name in own[0])
+            yield from (f"last own cue:{name}" for name in own[-1])
+        else:
+            yield from (f"left and below cues:{name} {other}" for name in left for other in below)
 
 
 def indicators_of(
-    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], patterns: Patterns
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], form: FormRules
 ) -> list[set[str]]:
     """Returns the names of the indicators that each candidate of a document has, by any of its mentions."""
-    lines, expressions = _Lines(text), expression_places(text, types, patterns)
+    lines, expressions, cues = _Lines(text), form.expression_places(text, types), _Cues(form.cues)
     amounts = _Amounts(candidates, text)
     found = []
     for one in candidates:
         names = {name for mention in one.mentions for name in _of_mention(mention, text, lines)}
-        names |= {name for mention in one.mentions for name in amounts.equalities(mention)}
+        names |= {name for mention in one.mentions for name in cues.around(mention, text, lines)}
+        names |= {name for mention in one.mentions for name in amounts.comparisons(mention)}
         for mention in one.mentions:
             names |= {f"expression:{number}" for number in expressions.get((one.type, mention.start, mention.end), ())}
         found.append({f"{one.type} {name}" for name in names})
@@ -121,8 +170,7 @@ def indicator_features(found: Iterable[set[str]], names: Sequence[str]) -> Float
 
 def _of_mention(one: Mention, text: str, lines: _Lines) -> Iterable[str]:
     first, last = lines.number(one.start), lines.number(one.end - 1)
-    before = text[lines.starts[first] : one.start]
-    behind = text[one.end : lines.starts[last] + len(lines.lines[last])]
+    before, behind = lines.beside(one)
     left, below = _words(before), lines.words(last + 1)
     yield f"line:{bisect.bisect_right(LINES, first)}"
     yield f"tenth:{10 * first // len(lines.lines)}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
+
+from lineside_models.nlp.extraction.form_rules import FormRules
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 
@@ -36,6 +36,10 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         triggers = ["governing law"]
         [model.patterns]
         agreement_date = ["(?i)dated (.{3,40}?[0-9]{4})"]
+        [model.line_runs]
+        address = 6
+        [model.cues]
+        phone = '(?i)\\b(?:tel|fax)\\b'
         [model.relations.alias_of]
         head = "party"
         tail = "alias"
@@ -50,6 +54,8 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         trigger_windows: Windows around trigger phrases.
         patterns: Regular expressions by type. The first group of each place where one matches is a candidate, beside
             those of the network, and what the score rests on.
+        line_runs: See `lineside_models.nlp.extraction.form_rules.FormRules`.
+        cues: See there.
         line_breaks: Whether the network sees where lines and cells of a table end: for forms and receipts, not for
             running text.
     """
@@ -61,6 +67,8 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_windows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 3
     trigger_windows: Annotated[int, msgspec.Meta(ge=0, le=64)] = 3
     patterns: dict[Name, tuple[str, ...]] = {}
+    line_runs: dict[Name, int] = {}
+    cues: dict[Name, str] = {}
     line_breaks: bool = False
 
     def __post_init__(self) -> None:
@@ -70,27 +78,14 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, relation in self.relations.items():
             if not {relation.head, relation.tail} <= set(types):
                 raise ValueError(f"relation {name}: head and tail must be types of single or many")
-        check_patterns(self.patterns, types)
+        self.form.check(types)
 
     @property
     def types(self) -> tuple[str, ...]:
         """Entity types, in the order of a model's outputs."""
         return (*self.single, *self.many)
 
-
-def check_patterns(patterns: Mapping[str, Sequence[str]], types: Sequence[str] | None = None) -> None:
-    """Checks expressions by type.
-
-    Raises:
-        ValueError: One is no regular expression, has no group, or is of another type.
-    """
-    for name, expressions in patterns.items():
-        if types is not None and name not in types:
-            raise ValueError(f"patterns: {name} is no type of single or many")
-        for expression in expressions:
-            try:
-                groups = re.compile(expression).groups
-            except re.error as error:
-                raise ValueError(f"patterns: {expression!r} is no regular expression: {error}") from error
-            if not groups:
-                raise ValueError(f"patterns: {expression!r} needs a group around the value")
+    @property
+    def form(self) -> FormRules:
+        """What the schema says of forms."""
+        return FormRules(self.patterns, self.line_runs, self.cues)

@@ -10,9 +10,9 @@ import msgspec
 from lineside_models.nlp.extraction.candidate_scoring import reading_features, scored
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
-from lineside_models.nlp.extraction.indicators import expression_places
+from lineside_models.nlp.extraction.form_rules import FormRules
 from lineside_models.nlp.extraction.logistic import LogisticModel
-from lineside_models.nlp.extraction.model_schema import RelationType, check_patterns
+from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
 from lineside_models.nlp.extraction.spans import LIKELY, Mention, TokenProbabilities
 from lineside_models.nlp.normalization.legal_terms import LegalTerms
@@ -53,7 +53,9 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         scorer: Without a dictionary of terms.
         scorer_terms: With one; ``None`` for the same.
         pairs: Models of the relations whose heads have tails of their own, by name.
-        patterns: See `ModelSchema`.
+        patterns: See `FormRules`.
+        line_runs: See there.
+        cues: See there.
         indicators: Names of the indicators that the scorer's model is given behind the other features; see
             `lineside_models.nlp.extraction.indicators`. None for running text.
     """
@@ -65,10 +67,12 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     scorer_terms: Scorer | None = None
     pairs: dict[str, LogisticModel] = {}
     patterns: dict[str, tuple[str, ...]] = {}
+    line_runs: dict[str, int] = {}
+    cues: dict[str, str] = {}
     indicators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_patterns(self.patterns)
+        self.form.check()
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> SpanReading:
@@ -81,6 +85,11 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
             return msgspec.convert(dict(params), cls)
         except msgspec.ValidationError as error:
             raise BundleFormatError(f"postprocess.params of a document bundle: {error}") from error
+
+    @property
+    def form(self) -> FormRules:
+        """What the schema said of forms."""
+        return FormRules(self.patterns, self.line_runs, self.cues)
 
     def scorer_for(self, terms: LegalTerms | None) -> Scorer:
         """Returns the scorer for readings with or without a dictionary."""
@@ -111,15 +120,14 @@ def candidates_of(
     types: Sequence[str],
     terms: LegalTerms | None,
     schema: str = "",
-    patterns: Mapping[str, Sequence[str]] | None = None,
+    form: FormRules | None = None,
 ) -> list[SpanCandidate]:
-    """Returns the values that the network, the dictionary, or rules and patterns of the schema propose, not scored yet.
+    """Returns the values that the network, the dictionary, or rules of the schema propose, not scored yet.
 
     Each place has the network's probabilities, whoever proposes it. Without a dictionary no rule proposes a law.
     """
     found = seen.mentions(text, levels=LIKELY)
-    places = sorted(expression_places(text, types, patterns or {}))
-    found += [Mention(*place, score=0.0, ruled=True) for place in places]
+    found += [Mention(*place, score=0.0, ruled=True) for place in (form or FormRules()).places(text, types)]
     if schema in RULES:
         known = [one for one in RULES[schema](text, terms) if terms is not None or value_kind(one.type) != "law"]
         found += [msgspec.structs.replace(one, ruled=True) for one in known if one.type in types]
@@ -135,7 +143,7 @@ def read_values(
     """Returns the values that a document has, with their scores."""
     scorer = reading.scorer_for(terms)
     try:
-        features = reading_features(candidates, text, types, reading.patterns, reading.indicators)
+        features = reading_features(candidates, text, types, reading.form, reading.indicators)
         ranked = scored(candidates, features, scorer.model)
     except ValueError as error:
         raise BundleFormatError(f"postprocess.params of a document bundle: {error}") from error

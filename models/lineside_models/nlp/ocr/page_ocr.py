@@ -174,7 +174,7 @@ class PageOcr:
         again = [at for at, line in enumerate(lines) if _is_read_twice(line)]
         seconds = self._lines.read([cut_out(image, _grown(quads[at])) for at in again])
         for at, second in zip(again, seconds, strict=True):
-            lines[at] = _of_two(lines[at], _within(second, quads[at]))
+            lines[at] = _surer_reading(lines[at], _within(second, quads[at]))
         return lines
 
     def load(self) -> None:
@@ -224,9 +224,9 @@ def _is_read_twice(line: list[LineWord]) -> bool:
     return any(word.score < DOUBTFUL or _is_identifier(word.text) for word in line)
 
 
-def _of_two(first: list[LineWord], second: list[LineWord]) -> list[LineWord]:
+def _surer_reading(first: list[LineWord], second: list[LineWord]) -> list[LineWord]:
     """Returns the surer of two readings of a line; an identifier that only one of them has is doubtful."""
-    line, other = (second, first) if _sureness(second) > _sureness(first) else (first, second)
+    line, other = (second, first) if _mean_probability(second) > _mean_probability(first) else (first, second)
     text = "".join(word.text for word in other)
     identifiers = [word for word in other if _is_identifier(word.text)]
 
@@ -241,7 +241,7 @@ def _of_two(first: list[LineWord], second: list[LineWord]) -> list[LineWord]:
     ]
 
 
-def _sureness(line: list[LineWord]) -> float:
+def _mean_probability(line: list[LineWord]) -> float:
     """Returns the mean probability of a line's characters."""
     return sum(len(word.text) * word.mean for word in line) / max(1, sum(len(word.text) for word in line))
 

@@ -128,32 +128,26 @@ def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(
     assert both == {p.step: p.loss for p in whole_run[1]}
 
 
-def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders: Folders, tmp_path: Path) -> None:
+def test_a_time_budget_ends_the_run_early_with_a_whole_result_and_warns_of_few_passes(
+    folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[TrainingProgress] = []
-    result = train_detector(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
-    assert len(heard) < 1000
+    with caplog.at_level(logging.WARNING, logger="lineside.training"):
+        result = train_detector(settings(folders, tmp_path, epochs=1000, minutes=0.002), heard.append)
+    assert "passes over the data, of 1000: give more minutes" in caplog.text
+    assert len(heard) < 100
     assert heard[-1].held and result.onnx.exists()
 
 
-def test_a_schedule_that_ends_after_few_passes_is_warned_of(
-    folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(
+    whole_run: WholeRun, folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="lineside.training"):
-        train_detector(settings(folders, tmp_path / "short", epochs=50, minutes=0.002), lambda _: None)
-    assert "passes over the data, of 50: give more minutes" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="lineside.training"):
-        train_detector(settings(folders, tmp_path / "whole", epochs=1), lambda _: None)
-    assert "passes" not in caplog.text, "one pass is what was asked for"
-
-
-def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders: Folders, tmp_path: Path) -> None:
     start = zoo.path("surface-12")
-    result = train_detector(
-        settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None
-    )
+    with caplog.at_level(logging.WARNING, logger="lineside.training"):
+        result = train_detector(settings(folders, tmp_path, start=start, epochs=1, learning_rate=1e-5), lambda _: None)
+    assert "passes" not in caplog.text, "one pass is what was asked for"
     assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
-    fresh = train_detector(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
+    fresh = whole_run[0]
     assert result.held_map50["pcb"] > fresh.held_map50["pcb"] + 0.2, "it knows what the bundle knew"
     facts = json.loads(result.facts.read_text())
     assert facts["starts"][0]["start"] == "surface-12"

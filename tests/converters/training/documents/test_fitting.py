@@ -36,7 +36,7 @@ def test_the_words_beside_an_amount_tell_which_one_is_the_total() -> None:
     assert "total_amount left:grand" in reading.indicators and reading.scorer_terms is None
     assert found.f1 > 0.95
     for document in (receipt(number) for number in range(100, 110)):
-        candidates = candidates_of(nothing, document.text, SCHEMA.types, None, "receipt", reading.patterns)
+        candidates = candidates_of(nothing, document.text, SCHEMA.types, None, "receipt", reading.form)
         (value,) = read_values(candidates, document.text, SCHEMA.types, reading, None)
         assert {value.key} == document.values["total_amount"]
 

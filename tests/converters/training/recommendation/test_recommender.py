@@ -188,6 +188,7 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     assert [data.items[row] for row in data.chosen[0]] == ["b", "a"]
     assert data.items[data.shown[0][1, 0]] == "c"  # shown before "a" was chosen
     write_interactions(data, tmp_path / "written.csv")
+    (tmp_path / "written.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "written.csv").read_bytes())  # as Excel does
     again = read_interactions(tmp_path)
     assert again.items == data.items
     assert np.array_equal(again.attribute_rows, data.attribute_rows)
@@ -233,7 +234,9 @@ def test_the_worked_example_is_generated_alike_each_time(tmp_path: Path) -> None
     assert tried and all(item.startswith("measure:") for item in tried)
 
 
-@pytest.mark.parametrize("text", ["user,thing\nu,a\n", "user,item,time\nu,a,soon\n", "user,item\nu,a\n", ""])
+@pytest.mark.parametrize(
+    "text", ["user,thing\nu,a\n", "user,item,time\nu,a,soon\n", "user,item\nu,a\n", "", "user,item\n" + "x" * 200_000]
+)
 def test_a_file_that_breaks_the_format_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(DatasetError, match=r"bad\.csv"):

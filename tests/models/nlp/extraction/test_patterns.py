@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lineside_converters.training.documents.line_breaks import with_line_breaks
+from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
 from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
-from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
+from lineside_models.nlp.extraction.logistic import LIGHT, LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
@@ -34,13 +35,13 @@ def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
     assert schema.line_breaks
 
     (qty, total) = candidates_of(
-        TokenProbabilities((), (), schema.types), TEXT, schema.types, None, "receipt", schema.patterns
+        TokenProbabilities((), (), schema.types), TEXT, schema.types, None, "receipt", schema.form
     )
 
     assert [(one.type, one.key) for one in (qty, total)] == [("total_amount", "2.00"), ("total_amount", "60.30")]
     assert all(place.ruled and TEXT[place.start : place.end] == "60.30" for place in total.mentions)
 
-    quantity, amount = indicators_of((qty, total), TEXT, schema.types, schema.patterns)
+    quantity, amount = indicators_of((qty, total), TEXT, schema.types, schema.form)
     assert {
         f"total_amount {name}" for name in ("left:total", "left pair:total qty", "begins:cell", "line:2")
     } <= quantity
@@ -69,17 +70,69 @@ def test_what_hardly_any_form_says_weighs_little() -> None:
     assert gains(kept)[0] > 0.3 and 0 < gains(kept)[1] < 0.5 * gains(scaled)[1]
 
 
+def test_rows_that_are_surely_wrong_are_left_out_of_the_curvature_alone() -> None:
+    rng = np.random.default_rng(5)
+    likely, sure = rng.normal(size=(200, 3)), rng.normal(size=(2000, 3)) - [9, 0, 0]
+    features = np.concatenate((likely, sure))
+    right = np.concatenate((rng.random(200) < 1 / (1 + np.exp(-2 * likely[:, 0])), np.zeros(2000, np.bool_)))
+
+    model = fit_logistic(features, right, penalty=0.1)
+
+    shares = model(features)
+    assert (shares * (1 - shares) < LIGHT).sum() > 1000
+    inputs = (features - np.array(model.means)) / np.array(model.deviations)
+    gradient = inputs.T @ (shares - right) + 0.1 * np.array(model.weights)
+    assert np.abs(gradient).max() < 1e-3
+
+
 def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less_the_change() -> None:
     text = "Tea\t3.00\nCake\t4.00\nDue\t7.00\nCash\t10.00\nChange\t3.00\n"
-    patterns = {"total_amount": (r"(\d+\.\d\d)",)}
+    form = FormRules({"total_amount": (r"(\d+\.\d\d)",)})
     nothing = TokenProbabilities((), (), ("total_amount",))
-    candidates = candidates_of(nothing, text, ("total_amount",), None, "receipt", patterns)
-    found = indicators_of(candidates, text, ("total_amount",), patterns)
+    candidates = candidates_of(nothing, text, ("total_amount",), None, "receipt", form)
+    found = indicators_of(candidates, text, ("total_amount",), form)
     equal = {
         one.key: {name for name in names if "equals" in name} for one, names in zip(candidates, found, strict=True)
     }
     above, below = "total_amount equals:sum above", "total_amount equals:difference below"
     assert equal == {"3.00": set(), "4.00": {below}, "7.00": {above, below}, "10.00": {above}}
+
+
+def test_an_amount_knows_how_many_are_larger_or_equal_and_which_one_it_is_rounded_to() -> None:
+    text = "Tea\t3.00\nSum\t7.02\nRounded\t7.00\nPaid\t7.00\n"
+    form = FormRules({"total_amount": (r"(\d+\.\d\d)",)})
+    candidates = candidates_of(TokenProbabilities((), (), ("total_amount",)), text, ("total_amount",), None, "", form)
+    found = {
+        one.key: {name.removeprefix("total_amount ") for name in names}
+        for one, names in zip(candidates, indicators_of(candidates, text, ("total_amount",), form), strict=True)
+    }
+    assert {"larger amounts:1", "equal amounts:2", "rounded:above"} <= found["7.00"]
+    assert {"larger amounts:0", "equal amounts:1", "rounded:below"} <= found["7.02"]
+    assert "larger amounts:2" in found["3.00"] and not {"rounded:above", "rounded:below"} & found["3.00"]
+
+
+def test_runs_of_the_first_lines_are_candidates_and_cues_tell_them_apart() -> None:
+    text = "Acme Stores\n\n1 Main Road\n81100 Town\nTel 555\n" + "Item\n" * RUN_LINES
+    form = FormRules(line_runs={"address": 2}, cues={"postal code": r"\b\d{5}\b", "phone": r"\bTel\b", "road": "Road"})
+    candidates = candidates_of(TokenProbabilities((), (), ("address",)), text, ("address",), None, "", form)
+    found = {
+        text[one.clearest.start : one.clearest.end]: names
+        for one, names in zip(candidates, indicators_of(candidates, text, ("address",), form), strict=True)
+    }
+    assert found.keys() >= {"Acme Stores", "Acme Stores\n\n1 Main Road", "1 Main Road\n81100 Town", "81100 Town"}
+    assert not any(words.count("\n") > 2 for words in found)
+    assert len(form.places(text, ("address",))) == 2 * RUN_LINES
+    cues = {name.removeprefix("address ") for name in found["1 Main Road\n81100 Town"] if "cue" in name}
+    wanted = {"first own cue:road", "own cue:road", "last own cue:postal code", "own cue:postal code"}
+    assert cues == {*wanted, "below cue:phone", "left cue:none"}
+    assert {"address above cue:road", "address right cue:phone"} & found["81100 Town"] == {"address above cue:road"}
+
+
+@pytest.mark.parametrize("rule", ["line_runs = {date = 0}", "line_runs = {tax = 2}", "cues = {phone = '['}"])
+def test_a_wrong_run_or_cue_is_refused(tmp_path: Path, rule: str) -> None:
+    (tmp_path / "receipt.toml").write_text(SCHEMA.replace("[model.patterns]", f"{rule}\n[model.patterns]"))
+    with pytest.raises(ConfigError, match=rule.split()[0]):
+        load_model_schema(str(tmp_path / "receipt.toml"))
 
 
 @pytest.mark.parametrize("pattern", ["[", "no group"])
