@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from lineside_converters.cluster.connection import CLIENT, connect
+from lineside_converters.loading.training_run import FACTS
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.cost import CostReport, WorkerCost, report
 from lineside_converters.training.distributed.job import TrainingJob, plain_settings, run_worker
@@ -131,7 +132,7 @@ def train_on_ray(
         task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
         messages = _follow(ray, running, queue, settings.out, on_progress, on_workers)
-        _write_result(_end(ray, running), settings.out)
+        write_result(_end(ray, running), settings.out)
     if messages.result is None or len(messages.costs) < messages.world:
         raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
     epochs = settings.epochs
@@ -268,9 +269,9 @@ def _end(ray: Any, running: Any) -> dict[str, bytes]:
     return found
 
 
-def _write_result(files: dict[str, bytes], out: Path) -> None:
-    """Writes the result's files into the run's folder."""
+def write_result(files: dict[str, bytes], out: Path) -> None:
+    """Writes the result's files into the run's folder; that with which a run counts as finished last."""
     if not files:
         raise TrainingError("Ray has kept no checkpoint")
-    for name, content in files.items():
-        write_atomic(out / name, content)
+    for name in sorted(files, key=lambda name: name == FACTS):
+        write_atomic(out / name, files[name])

@@ -15,8 +15,9 @@ pytest.importorskip("fsspec", reason="the ray extra is not installed")
 import fsspec
 
 from lineside.cli import main
+from lineside_converters.loading.training_run import FACTS
 from lineside_converters.training.distributed.config import ClusterConfig
-from lineside_converters.training.distributed.driver import train_on_ray
+from lineside_converters.training.distributed.driver import train_on_ray, write_result
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole, write_list
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_runtime.errors import InputNotFoundError, TrainingError
@@ -130,3 +131,10 @@ def test_a_client_without_storage_and_a_run_that_is_none_are_said_before_ray_is_
     settings = SegmenterConfig(data=(tmp_path,), out=tmp_path / "run", resume=True)
     with pytest.raises(InputNotFoundError, match="holds no run of several workers"):
         train_on_ray("segmenter", settings, ClusterConfig(workers=2), lambda _: None)
+
+
+def test_a_result_of_which_half_came_home_is_no_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "float.onnx").mkdir()  # nothing can be written over it
+    with pytest.raises(OSError):
+        write_result({FACTS: b"{}", "float.onnx": b"", "best.pt": b""}, tmp_path)
+    assert not (tmp_path / FACTS).exists()
