@@ -30,7 +30,7 @@ from lineside_runtime.precision import Precision
 SETS = ("neu-det", "deeppcb")
 EFFORT = Effort(
     speedup=2.25,
-    epochs=32,
+    epochs=24,
     minutes=62,
     learning_rate=1e-3,
     true_weight=1.0,
