@@ -260,6 +260,7 @@ def test_models_are_deployed_and_rolled_back_as_one_signed_unit(parts: Path, tmp
             return "line@1.2.0" in seen and seen[-1] == "line@1.0.0"
 
         wait_for(is_back, TIMEOUT_S, what="results of the bundle that came back, behind those of the failing one")
+        wait_for(lambda: len(site.agent.status["models"]) == 2, TIMEOUT_S, what="its models in the status file")
         status = site.agent.status
         site.end()
         rows = site.agent.rows()
