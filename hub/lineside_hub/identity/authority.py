@@ -279,10 +279,7 @@ class Authority:
         Raises:
             ConfigError: No host is given, or one that a certificate can't name.
         """
-        if not hosts:
-            raise ConfigError("the broker's certificate names no host", expected="at least one name or address")
-        for host in hosts:
-            check_host(host)
+        check_hosts(hosts)
         with folder_lock(self.folder):
             return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
 
@@ -469,25 +466,27 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def check_host(host: str) -> None:
-    """Checks that a certificate can name a host.
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Checks that a certificate can name the broker's hosts.
 
     Raises:
-        ConfigError: It is neither an address nor the name of a host.
+        ConfigError: There is none, or one is neither an address nor a host name.
     """
+    if not hosts:
+        raise ConfigError("the broker's certificate names no host", expected="at least one name or address")
+    for host in hosts:
+        if not _is_address(host) and not _HOST_NAME.fullmatch(host):
+            action = "A name with other letters is written as its A-label, which begins with xn--."
+            raise ConfigError("host", expected="an address or a name such as broker.plant", actual=host, action=action)
+
+
+def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        if _HOST_NAME.fullmatch(host):
-            return
-        action = "A name with other letters is written as its A-label, which begins with xn--."
-        raise ConfigError(
-            "host", expected="an address or a name such as broker.plant", actual=host, action=action
-        ) from None
+        return False
+    return True
 
 
 def _alternative(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+    return x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)

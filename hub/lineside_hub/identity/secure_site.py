@@ -20,7 +20,7 @@ from lineside_hub.identity.authority import (
     Authority,
     Credentials,
     EnrolmentToken,
-    check_host,
+    check_hosts,
     enrolled_devices,
     read_claims,
 )
@@ -82,8 +82,7 @@ def secure(
     broker_file = identity / BROKER_NAME
     if renew:
         hosts, port = hosts or _broker_hosts(identity), port or config.link.port
-    for host in hosts:
-        check_host(host)
+    check_hosts(hosts)
     port = port or PORTS["mqtts"]
     url = f"mqtts://{f'[{hosts[0]}]' if ':' in hosts[0] else hosts[0]}:{port}"
     LinkConfig(url=url, site=config.link.site, ca="ca.pem")  # raises for a port before any key is made

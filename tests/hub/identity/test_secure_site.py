@@ -73,6 +73,8 @@ def test_a_second_authority_is_refused_and_the_first_stays(hub: Path) -> None:
 def test_a_host_that_no_certificate_names_leaves_nothing_behind(hub: Path, host: str) -> None:
     with pytest.raises(ConfigError, match="host"):
         secure(hub, hosts=["127.0.0.1", host])
+    with pytest.raises(ConfigError, match="names no host"):
+        secure(hub, hosts=[])
     with pytest.raises(ConfigError, match=r"link\.url"):
         secure(hub, hosts=["127.0.0.1"], port=99999)
     assert not (hub / "identity").exists()
