@@ -21,7 +21,8 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Codecs that every build of OpenCV's wheel can write, by ending."""
 
 NAME_BYTES = 200
-"""Of a part's name in the name of its picture: file systems take 255, with number, ending and temporary name."""
+"""Most bytes of a part's name in the file name of its picture. File systems allow 255, which also hold the number, the
+ending and the temporary name."""
 
 UInt8Array = npt.NDArray[np.uint8]
 

@@ -270,7 +270,7 @@ def _end(ray: Any, running: Any) -> dict[str, bytes]:
 
 
 def write_result(files: dict[str, bytes], out: Path) -> None:
-    """Writes the result's files into the run's folder; that with which a run counts as finished last."""
+    """Writes the result's files into the run's folder, ``training.json`` last: with it a run counts as finished."""
     if not files:
         raise TrainingError("Ray has kept no checkpoint")
     for name in sorted(files, key=lambda name: name == FACTS):

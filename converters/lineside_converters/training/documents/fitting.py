@@ -37,7 +37,7 @@ INDICATOR_GROUPS = 2
 """Groups of documents in which an indicator occurs: what one supplier's form alone says teaches nothing of others."""
 
 LEAST_CHOICES = np.array([0.01, 0.02, *np.arange(0.05, 0.75, 0.025)])
-"""Low ones too: the more places are proposed, the less likely is each of them."""
+"""Thresholds that are tried. Scores are lower where more candidates are proposed, so low thresholds are among them."""
 
 
 class FittedReading(NamedTuple):

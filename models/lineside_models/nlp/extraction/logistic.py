@@ -10,11 +10,11 @@ Floats = npt.NDArray[np.float64]
 
 ROUNDS = 50
 SETTLED = 1e-6
-"""Largest change of a weight, which is rounded to as much, at which the fit ends."""
+"""The fit ends when no weight changes by this much. Weights are rounded to as many digits."""
 
 LIGHT = 1e-4
-"""Curvature of a row that is left out of the curvature of all: most candidates are soon surely wrong. What the fit
-ends at is the same, since the gradient has all rows."""
+"""The Hessian leaves out rows with a lower curvature: after a few rounds most candidates have a probability near 0. The
+gradient has all rows, so the fit ends at the same weights."""
 
 
 class LogisticModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
