@@ -50,7 +50,7 @@ FALSE_REJECTS = 0.01
 """Share of the good drawn frames that the thresholds may reject."""
 
 BAD_SHARE = 0.5
-"""Assumed share of bad parts. The thresholds follow from the good frames, since the share of a line is not known yet."""
+"""Assumed share of bad parts. The thresholds follow from the good frames, since a line's share is not known yet."""
 
 _CARD = """# surface-starter
 
