@@ -25,7 +25,8 @@ HOST = "import lineside_converters.graph.cleanup"  # its first import is onnxrun
 
 @pytest.mark.parametrize("code", [DEVICE, HOST], ids=["device", "host"])
 def test_engines_keep_nothing_for_their_vendors(code: str, tmp_path: Path) -> None:
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}  # not CI: it is silent
+    names = [name for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ]  # without CI: there they are silent
+    kept = {name: os.environ[name] for name in names}
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**kept, "HOME": str(tmp_path), "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
