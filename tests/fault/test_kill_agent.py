@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lineside_runtime.bundle import Bundle
-from tests.fault.sabotage import start_mortal, start_tampering, wait_killed
+from tests.fault.sabotage import start_mortal, start_tampering
 from tests.peers.waiting import wait_for
 from tests.worlds.bundles import break_golden, make_bundle
 from tests.worlds.site import Site
@@ -65,7 +65,7 @@ def test_agent_killed_in_a_state_ends_in_the_new_model(make: Make, bundles: dict
     site.agent.kill()
     gen = site.push(bundles["2"])
     start_mortal(site.agent, state, gen)
-    wait_killed(site.agent)
+    site.agent.wait_killed()
     site.check_something_runs_on()
     assert site.agent.machine.state == state
     site.agent.start()
@@ -87,7 +87,7 @@ def test_agent_killed_while_it_rolls_back_stays_with_the_old_model(site: Site, b
     site.agent.kill()
     gen = site.push(bundles["bad"])
     start_mortal(site.agent, "rolled_back", gen)
-    wait_killed(site.agent)
+    site.agent.wait_killed()
     site.check_something_runs_on()
     site.agent.start()
     site.wait_state("rolled_back", gen)
@@ -105,7 +105,7 @@ def test_first_bundle_survives_a_kill_too(make: Make, bundles: dict[str, Bundle]
     site.hub.start()
     gen = site.push(bundles["1"])
     start_mortal(site.agent, state, gen)
-    wait_killed(site.agent)
+    site.agent.wait_killed()
     site.agent.start()
     site.wait_state("active", gen)
     site.wait_synced()
