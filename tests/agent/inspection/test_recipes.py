@@ -58,7 +58,7 @@ class RecipeAgent:
             active=self.active,
             inspect=lambda: InspectConfig(health_frames=1, health_timeout_s=0.2),
             fetch=NoHub().fetch,
-            observe=lambda *_: None,
+            report=lambda *_: None,
             stop=self.stop,
             recipes=self.recipes,
             prepare=self.prepare,
