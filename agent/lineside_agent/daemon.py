@@ -57,7 +57,7 @@ class Daemon:
         self,
         config: AgentConfig,
         *,
-        observe: Callable[[BundleMachine], None] | None = None,
+        observe: Callable[[BundleMachine], None] = lambda _: None,
         config_path: Path | None = None,
     ) -> None:
         config.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ class Daemon:
         parts = self._parts
         for desired in parts.imports.find_new():
             parts.updater.post(DesiredChanged("group", desired))
-        machine = parts.updater.machine
+        machine = parts.updater.reported
         if machine.state in RESTING:
             parts.imports.answered(machine.epoch, machine.gen)
 
@@ -221,7 +221,7 @@ def _in_use(folder: Path) -> ConfigError:
     return ConfigError(f"another agent uses {folder}", action="End it, or give each its own folder.")
 
 
-def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | None = None) -> int:
+def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] = lambda _: None) -> int:
     """Runs the agent in the foreground until SIGTERM."""
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
