@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 import msgspec
 
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
-from lineside_hub.config import folder_config_or_default
+from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
+from lineside_hub.identity.authority import enrolled_devices
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
-from lineside_link.topics import check_name
 from lineside_runtime.bundle import Manifest, open_bundle
 from lineside_runtime.errors import RolloutError
 
@@ -232,16 +232,36 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
         device: One device instead of the whole group; `release` lets it follow its group again.
 
     Raises:
-        RolloutError: There is no such group.
+        RolloutError: There is no such group, or no such device in it.
         TargetNotFoundError: It is not published, or not with this content.
     """
     group = ref.target.split("/")[0]
     published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)
+    if device is not None:
+        check_device(folder, device, group=group)
     with contextlib.closing(Database.open(Path(folder))) as database:
         if device is None:
             return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
-        desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
+        desired = database.set_desired(f"d/{device}", published)
         return PushResult(published, desired.gen, desired.epoch)
+
+
+def check_device(folder: Path | str, device: str, *, group: str) -> None:
+    """Checks that a group has a device: one that has reported, or is enrolled.
+
+    Raises:
+        RolloutError: It has not.
+    """
+    enrolled = enrolled_devices(Path(folder) / IDENTITY_NAME)
+    with contextlib.closing(Database.open(Path(folder))) as database:
+        known = {*members(database, group), *(name for name, of in enrolled.items() if of == group)}
+    if device not in known:
+        raise RolloutError(
+            f"no device {device!r} in group {group!r}",
+            expected=", ".join(sorted(known)) or "none yet",
+            actual=device,
+            action="`lineside fleet ls` lists the devices and their groups.",
+        )
 
 
 def release(folder: Path | str, device: str) -> bool:
