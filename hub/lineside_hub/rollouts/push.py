@@ -24,6 +24,7 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
+from lineside_link.topics import check_name
 from lineside_runtime.bundle import Manifest, open_bundle
 from lineside_runtime.errors import RolloutError
 
@@ -229,20 +230,18 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
     Args:
         ref: From `Repository.find` or an earlier push.
-        device: One device instead of the whole group; `release` lets it follow its group again.
+        device: One device instead of the whole group, which the hub need not know yet; `release` lets it follow its group again.
 
     Raises:
-        RolloutError: There is no such group, or no such device in it.
+        RolloutError: There is no such group.
         TargetNotFoundError: It is not published, or not with this content.
     """
     group = ref.target.split("/")[0]
     published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)
-    if device is not None:
-        check_device(folder, device, group=group)
     with contextlib.closing(Database.open(Path(folder))) as database:
         if device is None:
             return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
-        desired = database.set_desired(f"d/{device}", published)
+        desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
         return PushResult(published, desired.gen, desired.epoch)
 
 
