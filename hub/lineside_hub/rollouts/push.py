@@ -230,7 +230,8 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
     Args:
         ref: From `Repository.find` or an earlier push.
-        device: One device instead of the whole group, which the hub need not know yet; `release` lets it follow its group again.
+        device: One device instead of the whole group, which the hub need not know yet; `release` lets it follow its
+            group again.
 
     Raises:
         RolloutError: There is no such group.
