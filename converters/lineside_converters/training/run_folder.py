@@ -15,6 +15,7 @@ RESULTS = (WEIGHTS, GRAPH, "tables.npz", FACTS)
 """Results of a run beside its checkpoint."""
 
 TRIALS = "architectures.json"
+TRIALS_FOLDER = "trials"
 
 S = TypeVar("S", bound=TrainingSettings)
 
@@ -128,7 +129,8 @@ def how_to_resume(kind: str, given: dict[str, Any]) -> str:
         given: The call's options by name.
     """
     out, config = given.get("out"), given.get("config")
-    if out is not None and not (out / CHECKPOINT).exists() and not (out / TRIALS).exists() and not given.get("workers"):
+    begun = out is None or (out / CHECKPOINT).exists() or (out / TRIALS).exists()
+    if not begun and not any(out.glob(f"{TRIALS_FOLDER}/*/{CHECKPOINT}")) and not given.get("workers"):
         return "stopped before the first epoch ended: there is nothing to resume"
     words = ["lineside train", kind, f"--out {out}" if out is not None else f"--config {config}", "--resume"]
     words += [f"--workers {given['workers']}"] if given.get("workers") else []

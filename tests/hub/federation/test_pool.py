@@ -186,7 +186,7 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
     assert main(["fleet", "pool", "key", "--out", str(key)]) == 1
     with pytest.raises(InputNotFoundError):
         load_pool(tmp_path / "absent.toml")
-    with pytest.raises(ConfigError, match="pool's key"):
+    with pytest.raises(ConfigError, match="the key of 'plant-0'"):
         PlantService(load_pool(plants.pool), folder_config(plants.hub("plant-0")), "plant-0", make_key())
     pool = load_pool(plants.pool)
     with pytest.raises(ConfigError, match="3 to 1000"):
