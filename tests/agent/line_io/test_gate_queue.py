@@ -89,7 +89,9 @@ class Process:
 
 
 @pytest.fixture
-def processes() -> Iterator[list[Process]]:
+def processes(tmp_path: Path) -> Iterator[list[Process]]:
+    """Processes whose folder, that of the test, is deleted after they have ended."""
+    del tmp_path
     made: list[Process] = []
     yield made
     for process in made:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 ROUNDS = 50
-SETTLED = 1e-6
+CHANGE_MIN = 1e-6
 """The fit ends when no weight changes by this much. Weights are rounded to as many digits."""
 
-LIGHT = 1e-4
+CURVATURE_MIN = 1e-4
 """The Hessian leaves out rows with a lower curvature: after a few rounds most candidates have a probability near 0. The
 gradient has all rows, so the fit ends at the same weights."""
 
@@ -76,12 +76,12 @@ def fit_logistic(
         shares = _sigmoid(inputs @ weights)
         gradient = inputs.T @ (shares - right) + penalties * weights
         row_curvature = shares * (1 - shares)
-        heavy = row_curvature > LIGHT
+        heavy = row_curvature > CURVATURE_MIN
         scaled = inputs[heavy] * np.sqrt(row_curvature[heavy])[:, None]
         curvature = scaled.T @ scaled + np.diag(penalties)
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step
-        if np.abs(step).max() < SETTLED:
+        if np.abs(step).max() < CHANGE_MIN:
             break
     return LogisticModel(_plain(weights[:-1]), _plain(means), _plain(deviations), round(float(weights[-1]), 6))
 

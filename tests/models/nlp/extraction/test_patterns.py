@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
 from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
-from lineside_models.nlp.extraction.logistic import LIGHT, LogisticModel, fit_logistic
+from lineside_models.nlp.extraction.logistic import CURVATURE_MIN, LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
@@ -79,7 +79,7 @@ def test_rows_that_are_surely_wrong_are_left_out_of_the_curvature_alone() -> Non
     model = fit_logistic(features, right, penalty=0.1)
 
     shares = model(features)
-    assert (shares * (1 - shares) < LIGHT).sum() > 1000
+    assert (shares * (1 - shares) < CURVATURE_MIN).sum() > 1000
     inputs = (features - np.array(model.means)) / np.array(model.deviations)
     gradient = inputs.T @ (shares - right) + 0.1 * np.array(model.weights)
     assert np.abs(gradient).max() < 1e-3
