@@ -79,9 +79,7 @@ class HubClient:
         link, root = config.link, config.root
         if link is None or root is None:
             raise ConfigError("$.link and $.root belong together")
-        self._config = config
-        self._store = store
-        self._stop = stop
+        self._config, self._store, self._stop = config, store, stop
         self._report_due_s = 0.0
         self._inspected = inspected
         self._topics = topics = Topics(link.site)
