@@ -465,8 +465,7 @@ def check_relative(relative: str) -> None:
     Raises:
         BundleFormatError: It is absolute, climbs out, has a backslash, or is the manifest itself.
     """
-    path = PurePosixPath(relative)
-    inside = not path.is_absolute() and ".." not in path.parts and str(path) == relative and relative not in ("", ".")
+    inside = not {"", ".", ".."}.intersection(relative.split("/"))
     if not inside or "\\" in relative or "\0" in relative or relative == MANIFEST_NAME:
         raise BundleFormatError(f"path {relative!r} is not allowed in a bundle")
 
