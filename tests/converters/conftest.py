@@ -14,7 +14,8 @@ ROUNDS = 4
 def short_timing() -> Iterator[None]:
     """Gates time models for fewer rounds; what seems slow is timed again at length, as ever, before it is refused."""
     from lineside_converters.gates import runner
+    from lineside_converters.gates.checks import time_together
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "time_together", functools.partial(runner.time_together, rounds=ROUNDS))
+        patch.setattr(runner, "time_together", functools.partial(time_together, rounds=ROUNDS))
         yield
