@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from lineside_runtime.errors import BadInputFormatError
 
@@ -27,7 +26,7 @@ DType = Literal[
     "string",
     "any",
 ]
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 DYNAMIC = -1
 """A dimension that each call may choose, such as the batch."""

@@ -137,17 +137,17 @@ def _files_in(folder: Path) -> list[str]:
     1 MB after 150 loads of a bundle.
     """
     found: set[str] = set()
-    places = [str(folder)]
+    places = [""]
     for place in places:  # it grows meanwhile
-        with os.scandir(place) as entries:
+        with os.scandir(f"{folder}/{place}") as entries:
             for entry in entries:
-                relative = os.path.relpath(entry.path, folder)
+                relative = place + entry.name
                 if entry.is_symlink():
                     raise BundleFormatError(
                         f"{relative} in {folder} is a link", action="Copy the bundle with its files."
                     )
                 if entry.is_dir():
-                    places.append(entry.path)
+                    places.append(f"{relative}/")
                 elif entry.is_file():
                     found.add(relative)
                 else:

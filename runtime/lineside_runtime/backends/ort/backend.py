@@ -17,7 +17,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.ort import providers
-from lineside_runtime.backends.ort.graph_tails import read_tails
 from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
@@ -138,6 +137,8 @@ def read_onnx(path: Path) -> OnnxFacts:
         UnsupportedModelError: It is no ONNX file, or has an input or output that a bundle can't describe.
         DeviceError: The engine failed.
     """
+    from lineside_runtime.backends.ort.graph_tails import read_tails  # only who makes bundles pays for it
+
     backend = OrtBackend()
     executable = backend.load(path, Device("cpu", handle="CPUExecutionProvider"), LoadOptions(threads=1))
     if not isinstance(executable, OrtExecutable):
