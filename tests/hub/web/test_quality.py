@@ -298,5 +298,8 @@ def test_an_operator_acknowledges_an_alarm_and_marks_a_result(world: DashboardWo
     marked = client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "a scratch"})
     assert (marked["wrong"], marked["note"], marked["marked_by"]) == (True, "a scratch", "Otto")
     assert client.send("POST", "/api/v1/results/cam-1/e/999999/mark", {"wrong": True})[0] == 404
+    client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "y" * 200})
+    with world.open_page(browser, "operate", "/results/cam-1/e/7", "phone") as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert b'lineside_fleet_results_total{device="cam-1",verdict="pass"}' in client.send("GET", "/metrics")[1]
     assert AlarmsConfig().rule[0].name == "device-silent"
