@@ -243,6 +243,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "documents": self.objective.facts | ({"parts": len(self.parts)} if self.parts else {}),
             "held_f1": f1,
             "scored_f1": self.reading.f1,
+            "network_f1": self.reading.network_f1,
         }
         self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(

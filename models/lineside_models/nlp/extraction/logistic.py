@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +11,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 ROUNDS = 50
-SETTLED = 1e-6
+CHANGE_MIN = 1e-6
 """The fit ends when no weight changes by this much. Weights are rounded to as many digits."""
 
-LIGHT = 1e-4
+CURVATURE_MIN = 1e-4
 """The Hessian leaves out rows with a lower curvature: after a few rounds most candidates have a probability near 0. The
 gradient has all rows, so the fit ends at the same weights."""
 
@@ -50,8 +52,7 @@ def fit_logistic(
     right: npt.NDArray[np.bool_],
     *,
     penalty: float = 1.0,
-    indicators: int = 0,
-    indicator_penalty: float = 1.0,
+    indicator_penalties: Sequence[float] = (),
 ) -> LogisticModel:
     """Fits the weights by Newton's method, with a penalty on their squares.
 
@@ -59,29 +60,28 @@ def fit_logistic(
         features: ``(N, F)``.
         right: ``(N,)``.
         penalty: The larger, the nearer to 0 are the weights.
-        indicators: How many of the last features are 0 or 1 and keep their scale: brought to deviation 1, those that
-            hardly any row has would weigh most.
-        indicator_penalty: ``penalty`` of the indicators.
+        indicator_penalties: ``penalty`` of each of the last features, which are 0 or 1 and keep their scale: brought to
+            deviation 1, those that hardly any row has would weigh most.
     """
-    plain = features.shape[1] - indicators
+    plain = features.shape[1] - len(indicator_penalties)
     means, deviations = features.mean(0), features.std(0)
     deviations = np.where(deviations < 1e-9, 1.0, deviations)
     deviations[plain:] = 1.0
     inputs = np.concatenate([(features - means) / deviations, np.ones((len(features), 1))], 1)
     penalties = np.full(inputs.shape[1], penalty)
-    penalties[plain:-1] = indicator_penalty
+    penalties[plain:-1] = indicator_penalties
     penalties[-1] = 1e-3
     weights = np.zeros(inputs.shape[1])
     for _ in range(ROUNDS):
         shares = _sigmoid(inputs @ weights)
         gradient = inputs.T @ (shares - right) + penalties * weights
         row_curvature = shares * (1 - shares)
-        heavy = row_curvature > LIGHT
+        heavy = row_curvature > CURVATURE_MIN
         scaled = inputs[heavy] * np.sqrt(row_curvature[heavy])[:, None]
         curvature = scaled.T @ scaled + np.diag(penalties)
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step
-        if np.abs(step).max() < SETTLED:
+        if np.abs(step).max() < CHANGE_MIN:
             break
     return LogisticModel(_plain(weights[:-1]), _plain(means), _plain(deviations), round(float(weights[-1]), 6))
 

@@ -56,8 +56,10 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         patterns: See `FormRules`.
         line_runs: See there.
         cues: See there.
+        lexicon: See there.
         indicators: Names of the indicators that the scorer's model is given behind the other features; see
             `lineside_models.nlp.extraction.indicators`. None for running text.
+        network: Whether candidates and scores use the network; otherwise it does not run.
     """
 
     schema: str
@@ -69,7 +71,9 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     patterns: dict[str, tuple[str, ...]] = {}
     line_runs: dict[str, int] = {}
     cues: dict[str, str] = {}
+    lexicon: dict[str, tuple[str, ...]] = {}
     indicators: tuple[str, ...] = ()
+    network: bool = True
 
     def __post_init__(self) -> None:
         self.form.check()
@@ -89,7 +93,7 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     @property
     def form(self) -> FormRules:
         """What the schema said of forms."""
-        return FormRules(self.patterns, self.line_runs, self.cues)
+        return FormRules(self.patterns, self.line_runs, self.cues, self.lexicon)
 
     def scorer_for(self, terms: LegalTerms | None) -> Scorer:
         """Returns the scorer for readings with or without a dictionary."""
