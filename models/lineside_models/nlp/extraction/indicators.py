@@ -50,6 +50,9 @@ COUNTED = 4
 ROUNDED_CENTS = 4
 """Most that an amount differs from what it is rounded to, such as five cents."""
 
+COIN_CENTS = 5
+"""Smallest coin of many countries: what is paid in cash is rounded to it."""
+
 _DIGIT = re.compile(r"\d")
 _EDGES = ".,;:()[]*#!-|/@+\"'"
 
@@ -110,6 +113,7 @@ class _Amounts:
             yield "equals:sum of run above"
         yield f"larger amounts:{min(len(self._ranked) - bisect.bisect_right(self._ranked, value), COUNTED)}"
         yield f"equal amounts:{min(self._counts[value], COUNTED)}"
+        yield f"multiple of {COIN_CENTS} cents:{'no' if value % COIN_CENTS else 'yes'}"
         below = self._cents[at + 1 : at + 1 + AMOUNTS_NEAR]
         yield from (
             f"rounded:{where}"
