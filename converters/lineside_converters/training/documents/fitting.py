@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidate_scoring import reading_features
+from lineside_models.nlp.extraction.candidate_scoring import reading_features, shared_scores
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose
 from lineside_models.nlp.extraction.indicators import indicators_of, is_layout
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
@@ -39,6 +39,10 @@ INDICATOR_GROUPS = 2
 
 LEAST_CHOICES = np.array([0.01, 0.02, *np.arange(0.05, 0.75, 0.025)])
 """Thresholds that are tried. Scores are lower where more candidates are proposed, so low thresholds are among them."""
+
+
+ABSENT_CHOICES = tuple(10.0**power for power in range(-4, 2))
+"""Odds of no value that are tried."""
 
 
 class FittedReading(NamedTuple):
@@ -170,13 +174,21 @@ def _fit_scorer(
         for number in np.flatnonzero(folds == fold).tolist():
             if len(found[number]) and model is not None:
                 scores[number] = model(features[number])
+    absent = _fit_absent(schema, found, right, scores) if schema.line_breaks else {}
+    scores = [shared_scores([one.type for one in each], own, absent) for each, own in zip(found, scores, strict=True)]
     model = _fit(features, right, indicators)
     by_least = {float(least): _f1(schema, documents, found, scores, float(least)) for least in LEAST_CHOICES}
     least = max(by_least, key=by_least.__getitem__)
+    if (
+        absent
+    ):  # half the F1 is best for calibrated scores (https://arxiv.org/abs/1402.1892), few documents choose worse
+        least = by_least[least] / 2
+        by_least[least] = _f1(schema, documents, found, scores, least)
     scorer = Scorer(
         model=model or LogisticModel((), (), (), bias=0.0),
         least=round(least, 3),
         accepted=_accepted(schema, found, scores, least),
+        absent=absent,
     )
     return scorer, by_least[least]
 
@@ -192,6 +204,29 @@ def _fit(
         penalty=SCORE_PENALTY,
         indicator_penalties=[LAYOUT_PENALTY if is_layout(name) else INDICATOR_PENALTY for name in indicators],
     )
+
+
+def _fit_absent(
+    schema: ModelSchema,
+    found: Sequence[Sequence[SpanCandidate]],
+    right: Sequence[npt.NDArray[np.bool_]],
+    scores: Sequence[npt.NDArray[np.float64]],
+) -> dict[str, float]:
+    """Returns the odds of no value of each type with one value: the likeliest ones, of scores of unseen documents."""
+    absent = {}
+    for name in schema.single:
+        shares = []
+        for none in ABSENT_CHOICES:
+            likelihood = 0.0
+            for each, true, own in zip(found, right, scores, strict=True):
+                types = [one.type for one in each]
+                shared = shared_scores(types, own, {name: none})
+                of_type = np.array([one == name for one in types], np.bool_)
+                good = shared[of_type & true].sum()
+                likelihood += float(np.log(max(good or 1 - shared[of_type].sum(), 1e-9)))
+            shares.append(likelihood)
+        absent[name] = float(ABSENT_CHOICES[int(np.argmax(shares))])
+    return absent
 
 
 def _fold(group: str) -> int:

@@ -29,18 +29,21 @@ EVIDENCE_MAX = 300
 """Characters of a relation's evidence."""
 
 
-class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Calibrated probability of a value, and what follows from it.
 
     Attributes:
         model: On `lineside_models.nlp.extraction.candidate_scoring.features_of`.
         least: Probability from which a value is reported.
         accepted: Probability from which a value needs no review.
+        absent: Of a form, by type with one value a document, the odds of no value: see
+            `lineside_models.nlp.extraction.candidate_scoring.shared_scores`.
     """
 
     model: LogisticModel
     least: Share = 0.5
     accepted: Share = 0.95
+    absent: dict[str, float] = {}
 
 
 class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -148,7 +151,7 @@ def read_values(
     scorer = reading.scorer_for(terms)
     try:
         features = reading_features(candidates, text, types, reading.form, reading.indicators)
-        ranked = scored(candidates, features, scorer.model)
+        ranked = scored(candidates, features, scorer.model, scorer.absent)
     except ValueError as error:
         raise BundleFormatError(f"postprocess.params of a document bundle: {error}") from error
     return choose(ranked, reading.single, scorer.least)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidate_scoring import shared_scores
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
 from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import CURVATURE_MIN, LogisticModel, fit_logistic
@@ -151,6 +152,16 @@ def test_a_misread_word_is_mended_only_by_the_one_word_of_the_lexicon_that_looks
     assert form.mended("company", "SCLANGOR") == "SCLANGOR"
 
 
+def test_low_scores_of_a_single_value_are_shared_out() -> None:
+    types = ("total", "total", "date")
+    shared = shared_scores(types, np.array([0.02, 0.001, 0.3]), {"total": 0.001})
+    assert shared[0] > 0.9 and shared[1] < 0.05 and shared[2] == 0.3
+    assert shared_scores(types, np.array([0.02, 0.02, 0.3]), {"total": 0.001})[:2] == pytest.approx(
+        [0.488] * 2, abs=0.01
+    )
+    assert shared_scores(types, np.array([1e-5, 1e-6, 1.0]), {"total": 0.001, "date": 0.1})[0] < 0.02
+
+
 def test_the_network_does_not_run_where_scores_without_it_are_as_good(tmp_path: Path) -> None:
     (tmp_path / "receipt.toml").write_text(SCHEMA)
     schema = load_model_schema(str(tmp_path / "receipt.toml"))
@@ -165,7 +176,8 @@ def test_the_network_does_not_run_where_scores_without_it_are_as_good(tmp_path: 
 
     assert fitted.f1 == fitted.network_f1 == 1.0
     reading = SpanReading.of(fitted.postprocess.params)
-    assert not reading.network and reading.indicators
+    assert reading.indicators
+    assert not reading.network and reading.scorer.absent["total_amount"] <= 0.001
     (found,) = read_values(
         candidates_of(nothing[0], TEXT, schema.types, None, "", reading.form), TEXT, schema.types, reading, None
     )
