@@ -229,7 +229,7 @@ def judged(
         read: Returns the values of a text.
         reading: Mends their words.
     """
-    rows = []
+    rows: list[dict[str, dict[str, Any]]] = []
     for one in (receipt for receipt in receipts if receipt.fold == "val"):
         values = read(one.text)
         found_text = {key: _text_of(values, TYPES[key], one.text, reading) for key in TYPES}

@@ -53,11 +53,13 @@ class FittedReading(NamedTuple):
         f1: Of the values of the documents that it was fitted on, without a dictionary: each fold by a scorer that was
             fitted on the others.
         network_f1: The same of scores that use the network, whether it is used or not.
+        uses_network: Whether it is used.
     """
 
     postprocess: Postprocess
     f1: float
     network_f1: float
+    uses_network: bool
 
 
 class _Scores(NamedTuple):
@@ -112,7 +114,8 @@ def fit_reading(
         indicators=best.indicators,
         network=best.network,
     )
-    return FittedReading(Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading)), best.f1, with_network.f1)
+    postprocess = Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading))
+    return FittedReading(postprocess, best.f1, with_network.f1, best.network)
 
 
 def _fit_scores(

@@ -122,7 +122,8 @@ def shared_scores(types: Sequence[str], scores: Floats, absent: Mapping[str, flo
         absent: By type, the odds of no value. Scores of other types stay as they are.
     """
     limited = np.clip(scores, 1e-9, 1 - 1e-9)
-    odds, shared = limited / (1 - limited), scores.copy()
+    odds = limited / (1 - limited)
+    shared: Floats = scores.copy()
     for name, none in absent.items():
         own = np.array([one == name for one in types], np.bool_)
         shared[own] = odds[own] / (none + odds[own].sum())
