@@ -35,7 +35,7 @@ WORKERS ?= 4
 # Hundreds of processes that the tests start would compile our modules anew: 0.15 s for each agent.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-learn-good demo-federated demo-screen test test-ci check types smoke bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
+.PHONY: help setup demo demo-learn-good demo-federated demo-screen test test-ci check static types smoke bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -106,7 +106,11 @@ test: $(VENV)/.dev peers
 test-ci: $(VENV)/.dev peers
 	$(BIN)/python -m tests.ci.rerun $(TESTS)
 
+# All at once: each has steps that use one core.
 check: $(VENV)/.dev peers
+	@$(MAKE) --no-print-directory --jobs 3 static types smoke
+
+static: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
@@ -116,7 +120,6 @@ check: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.figures --check
 	$(BIN)/python -m tests.docs --check
 	$(SITE)
-	@$(MAKE) --no-print-directory --jobs 2 types smoke
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

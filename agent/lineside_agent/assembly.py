@@ -58,7 +58,7 @@ class AgentAssembly:
         boot_id: str,
         stop: threading.Event,
         end: Callable[[], None],
-        observe: Callable[[BundleMachine], None] | None,
+        observe: Callable[[BundleMachine], None],
     ) -> None:
         self.config = config
         self.boot_id = boot_id
@@ -174,8 +174,9 @@ class AgentAssembly:
             active=self.active,
             inspect=lambda: self.configuration.effective.inspect,
             fetch=self._bring_bundle,
-            observe=self._bundle_stepped,
+            report=self._report_bundle,
             stop=self._stop,
+            observe=self._observe,
             ignored=lambda reason: self.hub.report(ignored=reason),
             gate=self.hub.reason_to_wait,
             recipes=self.recipes,
@@ -187,7 +188,7 @@ class AgentAssembly:
             self.configuration,
             bundle,
             fetch=self._bring_configuration,
-            observe=lambda report: self.hub.report(configuration=report),
+            report=lambda report: self.hub.report(configuration=report),
             apply_store=self.storage.use,
         )
         return Runner(Deployment(bundle), Deployment(configuration), stop=self._stop)
@@ -199,7 +200,7 @@ class AgentAssembly:
             slots=AgentSlots.around(),
             fetch=self.hub.fetch_agent,
             host=self,
-            observe=self._agent_stepped,
+            report=self._report_agent,
             stop=self._stop,
             update=self.config.update,
             gate=self.hub.reason_to_wait,
@@ -219,12 +220,10 @@ class AgentAssembly:
             return self.local_requests.fetch_configuration(configuration)
         return self.hub.fetch_configuration(configuration, should_stop)
 
-    def _bundle_stepped(self, machine: BundleMachine, progress: float) -> None:
+    def _report_bundle(self, machine: BundleMachine, progress: float) -> None:
         self.hub.report_bundle(machine, progress, self.updater.waiting)
-        if self._observe is not None:
-            self._observe(machine)
 
-    def _agent_stepped(self, machine: AgentMachine) -> None:
+    def _report_agent(self, machine: AgentMachine) -> None:
         if self.agent.in_slot:
             self.hub.report_agent(machine, self.self_updater.waiting)
 

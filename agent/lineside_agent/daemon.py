@@ -25,9 +25,8 @@ its supervisor starts it again.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ from lineside_agent.deployment.machine import RESTING, BundleMachine
 from lineside_agent.health.status import NAME as STATUS_NAME
 from lineside_agent.health.status import status_of, status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
-from lineside_runtime.files import restrict_permissions
+from lineside_runtime.files import file_lock, restrict_permissions
 from lineside_runtime.system import heap
 from lineside_runtime.system.signals import stop_on_signals
 
@@ -58,11 +57,12 @@ class Daemon:
         self,
         config: AgentConfig,
         *,
-        observe: Callable[[BundleMachine], None] | None = None,
+        observe: Callable[[BundleMachine], None] = lambda _: None,
         config_path: Path | None = None,
     ) -> None:
         config.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(config.folder)
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(file_lock(config.folder / "lock", refusal=_in_use(config.folder)))
         self._config = config
         self._leave = threading.Event()
         self._stop = threading.Event()
@@ -150,7 +150,7 @@ class Daemon:
         parts = self._parts
         for desired in parts.imports.find_new():
             parts.updater.post(DesiredChanged("group", desired))
-        machine = parts.updater.machine
+        machine = parts.updater.reported
         if machine.state in RESTING:
             parts.imports.answered(machine.epoch, machine.gen)
 
@@ -207,7 +207,7 @@ class Daemon:
         if (loaded := parts.active.swap(None)) is not None:
             loaded.close()
         parts.notifier.close()
-        os.close(self._lock)
+        self._lock.close()
 
     def _write_status(self) -> None:
         finished = not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline")
@@ -217,18 +217,11 @@ class Daemon:
             self._parts.screen.show(status)
 
 
-def _lock(folder: Path) -> int:
-    """Takes the folder for this process; the kernel gives it back at its end, however it ends."""
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(f"another agent uses {folder}", action="End it, or give each its own folder.") from error
-    return descriptor
+def _in_use(folder: Path) -> ConfigError:
+    return ConfigError(f"another agent uses {folder}", action="End it, or give each its own folder.")
 
 
-def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | None = None) -> int:
+def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] = lambda _: None) -> int:
     """Runs the agent in the foreground until SIGTERM."""
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

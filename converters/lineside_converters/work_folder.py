@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,7 +21,7 @@ import msgspec
 
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, LinesideError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import file_lock, fsync_folder
 from lineside_runtime.progress import TextListener
 from lineside_runtime.system.packages import installed_version
 
@@ -125,19 +124,12 @@ def _worth_keeping(folder: Path) -> bool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"work = {folder}", expected="a folder of one's own", action="Another process works there: wait for it."
-            ) from error
+    action = "Another process works there: wait for it."
+    refusal = ConfigError(f"work = {folder}", expected="a folder of one's own", action=action)
+    with file_lock(folder / _LOCK, refusal=refusal):
         for half in folder.glob(f"{_HALF}*"):  # a killed run's
             shutil.rmtree(half, ignore_errors=True)
         yield
-    finally:
-        os.close(lock)
 
 
 def file_hash(path: Path) -> str:

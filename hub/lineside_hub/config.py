@@ -277,7 +277,11 @@ def _beside(file: Path, path: str) -> str:
 
 def folder_config(folder: Path | str) -> HubConfig:
     """Reads ``hub.toml`` of a hub's folder; arguments and errors as for `load_config`."""
-    return load_config(Path(folder) / CONFIG_NAME)
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        action = "Give the folder that `lineside hub init` made."
+        raise InputNotFoundError(f"{folder} is no folder of a hub: {CONFIG_NAME} is missing", action=action)
+    return load_config(path)
 
 
 def folder_config_or_default(folder: Path | str) -> HubConfig:

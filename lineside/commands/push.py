@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sign and publish a bundle without a rollout, which somebody starts in the fleet dashboard",
     )
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="one device of the group gets the bundle, at once and alone; it takes no part in rollouts until `lineside "
+        "fleet release NAME`",
+    )
     _add_rollout(parser)
     add_passphrase(parser)
     add_json(parser)
@@ -100,30 +106,39 @@ def run(options: argparse.Namespace) -> int:
     """Signs and publishes the bundle, agent or configuration, and makes it the desired one."""
     if [options.bundle, options.agent, options.config].count(None) != 2:
         raise InputError("nothing to push, or two things", expected="a bundle, --agent PAYLOAD or --config FILE")
+    if options.device is not None:
+        _check_alone(options)
     if options.config is not None:
         return _run_config(options)
     with needs("convert"):
         from lineside_hub.rollouts.published_bundles import find_published, start
-        from lineside_hub.rollouts.push import push, push_agent
+        from lineside_hub.rollouts.push import push, push_agent, set_desired
     if options.before is not None and options.agent is None:
         raise InputError("--before without --agent", expected="the payload that takes its place")
     if options.sign_only and options.bundle is None:
         raise InputError("--sign-only without a bundle", expected="a bundle; the others are signed when they start")
     plan = _plan(options)
+    is_alone = options.device is not None
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
         if isinstance(folder, str):
             bundle = find_published(options.hub, folder)
-            result = start(options.hub, bundle, may_sign=True, sign_only=options.sign_only, **plan)
+            result = start(options.hub, bundle, may_sign=True, sign_only=options.sign_only or is_alone, **plan)
         elif options.agent is not None:
             result = push_agent(options.hub, options.agent, before=options.before, **plan)
         else:
             if folder.suffix == ".lsb":
                 folder = unpack_archive(folder, Path(scratch) / "bundle").path
             override = override_of(folder, allowed=options.below_baseline)
-            result = push(options.hub, folder, override=override, sign_only=options.sign_only, **plan)
+            result = push(options.hub, folder, override=override, sign_only=options.sign_only or is_alone, **plan)
+    if is_alone:
+        result = set_desired(options.hub, result.ref, device=options.device)
     if options.json:
         print_json(result)
+    elif is_alone:
+        show(f"{result.ref.identity} is what {options.device} alone should run now (desired state {result.gen})")
+        show(f"watch it: lineside fleet logs {options.device} --hub {options.hub} --follow")
+        show(f"back to its group: lineside fleet release {options.device} --hub {options.hub}")
     elif options.sign_only:
         show(f"{result.ref.identity} is signed for {options.group}; start its rollout in the fleet dashboard")
     else:
@@ -182,6 +197,19 @@ def _run_config(options: argparse.Namespace) -> int:
         show(f"{result.ref.target} is what {first}{options.group} should follow now (desired state {result.gen})")
         show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    """Checks that nothing is given beside ``--device`` that only a rollout to a group can have."""
+    plan = (options.canary, options.phases or None, options.max_failed, options.healthy_for, options.window)
+    if options.bundle is None or options.sign_only or any(each is not None for each in plan):
+        raise InputError(
+            "--device with what only a group can get",
+            expected="a bundle alone: no --agent, --config, --sign-only or option of a rollout",
+        )
+    with needs("convert"):
+        from lineside_hub.rollouts.push import check_device
+    check_device(options.hub, options.device, group=options.group)  # before anything is signed
 
 
 def _canary(text: str) -> int | tuple[str, ...]:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lineside_runtime.errors import ConfigError, DiskFullError
+from lineside_runtime.errors import ConfigError, DiskFullError, LinesideError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -23,14 +23,21 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, mode: int = 0o644) -> Iterator[None]:
-    """Holds the lock of a file within the block, which is made if it is not there; waits for other processes.
+def file_lock(path: Path, *, mode: int = 0o644, refusal: LinesideError | None = None) -> Iterator[None]:
+    """Holds the lock of a file within the block; makes the file if it is not there.
 
     The kernel frees the lock when its holder dies. It is not reentrant.
+
+    Args:
+        mode: Permissions of a file that is made.
+        refusal: Raised if another process holds the lock; without it, that process is waited for.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError as error:
+            raise refusal or error from error
         yield
     finally:
         os.close(descriptor)

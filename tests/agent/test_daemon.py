@@ -92,22 +92,18 @@ def test_an_engine_whose_process_is_killed_is_started_again_and_nothing_takes_ov
     assert agent.log.count("ort/cpu:0 answers again, in a new process") == 3
 
 
-def test_damaged_image_is_a_fault_and_not_a_crash(start: Start, tmp_path: Path) -> None:
+def test_a_damaged_image_is_a_fault_and_a_second_run_inspects_what_is_new_alone(start: Start, tmp_path: Path) -> None:
     (tmp_path / "frames" / "0002x.png").write_bytes(b"rubbish")
     agent = start()
     assert agent.wait() == 0
     assert ("0002x.png", "fault") in parts(agent)
     assert (agent.status["inspected"], agent.status["faults"]) == (7, 1)
-
-
-def test_second_run_inspects_nothing_twice_and_what_is_new(start: Start, tmp_path: Path) -> None:
-    agent = start()
-    assert agent.wait() == 0
     cv2.imwrite(str(tmp_path / "frames" / "9999.png"), bright())
     agent.start()
     assert agent.wait() == 0
     assert agent.status["inspected"] == 1
-    assert [part for part, _ in parts(agent)] == [*(f"{n:04d}.png" for n in range(6)), "9999.png"]
+    judged = [f"{n:04d}.png" for n in range(6)]
+    assert [part for part, _ in parts(agent)] == [*judged[:3], "0002x.png", *judged[3:], "9999.png"]
 
 
 @pytest.mark.parametrize(("threshold", "rejected"), [("", 4), ("confidence_threshold = 0.95", 3)])
@@ -200,62 +196,51 @@ def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProces
     return start(exit_when_done=False, link=embedded_broker.config(DEVICE))
 
 
-def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups)
-    assert listener.ups[0].up
-    wait_for(lambda: listener.ups[-1].engines, 120.0, what="a second birth, with the engines")
-    birth = listener.ups[-1]
+def test_the_hub_hears_what_a_device_is_that_it_is_there_and_when_it_is_gone(
+    linked: AgentProcess, listener: Listener, embedded_broker: Broker
+) -> None:
+    ups, reports = listener.ups, listener.reports
+    wait_for(lambda: ups)
+    assert ups[0].up
+    wait_for(lambda: ups[-1].engines, 120.0, what="a second birth, with the engines")
+    birth = ups[-1]
     assert (birth.device, birth.up, birth.group) == ("cam-1", True, "default")
     assert "ort/cpu:0" in birth.devices
     assert birth.engines["ort"]
     assert birth.agent_version
-    linked.signal(signal.SIGTERM)
-    wait_for(lambda: not listener.ups[-1].up)
-    assert listener.ups[-1].boot_id == birth.boot_id
-    assert linked.wait(60.0) == 0
-
-
-def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another(
-    linked: AgentProcess, listener: Listener
-) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up)
-    first = listener.ups[-1].boot_id
-    linked.kill()
-    wait_for(lambda: not listener.ups[-1].up)
-    linked.start()
-    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first)
-    wait_for(lambda: linked.status.get("boot_id") == listener.ups[-1].boot_id)
-    assert linked.status["name_conflicts"] == 0
-
-
-def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
-    linked: AgentProcess, listener: Listener, embedded_broker: Broker
-) -> None:
-    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None)
-    report = listener.reports[-1]
+    wait_for(lambda: reports and reports[-1].installed is not None, what="the report of the factory bundle")
+    report = reports[-1]
     assert report.installed is not None
     assert (report.installed.identity, report.state) == ("bright-spots@1.0.0", "active")
     assert report.free_bytes > 0
-    listener.reports.clear()
-    listener.ups.clear()
+
+    reports.clear()
+    ups.clear()
     embedded_broker.kill()  # and with it everything that was retained
     embedded_broker.start()
-    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up)
+    wait_for(lambda: reports and ups and ups[-1].up, what="both again with the next connection")
 
-
-def test_somebody_else_under_the_same_name_is_said_loudly(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up)
+    late = Up(device="cam-1", up=False, boot_id=birth.boot_id)
+    listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
+    wait_for(lambda: [one.up for one in ups][-2:] == [False, True], what="a late last will corrected")
     foreign = Up(device="cam-1", up=True, boot_id="somebody-else")
     listener.client.publish(listener.topics.up("cam-1"), encode(foreign), qos=1, retain=True)
     wait_for(lambda: linked.status.get("name_conflicts") == 1)
     assert "another agent (boot id somebody-else) is connected as cam-1" in linked.log
 
-
-def test_late_last_will_of_an_old_connection_is_corrected(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up)
-    late = Up(device="cam-1", up=False, boot_id=listener.ups[-1].boot_id)
-    listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
-    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True])
+    linked.signal(signal.SIGTERM)
+    wait_for(lambda: not ups[-1].up, what="its goodbye")
+    assert ups[-1].boot_id == birth.boot_id
+    assert linked.wait(60.0) == 0
+    linked.start()
+    wait_for(lambda: ups[-1].up, what="its successor")
+    second = ups[-1].boot_id
+    linked.kill()
+    wait_for(lambda: not ups[-1].up, what="the last will of a killed agent")
+    linked.start()
+    wait_for(lambda: ups[-1].up and ups[-1].boot_id not in (birth.boot_id, second), what="the next one")
+    wait_for(lambda: linked.status.get("boot_id") == ups[-1].boot_id)
+    assert linked.status["name_conflicts"] == 0
 
 
 def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from tests.worlds.agent import AgentProcess
@@ -44,11 +43,6 @@ sys.exit(run(sys.argv[1]))
 def start_mortal(agent: AgentProcess, state: str, gen: int) -> None:
     """Starts an agent that is killed in ``state`` of generation ``gen``."""
     agent.start([sys.executable, "-c", MORTAL, agent.config_path, state, str(gen)])
-
-
-def wait_killed(agent: AgentProcess, timeout_s: float = 60.0) -> None:
-    """Waits until the mortal agent is dead of a kill."""
-    assert agent.wait(timeout_s) == -signal.SIGKILL, agent.log
 
 
 def start_tampering(hub: HubProcess, chunk: str, damage: str) -> None:

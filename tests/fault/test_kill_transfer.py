@@ -93,15 +93,7 @@ def check(site: Site, bundle: Bundle, gen: int) -> None:
     site.check_nothing_lost_nothing_twice()
 
 
-def test_whole_files_go_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
-    gen = site.push(bundles["far"])
-    for process in (site.agent, site.hub):
-        wait_partly(site, ".ballast.bin.*.part")
-        process.restart()
-    check(site, bundles["far"], gen)
-
-
-def test_a_patch_goes_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
+def test_a_patch_and_then_whole_files_go_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
     site.agent.kill()
     gen = site.push(bundles["near"])
     make_patches(site, bundles["near"], bundles["old"])
@@ -113,3 +105,9 @@ def test_a_patch_goes_on_after_kills_of_both(site: Site, bundles: dict[str, Bund
     assert transfer(site).patched == 1
     assert transfer(site).link_bytes < BALLAST / 2
     assert not list(site.agent.state.rglob("*.patch*"))
+
+    gen = site.push(bundles["far"])
+    for process in (site.agent, site.hub):
+        wait_partly(site, ".ballast.bin.*.part")
+        process.restart()
+    check(site, bundles["far"], gen)

@@ -13,10 +13,10 @@ import pytest
 from lineside_hub.fleet.listing import list_devices
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.rollouts.push import release, set_desired
+from lineside_hub.rollouts.push import release
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess
-from tests.worlds.simulated_group import NAMES, SimulatedGroup
+from tests.worlds.simulated_group import GROUP, NAMES, SimulatedGroup
 
 pytestmark = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
 
@@ -74,11 +74,15 @@ def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(group
 
 
 def test_a_device_with_a_desired_state_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
-    ref = group.push(2, canary=0, healthy_for_s=0).ref
+    group.push(2, canary=0, healthy_for_s=0)
     group.wait_all("2.0.0")
     group.push(4, canary=0, healthy_for_s=0)
     group.wait_all("4.0.0")
-    set_desired(group.hub, ref, device="cam-3")
+    alone = ("push", "simulated@2.0.0", "--hub", str(group.hub), "--group", GROUP, "--device")
+    mistyped = lineside(*alone, "cam-33")
+    assert mistyped.returncode == 1 and "cam-1, cam-2, cam-3" in mistyped.stderr
+    assert "only a group" in lineside(*alone, "cam-3", "--canary", "1").stderr
+    assert "cam-3 alone" in lineside(*alone, "cam-3").stdout
     wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own desired state")
     shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(group.hub), "--json").stdout)
     assert shown["own_desired"]["bundle"]["version"] == "2.0.0"

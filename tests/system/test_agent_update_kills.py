@@ -56,7 +56,7 @@ def fetch(agent, slot, slots, should_stop):
 
 slots = AgentSlots.around()
 agent = AgentArtifact(state, config_path=state, slots=slots, fetch=fetch, host=Host(),
-                      observe=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
+                      report=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
 updater = Runner(Deployment(agent), stop=stop)
 wanted = BundleRef(name="lineside-agent", version="2.0", target="g/a.json", sha256=digest)
 updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, agent=wanted)))

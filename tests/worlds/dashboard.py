@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from lineside_hub.config import HubConfig, WebConfig
@@ -20,12 +22,45 @@ from lineside_hub.web.accounts import ROLES, Role, begin_session, set_account
 from lineside_hub.web.routing import COOKIE
 from lineside_hub.web.server import WebServer
 from lineside_link.config import LinkConfig
+from tests.peers.waiting import wait_for
 
 NAMES: dict[Role, str] = {"watch": "Wanda", "operate": "Otto", "administer": "Ada"}
 
 PASSWORD = "four words of chalk"
 
 SIZES = {"desktop": (1440, 900), "tablet": (1024, 768), "phone": (390, 844)}
+
+
+def barriers(page: Page) -> list[tuple[str, str]]:
+    """Returns what axe finds serious or critical on a page: the rule, and the first element that breaks it."""
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
+def shoot(page: Page, name: str) -> None:
+    """Saves a picture of the page for people, where a folder for them is named."""
+    if folder := os.environ.get("LINESIDE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def check_in_all_sizes(page: Page, url: str, name: str, *, ready: Callable[[], None] = lambda: None) -> None:
+    """A page is nowhere wider than its window, and axe finds nothing in either of its layouts.
+
+    Of the three windows only a phone's is so narrow that other rules of the style sheet hold.
+
+    Args:
+        ready: Waits until the loaded page shows everything.
+    """
+    for size, (width, height) in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        if size != "tablet":
+            page.goto(url)
+            ready()
+        fits = "document.documentElement.scrollWidth <= innerWidth"
+        wait_for(lambda: page.evaluate(fits), 20.0, what=f"{name} fits a {size}")  # noqa: B023
+        if size != "tablet":
+            assert barriers(page) == [], (name, size)
+        shoot(page, f"{name}-{size}")
 
 
 class DashboardWorld:

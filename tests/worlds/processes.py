@@ -59,6 +59,10 @@ class ChildProcess:
         """Waits until it has ended by itself; returns its exit status."""
         return self.child.wait(timeout_s)
 
+    def wait_killed(self) -> None:
+        """Waits until it is dead of a ``kill -9``."""
+        assert self.wait() == -signal.SIGKILL, self.log
+
     def stop(self, timeout_s: float = 60.0) -> int:
         """Ends it as a service manager does: SIGTERM, then SIGKILL; returns its exit status, 0 if it never ran."""
         if self._child is None:

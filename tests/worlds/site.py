@@ -136,6 +136,10 @@ class Site:
         """Kind, code and detail of everything that the hub saw."""
         return query(self.hub_folder, "SELECT kind, code, detail FROM events ORDER BY id")
 
+    def codes(self, kind: str, gen: int) -> set[int | None]:
+        """Codes of the events of this kind since a desired state was pushed."""
+        return {code for found, code, _ in self._since_pushed(gen) if found == kind}
+
     def check_nothing_lost_nothing_twice(self, *, faults: int = 0) -> None:
         """Every frame has exactly one result, and the right one."""
         rows = self.results()

@@ -3,6 +3,9 @@
 The machine decides (`machine`) and an artifact acts (`artifacts`). The runner feeds the machine events, writes each
 step to disk, and then lets the artifact carry it out. If there is no room to write a step, the step is not carried out,
 and the attempt ends with that reason.
+
+What is taken back is written before it is restored, so that a kill cannot try it again, and reported after it is
+restored: whoever hears ``rolled_back`` may rely on it that no later part is inspected by what failed.
 """
 
 from __future__ import annotations
@@ -99,8 +102,12 @@ class Artifact(abc.ABC, Generic[M]):
         """Makes what is in the slot run."""
 
     @abc.abstractmethod
+    def report(self, machine: M) -> None:
+        """Tells others where the machine stands, and again after ``waiting`` changed."""
+
     def observe(self, machine: M) -> None:
-        """Takes the machine after it was written to disk and before it is acted upon, and after ``waiting`` changed."""
+        """Takes the machine after it was written to disk and before it is acted upon."""
+        del machine
 
     def reason_to_wait(self, machine: M, *, fetching: bool) -> str:
         """Returns what must be waited for before a fetch, or else before a change; empty for nothing."""
@@ -127,12 +134,15 @@ class Deployment(Generic[M]):
     """One artifact with its machine, and what is left to do.
 
     Attributes:
+        machine: Where it stands, as on the disk.
+        reported: Where it stands, as others are told: the machine, once what it goes back to runs again.
         waiting: What the next action waits for; empty if for nothing.
     """
 
     def __init__(self, artifact: Artifact[M]) -> None:
         self.artifact = artifact
         self.machine: M = artifact.read()
+        self.reported = self.machine
         self.waiting = ""
         self._todo: collections.deque[Action] = collections.deque()
         self._due_s = 0.0
@@ -169,6 +179,18 @@ class Deployment(Generic[M]):
             self.waiting = ""
         if after != before:
             self.artifact.observe(after)
+        if isinstance(event, Started):  # nothing runs yet that would be taken back
+            self._report()
+        else:
+            self._report_what_runs()
+
+    def _report_what_runs(self) -> None:
+        if self.reported != self.machine and not any(isinstance(action, Restore) for action in self._todo):
+            self._report()
+
+    def _report(self) -> None:
+        self.reported = self.machine
+        self.artifact.report(self.machine)
 
     def postponed_s(self) -> float:
         """Returns how long the next action must still wait; 0 if it is due."""
@@ -183,7 +205,7 @@ class Deployment(Generic[M]):
         if reason != self.waiting:
             self.waiting = reason
             self.artifact.log.info("%s: %s", self.machine.state, reason or "goes on")
-            self.artifact.observe(self.machine)
+            self._report()
         return GATE_S if reason else 0.0
 
     def act(self, should_stop: ShouldStop) -> None:
@@ -198,6 +220,7 @@ class Deployment(Generic[M]):
             event = self._failure(action, error)
         if event is not None:
             self.handle(event)
+        self._report_what_runs()
         if not self._todo and self.machine.state in RESTING:
             self.artifact.rest(self.machine)
 
@@ -268,8 +291,13 @@ class Runner(Generic[M]):
 
     @property
     def machine(self) -> M:
-        """Where the first deployment stands."""
+        """Where the first deployment stands, as on the disk."""
         return self._first.machine
+
+    @property
+    def reported(self) -> M:
+        """Where the first deployment stands, as `Deployment.reported`."""
+        return self._first.reported
 
     @property
     def waiting(self) -> str:

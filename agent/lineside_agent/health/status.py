@@ -64,7 +64,7 @@ def write_status(path: Path, status: Mapping[str, Any]) -> None:
 
 def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
     """Returns all keys, in the order in which a person looks for them."""
-    config, machine, store, inspection = agent.config, agent.updater.machine, agent.storage.store, agent.inspection
+    config, machine, store, inspection = agent.config, agent.updater.reported, agent.storage.store, agent.inspection
     controller = inspection.trigger_controller
     return {
         "device": config.device,
@@ -183,7 +183,7 @@ def _version() -> str:
 
 
 def _agent(agent: AgentAssembly) -> dict[str, Any]:
-    machine = agent.self_updater.machine
+    machine = agent.self_updater.reported
     return {
         "ready": agent.watchdog.ready,
         "agent_version": _version(),

@@ -16,9 +16,7 @@ Only values that were found are judged again, so that figures can only rise: the
 from __future__ import annotations
 
 import collections
-import csv
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from lineside_models.nlp.document_sets.public_data import (
     EFFECTIVE_DATE,
     LAW,
     PARTY,
+    read_table,
 )
 from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_rules import COMPANY
@@ -52,9 +51,7 @@ class Adjudicator:
 
     def __init__(self, folder: Path, terms: LegalTerms) -> None:
         """Reads the column of answers."""
-        csv.field_size_limit(sys.maxsize)
-        with (folder / CUAD_TABLE).open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(folder / CUAD_TABLE)
         self._laws = {row["Filename"]: _laws(row["Governing Law-Answer"], terms) for row in rows}
 
     def rule(self, document: AnnotatedDocument, one: SpanCandidate) -> str | None:

@@ -51,12 +51,7 @@ class SecuredSite:
 
 
 def secure(
-    folder: Path | str,
-    *,
-    hosts: Sequence[str],
-    port: int | None = None,
-    passphrase: str | None = None,
-    renew: bool = False,
+    folder: Path | str, *, hosts: Sequence[str], port: int = PORTS["mqtts"], passphrase: str | None = None
 ) -> SecuredSite:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
@@ -64,49 +59,91 @@ def secure(
 
     Args:
         folder: The hub's folder, with its ``hub.toml``, of which the ``[link]`` table is written again.
-        hosts: Names and addresses under which the broker is reached; the hub uses the first. Without any, ``renew``
-            takes those of the broker's present certificate.
-        port: The broker's; without one, ``renew`` keeps it.
-        passphrase: Encrypts the authority's key, if given; opens it, if there is one already.
-        renew: The authority stays, and broker and hub get new certificates. Of ``mosquitto.conf`` only the port
-            changes.
+        hosts: Names and addresses under which the broker is reached; the hub uses the first.
+        port: The broker's.
+        passphrase: Encrypts the authority's key, if given.
 
     Raises:
-        InputNotFoundError: There is no ``hub.toml``; ``renew`` without an authority.
+        InputNotFoundError: There is no ``hub.toml``.
         ConfigError: The site is secured already, or a host, port or name cannot be used.
+        SignatureError: The passphrase doesn't open the key of an authority that an interrupted run made.
+    """
+    hub = Path(folder).resolve()
+    identity = hub / IDENTITY_NAME
+    site = folder_config(hub).link.site
+    url = _broker_url(hosts, port, site)
+    if (identity / BROKER_NAME).exists():
+        action = "`lineside hub secure --renew` issues new certificates for broker and hub, also for other hosts."
+        raise ConfigError(f"{identity} holds an authority already", action=action)
+    if (identity / "ca.pem").exists():
+        authority = Authority.open(identity, passphrase=passphrase)
+    else:
+        authority = Authority.create(identity, site=site, passphrase=passphrase)
+    credentials = _issue(hub, authority, url, hosts)
+    text = mosquitto_configuration(
+        port=port,
+        credentials=credentials,
+        access_list_path=identity / ACCESS_NAME,
+        revoked_path=identity / "ca.crl",
+    )
+    return _write_broker(hub, url, text)
+
+
+def renew(
+    folder: Path | str, *, hosts: Sequence[str] = (), port: int | None = None, passphrase: str | None = None
+) -> SecuredSite:
+    """Issues new certificates for broker and hub; the authority stays. Of ``mosquitto.conf`` only the port changes.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        hosts: As of `secure`; without any, those of the broker's present certificate.
+        port: The broker's; without one, the present one.
+        passphrase: Opens the authority's key, if it was made with one.
+
+    Raises:
+        InputNotFoundError: There is no ``hub.toml``, or the site is not secured.
+        ConfigError: A host or port cannot be used.
         SignatureError: The passphrase doesn't open the authority's key.
     """
     hub = Path(folder).resolve()
-    config = folder_config(hub)
     identity = hub / IDENTITY_NAME
-    broker_file = identity / BROKER_NAME
-    if renew:
-        hosts, port = hosts or _broker_hosts(identity), port or config.link.port
+    link = folder_config(hub).link
+    try:
+        text = (identity / BROKER_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        action = "Secure the site first: lineside hub secure --host NAME."
+        raise InputNotFoundError(f"{identity / BROKER_NAME} is not there", action=action) from error
+    hosts, port = hosts or _broker_hosts(identity), port or link.port
+    url = _broker_url(hosts, port, link.site)
+    authority = Authority.open(identity, passphrase=passphrase)
+    _issue(hub, authority, url, hosts)
+    return _write_broker(hub, url, re.sub(r"(?m)^listener \d+", f"listener {port}", text, count=1))
+
+
+def _broker_url(hosts: Sequence[str], port: int, site: str) -> str:
+    """Returns the hub's address of the broker.
+
+    Raises:
+        ConfigError: A host or the port cannot be used.
+    """
     check_hosts(hosts)
-    port = port or PORTS["mqtts"]
     url = f"mqtts://{f'[{hosts[0]}]' if ':' in hosts[0] else hosts[0]}:{port}"
-    LinkConfig(url=url, site=config.link.site, ca="ca.pem")  # raises for a port before any key is made
-    if broker_file.exists() and not renew:
-        action = "`lineside hub secure --renew` issues new certificates for broker and hub, also for other hosts."
-        raise ConfigError(f"{identity} holds an authority already", action=action)
-    if renew or (identity / "ca.pem").exists():
-        authority = Authority.open(identity, passphrase=passphrase)
-    else:
-        authority = Authority.create(identity, site=config.link.site, passphrase=passphrase)
+    LinkConfig(url=url, site=site, ca="ca.pem")
+    return url
+
+
+def _issue(hub: Path, authority: Authority, url: str, hosts: Sequence[str]) -> Credentials:
+    """Issues the broker's and the hub's certificates, configures the hub with its own, and returns the broker's."""
     credentials = authority.broker(hosts)
     _write_link(hub, url, authority.hub())
     _write_access(hub)
-    if broker_file.exists():
-        text = re.sub(r"(?m)^listener \d+", f"listener {port}", broker_file.read_text(encoding="utf-8"), count=1)
-    else:
-        text = mosquitto_configuration(
-            port=port,
-            credentials=credentials,
-            access_list_path=identity / ACCESS_NAME,
-            revoked_path=identity / "ca.crl",
-        )
-    write_atomic(broker_file, text.encode())
-    return SecuredSite(broker_configuration=broker_file, hub_configuration=hub / CONFIG_NAME, url=url)
+    return credentials
+
+
+def _write_broker(hub: Path, url: str, text: str) -> SecuredSite:
+    path = hub / IDENTITY_NAME / BROKER_NAME
+    write_atomic(path, text.encode())
+    return SecuredSite(broker_configuration=path, hub_configuration=hub / CONFIG_NAME, url=url)
 
 
 def _broker_hosts(identity: Path) -> list[str]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 import msgspec
 
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
-from lineside_hub.config import folder_config_or_default
+from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
+from lineside_hub.identity.authority import enrolled_devices
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts.machine import Artifact, RolloutPlan
@@ -229,7 +230,8 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
     Args:
         ref: From `Repository.find` or an earlier push.
-        device: One device instead of the whole group; `release` lets it follow its group again.
+        device: One device instead of the whole group, which the hub need not know yet; `release` lets it follow its
+            group again.
 
     Raises:
         RolloutError: There is no such group.
@@ -242,6 +244,24 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
             return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
         desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
         return PushResult(published, desired.gen, desired.epoch)
+
+
+def check_device(folder: Path | str, device: str, *, group: str) -> None:
+    """Checks that a group has a device: one that has reported, or is enrolled.
+
+    Raises:
+        RolloutError: It has not.
+    """
+    enrolled = enrolled_devices(Path(folder) / IDENTITY_NAME)
+    with contextlib.closing(Database.open(Path(folder))) as database:
+        known = {*members(database, group), *(name for name, of in enrolled.items() if of == group)}
+    if device not in known:
+        raise RolloutError(
+            f"no device {device!r} in group {group!r}",
+            expected=", ".join(sorted(known)) or "none yet",
+            actual=device,
+            action="`lineside fleet ls` lists the devices and their groups.",
+        )
 
 
 def release(folder: Path | str, device: str) -> bool:

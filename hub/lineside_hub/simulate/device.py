@@ -61,13 +61,13 @@ class SimulatedBundle(Artifact[BundleMachine]):
     log = logging.getLogger("lineside.hub.simulate")
 
     def __init__(
-        self, folder: Path, fetcher: Fetcher, fails: frozenset[str], observe: Callable[[BundleMachine], None]
+        self, folder: Path, fetcher: Fetcher, fails: frozenset[str], report: Callable[[BundleMachine], None]
     ) -> None:
         self.path = folder / "update.json"
         self._slots = Slots(folder)
         self._fetcher = fetcher
         self._fails = fails
-        self._observe = observe
+        self._report = report
 
     def read(self) -> BundleMachine:
         return BUNDLE_DECODER.decode(self.path.read_bytes()) if self.path.exists() else BundleMachine()
@@ -99,8 +99,8 @@ class SimulatedBundle(Artifact[BundleMachine]):
     def restore(self, slot: str | None) -> None:
         """Loads nothing."""
 
-    def observe(self, machine: BundleMachine) -> None:
-        self._observe(machine)
+    def report(self, machine: BundleMachine) -> None:
+        self._report(machine)
 
     def is_whole(self, machine: BundleMachine) -> bool:
         """Reads and hashes what is installed."""

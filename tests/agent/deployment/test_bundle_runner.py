@@ -15,7 +15,7 @@ import pytest
 from lineside_agent.config import InspectConfig
 from lineside_agent.deployment.artifacts.bundle import STATE_NAME, BundleArtifact
 from lineside_agent.deployment.events import DesiredChanged
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveBundle
@@ -67,7 +67,7 @@ class UpdatedDevice:
             active=self.active,
             inspect=lambda: inspect,
             fetch=self.fetch,
-            observe=lambda machine, _: self.seen.append(machine),
+            report=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
             ignored=self.ignored.append,
             gate=lambda _, fetching: self.closed[fetching],
@@ -114,7 +114,13 @@ class UpdatedDevice:
 
     @property
     def machine(self) -> BundleMachine:
-        return self.updater.machine
+        """Where it stands, as it is reported."""
+        return self.updater.reported
+
+    @property
+    def written(self) -> BundleMachine:
+        """What its state file holds."""
+        return BUNDLE_DECODER.decode((self.folder / STATE_NAME).read_bytes())
 
     @property
     def running(self) -> str | None:
@@ -201,11 +207,12 @@ def test_bundle_that_fails_on_real_frames_is_rolled_back(running: UpdatedDevice,
         with pytest.raises(LinesideError) as caught:
             loaded.inspect(Frame(image=bright(64, 96)))
         running.active.note_result(loaded, str(caught.value))
+        wait_for(lambda: running.written.state == "rolled_back", what="the state on the disk")
+        assert running.states()[-1] == "health_check", "reported while this frame is still the new bundle's"
     machine = running.wait("rolled_back", 2)
     assert machine.error is not None
     assert machine.error.code == 1007
-    wait_for(lambda: running.running == "bright-spots@1.0.0")
-    assert running.slots.current() == "a"
+    assert (running.running, running.slots.current()) == ("bright-spots@1.0.0", "a")
 
 
 def test_how_many_failed_checks_take_a_bundle_back_is_decided_in_the_machine_alone(

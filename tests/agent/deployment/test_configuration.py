@@ -137,14 +137,14 @@ class ConfiguredDevice:
             active=self.active,
             inspect=lambda: self.configuration.effective.inspect,
             fetch=NoHub().fetch,
-            observe=lambda _machine, _progress: None,
+            report=lambda _machine, _progress: None,
             stop=self.stop,
         )
         configuration = ConfigurationArtifact(
             self.configuration,
             bundle,
             fetch=self._fetch,
-            observe=self.reports.append,
+            report=self.reports.append,
             apply_store=self.kept.append,
         )
         self.updater = Runner(Deployment(bundle), Deployment(configuration), stop=self.stop)

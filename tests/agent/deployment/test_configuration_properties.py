@@ -67,10 +67,10 @@ class ConfigurationDevice:
             active=ActiveBundle(),
             inspect=lambda: self.configuration.effective.inspect,
             fetch=NoHub().fetch,
-            observe=lambda *_: None,
+            report=lambda *_: None,
             stop=stop,
         )
-        self.artifact = CheckedConfiguration(self.configuration, bundle, fetch=self._fetch, observe=lambda _: None)
+        self.artifact = CheckedConfiguration(self.configuration, bundle, fetch=self._fetch, report=lambda _: None)
         self.runner = Runner(Deployment(bundle), Deployment(self.artifact), stop=stop)
         self.runner.start()
         if self.desired is not None:

@@ -58,7 +58,7 @@ class RecipeAgent:
             active=self.active,
             inspect=lambda: InspectConfig(health_frames=1, health_timeout_s=0.2),
             fetch=NoHub().fetch,
-            observe=lambda *_: None,
+            report=lambda *_: None,
             stop=self.stop,
             recipes=self.recipes,
             prepare=self.prepare,
@@ -106,7 +106,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def agents() -> Iterator[list[RecipeAgent]]:
+def agents(tmp_path: Path) -> Iterator[list[RecipeAgent]]:
+    """Agents whose folder, that of the test, is deleted after they have ended."""
+    del tmp_path
     made: list[RecipeAgent] = []
     yield made
     for agent in made:

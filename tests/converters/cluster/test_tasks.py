@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,15 +23,14 @@ from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.search import QuantizationSearch
 from lineside_converters.search.pipeline import CUT
 from lineside_converters.search.progressive import PREDICTED, progressive_context
-from lineside_converters.search.space import SearchChoice
 from lineside_converters.search.study import search
-from lineside_converters.search.trials import SearchContext, SearchTrial
 from lineside_converters.thresholds import ErrorCosts, FrameRequest, decide
 from lineside_converters.training.cross_validation import cross_validate
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
+from tests.converters.cluster.task_functions import die_at, invert, predict_and_die_once, square
 from tests.converters.quantization.test_search import context
 from tests.converters.search_context import search_context
 from tests.worlds.annotated_sets import write_masks, write_strips
@@ -47,31 +44,12 @@ def tasks() -> Iterator[TaskRunner]:
         yield found
 
 
-def _square(number: int) -> int:
-    if number < 0:
-        raise DatasetError("a negative number", expected="0 or more", actual=number)
-    return number * number
-
-
-def _invert(number: int) -> float:
-    return 1 / number
-
-
-def _die_at(folder: Path, deaths: int, number: int) -> int:
-    """Kills its process at the number 2, so many times."""
-    before = len(list(folder.iterdir()))
-    if number == 2 and before < deaths:
-        (folder / str(before)).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
 def test_results_are_in_order_and_all_are_told(tasks: TaskRunner) -> None:
     told: dict[int, int] = {}
     numbers = list(range(20))
-    assert tasks.map(_square, numbers, on_done=told.__setitem__) == ALONE.map(_square, numbers)
+    assert tasks.map(square, numbers, on_done=told.__setitem__) == ALONE.map(square, numbers)
     assert told == {number: number * number for number in numbers}
-    assert tasks.map(_square, []) == []
+    assert tasks.map(square, []) == []
     divided = [number for part in tasks.parts(20) for number in part]
     assert divided == numbers and len(tasks.parts(20)) == 6 and len(tasks.parts(1)) == 1 and tasks.parts(0) == []
     assert ALONE.parts(20) == [range(20)]
@@ -81,23 +59,23 @@ def test_results_are_in_order_and_all_are_told(tasks: TaskRunner) -> None:
 def test_an_error_is_the_same_from_a_task_and_from_the_loop(tasks: TaskRunner, alone: bool) -> None:
     runner = ALONE if alone else tasks
     with pytest.raises(DatasetError) as caught:
-        runner.map(_square, [1, -1, 2])
+        runner.map(square, [1, -1, 2])
     assert (caught.value.message, caught.value.expected, str(caught.value.actual)) == (
         "a negative number",
         "0 or more",
         "-1",
     )
     with pytest.raises(ZeroDivisionError):
-        runner.map(_invert, [1, 0])
+        runner.map(invert, [1, 0])
 
 
 def test_a_task_that_dies_runs_again_and_one_that_dies_again_is_an_error(tasks: TaskRunner, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
-    assert tasks.map(partial(_die_at, tmp_path / "one", 1), range(4)) == [0, 1, 2, 3]
+    assert tasks.map(partial(die_at, tmp_path / "one", 1), range(4)) == [0, 1, 2, 3]
     assert len(list((tmp_path / "one").iterdir())) == 1
     with pytest.raises(ClusterError, match="--max-failures"):
-        tasks.map(partial(_die_at, tmp_path / "many", 9), range(4))
+        tasks.map(partial(die_at, tmp_path / "many", 9), range(4))
     assert len(list((tmp_path / "many").iterdir())) == 2
 
 
@@ -142,16 +120,6 @@ def test_layers_that_hurt_are_found_alike(tasks: TaskRunner, tmp_path: Path) -> 
     assert found[0] == found[1] and len(found[0][0].harms) == 4
 
 
-def _predict_and_die_once(folder: Path, context: SearchContext, choice: SearchChoice) -> SearchTrial:
-    """Kills the first process that tries a choice."""
-    try:
-        (folder / "killed").touch(exist_ok=False)
-    except FileExistsError:
-        return PREDICTED.measure(context, choice)
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("killed")
-
-
 def test_trials_of_a_search_are_the_same_and_outlive_a_worker(tasks: TaskRunner, tmp_path: Path) -> None:
     alone, counts = search_context(tmp_path), []
     context = progressive_context(alone)
@@ -161,7 +129,7 @@ def test_trials_of_a_search_are_the_same_and_outlive_a_worker(tasks: TaskRunner,
         optimization=dataclasses.replace(context.optimization, tasks=tasks),
         progress=ProgressReporter(lambda _: None, lambda *count: counts.append(count)),
     )
-    dying = dataclasses.replace(PREDICTED, measure=partial(_predict_and_die_once, tmp_path))
+    dying = dataclasses.replace(PREDICTED, measure=partial(predict_and_die_once, tmp_path))
     how: Any = {"sampler": "nsga2", "trials": 14, "seed": 3}  # one generation, and the beginning of the next
     expected = search(context, tmp_path / "alone", method=PREDICTED, **how)
     assert search(divided, tmp_path / "divided", method=dying, **how) == expected

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lineside.commands.federate.detector_training import DetectorTraining
 from lineside_converters.training import checkpoints
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.plant_training import FirstWeights, PlantTrainer, Weights, read_first_weights
@@ -113,3 +114,8 @@ def test_types_and_weights_that_do_not_fit_are_refused(first: FirstWeights, tmp_
     wrong = {**first.weights, name: np.zeros(5, np.float32)}
     with pytest.raises(TrainingError, match="another network"):
         fitting.train(wrong, first.shared, number=1, rounds=1, steps=1)
+
+
+def test_a_plant_without_its_frames_does_not_wait_for_a_round(tmp_path: Path, frames: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="no data folder"):
+        DetectorTraining([frames, tmp_path / "mistyped"], tmp_path / "out", threads=1, on_progress=print)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +26,27 @@ from lineside_hub.federation.training_round import (
 )
 from lineside_link.aggregation.messages import largest_value
 from tests.hub.federation.plants import Plants
+from tests.worlds.processes import ChildProcess
 
 SHAPES = {"trunk.weight": (300, 200), "head.weight": (7, 3), "head.bias": (7,), "norm.weight": (5,)}
 SHARED = ("trunk.weight", "head.weight", "head.bias")
 SCORE = 0.25
+
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+from lineside_hub.federation.pool_config import load_pool
+from lineside_hub.federation.training_coordinator import TrainingCoordinator
+from lineside_link.aggregation.identity import read_key
+
+def report(line):
+    print(line, flush=True)
+    if line.startswith(sys.argv[4] + ":"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+folder, pool, key = map(Path, sys.argv[1:4])
+TrainingCoordinator(folder, load_pool(pool), read_key(key), on_progress=report).run()
+"""
 
 
 def first_weights() -> Weights:
@@ -139,3 +157,10 @@ def run_command(plants: Plants, folder: Path, *more: object) -> list[str]:
     """Arguments of ``federate run``."""
     common = ("federate", "run", "--federation", folder, "--pool", plants.pool)
     return [str(each) for each in (*common, "--key", plants.folder / "coordinator.key", *more)]
+
+
+def mortal_coordinator(federation: Federation, step: str, log: Path) -> ChildProcess:
+    """Returns a coordinator that is killed when a step has its answers and is not yet ended."""
+    plants = federation.plants
+    command = (sys.executable, "-c", MORTAL, federation.folder, plants.pool, plants.folder / "coordinator.key", step)
+    return ChildProcess(command, log)

@@ -29,10 +29,17 @@ from lineside_hub.federation.training_round import (
 )
 from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, BundleFormatError, ConfigError, InputError, TrainingError
-from tests.hub.federation.federations import SCORE, SHARED, Federation, first_weights, run_command, same
+from tests.hub.federation.federations import (
+    SCORE,
+    SHARED,
+    Federation,
+    first_weights,
+    mortal_coordinator,
+    run_command,
+    same,
+)
 from tests.hub.federation.plants import Plants
 from tests.peers.brokers import Mosquitto
-from tests.peers.waiting import wait_for
 from tests.worlds.processes import ChildProcess
 
 
@@ -46,6 +53,13 @@ def coordinator(federation: Federation, **options: Any) -> TrainingCoordinator:
     return TrainingCoordinator(
         federation.folder, load_pool(plants.pool), plants.coordinator, **{"step_timeout_s": 60.0, **options}
     )
+
+
+def run_until_killed(process: ChildProcess) -> list[str]:
+    """Runs a mortal process; returns the lines that it wrote."""
+    process.start()
+    process.wait_killed()
+    return process.log.splitlines()
 
 
 def test_weights_are_those_of_the_plants_changes_bit_by_bit(plants: Plants, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,18 +95,22 @@ def test_a_plant_that_leaves_and_a_killed_broker_change_no_sum(plants: Plants, b
     assert same(federation.weights(), federation.expected())
 
 
-@pytest.mark.parametrize("step", ["exponents, survivors", "update, masked"])
-def test_a_killed_coordinator_goes_on_with_the_same_sum(plants: Plants, tmp_path: Path, step: str) -> None:
+def test_a_killed_coordinator_goes_on_with_the_same_sum(plants: Plants, tmp_path: Path) -> None:
     federation = Federation(plants, rounds=1)
+    mortal = (
+        mortal_coordinator(federation, step, tmp_path / f"run-{number}.log")
+        for number, step in enumerate(("exponents, survivors", "update, masked"))
+    )
     command = [sys.executable, "-m", "lineside", *run_command(plants, federation.folder)]
-    first, second = (ChildProcess(command, tmp_path / f"run-{number}.log") for number in range(2))
+    last = ChildProcess(command, tmp_path / "run-2.log")
     with federation.joined():
-        first.start()
-        wait_for(lambda: f"{step}:" in first.log, what=step)
-        first.kill()
-        second.start()
-        assert second.wait(120) == 0, second.log
-    assert "exponents, keys" not in second.log.split("result")[0].split("round 1 of 1")[0]
+        first, second = (run_until_killed(process) for process in mortal)
+        last.start()
+        assert last.wait(120) == 0, last.log
+    assert first[-1].startswith("exponents, survivors:")
+    assert second[0].startswith("exponents, survivors:")
+    assert second[-1].startswith("update, masked:")
+    assert last.log.startswith("update, masked:")
     assert same(federation.weights(), federation.expected())
     assert all(training.trained == [1] for training in federation.trainings.values())
 

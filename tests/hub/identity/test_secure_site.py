@@ -13,7 +13,7 @@ from lineside.cli import main
 from lineside_hub.config import load_config
 from lineside_hub.fleet.status import warnings
 from lineside_hub.identity.expiries import certificate_warnings
-from lineside_hub.identity.secure_site import enroll, make_token, old_access_list, secure
+from lineside_hub.identity.secure_site import enroll, make_token, old_access_list, renew, secure
 from lineside_link.certificates import read_certificate
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RolloutError, SignatureError
 from tests.worlds.hub import make_repository
@@ -62,6 +62,9 @@ def test_enrolled_device_is_in_the_access_list_and_its_key_is_private(hub: Path)
 
 
 def test_a_second_authority_is_refused_and_the_first_stays(hub: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="hub secure --host"):
+        renew(hub)
+    assert not (hub / "identity").exists()
     secure(hub, hosts=["127.0.0.1"], port=8883)
     before = (hub / "identity" / "ca.pem").read_bytes()
     with pytest.raises(ConfigError, match="--renew"):

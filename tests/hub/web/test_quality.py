@@ -6,18 +6,15 @@ import csv
 import hashlib
 import io
 import json
-import os
 import random
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from lineside_hub.alarms.config import AlarmsConfig
@@ -37,7 +34,7 @@ from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import FrameError
-from tests.worlds.dashboard import DashboardWorld
+from tests.worlds.dashboard import DashboardWorld, check_in_all_sizes, shoot
 from tests.worlds.hub import make_database, make_repository
 
 HOUR_NS = 3_600_000_000_000
@@ -116,21 +113,6 @@ def add_frame(world: DashboardWorld, frames: FrameRows, key: ResultKey) -> None:
     frames.add(StoredFrame(key, sha256, len(data)), time.time_ns())
 
 
-def shoot(page: Page, name: str) -> None:
-    """Saves a picture of the page for people, where a folder for them is named."""
-    if folder := os.environ.get("LINESIDE_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
-
-
-def check(page: Page, name: str) -> None:
-    """Axe finds nothing serious, and the page is no wider than its window."""
-    found = Axe().run(page).response["violations"]
-    serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-    assert serious == [], name
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
-    shoot(page, name)
-
-
 def test_thumbnails_are_made_once_and_go_with_their_frame(
     world: DashboardWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,22 +171,19 @@ def test_pages_are_compressed_but_those_of_the_sign_in(world: DashboardWorld) ->
             assert zlib.decompress(data, 31) == plain and len(data) < len(plain) / 4
 
 
-@pytest.mark.parametrize("size", ["desktop", "tablet", "phone"])
-def test_pages_fit_their_window_and_are_accessible(world: DashboardWorld, browser: Browser, size: str) -> None:
-    with world.open_page(browser, "operate", "/quality?since=7d", size) as page:
-        expect(page.locator(".chart canvas")).to_have_count(2)
-        check(page, f"quality-{size}")
+def test_pages_fit_their_window_and_are_accessible(world: DashboardWorld, browser: Browser) -> None:
+    with world.open_page(browser, "operate") as page:
+        charts, drawn = page.locator(".chart canvas"), page.locator("#person rect")
+        quality, editor = f"{world.url}/quality?since=7d", f"{world.url}/relabel/next"
+        check_in_all_sizes(page, quality, "quality", ready=lambda: expect(charts).to_have_count(2))
         for path, name in (
             ("/results?verdict=reject", "results"),
             ("/quality/comparison?a_group=line-a&b_group=line-b", "comparison"),
             ("/relabel", "relabel"),
             ("/alarms", "alarms"),
         ):
-            page.goto(world.url + path)
-            check(page, f"{name}-{size}")
-        page.goto(f"{world.url}/relabel/next")
-        expect(page.locator("#person rect")).to_have_count(1)
-        check(page, f"editor-{size}")
+            check_in_all_sizes(page, world.url + path, name)
+        check_in_all_sizes(page, editor, "editor", ready=lambda: expect(drawn).to_have_count(1))
 
 
 def test_the_quality_page_says_what_the_results_say(world: DashboardWorld, browser: Browser) -> None:
@@ -269,6 +248,16 @@ def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorl
         box = page.locator("#person rect").first
         box.focus()
         box.press("ArrowLeft")
+        page.mouse.move(*on_screen(page, 10, 150))
+        page.mouse.down()
+        page.mouse.move(*on_screen(page, 60, 190), steps=4)
+        page.mouse.up()
+        page.locator("#type").select_option("+")
+        page.get_by_label("New type").fill("dent")  # renames the box that was drawn last
+        page.route("**/boxes", lambda route: route.abort())
+        page.get_by_role("button", name="Save boxes").click()
+        expect(page.locator("#message")).to_contain_text("the boxes are not saved")
+        page.unroute("**/boxes")
         page.get_by_role("button", name="Save boxes").click()
         page.wait_for_url(lambda url: url != first)
         second = page.url
@@ -276,10 +265,11 @@ def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorl
         page.wait_for_url(lambda url: url not in (first, second))
     history = [json.loads(line) for line in (world.folder / FOLDER / "corrections.jsonl").read_text().splitlines()]
     assert [(line["by"], [change["kind"] for change in line["changes"]]) for line in history] == [
-        ("Otto", ["kept", "added"]),
+        ("Otto", ["kept", "added", "added"]),
         ("Otto", ["deleted"]),
     ]
-    added = history[0]["changes"][1]["person"]
+    renamed, added = sorted(change["person"] for change in history[0]["changes"][1:])
+    assert renamed[0] == "dent"
     assert added[0] == "inclusion" and added[1:] == pytest.approx([200, 20, 260, 80], abs=1.5)
     client = world.client("operate")
     assert client.json("GET", "/api/v1/relabel/report")["people"] == {"Otto": 2}
@@ -308,5 +298,8 @@ def test_an_operator_acknowledges_an_alarm_and_marks_a_result(world: DashboardWo
     marked = client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "a scratch"})
     assert (marked["wrong"], marked["note"], marked["marked_by"]) == (True, "a scratch", "Otto")
     assert client.send("POST", "/api/v1/results/cam-1/e/999999/mark", {"wrong": True})[0] == 404
+    client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "y" * 200})
+    with world.open_page(browser, "operate", "/results/cam-1/e/7", "phone") as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert b'lineside_fleet_results_total{device="cam-1",verdict="pass"}' in client.send("GET", "/metrics")[1]
     assert AlarmsConfig().rule[0].name == "device-silent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from lineside_models.anomaly.defect_head import MarkedFrame, cells_in, defect_cells, train_head
 from lineside_models.anomaly.defect_types import UNTYPED, fit_types
 from lineside_models.anomaly.extension import read_model
+from lineside_models.anomaly.features import FrameFeatures, collect_features
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, joined, learn
 from lineside_models.anomaly.packaging import model_bytes, write_bundle
 from lineside_models.frame import Frame
@@ -45,14 +47,18 @@ def marked() -> AnomalyModel:
     return learn(_good(), BANK, marked=[_frame(seed, faint=True) for seed in range(100, 120)])
 
 
-def _auroc(model: AnomalyModel) -> float:
-    from lineside_models.anomaly.features import collect_features
-
+@functools.cache
+def _judged() -> tuple[FrameFeatures, FrameFeatures]:
+    """Features of good frames and of bad ones that no model has learned from."""
     good, bad = (
         collect_features(_frame(seed, faint=faint).frame for seed in seeds)
         for faint, seeds in ((False, range(300, 320)), (True, range(400, 420)))
     )
-    return auroc(*(model.sums(tuple(cells[0] for cells in each.scales)) for each in (good, bad)))
+    return good, bad
+
+
+def _auroc(model: AnomalyModel) -> float:
+    return auroc(*(model.sums(tuple(cells[0] for cells in each.scales)) for each in _judged()))
 
 
 def test_marked_parts_find_what_good_parts_alone_do_not(marked: AnomalyModel) -> None:

@@ -67,7 +67,7 @@ class AgentArtifact(Artifact[AgentMachine]):
     Args:
         config_path: ``agent.toml``, for the new agent to check.
         slots: Around this process; ``None`` if it runs from none.
-        observe: Takes the machine after every step.
+        report: Takes the machine after every step.
     """
 
     log = log
@@ -80,7 +80,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         slots: AgentSlots | None,
         fetch: FetchAgent,
         host: Host,
-        observe: Callable[[AgentMachine], None],
+        report: Callable[[AgentMachine], None],
         stop: threading.Event,
         update: UpdateConfig,
         gate: Gate = lambda *_: "",
@@ -90,7 +90,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         self._slots = slots
         self._fetch = fetch
         self._host = host
-        self._observe = observe
+        self._report = report
         self._stop = stop
         self._update = update
         self._gate = gate
@@ -132,8 +132,8 @@ class AgentArtifact(Artifact[AgentMachine]):
             str(verdict.get("wish", "")),
         )
 
-    def observe(self, machine: AgentMachine) -> None:
-        self._observe(machine)
+    def report(self, machine: AgentMachine) -> None:
+        self._report(machine)
 
     def reason_to_wait(self, machine: AgentMachine, *, fetching: bool) -> str:
         return self._gate(machine, fetching)

@@ -32,7 +32,7 @@ FetchBundle = Callable[[BundleRef, Path, CountListener, ShouldStop], None]
 Gate = Callable[[BundleMachine, bool], str]
 """Returns what must be waited for before a fetch (true) or a change (false); empty for nothing."""
 
-Observe = Callable[[BundleMachine, float], None]
+ReportBundle = Callable[[BundleMachine, float], None]
 """Takes the machine, and the share of its fetch that is done."""
 
 
@@ -42,6 +42,7 @@ class BundleArtifact(Artifact[BundleMachine]):
     Args:
         folder: Holds ``update.json``.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
+        observe: Takes each machine after it was written to disk and before it is acted upon.
         ignored: Takes why the desired state that came last is ignored; empty if it is not.
         recipes: What the line may change between; carried out here, since what runs is owned here.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
@@ -59,8 +60,9 @@ class BundleArtifact(Artifact[BundleMachine]):
         active: ActiveBundle,
         inspect: Callable[[], InspectConfig],
         fetch: FetchBundle,
-        observe: Observe,
+        report: ReportBundle,
         stop: threading.Event,
+        observe: Callable[[BundleMachine], None] = lambda _: None,
         ignored: Callable[[str], None] = lambda _: None,
         gate: Gate = lambda *_: "",
         recipes: Recipes | None = None,
@@ -74,7 +76,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         self._slots = slots
         self._table = inspect
         self._fetch = fetch
-        self._observe = observe
+        self._report, self._observe = report, observe
         self._stop = stop
         self._ignored = ignored
         self._gate = gate
@@ -183,7 +185,10 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     def observe(self, machine: BundleMachine) -> None:
         self._installed_slot = machine.installed_slot
-        self._observe(machine, self._progress(machine))
+        self._observe(machine)
+
+    def report(self, machine: BundleMachine) -> None:
+        self._report(machine, self._progress(machine))
 
     def ignored(self, reason: str) -> None:
         if reason:
@@ -205,7 +210,7 @@ class BundleArtifact(Artifact[BundleMachine]):
             share, known = done / total if total else 1.0, self._progress(machine)
             if share - known >= 0.1 or share == 1.0 != known:
                 self._fetching = (machine.attempt, share)
-                self._observe(machine, share)
+                self._report(machine, share)
 
         folder = self._slots.begin(machine.slot, machine.wanted.sha256)
         self._fetch(machine.wanted, folder, note_progress, should_stop)

@@ -118,14 +118,14 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         bundles: BundleArtifact,
         *,
         fetch: FetchConfiguration,
-        observe: Callable[[ConfigReport], None],
+        report: Callable[[ConfigReport], None],
         apply_store: Callable[[StoreConfig], None] = lambda _: None,
     ) -> None:
         self.path = _folder(configuration.local) / "state.json"
         self._configuration = configuration
         self._bundles = bundles
         self._fetch = fetch
-        self._observe = observe
+        self._report = report
         self._apply_store = apply_store
         self._config: AgentConfig | None = None
         self._staged: LoadedBundle | None = None
@@ -139,7 +139,10 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
 
     def observe(self, machine: ConfigurationMachine) -> None:
         self._configuration.machine = machine
-        self._observe(self._configuration.report())
+
+    def report(self, machine: ConfigurationMachine) -> None:
+        del machine
+        self._report(self._configuration.report())
 
     def fetch(self, machine: ConfigurationMachine, should_stop: ShouldStop) -> None:
         if machine.wanted is not None and machine.slot is not None:

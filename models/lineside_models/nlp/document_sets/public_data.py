@@ -61,11 +61,10 @@ def load_cuad(folder: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
     Raises:
         DatasetError: A file of it is missing or damaged.
     """
-    csv.field_size_limit(sys.maxsize)
     texts = {_file_key(path.name): path for path in sorted((folder / "txt").glob("*.txt"))}
-    folds = {_file_key(row["file"]): row for row in _rows(folder / "folds.csv")}
+    folds = {_file_key(row["file"]): row for row in read_table(folder / "folds.csv")}
     found = []
-    for row in _rows(folder / CUAD_TABLE):
+    for row in read_table(folder / CUAD_TABLE):
         key = _file_key(row["Filename"])
         if key in texts and folds.get(key, {}).get("fold") == fold:
             text = texts[key].read_text(encoding="utf-8", errors="replace")
@@ -73,12 +72,20 @@ def load_cuad(folder: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
     return tuple(found)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV file whose cells may be as large as the file; the limit of the process holds again afterwards.
+
+    Raises:
+        DatasetError: It is missing or damaged.
+    """
+    limit = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _file_key(name: str) -> str:

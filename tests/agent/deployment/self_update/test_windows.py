@@ -42,7 +42,7 @@ class AgentDevice:
             slots=AgentSlots(Installation(self.folder / "opt"), "a"),
             fetch=self._fetch,
             host=self,
-            observe=self.seen.append,
+            report=self.seen.append,
             stop=self.stop,
             update=UpdateConfig(),
             gate=lambda _machine, fetching: self.closed["fetch" if fetching else "change"],
