@@ -20,7 +20,7 @@ from tests.worlds.annotated_sets import write_strips
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
-@pytest.mark.timeout(900)  # it takes 55 s of processor time: five minutes on a busy machine
+@pytest.mark.timeout(900)  # beside much other work it took more than 280 s
 def test_two_workers_train_a_detector_and_say_what_it_cost(tmp_path: Path) -> None:
     data, out = write_strips(tmp_path / "steel", {"train": 24}), tmp_path / "run"
     words = ["train", "detector", "--data", str(data), "--workers", "2", "--epochs", "2", "--out", str(out), "--json"]
