@@ -1,6 +1,6 @@
 """Name, shape, type and layout of inputs and outputs, and the check of arrays against them."""
 
-from __future__ import annotations
+# Annotations are evaluated: see `bundle/manifest.py`.
 
 from collections.abc import Mapping
 from typing import Any, Literal

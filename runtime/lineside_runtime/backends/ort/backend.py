@@ -85,8 +85,7 @@ class OrtBackend(Backend):
                 opened = providers.open_session(model, device.handle, options, fast)
         executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
-        if heap.saves_memory():
-            heap.give_back()  # 3 MB of what reading and optimising the graph took
+        heap.give_back()  # what reading and optimising the graph took: 3 MB where threads share a heap
         return executable
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
