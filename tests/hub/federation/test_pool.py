@@ -194,5 +194,5 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
             coordinator=pool.coordinator, types=TYPES, link=pool.link, plants=dict(list(pool.plants.items())[:2])
         )
     plants.pool.write_text("unknown = 1\n" + plants.pool.read_text())
-    with pytest.raises(ConfigError, match="unknown"):
+    with pytest.raises(ConfigError, match=r"unknown.*docs/privacy\.md describes pool\.toml"):
         load_pool(plants.pool)

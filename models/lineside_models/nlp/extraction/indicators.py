@@ -53,6 +53,13 @@ ROUNDED_CENTS = 4
 COIN_CENTS = 5
 """Smallest coin of many countries: what is paid in cash is rounded to it."""
 
+CUE_KINDS = {
+    *("lines", "begins", "ends", "expression", "left cue", "above cue", "below cue"),
+    *("own cue", "first own cue", "last own cue"),
+    *("larger amounts", "equal amounts", f"multiple of {COIN_CENTS} cents", "rounded", "equals"),
+}
+"""Indicators of a form with cues."""
+
 _DIGIT = re.compile(r"\d")
 _EDGES = ".,;:()[]*#!-|/@+\"'"
 
@@ -186,7 +193,22 @@ def indicator_features(found: Iterable[set[str]], names: Sequence[str]) -> Float
 
 def is_layout(name: str) -> bool:
     """Returns whether an indicator says where a candidate stands, rather than what it is or what stands around it."""
-    return name.split(" ", 1)[-1].split(":", 1)[0] in LAYOUT
+    return _kind(name) in LAYOUT
+
+
+def check_indicators(names: Iterable[str], form: FormRules) -> None:
+    """Checks that this version computes the indicators that scores of a form with cues were fitted on.
+
+    Raises:
+        ValueError: It does not, and the scores would be wrong without a word.
+    """
+    for name in names if form.cues else ():
+        if _kind(name) not in CUE_KINDS:
+            raise ValueError(f"indicators: {name!r} is of another version; train the document model again")
+
+
+def _kind(name: str) -> str:
+    return name.split(" ", 1)[-1].split(":", 1)[0]
 
 
 def _layout(one: Mention, lines: _Lines) -> Iterable[str]:

@@ -11,6 +11,7 @@ from lineside_models.nlp.extraction.candidate_scoring import reading_features, s
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
 from lineside_models.nlp.extraction.form_rules import FormRules
+from lineside_models.nlp.extraction.indicators import check_indicators
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
@@ -80,6 +81,7 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     def __post_init__(self) -> None:
         self.form.check()
+        check_indicators(self.indicators, self.form)
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> SpanReading:

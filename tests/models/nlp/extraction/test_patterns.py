@@ -13,7 +13,7 @@ from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
 from lineside_models.nlp.extraction.candidate_scoring import shared_scores
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
-from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
+from lineside_models.nlp.extraction.indicators import check_indicators, indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import CURVATURE_MIN, LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of, read_values
 from lineside_models.nlp.extraction.spans import TokenProbabilities
@@ -132,6 +132,7 @@ def test_runs_of_the_first_lines_are_candidates_and_cues_tell_them_apart() -> No
     assert cues == {*wanted, "below cue:phone", "left cue:none", "above cue:none"}
     assert "address above cue:start" in found["Acme Stores"]
     kinds = {name.split(":")[0].removeprefix("address ") for names in found.values() for name in names}
+    check_indicators({name for names in found.values() for name in names}, form)
     assert kinds.isdisjoint({"own", "above", "line", "tenth"}) and {"lines", "begins"} <= kinds
     assert {"address above cue:road", "address right cue:phone"} & found["81100 Town"] == {"address above cue:road"}
 
@@ -213,6 +214,10 @@ def test_a_wrong_expression_is_refused_in_a_schema_and_in_a_bundle(tmp_path: Pat
     assert SpanReading.of(params).patterns == {}
     with pytest.raises(BundleFormatError, match="patterns"):
         SpanReading.of(params | {"patterns": {"date": [pattern]}})
+    with pytest.raises(BundleFormatError, match=r"right cue.* another version"):
+        SpanReading.of(
+            params | {"cues": {"phone": "Tel"}, "indicators": ["date left cue:phone", "date right cue:phone"]}
+        )
 
 
 def test_a_pattern_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
