@@ -90,7 +90,7 @@ _ALL = (
                 )
             ),
             *(f"{_MODELS}/{name}" for name in ("metrics.py", "preprocess.py", "postprocess", "simulator")),
-            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
+            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT, f"{_MODELS}/zoo/surface-starter/onnx-int8"),
         ),
     ),
     Benchmark(
