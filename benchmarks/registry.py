@@ -251,6 +251,19 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "documents.receipt_scores",
+        "models",
+        "the same receipts by what the schema proposes and fitted scores, without a network",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("document_sets", "extraction", "normalization", "ocr", "reading")),
+            f"{_TRAINING}/documents/fitting.py",
+            "benchmarks/models/documents/receipt.toml",
+            "benchmarks/models/documents/receipts.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "documents.reading",
         "models",
         "contracts with text and scanned receipts, compared with their own texts; processor time and memory",

@@ -107,7 +107,13 @@ def _counted(folder: Path, pid: int) -> dict[str, float]:
     command = [sys.executable, "-I", "-S", str(COUNTER), str(database), str(SECONDS), str(pid)]
     counted = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     records, seconds, used_s = counted["records"], counted["seconds"], counted["processor_s"]
-    return {"rate": records / seconds, "processor_ms": 1000 * used_s / records, "used": used_s / seconds}
+    return {
+        "rate": records / seconds,
+        "processor_ms": 1000 * used_s / records,
+        "system_ms": 1000 * counted["system_s"] / records,
+        "page_faults": counted["page_faults"] / records,
+        "used": used_s / seconds,
+    }
 
 
 def _figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,6 +128,9 @@ def _figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "roofline_frames_a_second": _median(rooflines),
         "bare_loops_frames_a_second": _median(loops),
         "processor_ms_a_frame": _median(processor_ms),
+        "processor_ms_by_round": [round(each, 2) for each in processor_ms],
+        "system_ms_a_frame": _median([each["system_ms"] for each in rounds]),
+        "page_faults_a_frame": _median([each["page_faults"] for each in rounds]),
         "cores_used": _median([each["used"] for each in rounds]),
         "share_of_roofline": _share(rates, rooflines),
         "share_of_bare_loops": _share(rates, loops),

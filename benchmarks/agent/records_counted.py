@@ -2,8 +2,8 @@
 
     python -I -S records_counted.py RECORDS_DB SECONDS PID
 
-The count begins at a commit and ends at one, and so does the processor time of the process PID, as the kernel says. One
-JSON object goes to stdout.
+The count begins at a commit and ends at one, and so do the processor time and the page faults of the process PID, as
+the kernel says. One JSON object goes to stdout.
 """
 
 import contextlib
@@ -29,21 +29,23 @@ def next_commit(path: str) -> tuple[int, float]:
     return now, time.monotonic()
 
 
-def processor_s(pid: int) -> float:
-    """Seconds of processor time of a process."""
+def used(pid: int) -> tuple[float, float, int]:
+    """Seconds of processor time of a process, those of them in the kernel, and page faults."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    user, system = (int(fields[place]) / os.sysconf("SC_CLK_TCK") for place in (11, 12))
+    return user + system, system, int(fields[7])
 
 
 def main() -> int:
     """Counts."""
     path, seconds, pid = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     first, began_s = next_commit(path)
-    used_s = processor_s(pid)
+    before = used(pid)
     time.sleep(seconds)
     end, ended_s = next_commit(path)
-    used_s = processor_s(pid) - used_s
-    print(json.dumps({"records": end - first, "seconds": ended_s - began_s, "processor_s": used_s}))
+    processor_s, system_s, faults = (now - then for now, then in zip(used(pid), before, strict=True))
+    counted = {"processor_s": processor_s, "system_s": system_s, "page_faults": faults}
+    print(json.dumps({"records": end - first, "seconds": ended_s - began_s, **counted}))
     return 0
 
 

@@ -1,5 +1,7 @@
 """From a float model to a bundle: optimizer, evaluation, thresholds, training and search."""
 
+import lineside_runtime  # noqa: F401  it turns the telemetry of engines off before one is imported
+
 __all__ = [
     "bundles",
     "cluster",

@@ -225,8 +225,11 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-def read_toml(file: Path, kind: type[T], name: str) -> T:
+def read_toml(file: Path, kind: type[T], name: str, *, action: str | None = None) -> T:
     """Reads a configuration file.
+
+    Args:
+        action: What to do about a wrong key; by default `lineside config schema` is named.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -240,7 +243,7 @@ def read_toml(file: Path, kind: type[T], name: str) -> T:
         try:
             return decode_toml(data, type=kind)
         except msgspec.ValidationError as error:
-            raise config_error(error, kind, decode_toml(data)) from error
+            raise config_error(error, kind, decode_toml(data), action=action) from error
         except msgspec.DecodeError as error:
             raise ConfigError(str(error)) from error
 
@@ -277,7 +280,11 @@ def _beside(file: Path, path: str) -> str:
 
 def folder_config(folder: Path | str) -> HubConfig:
     """Reads ``hub.toml`` of a hub's folder; arguments and errors as for `load_config`."""
-    return load_config(Path(folder) / CONFIG_NAME)
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        action = "Give the folder that `lineside hub init` made."
+        raise InputNotFoundError(f"{folder} is no folder of a hub: {CONFIG_NAME} is missing", action=action)
+    return load_config(path)
 
 
 def folder_config_or_default(folder: Path | str) -> HubConfig:

@@ -32,6 +32,7 @@ from lineside_hub.folder_lock import running_lock
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
 from lineside_hub.identity.secure_site import old_access_list
+from lineside_hub.link_monitor import LinkMonitor
 from lineside_hub.log_filter import LogFilter
 from lineside_hub.repository.deltas import DeltaMaker
 from lineside_hub.repository.multicast import Multicaster
@@ -80,6 +81,7 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
+        self._monitor = LinkMonitor(self.link, folder)
         self.inbox = Inbox(folder, self._acknowledge, config.results)
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
@@ -163,6 +165,7 @@ class Hub:
         self.link.close()
         if self._ticker.ident is not None:
             self._ticker.join(5.0)
+        self._monitor.close()
         self._database.close()
 
     @property
@@ -256,6 +259,7 @@ class Hub:
                     seen = version if self._publish_desired() else -1
                 if self.link.connected:
                     self.registrar.publish_signed()
+                self._monitor.check()
             except LinesideError as error:
                 _log.error("desired states cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:

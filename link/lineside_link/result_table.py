@@ -102,7 +102,7 @@ def moment(text: str, *, now: datetime.datetime | None = None) -> int:
         read = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         expected = "such as 2026-11-24, 2026-11-24T06:00+01:00, 90m, 2h or 7d"
-        raise ConfigError(f"time {text!r}", expected=expected) from error
+        raise ConfigError(f"time {text!r}", expected=expected, action="Give such a time.") from error
     return int((read if read.tzinfo else read.replace(tzinfo=datetime.timezone.utc)).timestamp() * 1e9)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
-from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.mark_reader import MarkReader
 from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
@@ -27,6 +27,9 @@ from lineside_runtime.bundle import Bundle, Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
 from lineside_runtime.tensors import DYNAMIC, Array
+
+if TYPE_CHECKING:
+    from lineside_models.identification.expected_values import ExpectedValues
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lineside_runtime.system import telemetry
+
 if TYPE_CHECKING:
     from lineside_runtime.backend import Backend, Executable, LoadOptions
     from lineside_runtime.benchmark import Benchmark
@@ -40,6 +42,8 @@ __all__ = [
     "TensorSpec",
     "open_bundle",
 ]
+
+telemetry.turn_off()  # here, since every module that imports an engine imports this package before
 
 _MODULES = {
     "Backend": "backend",

@@ -135,6 +135,18 @@ class Backend(abc.ABC):
         executable.attach(self, device)
         return executable
 
+    def try_device(self, device: Device) -> bool:
+        """Runs one operator on a device, in an engine that can do so faster than by loading a file.
+
+        Returns:
+            Whether the engine can.
+
+        Raises:
+            DeviceError: The device did not run it.
+        """
+        with self._boundary("run"):
+            return self._try(device)
+
     def compatibility(self) -> Compatibility:
         """Returns the versions of driver and libraries, and whether they fit together.
 
@@ -143,6 +155,9 @@ class Backend(abc.ABC):
         """
         with self._boundary("probe"):
             return self._compatibility()
+
+    def _try(self, device: Device) -> bool:
+        return False
 
     def _compatibility(self) -> Compatibility:
         return Compatibility({self.package: self.version})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from threading import TIMEOUT_MAX
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
-from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lineside_runtime.cache.config import CacheConfig
 
 Strategy = Literal["sequential", "fastest", "error"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -76,6 +75,8 @@ def config_error(
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    import difflib  # only who mistypes pays for it
+
     near = difflib.get_close_matches(name.lower(), names, n=1)
     return f" (did you mean `{near[0]}`?)" if near else ""
 

@@ -1,13 +1,12 @@
 """Name, shape, type and layout of inputs and outputs, and the check of arrays against them."""
 
-from __future__ import annotations
+# Annotations are evaluated: see `bundle/manifest.py`.
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from lineside_runtime.errors import BadInputFormatError
 
@@ -27,7 +26,7 @@ DType = Literal[
     "string",
     "any",
 ]
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 DYNAMIC = -1
 """A dimension that each call may choose, such as the batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lineside_hub import link_monitor
+from lineside_hub.fleet.status import read_status
+from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push, set_desired
 from lineside_link.client.client import LinkClient, LinkConfig
@@ -68,6 +72,48 @@ def test_results_come_home_exactly_once_though_the_hub_is_killed(
     assert finished.is_set()
     assert kills == 3
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
+
+
+def test_status_says_that_the_hub_hears_no_device(
+    hub_process: HubProcess, repository: Repository, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = repository.folder
+    state = folder / link_monitor.NAME
+    wait_for(lambda: state.is_file() and link_warning(folder) is None, what="a hub that is connected")
+    broker.kill()
+    wait_for(lambda: "the hub has no connection" in "".join(read_status(folder).warnings), what="the warning")
+    broker.restart()
+    wait_for(lambda: link_warning(folder) is None, what="no warning any more")
+    hub_process.kill()
+    monkeypatch.setattr(link_monitor, "STALE_S", 0.0)
+    assert "the hub was killed after" in (link_warning(folder) or "")
+    before = state.stat().st_mtime_ns
+    hub_process.start()
+    wait_for(lambda: state.stat().st_mtime_ns != before, what="a hub that runs again")
+    hub_process.signal(signal.SIGTERM)
+    assert hub_process.wait() == 0
+    assert not state.exists() and link_warning(folder) is None
+
+
+def test_two_clients_of_one_name_are_noticed(
+    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_monitor, "LOSSES_MAX", 1)
+    monkeypatch.setattr(link_monitor, "LOOK_S", 0.0)
+    clients = [LinkClient(mosquitto.config("same"), "same") for _ in range(2)]
+    monitor = LinkMonitor(clients[0], tmp_path)
+
+    def noticed() -> bool:
+        monitor.check()
+        return "another client called same" in (link_warning(tmp_path) or "")
+
+    try:
+        for client in clients:
+            client.start()
+        wait_for(noticed, what="the warning")
+    finally:
+        for client in clients:
+            client.close()
 
 
 def test_results_come_home_exactly_once_though_the_broker_is_killed(

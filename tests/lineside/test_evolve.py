@@ -183,5 +183,11 @@ def test_nothing_is_offered_that_is_not_better(
     empty = tmp_path / "other"
     empty.mkdir()
     (empty / "notes.txt").write_text("mine")
-    for wrong in (["--out", empty], ["--max-drop", "2"], ["--relabelled", tmp_path / "nowhere"], ["--group", "none"]):
+    for wrong in (
+        ["--out", empty],
+        ["--max-drop", "2"],
+        ["--relabelled", tmp_path / "nowhere"],
+        ["--group", "none"],
+        ["--canary-group", "none"],
+    ):
         assert main([str(word) for word in [*call, *wrong]]) == 1

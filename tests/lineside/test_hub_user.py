@@ -28,7 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_account_is_added_gets_a_token_and_is_removed(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("user", "add", "Ada", "--role", "administer", "--hub", str(hub)) == 0
-    assert run("user", "list", "--hub", str(hub), "--json") == 0
+    assert run("user", "ls", "--hub", str(hub), "--json") == 0
     assert json.loads(capsys.readouterr().out)["accounts"] == [{"name": "Ada", "role": "administer"}]
     assert run("user", "token", "Ada", "--label", "nightly", "--hub", str(hub)) == 0
     token = capsys.readouterr().out.strip()
@@ -46,10 +46,14 @@ def test_an_account_is_added_gets_a_token_and_is_removed(hub: Path, capsys: pyte
 
 
 def test_verify_says_which_row_was_changed(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("user", "add", "Ada", "--role", "watch", "--hub", str(hub))
     assert run("audit", "verify", "--hub", str(hub), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["head"] == "0:"
+    run("user", "add", "Ada", "--role", "watch", "--hub", str(hub))
+    assert run("audit", "verify", "--head", "0:", "--hub", str(hub), "--json") == 0
     head = json.loads(capsys.readouterr().out)["head"]
     assert run("audit", "verify", "--head", head, "--hub", str(hub)) == 0
+    assert run("audit", "verify", "--head", head[:-1], "--hub", str(hub)) == 1
+    assert "--head; expected NUMBER:DIGEST" in capsys.readouterr().err
     database = Database.open(hub)
     with database.transaction() as connection:
         connection.execute('UPDATE audit SET after = \'{"role":"operate"}\'')

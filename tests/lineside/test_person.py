@@ -19,7 +19,7 @@ def test_people_are_added_listed_and_removed_and_no_pin_is_printed(
     config = ["--config", str(write_agent(tmp_path, bundle="surface-12"))]
     monkeypatch.setattr(sys, "stdin", io.StringIO("3691\n"))
     assert main(["agent", "person", "add", "Otto", "--role", "operate", *config]) == 0
-    assert main(["agent", "person", "list", "--json", *config]) == 0
+    assert main(["agent", "person", "ls", "--json", *config]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed)["people"] == [{"name": "Otto", "role": "operate"}]
     assert "3691" not in printed

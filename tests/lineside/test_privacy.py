@@ -118,11 +118,19 @@ def test_query_prints_classes_and_makes_keys_or_takes_them(
         out = capsys.readouterr().out
         assert all(f"{label} {score:.3f}" in out for label, score in scores.items())
         assert main(["privacy", "query", trunk, photo, "--server", url]) == 1
-        assert "the token is missing or wrong" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "the token is missing or wrong" in error and "--token-file" in error
+        key.chmod(0o644)
+        assert main([*command, "--keys", str(key)]) == 1
+        assert "chmod 600" in capsys.readouterr().err
+        key.write_bytes(key.read_bytes()[:-9])
+        key.chmod(0o600)
+        assert main([*command, "--keys", str(key)]) == 1
+        assert f"{key} is no secret key of this head" in capsys.readouterr().err
     with pytest.raises(InputNotFoundError, match="no secret key"):
         EncryptedHead(trunk, server="http://127.0.0.1:9", keys=tmp_path / "absent")  # before any connection
     assert main([*command]) == 1
-    assert "cannot be reached" in capsys.readouterr().err
+    assert "cannot be reached: [Errno" in capsys.readouterr().err
 
 
 def test_a_server_that_was_started_again_gets_the_keys_again(world: Path) -> None:

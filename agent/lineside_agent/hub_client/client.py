@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ ENGINES_AFTER_S = 30.0
 """Time from the start to the probing of the engines: the cores first start cameras and models. A Python process for
 each engine takes as much processor time as the start of the agent itself."""
 
+REPORT_EVERY_S = 300.0
+"""How often free disk is reported: nothing else changes on a device that runs well for months."""
+
 
 class HubClient:
     """Connects the device to its hub.
@@ -75,9 +79,8 @@ class HubClient:
         link, root = config.link, config.root
         if link is None or root is None:
             raise ConfigError("$.link and $.root belong together")
-        self._config = config
-        self._store = store
-        self._stop = stop
+        self._config, self._store, self._stop = config, store, stop
+        self._report_due_s = 0.0
         self._inspected = inspected
         self._topics = topics = Topics(link.site)
         self._lock = threading.Lock()
@@ -252,7 +255,7 @@ class HubClient:
         """
         self.report(
             **_machine_fields(machine),
-            free_bytes=shutil.disk_usage(self._config.folder).free,
+            free_bytes=self._free_bytes(),
             progress=progress,
             waiting=waiting,
             transfer=self._fetcher.last,
@@ -261,6 +264,9 @@ class HubClient:
     def report_agent(self, machine: AgentMachine, waiting: str) -> None:
         """Reports the deployment of the agent itself; arguments as for `report_bundle`."""
         self.report(agent=AgentReport(**_machine_fields(machine), waiting=waiting))
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self._config.folder).free
 
     def _publish_reported(self) -> None:
         if "state" in self._reported and self.client.connected:
@@ -290,8 +296,11 @@ class HubClient:
         }
 
     def check_connection(self) -> None:
-        """As `Presence.check`."""
+        """As `Presence.check`; reports the free disk every `REPORT_EVERY_S`."""
         self._presence.check()
+        if time.monotonic() >= self._report_due_s and self.client.connected:
+            self._report_due_s = time.monotonic() + REPORT_EVERY_S
+            self.report(free_bytes=self._free_bytes())
 
     def met_hub(self) -> bool:
         """Fetches the hub's timestamp, over the path of the next update, and returns whether it came."""

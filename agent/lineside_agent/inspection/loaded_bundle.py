@@ -226,7 +226,7 @@ def load(
     beside = (measured or bundle.path.parent) / bundle.path.name
     if bundle.manifest.several:
         return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
-    settings = engine_settings(config)
+    settings = _settings_of(config)
     session = _open_session(bundle, config, settings, place=beside.with_name(beside.name + SUFFIX))
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
@@ -246,6 +246,11 @@ def load(
         session.close()
         raise
     return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
+
+
+def _settings_of(config: InspectConfig) -> Config:
+    """Returns the settings of a session of which each worker calls `Session.predict`: as many calls run at once."""
+    return msgspec.structs.replace(engine_settings(config), submit_workers=config.workers)
 
 
 def _open_session(
@@ -285,7 +290,7 @@ def _load_several(
     try:
         for (entry, opened, own), share in zip(parts, shares, strict=True):
             place = beside.with_name(f"{beside.name}.{entry.name}{SUFFIX}")
-            session = _open_session(opened, own, engine_settings(own), share=share, place=place)
+            session = _open_session(opened, own, _settings_of(own), share=share, place=place)
             loaded.append(LoadedModel(entry.name, opened, session))
             inspectors.append(NamedInspector(entry, _inspector_of(entry, session, own)))
     except BaseException:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import msgspec
-
 from lineside_agent.config import InspectConfig
 from lineside_models.golden import read_png
 from lineside_models.preprocess import prepare
@@ -43,9 +41,8 @@ def staged_plan(
     if not config.objective:
         return AS_CONFIGURED
     objective = Objective(kind=config.objective, rate_hz=config.rate_hz)
-    wanted = msgspec.structs.replace(settings, submit_workers=config.workers)  # as many frames are inspected at once
-    path = folder / f"{plan_key(bundle, wanted)[:16]}.plan.json"
-    plan = read_plan(path, bundle, wanted)
+    path = folder / f"{plan_key(bundle, settings)[:16]}.plan.json"
+    plan = read_plan(path, bundle, settings)
     if plan is None or plan.objective != objective:
         log.info("%s: measuring the ways of serving it here", bundle.manifest.identity)
         from lineside_runtime.planning import plan_placement  # only who measures pays for it
@@ -53,7 +50,7 @@ def staged_plan(
         feeds, inputs = _golden(bundle)
         plan = plan_placement(
             bundle,
-            wanted,
+            settings,
             objective=objective,
             feeds=feeds,
             inputs=inputs,

@@ -120,7 +120,7 @@ def remove_person(folder: Path, name: str) -> None:
     """
     people = read_people(folder)
     if name not in [one.name for one in people]:
-        action = "`lineside agent person list` shows who there is."
+        action = "`lineside agent person ls` shows who there is."
         raise InputNotFoundError(f"nobody is called {name!r}", action=action)
     _write(folder, tuple(one for one in people if one.name != name))
 

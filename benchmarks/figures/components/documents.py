@@ -126,6 +126,23 @@ def _bar(what: str, text: str, value: float, most: float) -> tuple[str, ...]:
 @block("documents.receipts", "documents.receipts")
 def receipts(found: Value) -> str:
     """Values of receipts by key, exact ones, and those that can be read at all."""
+    count = f"{found['judged']:.0f} of {found['receipts']:.0f} receipts are judged, of other companies than"
+    count += f" those that were trained on, in {found['steps']:.0f} steps."
+    ways = {"network": "the network alone", "scores": "expressions and indicators alone", "both": "both"}
+    inside = [(text, f"{found['train'][name]:.3f}") for name, text in ways.items()]
+    inside_table = table(["inside the train fold, by other companies", "F1"], inside)
+    return f"{count}\n\n{_receipt_values(found)}\n\n{inside_table}"
+
+
+@block("documents.receipt_scores", "documents.receipt_scores")
+def receipt_scores(found: Value) -> str:
+    """The same without a network, and what it costs to find the values in a text."""
+    cost = f"{found['candidates']:.0f} candidates a receipt; {found['values_ms']:.0f} ms of processor time to find the"
+    cost += f" values in its text. Inside the train fold, by other companies: F1 {found['train']['scores']:.3f}."
+    return f"{_receipt_values(found)}\n\n{cost}"
+
+
+def _receipt_values(found: Value) -> str:
     rows = []
     for name, of in found["right"].items():
         f1 = of["f1"].number
@@ -135,9 +152,4 @@ def receipts(found: Value) -> str:
         interval = between(*(f"{of[end]:.3f}" for end in ("low", "high")))
         exact = f"{found['exact'][name]['f1']:.3f}"
         rows.append((name, f"{fixed(f1, 3)} ({interval})", asked, exact, readable))
-    head = f"value | F1 | {found['must']:g} asked for, goal {found['goal']:g} | exact | readable"
-    count = f"{found['judged']:.0f} of {found['receipts']:.0f} receipts are judged, of other companies than"
-    count += f" those that were trained on, in {found['steps']:.0f} steps."
-    ways = {"network": "the network alone", "scores": "expressions and indicators alone", "both": "both"}
-    inside = [(text, f"{found['train'][name]:.3f}") for name, text in ways.items()]
-    return f"{count}\n\n{table(head, rows)}\n\n{table(['inside the train fold, by other companies', 'F1'], inside)}"
+    return table(f"value | F1 | {found['must']:g} asked for, goal {found['goal']:g} | exact | readable", rows)

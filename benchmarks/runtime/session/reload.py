@@ -6,7 +6,7 @@ of the libraries' data for the first time, is made at the end of the warm cycles
 
 A cycle opens a session, runs it and closes it; every second one reloads another session, which goes on. It runs in a
 process of its own, so that nothing else is in the figure. The bare engine does the same in another process, for
-comparison: what it leaks, we can't give back.
+comparison: what it leaks, we can't give back. ONNX Runtime's telemetry is off in both: with it each load keeps 1 kB.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ are processes of their own, started in turn, from before Python's start until th
 clock that all processes share and prints it. The files are in the page cache for both, and all of Python's code is
 compiled, as it is where a wheel was installed.
 
+ONNX Runtime's telemetry is off in both, as the benchmark's own process has turned it off for its children.
+
 Memory is what is resident after 20 inferences, told by the kernel (``VmRSS``); the session may use every engine that is
 installed here, and has no standby.
 """

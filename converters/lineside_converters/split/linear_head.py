@@ -96,9 +96,8 @@ def _variant(source: Bundle, name: str | None) -> Variant:
         if variant.format == "onnx" and variant.precision == "int8" and name in (None, variant.name):
             return variant
     raise IncompatibleBundleError(
-        f"{manifest.identity} has no such INT8 ONNX variant",
-        expected=name or "an INT8 variant",
-        actual=[variant.name for variant in manifest.variants],
+        f"{manifest.identity} has no INT8 ONNX variant" + (f" {name!r}" if name else ""),
+        actual=", ".join(f"{variant.name} ({variant.format}, {variant.precision})" for variant in manifest.variants),
         action=_ACTION,
     )
 

@@ -162,6 +162,8 @@ class PlantTrainer:
     ) -> None:
         self._out, self._report = out, on_progress
         given = {**settings, "data": [str(each) for each in data], "out": str(out), "threads": threads}
+        # A plant that was killed after its result, before the coordinator had its accuracy, makes the result again.
+        given["overwrite"] = (out / LOCAL_NAME).exists()
         try:
             config = msgspec.convert(
                 {**given, "labels": list(labels)}, DetectorConfig, dec_hook=lambda _kind, text: Path(text)
@@ -248,6 +250,10 @@ class PlantTrainer:
     def finish(self, weights: Weights, shared: Sequence[str]) -> float:
         """Writes ``float.onnx`` and ``training.json`` of the result, scores calibrated; returns its accuracy."""
         self.take(weights, shared)
+        if self._kept is None:  # it has trained no round: what is written here is a plant's own all the same
+            checkpoints.save(
+                self._out / LOCAL_NAME, {"optimizer": self._trainer.run.optimizer.state_dict(), "local": {}}
+            )
         checkpoints.save(self._out / BEST, self._trainer.run.model.state_dict())
         return float(np.mean(list(self._trainer.finish().held_map50.values())))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ RESULTS = (WEIGHTS, GRAPH, "tables.npz", FACTS)
 """Results of a run beside its checkpoint."""
 
 TRIALS = "architectures.json"
+TRIALS_FOLDER = "trials"
 
 S = TypeVar("S", bound=TrainingSettings)
 
@@ -120,6 +122,11 @@ def _begun(settings: TrainingSettings) -> TrainingSettings | None:
         return None
 
 
+def _has_begun(out: Path) -> bool:
+    trials = out.glob(f"{TRIALS_FOLDER}/*/{CHECKPOINT}")
+    return (out / CHECKPOINT).exists() or (out / TRIALS).exists() or any(trials)
+
+
 def how_to_resume(kind: str, given: dict[str, Any]) -> str:
     """Returns the message after Ctrl-C.
 
@@ -128,7 +135,7 @@ def how_to_resume(kind: str, given: dict[str, Any]) -> str:
         given: The call's options by name.
     """
     out, config = given.get("out"), given.get("config")
-    if out is not None and not (out / CHECKPOINT).exists() and not (out / TRIALS).exists() and not given.get("workers"):
+    if out is not None and not given.get("workers") and not _has_begun(out):
         return "stopped before the first epoch ended: there is nothing to resume"
     words = ["lineside train", kind, f"--out {out}" if out is not None else f"--config {config}", "--resume"]
     words += [f"--workers {given['workers']}"] if given.get("workers") else []

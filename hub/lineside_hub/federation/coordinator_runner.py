@@ -63,7 +63,12 @@ class CoordinatorRunner:
 
     def __init__(self, pool: PoolConfig, key: PlantKey, name: str) -> None:
         if public_hex(key) != pool.coordinator:
-            raise ConfigError("the coordinator's key", expected=pool.coordinator, actual=public_hex(key))
+            raise ConfigError(
+                "the coordinator's key",
+                expected=f"the one whose public part is {pool.coordinator}",
+                actual=f"that of {public_hex(key)}",
+                action="Give the coordinator's key, or name the public part of this one in pool.toml.",
+            )
         self.topics = Topics(pool.link.site)
         self.client = LinkClient(pool.link, name)
         self._pool, self._key = pool, key

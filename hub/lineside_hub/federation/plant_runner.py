@@ -92,7 +92,13 @@ class PlantRunner:
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         if pool.plants.get(plant) != public_hex(key):
-            raise ConfigError(f"the pool's key of {plant!r}", expected=public_hex(key), actual=pool.plants.get(plant))
+            known = pool.plants.get(plant)
+            raise ConfigError(
+                f"the key of {plant!r}",
+                expected=f"the one whose public part is {known}" if known else f"one of {', '.join(pool.plants)}",
+                actual=f"that of {public_hex(key)}" if known else "a plant that pool.toml does not name",
+                action="Give this plant's name and its own key, or name the public part of this key in pool.toml.",
+            )
         self._pool, self._plant, self._key = pool, plant, key
         self._answer, self._sums, self._uploads = answer, sums, uploads
         self._say = on_progress

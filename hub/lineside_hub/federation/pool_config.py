@@ -48,4 +48,5 @@ def load_pool(path: Path) -> PoolConfig:
         InputNotFoundError: There is no such file.
         ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
     """
-    return read_toml(path, PoolConfig, "pool.toml")
+    action = "docs/privacy.md describes pool.toml; a public key is the line that `lineside fleet pool key` prints."
+    return read_toml(path, PoolConfig, "pool.toml", action=action)

@@ -76,10 +76,11 @@ def run_round(
         step_timeout_s: So long each step waits for plants that do not answer.
 
     Raises:
-        ConfigError: The key is another one.
+        ConfigError: The key is another one, or a day is not over.
         BrokerError: The broker cannot be reached.
         AggregationError: Too few plants answered, or one sent what it may not.
     """
+    question.check_days()
     plan = plan_round(pool, question)
     with CoordinatorRunner(pool, key, f"pool-coordinator-{plan.round[:8]}") as runner:
         coordinator = runner.run(plan, step_timeout_s=step_timeout_s, on_progress=on_progress)
@@ -139,8 +140,7 @@ class PlantService(PlantRunner):
     def _check(self, question: QualityQuestion) -> None:
         if question.types != self._types:
             raise AggregationError("a plan with other types than pool.toml", action="Compare the two files.")
-        if question.until > datetime.datetime.now(datetime.timezone.utc).date():
-            raise ConfigError("days of a question", expected="days that are over (UTC)", actual=str(question.until))
+        question.check_days()
 
     def _counted(self, plan: RoundPlan) -> PlantAnswer:
         question = read_question(plan.question)

@@ -51,6 +51,19 @@ class QualityQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         """The day after the last one."""
         return self.since + datetime.timedelta(days=self.days)
 
+    def check_days(self) -> None:
+        """Checks that all days are over.
+
+        Raises:
+            ConfigError: A day is not.
+        """
+        over = (datetime.datetime.now(datetime.timezone.utc).date() - self.since).days
+        if self.days > over:
+            asked = f"{self.days} from {self.since}"
+            raise ConfigError(
+                "days of a question", expected="days that are over (UTC)", actual=asked, action="Ask for earlier days."
+            )
+
     @property
     def length(self) -> int:
         """Numbers of a vector: days by verdict, types and other types, reviews, scores."""

@@ -12,6 +12,7 @@ from lineside_hub.config import IDENTITY_NAME, HubConfig, folder_config_or_defau
 from lineside_hub.fleet.usage import QUOTAS, quota_of, read_usage
 from lineside_hub.identity.expiries import certificate_warnings
 from lineside_hub.identity.secure_site import old_access_list
+from lineside_hub.link_monitor import link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.roles import WARN_BEFORE_DAYS
 from lineside_hub.results.database import NAME as DATABASE_NAME
@@ -131,9 +132,10 @@ def _full(database: Database, config: HubConfig) -> list[str]:
 
 
 def _identity_warnings(folder: Path | str) -> list[str]:
-    """Returns tasks about the access list and the certificates."""
+    """Returns tasks about the connection to the broker, the access list and the certificates."""
     access = old_access_list(folder)
-    return [*([access] if access is not None else []), *certificate_warnings(Path(folder) / IDENTITY_NAME)]
+    link = link_warning(Path(folder))
+    return [*filter(None, (link, access)), *certificate_warnings(Path(folder) / IDENTITY_NAME)]
 
 
 def _warnings(roles: tuple[RoleStatus, ...], identities: list[str], full: list[str]) -> list[str]:

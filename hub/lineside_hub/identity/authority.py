@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.registry import CertificateKind, Claim, IssuedCertificate, Registry
-from lineside_hub.repository.key_encryption import key_pem
+from lineside_hub.repository.key_encryption import PASSPHRASE_ACTION, key_pem
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
 from lineside_link.topics import check_name
@@ -149,8 +149,8 @@ class Authority:
             encrypted = b"ENCRYPTED PRIVATE KEY" in data
             key = load_pem_private_key(data, passphrase.encode() if passphrase and encrypted else None)
         except (ValueError, TypeError) as error:
-            action = "Give the passphrase that it was made with."
-            raise SignatureError("the authority's key cannot be opened", action=action) from error
+            what = "needs a passphrase" if encrypted and not passphrase else "cannot be opened"
+            raise SignatureError(f"the authority's key {what}", action=PASSPHRASE_ACTION) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise SignatureError("the authority's key", expected="an elliptic curve key", actual=type(key).__name__)
         return cls(path, certificate, key)

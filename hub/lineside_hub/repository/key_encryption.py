@@ -19,6 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 ROUNDS = 600_000
 """https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#pbkdf2"""
 
+PASSPHRASE_ACTION = (
+    "Give the passphrase that it was made with, by --ask-passphrase, --passphrase-file or LINESIDE_PASSPHRASE; "
+    "nothing was signed."
+)
+"""What to do about a key that is not opened."""
+
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")
 _PBKDF2 = bytes.fromhex("06092a864886f70d01050c")
 _HMAC_SHA256 = bytes.fromhex("06082a864886f70d0209")

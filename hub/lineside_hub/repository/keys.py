@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # public by its documentation
 
-from lineside_hub.repository.key_encryption import key_pem
+from lineside_hub.repository.key_encryption import PASSPHRASE_ACTION, key_pem
 from lineside_runtime.errors import InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -138,8 +138,7 @@ def _decrypt(whose: str, data: bytes, passphrase: bytes | None) -> Ed25519Privat
         key = load_pem_private_key(data, passphrase if encrypted else None)
     except (ValueError, TypeError) as error:
         what = "needs a passphrase" if encrypted and passphrase is None else "cannot be opened"
-        action = "Give the passphrase that it was made with; nothing was signed."
-        raise SignatureError(f"the key of {whose} {what}", action=action) from error
+        raise SignatureError(f"the key of {whose} {what}", action=PASSPHRASE_ACTION) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"the key of {whose}", expected="Ed25519", actual=type(key).__name__)
     return key

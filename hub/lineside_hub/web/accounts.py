@@ -8,6 +8,7 @@ interface. A session of a browser ends when it idles; one with a label is an API
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import threading
 import time
@@ -97,7 +98,7 @@ def find_account(database: Database, name: str) -> Account:
     """
     rows = database.query("SELECT name, role, created_at_ns FROM accounts WHERE name = ?", name)
     if not rows:
-        raise InputNotFoundError(f"no account is called {name!r}", action="`lineside hub user list` shows them.")
+        raise InputNotFoundError(f"no account is called {name!r}", action="`lineside hub user ls` shows them.")
     return Account(**dict(rows[0]))
 
 
@@ -111,7 +112,12 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
         ConfigError: The name, the role or the password cannot be used.
     """
     if not 1 <= len(name) <= NAME_MAX or not name.isprintable() or name != name.strip():
-        raise ConfigError("name", expected=f"1 to {NAME_MAX} printable characters", actual=name[: NAME_MAX + 1])
+        raise ConfigError(
+            "name",
+            expected=f"1 to {NAME_MAX} printable characters, no space at the ends",
+            actual=repr(name[: NAME_MAX + 1]),
+            action="Give another name.",
+        )
     if name.endswith(")"):
         raise ConfigError(
             "name", expected="no ) at its end, as names of an identity provider's people have", actual=name
@@ -185,7 +191,7 @@ class LoginThrottle:
         with self._lock:
             waits_s = max(self._wrong.get(key, (0, 0.0))[1] for key in keys) - now_s
             if waits_s > 0:
-                raise RequestError("too many failed sign-ins", status=429, action=f"Wait {waits_s:.0f} s.")
+                raise RequestError("too many failed sign-ins", status=429, action=f"Wait {math.ceil(waits_s)} s.")
             for key in keys:  # counted before the check: parallel tries are counted too
                 count = self._wrong.pop(key, (0, 0.0))[0] + 1
                 pause_s = 0.0 if count < FREE_TRIES else min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** (count - FREE_TRIES))

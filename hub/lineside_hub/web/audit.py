@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sqlite3
 import time
 import uuid
@@ -20,12 +21,17 @@ from typing import Any
 import msgspec
 
 from lineside_hub.results.database import Database
+from lineside_runtime.errors import ConfigError
 
 log = logging.getLogger("lineside.hub.audit")
 
 UNKNOWN_OUTCOME = "the hub ended before the outcome was known"
 
 PAGE_ROWS = 100
+
+_EMPTY_HEAD = "0:"
+
+_HEAD = re.compile(rf"{_EMPTY_HEAD}|[1-9][0-9]*:[0-9a-f]{{64}}")
 
 _FIELDS = ("at_ns", "who", "address", "action", "subject", "before", "after", "error")
 
@@ -160,7 +166,13 @@ def verify(database: Database, *, head: str = "") -> AuditReport:
 
     Args:
         head: What an earlier call returned as head; that row must still be there, unchanged.
+
+    Raises:
+        ConfigError: The given head is none.
     """
+    if head and not _HEAD.fullmatch(head):
+        expected = "NUMBER:DIGEST, as `lineside hub audit verify` prints it"
+        raise ConfigError("--head", expected=expected, actual=repr(head[:80]), action="Copy the whole head.")
     problems: list[str] = []
     rows = last = 0
     digest = ""
@@ -175,9 +187,9 @@ def verify(database: Database, *, head: str = "") -> AuditReport:
     given = database.query("SELECT seq FROM sqlite_sequence WHERE name = 'audit'")
     if given and given[0]["seq"] > last:
         problems.append(f"rows {last + 1} to {given[0]['seq']} are removed")
-    if head and head not in digests:
+    if head not in ("", _EMPTY_HEAD) and head not in digests:
         problems.append(f"the row of the head {head[:40]} is removed or changed")
-    return AuditReport(rows=rows, head=f"{last}:{digest}", problems=tuple(problems))
+    return AuditReport(rows=rows, head=f"{last}:{digest}" if rows else _EMPTY_HEAD, problems=tuple(problems))
 
 
 def _append(connection: sqlite3.Connection, **values: Any) -> None:

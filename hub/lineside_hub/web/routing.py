@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 import jinja2
@@ -22,6 +22,9 @@ from lineside_hub.web.thumbnails import ThumbnailCache
 BODY_MAX_BYTES = 64 << 10
 
 API = "/api/v1"
+
+RowNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Number of a row in a query or form: what a column of SQLite holds."""
 
 COOKIE = "lineside_dashboard"
 """Holds a session's token."""

@@ -28,7 +28,7 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     )
     add_agent_config(added)
     added.set_defaults(run=run_add)
-    listed = what.add_parser("list", help="list the people")
+    listed = what.add_parser("ls", help="list the people")
     add_agent_config(listed)
     add_json(listed)
     listed.set_defaults(run=run_list)

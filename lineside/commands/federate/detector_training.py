@@ -10,6 +10,7 @@ from lineside_hub.federation.differential_privacy import PrivacySettings
 from lineside_hub.federation.training_coordinator import create_federation
 from lineside_hub.federation.training_plant import LocalUpdate
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
+from lineside_models.datasets import load_dataset
 
 ROOT_NAME = "root.json"
 RESULT_NAME = "result"
@@ -61,9 +62,14 @@ class DetectorTraining:
         data: Folders of this plant's annotated images.
         folder: For the plant's state and result.
         on_progress: Called with a line now and then.
+
+    Raises:
+        DatasetError: A data folder is not usable. A plant waits for its first round for hours before it reads it.
     """
 
     def __init__(self, data: Sequence[Path], folder: Path, *, threads: int, on_progress: Callable[[str], None]) -> None:
+        for each in data:
+            load_dataset(each, "train")
         self._data, self._folder, self._threads, self._say = data, folder, threads, on_progress
         self._trainer: PlantTrainer | None = None
 

@@ -40,7 +40,7 @@ def _add_user(actions: Any) -> None:
     )
     add_hub(added)
     added.set_defaults(run=run_add)
-    listed = what.add_parser("list", help="list the accounts")
+    listed = what.add_parser("ls", help="list the accounts")
     add_hub(listed)
     add_json(listed)
     listed.set_defaults(run=run_list)
@@ -141,7 +141,12 @@ def run_token(options: argparse.Namespace) -> int:
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
     if not 0 < options.days <= accounts.TOKEN_DAYS_MAX or not options.label.strip():
-        raise ConfigError("--days, --label", expected=f"at most {accounts.TOKEN_DAYS_MAX:g} days, and a label")
+        raise ConfigError(
+            "--days, --label",
+            expected=f"more than 0 and at most {accounts.TOKEN_DAYS_MAX:g} days, and a label",
+            actual=f"{options.days:g} days, {options.label!r}",
+            action="Correct them.",
+        )
     with closing(Database.open(options.hub)) as database:
         account = accounts.find_account(database, options.name)
         with database.transaction() as connection:

@@ -109,9 +109,12 @@ def run(options: argparse.Namespace) -> int:
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import FOLDER
         from lineside_hub.relabel.new_frames import new_frames
+        from lineside_hub.repository.repository import Repository
         from lineside_hub.rollouts.published_bundles import write_deployed
     if not 0 <= options.max_drop <= 1:
         raise ConfigError("max_drop", expected="0 to 1", actual=options.max_drop)
+    if options.canary_group is not None:
+        Repository.open(options.hub).roles.check_group(options.canary_group)
     relabelled = options.relabelled or Path(folder_config(options.hub).folder) / FOLDER
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineside-evolve-")))
@@ -119,8 +122,7 @@ def run(options: argparse.Namespace) -> int:
         new = new_frames(relabelled, deployed.digest)
         if not new.count:
             return _nothing_new(options, deployed, relabelled)
-        judged = f"{new.count} frames that {deployed.manifest.identity} judged are relabelled"
-        inform(f"{judged}, {new.corrected} of them changed")
+        inform(f"relabelled frames that {deployed.manifest.identity} judged: {new.count}, changed: {new.corrected}")
         report = _evolve(options, deployed, relabelled, new)
     if options.json:
         print_json(report)

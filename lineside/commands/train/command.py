@@ -254,6 +254,7 @@ def _train_document(options: argparse.Namespace) -> int:
         return [
             f"F1 of values of {len(result.labels)} types on documents that the network was not trained on: "
             f"{result.held_f1:.3f}, with calibrated scores {result.scored_f1:.3f}"
+            f"{'' if result.uses_network else ', which use no network'}"
         ]
 
     return _train(options, "document", DocumentConfig, train_document, lines)

@@ -29,6 +29,9 @@ from lineside_runtime.errors import AggregationError
 STEPS = ("keys", "shares", "masked", "survivors", "unmask")
 """What the coordinator waits for, in this order; then the round is ``done``."""
 
+NAMED_MAX = 10
+"""Missing plants that an error names."""
+
 
 class Coordinator:
     """One round. Call `receive` for each message, and `advance` when all have answered or the time is over."""
@@ -130,11 +133,13 @@ class Coordinator:
             AggregationError: Too few have answered, or the sum is out of range.
         """
         if self.answered < self.plan.threshold:
+            missing = sorted(self.expected)
+            more = f" and {len(missing) - NAMED_MAX} more" if len(missing) > NAMED_MAX else ""
             raise AggregationError(
                 f"round {self.plan.round}: too few plants answered in step {self.step}",
                 expected=f"at least {self.plan.threshold}",
-                actual=self.answered,
-                action="Nothing can be computed from what arrived. Start a new round.",
+                actual=f"{self.answered}, none from {', '.join(missing[:NAMED_MAX])}{more}",
+                action="Nothing can be computed from this. Look after the missing plants, then start a new round.",
             )
         step, self.step = self.step, (*STEPS, "done")[STEPS.index(self.step) + 1]
         if step == "keys":

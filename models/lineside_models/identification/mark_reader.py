@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import msgspec
@@ -15,7 +15,6 @@ import numpy as np
 
 from lineside_models.frame import UInt8Array
 from lineside_models.identification.codes import open_code_reader
-from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.found_mark import FindMarks, FoundMark
 from lineside_models.identification.gs1 import parse_elements
 from lineside_models.identification.mark_reading import MarkReading
@@ -31,6 +30,9 @@ from lineside_models.identification.text import open_text_reader
 from lineside_models.metrology.locator import Locator, placed
 from lineside_models.metrology.rules import Point
 from lineside_runtime.errors import MarkError, MeasurementError
+
+if TYPE_CHECKING:
+    from lineside_models.identification.expected_values import ExpectedValues
 
 TEXT_MAX = 1024
 """Characters of a text; a longer one is an error."""

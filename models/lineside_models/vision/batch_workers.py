@@ -12,13 +12,15 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
 from lineside_models.inspector import Inspector
 from lineside_runtime.session import Session
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,6 +78,8 @@ class BatchWorkers(Generic[T, R]):
             self._single = None
 
     def _side_by_side(self, begun: tuple[T, ...], batches: Iterator[T], most: int) -> Iterator[R]:
+        from concurrent.futures import ThreadPoolExecutor  # with logging: one batch alone needs neither
+
         waiting: collections.deque[Future[R]] = collections.deque()
         ended: Exception | None = None
         with ThreadPoolExecutor(self.workers, thread_name_prefix="lineside-inspect") as pool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,7 +15,6 @@ import numpy.typing as npt
 
 from lineside_models import zoo
 from lineside_models.frame import Frame
-from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.verdict.regions import Region
@@ -26,7 +23,6 @@ from lineside_models.vision.batch_workers import BatchWorkers
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Image, InputImage, frames, input_images
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
-from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
@@ -40,6 +36,9 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.session import ARCHIVE_SUFFIX, Session
 from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lineside_models.identification.expected_values import ExpectedValues
 
 SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
 """The detector that comes with lineside."""
@@ -273,6 +272,14 @@ class ImageInspector:
             return open_bundle(path) if path.is_dir() else path
         if not path.is_file():
             raise InputNotFoundError(f"no model at {path}", action="Give a bundle, an .onnx or a .pt file.")
+        return self._wrapped(path, given, trust, import_pt)
+
+    def _wrapped(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle:
+        import shutil  # these are for bare models: 1 MB and 10 ms
+        import tempfile
+
+        from lineside_models.vision.onnx_bundle import wrap_onnx
+
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="lineside-model-")))
         if path.suffix in TORCH_SUFFIXES:
             imported = import_pt(path, trust)
@@ -313,6 +320,8 @@ def _rules_of(
 def _expected_of(path: Path | str | None) -> ExpectedValues | None:
     if path is None:
         return None
+    from lineside_models.identification.expected_values import ExpectedValues  # only who compares pays for it
+
     expected = ExpectedValues(path)
     expected.check()
     return expected

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from lineside_runtime.bundle import Postprocess, Preprocess
-from lineside_runtime.decoding import decode_json
+from lineside_runtime.decoding import decode_json, decode_toml
 from lineside_runtime.errors import ConfigError, MissingModelFactsError
 from lineside_runtime.tensors import DYNAMIC
 
 if TYPE_CHECKING:
     from lineside_runtime.backends.ort.backend import OnnxFacts
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 METADATA_KEY = "lineside"
 """Key of an ONNX file's metadata under which the facts may stand as JSON."""
@@ -95,8 +89,8 @@ def from_sidecar(model: Path) -> ModelFacts:
     if len(data) > SIDECAR_MAX_BYTES:
         raise ConfigError(f"{path} is too large", expected=f"at most {SIDECAR_MAX_BYTES} bytes")
     try:
-        values = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = decode_toml(data)
+    except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}", action="Correct the named line.") from error
     return _convert(values, str(path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from lineside_runtime.errors import InputNotFoundError
@@ -54,5 +53,7 @@ def find(given: str | Path) -> Path:
 
 
 def _nearest(name: str) -> str:
+    import difflib  # only who mistypes pays for it
+
     near = difflib.get_close_matches(name, NAMES, n=1)
     return f"Did you mean {near[0]}?" if near else ""

@@ -4,7 +4,8 @@ It reads ONNX files (`pytorch_graph`) and nothing of torch's own: ``.pt`` files 
 they are loaded, and a state dict alone has no graph. For training's own networks there is the ``converters`` component.
 
 Its import costs seconds and hundreds of megabytes, so that it is the last resort (`registry.LAST_RESORT`) unless
-`Config.engines` names it. CUDA is **untested on hardware**; there convolutions run in TF32, torch's default.
+`Config.engines` names it. What reads files imports torchvision and with it torch._dynamo, as long again: only `_load`
+pays for that. CUDA is **untested on hardware**; there convolutions run in TF32, torch's default.
 
 Cambricon's ``torch_mlu`` (https://github.com/Cambricon/torch_mlu, README.md and ``torch_mlu/mlu/__init__.py``) adds the
 device type ``mlu`` and the module ``torch.mlu``, which has the calls of ``torch.cuda``. **Untested on hardware**;
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,6 @@ from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, 
 from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.operator_times import OperatorTimes
 from lineside_runtime.backends.common.options import threads_on_cores
-from lineside_runtime.backends.pytorch_graph import TorchGraph, load_operators, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     ConfigError,
@@ -48,6 +48,9 @@ from lineside_runtime.system import accelerators, drivers
 from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.system.packages import installed_version
 from lineside_runtime.tensors import Array, InputCheck
+
+if TYPE_CHECKING:
+    from lineside_runtime.backends.pytorch_graph import TorchGraph
 
 ERRORS: dict[str, type[LinesideError] | None] = {
     "FatalError": None,
@@ -72,6 +75,9 @@ _OTHERS = (
     MemoryError,
 )
 """What onnx, onnx2torch and torch's own modules raise beside them."""
+
+READER = "onnx2torch"
+"""What makes a module of an ONNX file."""
 
 MLU = "torch_mlu"
 """Cambricon's package; its import registers ``mlu`` with torch."""
@@ -123,6 +129,15 @@ class TorchBackend(Backend):
     formats = frozenset({"onnx"})
     untested_kinds = frozenset({"gpu", "npu"})
 
+    def __init__(self) -> None:
+        """Fails where a library is missing that the first model would need.
+
+        Raises:
+            ImportError: onnx2torch isn't installed.
+        """
+        if importlib.util.find_spec(READER) is None:
+            raise ImportError(f"no module {READER}")
+
     @property
     def version(self) -> str:
         """Version of ``torch``."""
@@ -151,7 +166,15 @@ class TorchBackend(Backend):
             )
         return Compatibility(versions)
 
+    def _try(self, device: Device) -> bool:
+        self._expect_here(device)
+        with torch.inference_mode():
+            torch.nn.Conv2d(1, 1, 3).to(device.handle)(torch.ones(1, 1, 8, 8, device=device.handle)).cpu()
+        return True
+
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        from lineside_runtime.backends.pytorch_graph import load_operators, read
+
         self._expect_here(device)
         return TorchExecutable(read(model, load_operators(options.operator_libraries)), device, options)
 
@@ -204,7 +227,7 @@ class TorchExecutable(Executable):
         self._module = network.module.to(device.handle, memory_format=torch.channels_last)  # 10 % faster, measured
         self._inputs = [spec.name for spec in network.inputs]
         self._check = InputCheck(network.inputs)
-        self._outputs = {spec.name: to_dtype(spec.dtype) for spec in network.outputs}
+        self._outputs = {spec.name: _to_dtype(spec.dtype) for spec in network.outputs}
         self._profile = _Profile(self._module, network.kinds, device) if options.profile else None
         self._cores = options.cores if device.kind == "cpu" else None
         self._threads = threads_on_cores(options, "torch") if device.kind == "cpu" else None
@@ -249,6 +272,11 @@ class TorchExecutable(Executable):
         _THREADS.release(self)
         if self._handle != "cpu":
             _module(self._handle).empty_cache()  # or torch keeps the memory for itself
+
+
+def _to_dtype(name: str) -> Any:
+    """Returns torch's type for numpy's name of one."""
+    return torch.from_numpy(np.zeros(0, name)).dtype
 
 
 class _Profile(torch.fx.Interpreter):

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import numpy as np
 import onnx
 import onnx2torch
 import torch
@@ -245,8 +244,3 @@ def load_operators(paths: Iterable[Path]) -> frozenset[str]:
         ConfigError: One can't be loaded, or registers nothing.
     """
     return frozenset().union(*(_LIBRARIES.load(path.resolve()) for path in paths))
-
-
-def to_dtype(name: str) -> Any:
-    """Returns torch's type for numpy's name of one."""
-    return torch.from_numpy(np.zeros(0, name)).dtype

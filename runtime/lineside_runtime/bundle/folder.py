@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import stat
 import time
 from pathlib import Path
 
@@ -68,10 +68,10 @@ class Bundle:
             BundleIntegrityError: A file is missing, or its size or hash is another.
         """
         for relative, entry in self.manifest.files.items():
-            verify_file(self.path / relative, entry)
+            verify_file(f"{self.path}/{relative}", entry)
 
 
-def verify_file(path: Path, entry: FileEntry) -> None:
+def verify_file(path: Path | str, entry: FileEntry) -> None:
     """Compares a file with its entry, reading at most one byte more than the entry's size.
 
     Raises:
@@ -79,10 +79,10 @@ def verify_file(path: Path, entry: FileEntry) -> None:
     """
     digest = hashlib.sha256()
     try:
-        size = path.stat().st_size
+        size = os.stat(path).st_size  # noqa: PTH116  see `_files_in`
         if size == entry.size:
             block = memoryview(bytearray(CHUNK_BYTES * 2))  # one buffer that stays in the processor's cache
-            with path.open("rb", buffering=0) as file:
+            with io.FileIO(path) as file:
                 while count := file.readinto(block):
                     digest.update(block[:count])
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -131,20 +131,28 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Returns the paths of all files below ``folder`` but the manifest, sorted; nothing may be a link or special."""
-    found: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=False):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            relative = path.relative_to(folder).as_posix()
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                raise BundleFormatError(f"{relative} in {folder} is a link", action="Copy the bundle with its files.")
-            if stat.S_ISREG(mode):
-                found.append(relative)
-            elif not stat.S_ISDIR(mode):
-                raise BundleFormatError(f"{relative} in {folder} is neither a file nor a folder")
-    return sorted(set(found) - {MANIFEST_NAME})
+    """Returns the paths of all files below ``folder`` but the manifest, sorted; nothing may be a link or special.
+
+    Paths are texts, as a `Path` keeps its parts in a table of Python's that grows by each new one and never shrinks:
+    1 MB after 150 loads of a bundle.
+    """
+    found: set[str] = set()
+    places = [""]
+    for place in places:  # it grows meanwhile
+        with os.scandir(f"{folder}/{place}") as entries:
+            for entry in entries:
+                relative = place + entry.name
+                if entry.is_symlink():
+                    raise BundleFormatError(
+                        f"{relative} in {folder} is a link", action="Copy the bundle with its files."
+                    )
+                if entry.is_dir():
+                    places.append(f"{relative}/")
+                elif entry.is_file():
+                    found.add(relative)
+                else:
+                    raise BundleFormatError(f"{relative} in {folder} is neither a file nor a folder")
+    return sorted(found - {MANIFEST_NAME})
 
 
 def time_now() -> str:

@@ -25,7 +25,8 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise InputError(f"{out} is in the way and is no bundle", action="Give another folder with out.")
     if not overwrite:
         raise InputError(
-            f"a bundle stands at {out} already", action="Give another folder with out, or say overwrite=True."
+            f"a bundle stands at {out} already",
+            action="Name another folder, or replace the bundle: --overwrite, or overwrite=True in Python.",
         )
 
 

@@ -1,6 +1,6 @@
 """The manifest's structs of what becomes of an image, a text or a list of items before the model takes it."""
 
-from __future__ import annotations
+# Annotations are evaluated: see `manifest.py`.
 
 from typing import Annotated, Literal
 

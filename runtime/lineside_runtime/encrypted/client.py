@@ -21,6 +21,7 @@ from lineside_runtime.encrypted.head import HeadDescription, Ints, read_descript
 from lineside_runtime.encrypted.packing import Packing
 from lineside_runtime.encrypted.scheme import DeviceKeys
 from lineside_runtime.errors import (
+    BadInputFormatError,
     BundleFormatError,
     ConfigError,
     EngineError,
@@ -186,12 +187,28 @@ def open_keys(description: HeadDescription, file: Path | None) -> DeviceKeys:
 
     Raises:
         InputNotFoundError: There is no such file.
-        BadInputFormatError: It holds no key of these parameters.
+        ConfigError: Others can read it, or it holds no key of these parameters.
     """
     if file is not None and not file.is_file():
         raise InputNotFoundError(f"no secret key at {file}", action="Make one: lineside privacy keys TRUNK --out FILE")
-    secret = None if file is None else file.read_bytes()
-    return DeviceKeys(Packing(description.features, description.classes), description.sum_bits, secret)
+    packing = Packing(description.features, description.classes)
+    if file is None:
+        return DeviceKeys(packing, description.sum_bits, None)
+    if file.stat().st_mode & 0o077:
+        raise ConfigError(
+            f"the key {file}", expected="a file that only its owner can read", action=f"Run: chmod 600 {file}"
+        )
+    try:
+        return DeviceKeys(packing, description.sum_bits, file.read_bytes())
+    except BadInputFormatError as error:
+        raise ConfigError(
+            f"{file} is no secret key of this head",
+            expected="what lineside privacy keys writes",
+            action="Make one: lineside privacy keys TRUNK --out FILE",
+        ) from error
+
+
+_TOKEN_ACTION = "Give the server's token: --token-file FILE, or `token` in Python."
 
 
 class HttpTransport:
@@ -208,7 +225,12 @@ class HttpTransport:
         self, url: str, *, token: str | None = None, ca_file: Path | None = None, timeout_s: float = 30.0
     ) -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ConfigError("server", expected="a URL that begins with http:// or https://", actual=url)
+            raise ConfigError(
+                "server",
+                expected="a URL that begins with http:// or https://",
+                actual=url,
+                action="Give the whole URL.",
+            )
         self._url = url.rstrip("/")
         self._headers = {"Content-Type": "application/octet-stream"}
         if token is not None:
@@ -241,7 +263,7 @@ class HttpTransport:
                 raise _refused(error.code, error.read(ANSWER_MAX_BYTES)) from error
         except (OSError, http.client.HTTPException) as error:
             raise RequestError(
-                f"{self._url} cannot be reached: {error}",
+                f"{self._url} cannot be reached: {getattr(error, 'reason', error)}",
                 status=503,
                 action="Check the URL, and that lineside privacy serve runs there.",
             ) from error
@@ -260,5 +282,5 @@ def _refused(status: int, body: bytes) -> RequestError:
         status=status,
         expected=said.get("expected"),
         actual=said.get("actual"),
-        action=str(said.get("action", "")),
+        action=_TOKEN_ACTION if status == 401 else str(said.get("action", "")),
     )

@@ -148,6 +148,10 @@ def read_head(path: Path) -> LinearHead:
             described = read_description(arrays["description"].tobytes())
             return LinearHead(arrays["weights"].astype(np.int64), arrays["bias"].astype(np.int64), described)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, ConfigError) as error:
+        # NumPy's own text advises to unpickle the file.
+        reason = f": {reason_of(error)}" if isinstance(error, ConfigError) else ""
         raise BundleFormatError(
-            f"{path} is no head: {reason_of(error)}", action="Split the classifier again: lineside privacy split."
+            f"{path} is no head{reason}",
+            expected="what lineside privacy split writes",
+            action="Split the classifier again: lineside privacy split.",
         ) from error

@@ -232,13 +232,13 @@ def kind_order(config: Config, share: float) -> tuple[DeviceKind, ...]:
     return KINDS if share <= config.npu_threshold else ("gpu", "npu", "cpu")
 
 
-def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
+def of_level(manifest: Manifest, level: int | None) -> list[Variant]:
     """Returns the bundle's variants of one optimisation level; all for ``None``.
 
     Raises:
         IncompatibleBundleError: It has none.
     """
-    variants = tuple(variant for variant in manifest.variants if level in (None, variant.level))
+    variants = [variant for variant in manifest.variants if level in (None, variant.level)]
     if not variants:
         raise IncompatibleBundleError(
             f"{manifest.identity} has no variant of optimisation level {level}",
@@ -265,18 +265,18 @@ def variant_named(manifest: Manifest, name: str, *, where: str = "variant") -> V
     )
 
 
-def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | None) -> tuple[Variant, ...]:
+def _named_first(manifest: Manifest, variants: list[Variant], name: str | None) -> list[Variant]:
     """Puts the named variant before the others, which stay for devices that can't run it."""
     if name is None:
         return variants
     first = variant_named(manifest, name)
-    return tuple(sorted(variants, key=lambda variant: variant.name != first.name))
+    return sorted(variants, key=lambda variant: variant.name != first.name)
 
 
 class _Search:
     """Searches candidates; imports an engine only in its turn, and only if it may have such devices."""
 
-    def __init__(self, variants: tuple[Variant, ...], config: Config, on_absent: OnAbsent | None) -> None:
+    def __init__(self, variants: list[Variant], config: Config, on_absent: OnAbsent | None) -> None:
         self.absent: dict[str, DeviceError] = {}
         self._variants = variants
         self._config = config
@@ -302,21 +302,24 @@ class _Search:
                     if self._may_serve(name, kind, group):
                         yield from self._candidates(name, kind, group)
 
-    def _by_preference(self) -> tuple[tuple[Variant, ...], ...]:
-        """Groups the variants: the caller's engines in his order, else the manifest's variants, best first."""
-        if self._config.engines is not None:
-            return (self._variants,)
-        formats = dict.fromkeys(variant.format for variant in self._variants)
-        return tuple(tuple(one for one in self._variants if one.format == each) for each in formats)
+    def _by_preference(self) -> list[list[Variant]]:
+        """Groups the variants: the caller's engines in his order, else the manifest's variants, best first.
 
-    def _may_serve(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> bool:
+        Lists, since Python keeps a freed tuple that a generator has filled: 200 bytes for each load of a bundle.
+        """
+        if self._config.engines is not None:
+            return [self._variants]
+        formats = dict.fromkeys(variant.format for variant in self._variants)
+        return [[one for one in self._variants if one.format == each] for each in formats]
+
+    def _may_serve(self, name: str, kind: DeviceKind, variants: list[Variant]) -> bool:
         formats = [variant.format for variant in variants if kind in variant.device_kinds]
         if not any(registry.may_read(name, one, kind) for one in formats):
             return False
         by_name = self._config.engines is not None
         return by_name or not registry.needs_hardware(name) or accelerator_hints.may_have(kind)
 
-    def _candidates(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> Iterator[PlacementCandidate]:
+    def _candidates(self, name: str, kind: DeviceKind, variants: list[Variant]) -> Iterator[PlacementCandidate]:
         if name not in self._asked:
             self._asked[name] = self._ask(name)
         engine, devices = self._asked[name]
@@ -358,7 +361,7 @@ class _Search:
         named = [registry.kinds(name) for name in self._config.engines or () if name in self.absent]
         return next((Device(kind, 0) for kind in kinds for own in named if kind in own and found not in own), None)
 
-    def _first_fitting(self, engine: Backend, device: Device, variants: tuple[Variant, ...]) -> Variant | None:
+    def _first_fitting(self, engine: Backend, device: Device, variants: list[Variant]) -> Variant | None:
         for variant in variants:
             if variant.format in engine.formats and device.kind in variant.device_kinds:
                 wanted = variant.requires.get(engine.package, "")

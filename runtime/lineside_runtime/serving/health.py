@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
@@ -84,8 +83,7 @@ class Failures:
             return tuple(self._kept)
 
 
-@dataclasses.dataclass(slots=True)
-class Restarts:
+class Restarts(msgspec.Struct):
     """Whether an engine's process that ended is started again at once. Not locked: the caller holds its lock.
 
     A process that was killed, or that crashes now and then, is started again at once, and one call waits for it. After

@@ -12,14 +12,12 @@ import msgspec
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
-from lineside_runtime.decoding import JsonDecoder
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DeviceError
 from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import engine_of
 from lineside_runtime.serving.serving_plan import PlacementPlan
-
-_PLAN = JsonDecoder(PlacementPlan)
 
 
 def plan_file(bundle: Bundle, config: Config) -> Path:
@@ -69,7 +67,7 @@ def forget_plan(path: Path) -> bool:
 def read_plan(path: Path, bundle: Bundle, config: Config) -> PlacementPlan | None:
     """Returns the plan of a bundle; ``None`` if there is none, or it was made for something else."""
     try:
-        plan = _PLAN.decode(path.read_bytes())
+        plan = decode_json(path.read_bytes(), type=PlacementPlan)
     except OSError:
         return None
     except msgspec.DecodeError as error:

@@ -14,10 +14,16 @@ from lineside_runtime.errors import InputNotFoundError, LinesideError
 def try_device(backend: Backend, device: Device) -> str:
     """Returns why a device runs none of the networks that its engine has a file of, by the first of them.
 
-    Empty if it runs one as a whole, or if the suite has no file in a format that the engine reads: those of vendors'
-    compilers, as for Hailo, RKNN and TensorRT.
+    Empty if it runs one as a whole, or one operator where its engine does that by itself (`Backend.try_device`), or if
+    the suite has no file in a format that the engine reads: those of vendors' compilers, as for Hailo, RKNN and
+    TensorRT.
     """
     reason = ""
+    try:
+        if backend.try_device(device):
+            return ""
+    except LinesideError as error:
+        return error.message
     try:
         networks = models.find(backend)
     except InputNotFoundError:

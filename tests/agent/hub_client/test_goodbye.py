@@ -1,7 +1,11 @@
-"""The agent's own goodbye comes back to it before the connection ends, and is not answered with a birth."""
+"""The last messages of an agent, and those that it repeats.
+
+The agent's own goodbye comes back to it before the connection ends, and is not answered with a birth.
+"""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +16,11 @@ from typing import Any
 import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCameraConfig
+from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Up, decode
+from lineside_link.messages import Reported, Up, decode
 from lineside_link.topics import Topics
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
@@ -76,6 +81,30 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
     hub.close()
     wait_for(lambda: False in ups)
     assert ups[ups.index(False) :] == [False]
+
+
+def test_free_disk_is_reported_again_while_nothing_else_changes(
+    hub: HubClient, embedded_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[int] = []
+    listener = LinkClient(embedded_broker.config("listener"), "listener")
+    listener.subscribe(
+        Topics("t0").reported("cam-1"), lambda _, data: reported.append(decode(data, Reported).free_bytes)
+    )
+    listener.start()
+    try:
+        assert listener.wait_connected(60.0) and hub.client.wait_connected(60.0)
+        hub.report_bundle(BundleMachine(), 1.0, "")
+        disk = shutil.disk_usage(hub._config.folder)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: disk._replace(free=4096))
+        hub.check_connection()
+        wait_for(lambda: reported and reported[-1] == 4096, what="the new report")
+        for _ in range(3):
+            hub.check_connection()
+        hub.report(recipe="last")
+        wait_for(lambda: len(reported) == 3, what="the last report, right behind")
+    finally:
+        listener.close()
 
 
 def _also(hub: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:

@@ -86,6 +86,16 @@ def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another
     last.close()
 
 
+def test_an_engine_is_told_how_many_workers_call_it_at_once(bundle: Bundle) -> None:
+    loaded = load("a", bundle, InspectConfig(engines=("openvino",), workers=2))
+    try:
+        placement: Any = loaded.session._serving.placement
+        with placement.pool.slots[0].executable.use() as executable:
+            assert executable._compiled.get_property("NUM_STREAMS") == 2
+    finally:
+        loaded.close()
+
+
 def test_beside_an_engine_that_is_absent_a_failure_is_the_problem_until_the_device_answers_again(
     bundle: Bundle,
 ) -> None:

@@ -117,7 +117,7 @@ def test_trigger_during_a_planned_stop_is_refused_and_the_part_under_way_is_judg
 ) -> None:
     processes.append(process := Process(tmp_path, delay_s=60.0))
     process.controller.post(Triggered("plc"), time.monotonic())
-    retiring = threading.Thread(target=process.controller.retire, args=(0.5,))
+    retiring = threading.Thread(target=process.controller.retire, args=(2.0,))
     retiring.start()
     wait_for(lambda: not process.line.states[-1].ready, what="Ready off")
     process.controller.post(Triggered("plc"), time.monotonic())

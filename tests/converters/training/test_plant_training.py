@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from lineside.commands.federate.detector_training import DetectorTraining
 from lineside_converters.training import checkpoints
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.plant_training import FirstWeights, PlantTrainer, Weights, read_first_weights
 from lineside_converters.training.settings import write_settings
 from lineside_models.networks.detector import SurfaceDetector
 from lineside_models.simulator import render
-from lineside_runtime.errors import InputNotFoundError, TrainingError
+from lineside_runtime.errors import InputError, InputNotFoundError, TrainingError
 
 LABELS = ("stain", "scratches", "never seen")
 SIDE = 64
@@ -102,6 +103,13 @@ def test_a_round_after_a_kill_is_that_without_one(first: FirstWeights, frames: P
     after.take(first.weights, shared)
     assert not np.array_equal(after.network.state_dict()[name].numpy(), first.weights[name])
     assert after.train(first.weights, shared, number=3, rounds=4, steps=2, should_stop=lambda: True) is None
+    # And a plant that is killed before the coordinator has the accuracy of its result.
+    score, written = after.finish(first.weights, shared), (tmp_path / "killed" / "float.onnx").read_bytes()
+    assert trainer(first, frames, tmp_path / "killed").finish(first.weights, shared) == score
+    assert (tmp_path / "killed" / "float.onnx").read_bytes() == written
+    (tmp_path / "killed" / "local.pt").unlink()
+    with pytest.raises(InputError, match="holds a training run"):  # somebody else's
+        trainer(first, frames, tmp_path / "killed")
 
 
 def test_types_and_weights_that_do_not_fit_are_refused(first: FirstWeights, tmp_path: Path) -> None:
@@ -113,3 +121,8 @@ def test_types_and_weights_that_do_not_fit_are_refused(first: FirstWeights, tmp_
     wrong = {**first.weights, name: np.zeros(5, np.float32)}
     with pytest.raises(TrainingError, match="another network"):
         fitting.train(wrong, first.shared, number=1, rounds=1, steps=1)
+
+
+def test_a_plant_without_its_frames_does_not_wait_for_a_round(tmp_path: Path, frames: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="no data folder"):
+        DetectorTraining([frames, tmp_path / "mistyped"], tmp_path / "out", threads=1, on_progress=print)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.trainer import train_classifier
+from lineside_converters.training.detection import architecture_selection
 from lineside_converters.training.detection.architecture_selection import train_best
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.distributed.config import ClusterConfig
@@ -19,10 +21,10 @@ from lineside_converters.training.documents.trainer import train_document
 from lineside_converters.training.recommendation.config import RecommenderConfig
 from lineside_converters.training.recommendation.model import DATA, DINModel
 from lineside_converters.training.recommendation.trainer import train_recommender
-from lineside_converters.training.run_folder import resumed_or_begun
+from lineside_converters.training.run_folder import how_to_resume, resumed_or_begun
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.trainer import train_segmenter
-from lineside_converters.training.settings import TrainingSettings
+from lineside_converters.training.settings import TrainingSettings, read_settings
 from lineside_runtime.errors import ConfigError, InputError, LinesideError
 
 FILES = ("checkpoint.pt", "best.pt", "float.onnx", "tables.npz", "training.json", DATA)
@@ -87,6 +89,26 @@ def test_a_finished_training_outlives_a_call_that_does_not_replace_it(name: str,
     with pytest.raises(InputError, match="a finished training run that can't go on"):
         train(config(resume=True))
     assert contents(run) == {each: before[each] for each in before if each != "checkpoint.pt"}
+
+
+def test_a_detector_that_is_stopped_while_architectures_are_tried_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(config: DetectorConfig, _: object) -> None:
+        config.out.mkdir(parents=True)
+        (config.out / "checkpoint.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(architecture_selection, "load_detection_data", lambda _: None)
+    monkeypatch.setattr(architecture_selection, "train_detector", stop)
+    out = tmp_path / "run"
+    config = DetectorConfig(data=(tmp_path,), out=out, architectures=("lite0@64", "lite0@96"), trial_epochs=3)
+    assert "nothing to resume" in how_to_resume("detector", {"out": out})
+    with pytest.raises(KeyboardInterrupt):
+        _select(config)
+    assert how_to_resume("detector", {"out": out}).endswith(f"lineside train detector --out {out} --resume")
+    again = read_settings(DetectorConfig, None, {"out": out, "resume": True})
+    assert again == msgspec.structs.replace(config, resume=True)
 
 
 def test_rows_of_a_refused_training_do_not_replace_those_of_the_run(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from lineside.cli import main
 from lineside_hub.config import folder_config
+from lineside_hub.federation.coordinator_runner import CoordinatorRunner
 from lineside_hub.federation.pool_config import PoolConfig, load_pool
-from lineside_hub.federation.pool_rounds import ANSWERED_NAME, PlantService, run_round
+from lineside_hub.federation.pool_rounds import ANSWERED_NAME, PlantService, plan_round, run_round
 from lineside_hub.federation.quality_counts import QualityQuestion
 from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputNotFoundError
@@ -93,10 +94,21 @@ def test_a_plant_that_is_away_is_left_out_and_no_day_is_then_summed_with_it(plan
 def test_a_third_away_is_too_many_of_five(plants: Plants) -> None:
     with (
         joined(plants, plants.names[:3]),
-        pytest.raises(AggregationError, match="too few plants answered in step keys; expected at least 4; got 3"),
+        pytest.raises(AggregationError, match="expected at least 4; got 3, none from plant-3, plant-4"),
     ):
         run(plants, timeout_s=2.0)
     assert not (plants.hub("plant-0") / ANSWERED_NAME).exists()
+    hub, pool = folder_config(plants.hub("plant-0")), load_pool(plants.pool)
+    for plant, text in (("plant-1", "expected the one whose public part is"), ("plant-9", "expected one of plant-0, ")):
+        with pytest.raises(ConfigError, match=text):
+            PlantService(pool, hub, plant, plants.keys["plant-0"])
+
+
+def ask(plants: Plants, question: QualityQuestion) -> None:
+    """Asks as a coordinator that does not check its question."""
+    pool = load_pool(plants.pool)
+    with CoordinatorRunner(pool, plants.coordinator, "coordinator") as runner:
+        runner.run(plan_round(pool, question), step_timeout_s=2.0)
 
 
 def test_plants_refuse_other_questions_than_pool_toml_allows(plants: Plants) -> None:
@@ -107,8 +119,10 @@ def test_plants_refuse_other_questions_than_pool_toml_allows(plants: Plants) -> 
             (QualityQuestion(since=SINCE.replace(year=2999), days=1, types=TYPES), "days that are over"),
         ):
             with pytest.raises(AggregationError):
-                run(plants, question, timeout_s=2.0)
+                ask(plants, question)
             wait_for(lambda: all(text in "".join(lines[-1:]) for lines in said.values()), what="refusals")  # noqa: B023
+        with pytest.raises(ConfigError, match="expected days that are over"):
+            run(plants, QualityQuestion(since=SINCE.replace(year=9999), days=60, types=TYPES))
         pool = load_pool(plants.pool)
         stranger = make_key()
         with pytest.raises(ConfigError, match="coordinator's key"):
@@ -172,7 +186,7 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
     assert main(["fleet", "pool", "key", "--out", str(key)]) == 1
     with pytest.raises(InputNotFoundError):
         load_pool(tmp_path / "absent.toml")
-    with pytest.raises(ConfigError, match="pool's key"):
+    with pytest.raises(ConfigError, match="the key of 'plant-0'"):
         PlantService(load_pool(plants.pool), folder_config(plants.hub("plant-0")), "plant-0", make_key())
     pool = load_pool(plants.pool)
     with pytest.raises(ConfigError, match="3 to 1000"):
@@ -180,5 +194,5 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
             coordinator=pool.coordinator, types=TYPES, link=pool.link, plants=dict(list(pool.plants.items())[:2])
         )
     plants.pool.write_text("unknown = 1\n" + plants.pool.read_text())
-    with pytest.raises(ConfigError, match="unknown"):
+    with pytest.raises(ConfigError, match=r"unknown.*docs/privacy\.md describes pool\.toml"):
         load_pool(plants.pool)

@@ -60,8 +60,8 @@ def test_the_authority_is_made_once_and_guarded_by_its_passphrase(tmp_path: Path
     assert b"ENCRYPTED" in (tmp_path / "ca" / "ca.key").read_bytes()
     with pytest.raises(ConfigError, match="already"):
         Authority.create(tmp_path / "ca", site=SITE)
-    for passphrase in (None, "wrong"):
-        with pytest.raises(SignatureError):
+    for passphrase, what in ((None, "needs a passphrase"), ("wrong", "cannot be opened")):
+        with pytest.raises(SignatureError, match=f"{what}. Give .* --ask-passphrase"):
             Authority.open(tmp_path / "ca", passphrase=passphrase)
     assert Authority.open(tmp_path / "ca", passphrase="correct horse").enroll("cam-01", group="a").key.exists()
     with pytest.raises(InputNotFoundError):

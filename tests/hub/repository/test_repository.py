@@ -243,10 +243,10 @@ def test_a_passphrase_guards_the_keys_of_persons_and_no_others(tmp_path: Path, m
     for path in (folder / "keys").iterdir():
         assert b"ENCRYPTED PRIVATE KEY" in path.read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    for passphrase in (None, "wrong"):
+    for passphrase, what in ((None, "needs a passphrase"), ("wrong", "cannot be opened")):
         repository = Repository.open(folder, passphrase=passphrase)
         repository.roles.renew()
-        with pytest.raises(SignatureError):
+        with pytest.raises(SignatureError, match=f"{what}. Give .* --ask-passphrase"):
             repository.publish(make_bundle("1.0.0"), GROUP)
     Repository.open(folder, passphrase="correct horse").publish(make_bundle("1.0.0"), GROUP)
 

@@ -123,6 +123,10 @@ def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(dashboard: D
     assert client.send("POST", "/api/v1/accounts", {**account, "role": "root"})[0] == 400
     assert client.send("POST", "/api/v1/accounts", {**account, "password": "short"})[0] == 409
     assert client.send("GET", "/audit?before=one")[0] == 400
+    assert client.send("GET", f"/audit?before={2**63}")[0] == client.send("GET", f"/alarms?before={2**63}")[0] == 400
+    assert (
+        client.send("GET", "/rollouts/new?group=gone")[0] == client.send("GET", "/rollouts/new?bundle=no@1")[0] == 404
+    )
     assert client.send("GET", "/audit?%zz=1")[0] == 400
     assert client.send("GET", "/static/../server.py")[0] == 404
     assert client.send("PUT", "/api/v1/accounts", account)[0] == 405

@@ -248,6 +248,16 @@ def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorl
         box = page.locator("#person rect").first
         box.focus()
         box.press("ArrowLeft")
+        page.mouse.move(*on_screen(page, 10, 150))
+        page.mouse.down()
+        page.mouse.move(*on_screen(page, 60, 190), steps=4)
+        page.mouse.up()
+        page.locator("#type").select_option("+")
+        page.get_by_label("New type").fill("dent")  # renames the box that was drawn last
+        page.route("**/boxes", lambda route: route.abort())
+        page.get_by_role("button", name="Save boxes").click()
+        expect(page.locator("#message")).to_contain_text("the boxes are not saved")
+        page.unroute("**/boxes")
         page.get_by_role("button", name="Save boxes").click()
         page.wait_for_url(lambda url: url != first)
         second = page.url
@@ -255,10 +265,11 @@ def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorl
         page.wait_for_url(lambda url: url not in (first, second))
     history = [json.loads(line) for line in (world.folder / FOLDER / "corrections.jsonl").read_text().splitlines()]
     assert [(line["by"], [change["kind"] for change in line["changes"]]) for line in history] == [
-        ("Otto", ["kept", "added"]),
+        ("Otto", ["kept", "added", "added"]),
         ("Otto", ["deleted"]),
     ]
-    added = history[0]["changes"][1]["person"]
+    renamed, added = sorted(change["person"] for change in history[0]["changes"][1:])
+    assert renamed[0] == "dent"
     assert added[0] == "inclusion" and added[1:] == pytest.approx([200, 20, 260, 80], abs=1.5)
     client = world.client("operate")
     assert client.json("GET", "/api/v1/relabel/report")["people"] == {"Otto": 2}
@@ -287,5 +298,8 @@ def test_an_operator_acknowledges_an_alarm_and_marks_a_result(world: DashboardWo
     marked = client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "a scratch"})
     assert (marked["wrong"], marked["note"], marked["marked_by"]) == (True, "a scratch", "Otto")
     assert client.send("POST", "/api/v1/results/cam-1/e/999999/mark", {"wrong": True})[0] == 404
+    client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "y" * 200})
+    with world.open_page(browser, "operate", "/results/cam-1/e/7", "phone") as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert b'lineside_fleet_results_total{device="cam-1",verdict="pass"}' in client.send("GET", "/metrics")[1]
     assert AlarmsConfig().rule[0].name == "device-silent"

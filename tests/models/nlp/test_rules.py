@@ -57,6 +57,25 @@ def relations(report: DocumentReport) -> set[tuple[str, str, str | None]]:
     return {(one.type, all_of[one.tail].type, all_of[one.head].value) for one in report.relations}
 
 
+def test_values_in_running_lines_are_found_with_their_unit_and_limits_are_left_out() -> None:
+    lines = (
+        "Heat No: A12345",
+        "Yield strength Re: 398 MPa",
+        "The tests gave tensile strength Rm: 521 N/mm², elongation A: 24,5 %.",
+        "Min. hardness: 120 HBW",
+        "Charpy V: 45 J at -20 °C; room humidity C: 40 %",
+        "KV = max. 300 J",
+    )
+    report = extract_by_rules(read_document("\n".join(lines).encode()), CERTIFICATE)
+    measured = {one.type: (one.value, one.unit, one.text) for one in report.entities if "." in one.type}
+    assert measured == {
+        "mechanical.ReH": ("398", "MPa", "398 MPa"),
+        "mechanical.Rm": ("521", "N/mm2", "521 N/mm²"),
+        "mechanical.A": ("24.5", "%", "24,5 %"),
+    }
+    assert {one.field for one in report.review} == {"grade"}
+
+
 @pytest.mark.parametrize("layout", TUNED_ON)
 def test_every_value_and_limit_of_a_certificate_is_found(layout: str) -> None:
     pytest.importorskip("pypdfium2")

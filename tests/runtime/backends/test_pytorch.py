@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends import pytorch
 from lineside_runtime.backends.ort.backend import OrtBackend
@@ -26,10 +28,12 @@ from lineside_runtime.errors import (
     ConfigError,
     DeviceLostError,
     EngineError,
+    EngineMissingError,
     LinesideError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from lineside_runtime.system.device_trial import try_device
 from tests.peers.programs import find_program
 from tests.runtime.onnx_models import FLOAT, graph, openvino_only, scaler, unhappy_reshape
 
@@ -267,6 +271,19 @@ def test_a_file_that_is_no_operator_library_is_refused(kind: str, tmp_path: Path
         library = Path(next(line.split()[-1] for line in lines if "/libc.so" in line))
     with pytest.raises(ConfigError, match="operator library"):
         load(tmp_path / "model.onnx", custom("twist"), operator_libraries=(library,))
+
+
+def test_a_device_is_tried_without_reading_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchBackend, "_load", None)
+    assert try_device(TorchBackend(), CPU) == ""
+    assert "no such device" in try_device(TorchBackend(), Device("gpu", 7, handle="cuda:7"))
+
+
+def test_the_engine_is_absent_where_nothing_can_read_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx2torch", None)
+    monkeypatch.setattr(registry, "_loaded", {})
+    with pytest.raises(EngineMissingError, match="onnx2torch"):
+        registry.backend("torch")
 
 
 def test_a_broken_torch_mlu_costs_its_devices_only_and_says_why(

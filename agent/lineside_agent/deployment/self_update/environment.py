@@ -148,4 +148,5 @@ def run_pip(
         shutil.rmtree(temporary, ignore_errors=True)
     if done.returncode:
         tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
-        raise StagingError(f"pip ended with {done.returncode}: {tail}")
+        action = "Pack the agent again, with what pip's message says is missing or damaged."
+        raise StagingError(f"pip ended with {done.returncode}: {tail}", action=action)

@@ -7,6 +7,7 @@ and what is missing is fetched, until nothing is.
 
 from __future__ import annotations
 
+import email.message
 import email.parser
 import logging
 import shutil
@@ -20,7 +21,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from lineside_agent.deployment.self_update.environment import for_target, run_pip
-from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, WHEELS, AgentManifest, Payload, open_payload
+from lineside_agent.deployment.self_update.payload import (
+    MANIFEST_NAME,
+    PYTHON,
+    WHEELS,
+    AgentManifest,
+    Payload,
+    open_payload,
+)
 from lineside_runtime.bundle import describe_bytes
 from lineside_runtime.errors import InputError, InputNotFoundError, StagingError
 from lineside_runtime.files import fsync_folder, write_atomic
@@ -58,17 +66,23 @@ def pack(
         system_site_packages: See `AgentManifest`.
 
     Raises:
-        InputError: ``out`` exists and isn't empty.
-        InputNotFoundError: No wheel of lineside was given, and there is no source tree to build it from.
+        InputError: ``out`` exists and isn't empty, ``python`` is no version, or ``wheel`` is none or has no such extra.
+        InputNotFoundError: No wheel of lineside was given, and there is no source tree to build it from; or there is no
+            folder of wheels.
         StagingError: pip found no wheel for that board.
         DiskFullError: There is no room.
     """
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty", action="Give a new folder.")
+    if not PYTHON.fullmatch(python):
+        raise InputError("--python", expected="a version such as 3.13", actual=repr(python), action="Give the board's.")
+    if wheels is not None and not wheels.is_dir():
+        raise InputNotFoundError(f"no folder of wheels at {wheels}", action="Give one, or leave out --wheels.")
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=_parent(out)) as name:
         scratch = Path(name)
         (scratch / WHEELS).mkdir()
         own = _own_wheel(wheel, scratch, report)
+        _check_wheel(own, extras)
         shutil.copy2(own, scratch / WHEELS / own.name)
         report(f"{own.name}: fetching what it needs for Python {python} on {architecture}")
         _fetch_closure(scratch, own, wheels, for_target(python, architecture), extras, _markers(python, architecture))
@@ -112,6 +126,21 @@ def _own_wheel(given: Path | None, scratch: Path, report: Report) -> Path:
         _PIP, ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(source)], scratch=scratch, offline=False
     )
     return next(built.glob("lineside-*.whl"))
+
+
+def _check_wheel(own: Path, extras: Sequence[str]) -> None:
+    """Checks that it is a wheel with these extras: pip leaves an unknown one out with a warning."""
+    try:
+        known = {canonicalize_name(extra) for extra in _metadata(own).get_all("Provides-Extra", [])}
+    except (zipfile.BadZipFile, StopIteration) as error:
+        raise InputError(f"{own} is no wheel", action="Give a wheel of lineside, or leave out --wheel.") from error
+    unknown = [extra for extra in extras if canonicalize_name(extra) not in known]
+    if unknown:
+        raise InputError(
+            f"lineside has no extra {', '.join(unknown)}",
+            expected=f"one of {', '.join(sorted(known))}",
+            action="Correct --extra.",
+        )
 
 
 def _markers(python: str, architecture: str) -> dict[str, str]:
@@ -181,10 +210,13 @@ def _wheels(folder: Path) -> dict[str, Path]:
 
 
 def _requires(path: Path) -> list[Requirement]:
+    return [Requirement(line) for line in _metadata(path).get_all("Requires-Dist", [])]
+
+
+def _metadata(path: Path) -> email.message.Message:
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.parser.BytesHeaderParser().parsebytes(archive.read(name))
-    return [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+        return email.parser.BytesHeaderParser().parsebytes(archive.read(name))
 
 
 def _is_there(folder: Path, need: Requirement) -> bool:

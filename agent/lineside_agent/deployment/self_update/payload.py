@@ -30,7 +30,7 @@ WHEELS = "wheels"
 NAME = "lineside-agent"
 """Of the agent, where bundles have a name."""
 
-_PYTHON = re.compile(r"3\.\d{1,2}")
+PYTHON = re.compile(r"3\.\d{1,2}")
 _WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9_.!+]+(-[A-Za-z0-9_.!+]+){{4,5}}\.whl")
 
 
@@ -124,7 +124,7 @@ def parse_agent_manifest(data: bytes) -> AgentManifest:
         raise BundleFormatError(f"{MANIFEST_NAME} of another schema", expected=SCHEMA, actual=manifest.schema)
     if len(manifest.files) > FILES_MAX:
         raise BundleFormatError("too many files", expected=f"at most {FILES_MAX}", actual=len(manifest.files))
-    if not _PYTHON.fullmatch(manifest.python):
+    if not PYTHON.fullmatch(manifest.python):
         raise BundleFormatError(f"{MANIFEST_NAME}: python", expected="such as 3.13", actual=manifest.python)
     for relative in manifest.files:
         check_relative(relative)
@@ -151,7 +151,7 @@ def open_payload(folder: Path | str) -> Payload:
         data = (path / MANIFEST_NAME).read_bytes()
     except OSError as error:
         raise InputNotFoundError(
-            f"{path} is no payload: {error.strerror}", action="Make one with `lineside agent pack`."
+            f"{path} is no payload: {MANIFEST_NAME}: {error.strerror}", action="Make one with `lineside agent pack`."
         ) from error
     payload = Payload(path, parse_agent_manifest(data), hashlib.sha256(data).hexdigest())
     payload.verify()

@@ -12,7 +12,8 @@ from lineside_converters.training.detection.int8.accuracy import held_map50, lat
 from lineside_converters.training.detection.trainer import DetectorResult, train_detector
 from lineside_converters.training.loop import mean_figure
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.run_folder import TRIALS, check_run_folder, resumed_or_begun
+from lineside_converters.training.run_folder import TRIALS, TRIALS_FOLDER, check_run_folder, resumed_or_begun
+from lineside_converters.training.settings import write_settings
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
@@ -78,11 +79,13 @@ def _known(config: DetectorConfig) -> list[ArchitectureTrial]:
 
 def _try_all(config: DetectorConfig, on_progress: OnProgress, report: TextListener) -> list[ArchitectureTrial]:
     data = load_detection_data(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_settings(config)  # a run that is stopped here goes on by --out and --resume alone
     floats: dict[str, Path] = {}
     forms: dict[str, Path] = {}
     for name in config.architectures:
         report(f"trying {name}, epochs: {config.trial_epochs}")
-        out = config.out / "trials" / name
+        out = config.out / TRIALS_FOLDER / name
         trial = msgspec.structs.replace(
             config,
             out=out,

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidate_scoring import reading_features
+from lineside_models.nlp.extraction.candidate_scoring import reading_features, shared_scores
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose
-from lineside_models.nlp.extraction.indicators import indicators_of
+from lineside_models.nlp.extraction.indicators import indicators_of, is_layout
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
@@ -29,8 +29,9 @@ from lineside_runtime.bundle import Postprocess
 
 FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
-INDICATOR_PENALTY = 0.3
-"""Of indicators, which keep their scale. Chosen by the log loss of receipts of the train fold, of other companies."""
+INDICATOR_PENALTY, LAYOUT_PENALTY = 0.3, 3.0
+"""Of indicators, which keep their scale; those of the layout say more of one form than of others. Chosen by the log
+loss of receipts of the train fold, of other companies."""
 
 ACCEPTED_PRECISION = 0.987
 INDICATOR_GROUPS = 2
@@ -40,6 +41,10 @@ LEAST_CHOICES = np.array([0.01, 0.02, *np.arange(0.05, 0.75, 0.025)])
 """Thresholds that are tried. Scores are lower where more candidates are proposed, so low thresholds are among them."""
 
 
+ABSENT_CHOICES = tuple(10.0**power for power in range(-4, 2))
+"""Odds of no value that are tried."""
+
+
 class FittedReading(NamedTuple):
     """Post-processing of a network.
 
@@ -47,9 +52,23 @@ class FittedReading(NamedTuple):
         postprocess: Its name and parameters.
         f1: Of the values of the documents that it was fitted on, without a dictionary: each fold by a scorer that was
             fitted on the others.
+        network_f1: The same of scores that use the network, whether it is used or not.
+        uses_network: Whether it is used.
     """
 
     postprocess: Postprocess
+    f1: float
+    network_f1: float
+    uses_network: bool
+
+
+class _Scores(NamedTuple):
+    """Scorers without and with a dictionary, what they rest on, and the F1 of the one without."""
+
+    plain: Scorer
+    with_terms: Scorer | None
+    indicators: tuple[str, ...]
+    network: bool
     f1: float
 
 
@@ -63,11 +82,50 @@ def fit_reading(
 ) -> FittedReading:
     """Fits the post-processing of a network.
 
+    Where the schema proposes values of a form, scores are fitted without the network as well, and used if they are as
+    good: with few documents a network may cost more than it gives.
+
     Args:
         held: Documents that it was not trained on.
         seen: What it says of each of them.
         trained: The others, whose annotated pairs are used too.
     """
+    with_network = best = _fit_scores(schema, held, seen, name, network=True)
+    if schema.line_breaks and schema.form.proposes:
+        nothing = [TokenProbabilities((), (), schema.types)] * len(held)
+        without = _fit_scores(schema, held, nothing, name, network=False)
+        best = without if without.f1 >= with_network.f1 else with_network
+    pairs = {
+        name: model
+        for name, relation in schema.relations.items()
+        if relation.pairs and (model := fit_pairs(name, relation.head, relation.tail, (*trained, *held))) is not None
+    }
+    reading = SpanReading(
+        schema=name,
+        single=schema.single,
+        relations={key: one for key, one in schema.relations.items() if not one.pairs or key in pairs},
+        scorer=best.plain,
+        scorer_terms=best.with_terms,
+        pairs=pairs,
+        patterns=schema.patterns,
+        line_runs=schema.line_runs,
+        cues=schema.cues,
+        lexicon=schema.lexicon,
+        indicators=best.indicators,
+        network=best.network,
+    )
+    postprocess = Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading))
+    return FittedReading(postprocess, best.f1, with_network.f1, best.network)
+
+
+def _fit_scores(
+    schema: ModelSchema,
+    held: Sequence[AnnotatedDocument],
+    seen: Sequence[TokenProbabilities],
+    name: str,
+    *,
+    network: bool,
+) -> _Scores:
     found, found_terms = (
         [
             candidates_of(predicted, document.text, schema.types, terms, name, schema.form)
@@ -78,24 +136,7 @@ def fit_reading(
     indicators = shared_indicators(schema, held, found) if schema.line_breaks else ()
     plain, f1 = _fit_scorer(schema, held, found, indicators)
     with_terms = None if found_terms == found else _fit_scorer(schema, held, found_terms, indicators)[0]
-    pairs = {
-        name: model
-        for name, relation in schema.relations.items()
-        if relation.pairs and (model := fit_pairs(name, relation.head, relation.tail, (*trained, *held))) is not None
-    }
-    reading = SpanReading(
-        schema=name,
-        single=schema.single,
-        relations={key: one for key, one in schema.relations.items() if not one.pairs or key in pairs},
-        scorer=plain,
-        scorer_terms=with_terms,
-        pairs=pairs,
-        patterns=schema.patterns,
-        line_runs=schema.line_runs,
-        cues=schema.cues,
-        indicators=indicators,
-    )
-    return FittedReading(Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading)), f1)
+    return _Scores(plain, with_terms, indicators, network, f1)
 
 
 def shared_indicators(
@@ -132,23 +173,31 @@ def _fit_scorer(
     scores: list[npt.NDArray[np.float64]] = [np.zeros(len(each)) for each in found]
     for fold in set(folds.tolist()):
         others = [number for number in range(len(documents)) if folds[number] != fold and len(found[number])]
-        model = _fit([features[number] for number in others], [right[number] for number in others], len(indicators))
+        model = _fit([features[number] for number in others], [right[number] for number in others], indicators)
         for number in np.flatnonzero(folds == fold).tolist():
             if len(found[number]) and model is not None:
                 scores[number] = model(features[number])
-    model = _fit(features, right, len(indicators))
+    absent = _fit_absent(schema, found, right, scores) if schema.line_breaks else {}
+    scores = [shared_scores([one.type for one in each], own, absent) for each, own in zip(found, scores, strict=True)]
+    model = _fit(features, right, indicators)
     by_least = {float(least): _f1(schema, documents, found, scores, float(least)) for least in LEAST_CHOICES}
     least = max(by_least, key=by_least.__getitem__)
+    if (
+        absent
+    ):  # half the F1 is best for calibrated scores (https://arxiv.org/abs/1402.1892), few documents choose worse
+        least = by_least[least] / 2
+        by_least[least] = _f1(schema, documents, found, scores, least)
     scorer = Scorer(
         model=model or LogisticModel((), (), (), bias=0.0),
         least=round(least, 3),
         accepted=_accepted(schema, found, scores, least),
+        absent=absent,
     )
     return scorer, by_least[least]
 
 
 def _fit(
-    features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]], indicators: int
+    features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]], indicators: Sequence[str]
 ) -> LogisticModel | None:
     if not features:
         return None
@@ -156,9 +205,31 @@ def _fit(
         np.concatenate(features),
         np.concatenate(right),
         penalty=SCORE_PENALTY,
-        indicators=indicators,
-        indicator_penalty=INDICATOR_PENALTY,
+        indicator_penalties=[LAYOUT_PENALTY if is_layout(name) else INDICATOR_PENALTY for name in indicators],
     )
+
+
+def _fit_absent(
+    schema: ModelSchema,
+    found: Sequence[Sequence[SpanCandidate]],
+    right: Sequence[npt.NDArray[np.bool_]],
+    scores: Sequence[npt.NDArray[np.float64]],
+) -> dict[str, float]:
+    """Returns the odds of no value of each type with one value: the likeliest ones, of scores of unseen documents."""
+    absent = {}
+    for name in schema.single:
+        shares = []
+        for none in ABSENT_CHOICES:
+            likelihood = 0.0
+            for each, true, own in zip(found, right, scores, strict=True):
+                types = [one.type for one in each]
+                shared = shared_scores(types, own, {name: none})
+                of_type = np.array([one == name for one in types], np.bool_)
+                good = shared[of_type & true].sum()
+                likelihood += float(np.log(max(good or 1 - shared[of_type].sum(), 1e-9)))
+            shares.append(likelihood)
+        absent[name] = float(ABSENT_CHOICES[int(np.argmax(shares))])
+    return absent
 
 
 def _fold(group: str) -> int:

@@ -54,11 +54,13 @@ class DocumentResult(TrainingResult, frozen=True, kw_only=True):
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
         scored_f1: The same with calibrated scores, each fold of these documents by scores that the others gave.
+        uses_network: Whether these scores use the network.
     """
 
     labels: tuple[str, ...]
     held_f1: float
     scored_f1: float
+    uses_network: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "documents": self.objective.facts | ({"parts": len(self.parts)} if self.parts else {}),
             "held_f1": f1,
             "scored_f1": self.reading.f1,
+            "network_f1": self.reading.network_f1,
         }
         self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(
@@ -250,6 +253,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             labels=self.schema.types,
             held_f1=f1,
             scored_f1=self.reading.f1,
+            uses_network=self.reading.uses_network,
         )
 
 

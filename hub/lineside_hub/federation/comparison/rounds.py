@@ -78,10 +78,11 @@ def run_comparison(
     """Asks all plants for a comparison, as the coordinator.
 
     Raises:
-        ConfigError: The key is another one, or the pool can't compare.
+        ConfigError: The key is another one, a day is not over, or the pool can't compare.
         BrokerError: The broker cannot be reached.
         AggregationError: A plant did not answer, gave numbers out of range, or found something else than the others.
     """
+    question.check_days()
     plan = plan_comparison(pool, question, measure)
     with CoordinatorRunner(pool, key, f"pool-coordinator-{plan.round[:8]}") as runner:
         found = _gather(runner, plan, sign_plan(plan, key), timeout_s, on_progress)
@@ -108,7 +109,12 @@ def _gather(
         now = time.monotonic()
         if now >= until:
             missing = [name for name in plan.names if name not in found]
-            raise AggregationError("plants did not answer", expected="all of pool.toml", actual=", ".join(missing))
+            raise AggregationError(
+                "plants did not answer",
+                expected=f"an answer of all {len(plan.plants)} plants",
+                actual=f"none from {', '.join(missing)}",
+                action="See that `lineside fleet pool join` runs at each: one that is missing holds up all others.",
+            )
         if now >= again:
             for name in plan.names:
                 if name not in found:

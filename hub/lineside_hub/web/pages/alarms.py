@@ -10,7 +10,7 @@ from lineside_hub.alarms.notification import channels_for
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
 from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
 from lineside_hub.web.pages.statistics import results_runner
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, RowNumber
 from lineside_runtime.errors import InputNotFoundError
 
 CLOSED_ROWS = 50
@@ -23,7 +23,7 @@ class ClosedAlarmsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         before: Only alarms older than the one of this number.
     """
 
-    before: int | None = None
+    before: RowNumber | None = None
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

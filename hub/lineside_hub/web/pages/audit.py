@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from lineside_hub.web.audit import PAGE_ROWS, AuditEntry, AuditReport, list_entries, verify
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, RowNumber
 
 
 class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -16,7 +16,7 @@ class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         before: Only rows older than the one of this number.
     """
 
-    before: int | None = None
+    before: RowNumber | None = None
 
 
 def show(call: DashboardRequest) -> Response:

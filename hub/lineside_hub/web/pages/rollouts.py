@@ -180,8 +180,13 @@ def show_start(call: DashboardRequest) -> Response:
     """The page to start a rollout, with the differences to what the group runs."""
     repository = Repository.open(call.folder)
     groups, bundles = repository.groups(), list_published(call.folder)
-    group = call.query.group if call.query.group in groups else (groups[0] if groups else "")
-    chosen = next((one for one in bundles if one.ref.identity == call.query.bundle), bundles[0] if bundles else None)
+    group = call.query.group or (groups[0] if groups else "")
+    if group and group not in groups:
+        raise InputNotFoundError(f"there is no group {group!r}", action="Choose a group on the page of rollouts.")
+    wanted = call.query.bundle
+    chosen = next((one for one in bundles if wanted in ("", one.ref.identity)), None)
+    if wanted and chosen is None:
+        raise InputNotFoundError(f"{wanted} is not published", action="Choose a bundle on the page of rollouts.")
     before = _group_bundle(call.database, group)
     needs_key = chosen is not None and group not in chosen.groups and not repository.roles.is_online(group)
     return call.page(

@@ -30,7 +30,7 @@ from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, Hand
 from lineside_link.result_table import moment
 from lineside_runtime.errors import RequestError
 
-PERIODS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days", "365d": "a year", "all": "everything"}
+PERIODS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days", "365d": "365 days", "all": "everything"}
 STEPS = {1: "hour", 8: "8 hours", 24: "day", 168: "week"}
 PARETO_SHOWN = 20
 

@@ -51,8 +51,19 @@ if (frame && editor) {
 
   function choose(number, focus = false) {
     chosen = number;
-    if (number >= 0 && known.has(boxes[number][0])) { type.value = boxes[number][0]; other.hidden = true; }
+    if (number >= 0) {
+      const [name] = boxes[number], isNew = !known.has(name);
+      type.value = isNew ? "+" : name;
+      other.hidden = !isNew;
+      if (isNew) other.querySelector("input").value = name;
+    }
     draw(focus);
+  }
+
+  function rename() {
+    if (chosen < 0 || !typeNow()) return;
+    boxes[chosen][0] = typeNow();
+    draw();
   }
 
   function remove() {
@@ -113,8 +124,10 @@ if (frame && editor) {
   type.addEventListener("change", () => {
     other.hidden = type.value !== "+";
     if (!other.hidden) other.querySelector("input").focus();
-    else if (chosen >= 0) { boxes[chosen][0] = type.value; draw(); }
+    rename();
   });
+
+  other.addEventListener("input", rename);
 
   editor.addEventListener("click", (event) => {
     const what = event.target.dataset.do;
@@ -126,11 +139,16 @@ if (frame && editor) {
   editor.addEventListener("submit", async (event) => {
     event.preventDefault();
     const new_types = [...new Set(boxes.map(([name]) => name))].filter((name) => !known.has(name));
-    const answer = await fetch(`/api/v1/frames/${editor.dataset.sha256}/boxes`, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({boxes, new_types})});
-    if (answer.ok) { location.href = editor.dataset.next || location.href; return; }
+    const request = {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({boxes, new_types})};
+    let problem = "The hub does not answer: the boxes are not saved. Save them again.";
+    try {
+      const answer = await fetch(`/api/v1/frames/${editor.dataset.sha256}/boxes`, request);
+      if (answer.ok) { location.href = editor.dataset.next || location.href; return; }
+      problem = (await answer.json()).text;
+    } catch { /* no answer, or none of the hub: the message says so */ }
     const message = document.createElement("div");
     message.className = "message";
-    message.textContent = `✕ ${(await answer.json()).text}`;
+    message.textContent = `✕ ${problem}`;
     document.getElementById("message").replaceChildren(message);
   });
 

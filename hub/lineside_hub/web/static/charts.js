@@ -34,7 +34,8 @@ function draw(place) {
   if (chart.series.some((each) => each.kind === "bars")) axes.push({...axis, scale: "parts", side: 1, size: 80, grid: {show: false}, values: (_, marks) => marks.map((mark) => mark.toLocaleString())});
   const options = {
     width: place.clientWidth, height: 260, axes,
-    scales: {"%": {range: (_, low, high) => [0, Math.max(high * 1.1, 1e-4)]}, parts: {range: (_, low, high) => [0, high * 1.1 || 1]}},
+    // uPlot shows a single point in a range of years.
+    scales: {x: {range: (_, low, high) => (chart.x.length > 1 ? [low, high] : [chart.x[0] - 43200, chart.x[0] + 43200])}, "%": {range: (_, low, high) => [0, Math.max(high * 1.1, 1e-4)]}, parts: {range: (_, low, high) => [0, high * 1.1 || 1]}},
     series: [{label: "from", value: (_, second) => (second === null ? "–" : `${new Date(1000 * second).getFullYear()}-${dayOf(new Date(1000 * second))} ${timeOf(new Date(1000 * second))}`)}, ...chart.series.map((each) => ({label: each.label, ...kinds[each.kind]}))],
   };
   const drawn = new uPlot(options, [chart.x, ...chart.series.map((each) => each.values)], place);

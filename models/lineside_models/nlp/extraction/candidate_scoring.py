@@ -8,7 +8,7 @@ that the network was not trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -111,15 +111,37 @@ def reading_features(
     return np.concatenate([features, indicator_features(found, indicators)], 1)
 
 
-def scored(candidates: Sequence[SpanCandidate], features: Floats, model: LogisticModel) -> list[SpanCandidate]:
+def shared_scores(types: Sequence[str], scores: Floats, absent: Mapping[str, float]) -> Floats:
+    """Returns the scores of one document's candidates, of which at most one of a type is right.
+
+    A model judges each candidate by itself, and gives all of them low scores in a form that it has not seen. Their odds
+    are shared out: a low score is likely right if it is the only one.
+
+    Args:
+        types: Of the candidates.
+        absent: By type, the odds of no value. Scores of other types stay as they are.
+    """
+    limited = np.clip(scores, 1e-9, 1 - 1e-9)
+    odds = limited / (1 - limited)
+    shared: Floats = scores.copy()
+    for name, none in absent.items():
+        own = np.array([one == name for one in types], np.bool_)
+        shared[own] = odds[own] / (none + odds[own].sum())
+    return shared
+
+
+def scored(
+    candidates: Sequence[SpanCandidate], features: Floats, model: LogisticModel, absent: Mapping[str, float]
+) -> list[SpanCandidate]:
     """Returns the candidates with calibrated scores, the likeliest first.
 
     Args:
         features: See `reading_features`.
+        absent: See `shared_scores`.
     """
     if not candidates:
         return []
-    scores = model(features)
+    scores = shared_scores([one.type for one in candidates], model(features), absent)
     found = [
         SpanCandidate(one.type, one.key, one.mentions, float(score))
         for one, score in zip(candidates, scores, strict=True)

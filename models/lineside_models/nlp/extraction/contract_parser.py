@@ -13,6 +13,7 @@ import numpy as np
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather
 from lineside_models.nlp.extraction.contract_rules import SCORE, contract_mentions, contract_pairs
+from lineside_models.nlp.extraction.form_rules import FormRules
 from lineside_models.nlp.extraction.model_schema import ModelSchema, RelationType
 from lineside_models.nlp.extraction.reading import (
     POSTPROCESS,
@@ -67,7 +68,9 @@ class SpanExtractor:
         self._run, self._input, self._output = run, manifest.preprocess.input, manifest.outputs[0].name
 
     def probabilities(self, text: str) -> TokenProbabilities:
-        """Returns the network's probabilities for a text."""
+        """Returns the network's probabilities for a text; none where the scores use no network."""
+        if not self.reading.network:
+            return TokenProbabilities((), (), self.types)
         cut = self.windows(text)
         logits: list[Floats] = [np.zeros((0, len(self.types), 3))] * len(cut)
         for numbers, ids in batches(cut):
@@ -225,6 +228,7 @@ class ContractParser:
             single=reading.single,
             name=self._identity,
             schema=reading.schema,
+            form=reading.form,
         )
 
     def _by_rules(self, document: Document, schema: Schema) -> DocumentReport:
@@ -247,9 +251,11 @@ class ContractParser:
         single: Sequence[str],
         name: str,
         schema: str,
+        form: FormRules | None = None,
     ) -> DocumentReport:
+        form = form or FormRules()
         ordered = sorted(values, key=lambda one: (one.clearest.start, one.type))
-        entities = tuple(self._entity(one, document) for one in ordered)
+        entities = tuple(self._entity(one, document, form) for one in ordered)
         numbers = {(one.type, one.key): number for number, one in enumerate(ordered)}
         linked = tuple(
             Relation(
@@ -267,10 +273,10 @@ class ContractParser:
             bundle=name,
             entities=entities,
             relations=linked,
-            review=tuple(_review(entities, document, accepted, single)),
+            review=tuple(_review(entities, document, accepted, single, form)),
         )
 
-    def _entity(self, one: SpanCandidate, document: Document) -> Entity:
+    def _entity(self, one: SpanCandidate, document: Document, form: FormRules) -> Entity:
         place = one.clearest
         text = document.text[place.start : place.end]
         page, box, read = document.place(place.start, place.end)
@@ -278,7 +284,7 @@ class ContractParser:
         return Entity(
             type=one.type,
             text=" ".join(text.split()),
-            value=known or normalise(one.type, text),
+            value=known or normalise(one.type, form.mended(one.type, text)),
             score=round(one.score * read, 4),
             start=place.start,
             end=place.end,
@@ -355,7 +361,9 @@ def _pairs_by_rules(
     ]
 
 
-def _review(entities: Sequence[Entity], document: Document, accepted: float, single: Sequence[str]) -> list[ReviewItem]:
+def _review(
+    entities: Sequence[Entity], document: Document, accepted: float, single: Sequence[str], form: FormRules
+) -> list[ReviewItem]:
     items: list[ReviewItem] = []
     for number, one in enumerate(entities):
         _, _, read = document.place(one.start, one.end)
@@ -371,6 +379,8 @@ def _review(entities: Sequence[Entity], document: Document, accepted: float, sin
             reason = "uncertain"
         elif value_kind(one.type) == "date" and (one.value is None or len(one.value) < 10):
             reason, why = "ambiguous", "not a whole date"
+        elif (mended := form.mended(one.type, one.text)) != one.text:
+            reason, why = "ambiguous", f"a word may be misread, the value has {mended!r}"
         if reason:
             text = f"{one.text!r}: {why}"
             items.append(

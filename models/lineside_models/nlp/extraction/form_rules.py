@@ -1,4 +1,4 @@
-"""What a schema says of forms: expressions that find values, runs of lines that may be values, cues on lines."""
+"""What a schema says of forms: expressions and runs of lines that may be values, cues on lines, words of values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
+
+from lineside_models.nlp.normalization.lexicon import Lexicon
 
 RUN_LINES = 10
 """First lines of a text in which runs of lines begin: the head of a form, with names and addresses."""
@@ -26,19 +28,23 @@ class FormRules(msgspec.Struct, frozen=True):
             first `RUN_LINES`, is a candidate.
         cues: Regular expressions by name, each of what a line may hold, such as a phone number: scores rest on which
             of them match in, beside, above and below a candidate.
+        lexicon: By type, words that its values usually have: a value's word that text recognition misread is mended.
     """
 
     patterns: Mapping[str, Sequence[str]] = {}
     line_runs: Mapping[str, int] = {}
     cues: Mapping[str, str] = {}
+    lexicon: Mapping[str, Sequence[str]] = {}
 
     def check(self, types: Sequence[str] | None = None) -> None:
         """Checks the rules.
 
         Raises:
-            ValueError: One is no regular expression, has no group, is of another type, or a run is too long.
+            ValueError: One is no regular expression, has no group, is of another type, a run is too long, or an entry
+                of a lexicon is not one word.
         """
-        for table, named in (("patterns", self.patterns), ("line_runs", self.line_runs)):
+        tables = (("patterns", self.patterns), ("line_runs", self.line_runs), ("lexicon", self.lexicon))
+        for table, named in tables:
             for name in named:
                 if types is not None and name not in types:
                     raise ValueError(f"{table}: {name} is no type of single or many")
@@ -50,6 +56,14 @@ class FormRules(msgspec.Struct, frozen=True):
         for name, lines in self.line_runs.items():
             if not 1 <= lines <= RUN_MAX:
                 raise ValueError(f"line_runs: {name} has {lines} lines instead of 1 to {RUN_MAX}")
+        for word in (one for words in self.lexicon.values() for one in words):
+            if len(word.split()) != 1:
+                raise ValueError(f"lexicon: {word!r} must be one word")
+
+    @property
+    def proposes(self) -> bool:
+        """Whether it proposes values."""
+        return bool(self.patterns or self.line_runs)
 
     def expression_places(self, text: str, types: Sequence[str]) -> dict[Place, list[int]]:
         """Returns the places that the expressions find, each with the numbers of its expressions."""
@@ -60,6 +74,11 @@ class FormRules(msgspec.Struct, frozen=True):
                     if 0 <= start < end:
                         found.setdefault((name, start, end), []).append(number)
         return found
+
+    def mended(self, type_name: str, text: str) -> str:
+        """Returns the words of a value, those that were misread mended by the lexicon."""
+        words = self.lexicon.get(type_name)
+        return Lexicon(words).mend(text) if words else text
 
     def places(self, text: str, types: Sequence[str]) -> list[Place]:
         """Returns the places of all candidates, in the order of the text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +52,7 @@ def fit_logistic(
     right: npt.NDArray[np.bool_],
     *,
     penalty: float = 1.0,
-    indicators: int = 0,
-    indicator_penalty: float = 1.0,
+    indicator_penalties: Sequence[float] = (),
 ) -> LogisticModel:
     """Fits the weights by Newton's method, with a penalty on their squares.
 
@@ -59,17 +60,16 @@ def fit_logistic(
         features: ``(N, F)``.
         right: ``(N,)``.
         penalty: The larger, the nearer to 0 are the weights.
-        indicators: How many of the last features are 0 or 1 and keep their scale: brought to deviation 1, those that
-            hardly any row has would weigh most.
-        indicator_penalty: ``penalty`` of the indicators.
+        indicator_penalties: ``penalty`` of each of the last features, which are 0 or 1 and keep their scale: brought to
+            deviation 1, those that hardly any row has would weigh most.
     """
-    plain = features.shape[1] - indicators
+    plain = features.shape[1] - len(indicator_penalties)
     means, deviations = features.mean(0), features.std(0)
     deviations = np.where(deviations < 1e-9, 1.0, deviations)
     deviations[plain:] = 1.0
     inputs = np.concatenate([(features - means) / deviations, np.ones((len(features), 1))], 1)
     penalties = np.full(inputs.shape[1], penalty)
-    penalties[plain:-1] = indicator_penalty
+    penalties[plain:-1] = indicator_penalties
     penalties[-1] = 1e-3
     weights = np.zeros(inputs.shape[1])
     for _ in range(ROUNDS):

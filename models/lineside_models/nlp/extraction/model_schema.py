@@ -40,6 +40,8 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         address = 6
         [model.cues]
         phone = '(?i)\\b(?:tel|fax)\\b'
+        [model.lexicon]
+        address = ["Street", "Road"]
         [model.relations.alias_of]
         head = "party"
         tail = "alias"
@@ -56,6 +58,7 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             those of the network, and what the score rests on.
         line_runs: See `lineside_models.nlp.extraction.form_rules.FormRules`.
         cues: See there.
+        lexicon: See there.
         line_breaks: Whether the network sees where lines and cells of a table end: for forms and receipts, not for
             running text.
     """
@@ -69,6 +72,7 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patterns: dict[Name, tuple[str, ...]] = {}
     line_runs: dict[Name, int] = {}
     cues: dict[Name, str] = {}
+    lexicon: dict[Name, tuple[str, ...]] = {}
     line_breaks: bool = False
 
     def __post_init__(self) -> None:
@@ -88,4 +92,4 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def form(self) -> FormRules:
         """What the schema says of forms."""
-        return FormRules(self.patterns, self.line_runs, self.cues)
+        return FormRules(self.patterns, self.line_runs, self.cues, self.lexicon)

@@ -11,6 +11,7 @@ from lineside_models.nlp.extraction.candidate_scoring import reading_features, s
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
 from lineside_models.nlp.extraction.form_rules import FormRules
+from lineside_models.nlp.extraction.indicators import check_indicators
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
@@ -29,18 +30,21 @@ EVIDENCE_MAX = 300
 """Characters of a relation's evidence."""
 
 
-class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Calibrated probability of a value, and what follows from it.
 
     Attributes:
         model: On `lineside_models.nlp.extraction.candidate_scoring.features_of`.
         least: Probability from which a value is reported.
         accepted: Probability from which a value needs no review.
+        absent: Of a form, by type with one value a document, the odds of no value: see
+            `lineside_models.nlp.extraction.candidate_scoring.shared_scores`.
     """
 
     model: LogisticModel
     least: Share = 0.5
     accepted: Share = 0.95
+    absent: dict[str, float] = {}
 
 
 class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,8 +60,10 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         patterns: See `FormRules`.
         line_runs: See there.
         cues: See there.
+        lexicon: See there.
         indicators: Names of the indicators that the scorer's model is given behind the other features; see
             `lineside_models.nlp.extraction.indicators`. None for running text.
+        network: Whether candidates and scores use the network; otherwise it does not run.
     """
 
     schema: str
@@ -69,10 +75,13 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     patterns: dict[str, tuple[str, ...]] = {}
     line_runs: dict[str, int] = {}
     cues: dict[str, str] = {}
+    lexicon: dict[str, tuple[str, ...]] = {}
     indicators: tuple[str, ...] = ()
+    network: bool = True
 
     def __post_init__(self) -> None:
         self.form.check()
+        check_indicators(self.indicators, self.form)
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> SpanReading:
@@ -89,7 +98,7 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     @property
     def form(self) -> FormRules:
         """What the schema said of forms."""
-        return FormRules(self.patterns, self.line_runs, self.cues)
+        return FormRules(self.patterns, self.line_runs, self.cues, self.lexicon)
 
     def scorer_for(self, terms: LegalTerms | None) -> Scorer:
         """Returns the scorer for readings with or without a dictionary."""
@@ -144,7 +153,7 @@ def read_values(
     scorer = reading.scorer_for(terms)
     try:
         features = reading_features(candidates, text, types, reading.form, reading.indicators)
-        ranked = scored(candidates, features, scorer.model)
+        ranked = scored(candidates, features, scorer.model, scorer.absent)
     except ValueError as error:
         raise BundleFormatError(f"postprocess.params of a document bundle: {error}") from error
     return choose(ranked, reading.single, scorer.least)

@@ -1,8 +1,10 @@
-"""Tables of measured values in either direction: value, unit and limits of each quantity.
+"""Tables of measured values in either direction: value, unit and limits of each quantity. Values in lines of text.
 
 *Across*: the quantities are columns, and rows below hold values and limits. *Down*: each quantity is a row with its
 value, unit and limits beside it. What a row or column holds is told by words ("min", "Soll", "result") or by the signs
 in its cells ("≤ 0,20", "0,15–0,20").
+
+A quantity that no table has is looked for in lines such as "Yield strength Re: 398 MPa", with its unit.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import msgspec
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, divided
 from lineside_models.nlp.rules.fields import number_doubt, without_speck
-from lineside_models.nlp.rules.labels import LabelIndex
+from lineside_models.nlp.rules.labels import LabelIndex, Match
 from lineside_models.nlp.schemas import QuantitySchema, TableSchema
 
 Role = Literal["value", "min", "max", "limit", "unit", ""]
@@ -35,6 +37,12 @@ _ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
 """Words, without accents, that tell what a row or column holds; the first role with one of its words counts."""
 
 _UNIT_BEHIND = re.compile(r"\s*[\[(,]?\s*(%|MPa|N/mm(?:2|²)|J|HBW?|Gew\.?-?%|wt\.?-?%)\s*[\])]?$", re.IGNORECASE)
+_IN_LINE = re.compile(r"(?P<label>[^\W\d_][^:=;,\n]{0,50}?)\s*[:=]\s*(?P<value>[^:=;]+?)(?=[.,;]?\s*$|[,;]\s)")
+"""A label, a colon, and what may be a value with its unit, in a line of text."""
+
+_LABEL_WORDS, _SYMBOL_MAX = 4, 3
+"""Words of a label in a line at most; letters of a symbol, which names no quantity behind other words."""
+
 _SCORE = 0.97
 _ROWS_BELOW = 8
 _GAP_ROWS = 1
@@ -101,7 +109,17 @@ class TableReader:
         self.unread: list[Unread] = []
 
     def read(self, rows: list[Row]) -> list[Measured]:
-        """Returns the numbers in the order of the text; none if the table has fewer than two quantities."""
+        """Returns the numbers in the order of the text.
+
+        A table has two quantities or more; values of other quantities are taken from lines of text.
+        """
+        found = self._read_tables(rows)
+        named = {one.quantity for one in found}
+        return found + [
+            one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named
+        ]
+
+    def _read_tables(self, rows: list[Row]) -> list[Measured]:
         found: list[Measured] = []
         at, last_down = 0, len(rows)
         while at < len(rows):
@@ -124,6 +142,38 @@ class TableReader:
             return found
         self.unread.clear()
         return []
+
+    def _in_lines(self, cell: Cell) -> Iterator[Measured]:
+        """Yields the values of a line of text that state their unit; a limit and a range are none."""
+        for part in _IN_LINE.finditer(cell.text):
+            numbers = values.quantities(part["value"])
+            if len(numbers) != 1 or numbers[0].bound or not numbers[0].unit:
+                continue
+            (one,) = numbers
+            match = self._label_in_line(part["label"].split())
+            if match is None or not self._unit_fits(match.name, one.unit):
+                continue
+            self._group += 1
+            measured = self._measured(
+                self._quantities[match.name], cell.part(*part.span("value")), "value", one, one.unit
+            )
+            yield msgspec.structs.replace(measured, score=measured.score * match.score)
+
+    def _label_in_line(self, words: list[str]) -> Match | None:
+        """Returns the quantity that the last words of a line name, also twice: "Yield strength Re"."""
+        if _role(" ".join(words)) not in ("", "value"):
+            return None
+        found: list[Match] = []
+        for first in range(max(0, len(words) - _LABEL_WORDS), len(words)):
+            named = words[first:]
+            for cut in range(1, len(named)):
+                one, other = (self._index.whole(" ".join(part)) for part in (named[:cut], named[cut:]))
+                if one is not None and other is not None and one.name == other.name:
+                    found.append(one)
+            match = self._index.whole(" ".join(named))
+            if match is not None and (first == 0 or len(named[0]) > _SYMBOL_MAX):
+                found.append(match)
+        return max(found, key=lambda one: one.score, default=None)
 
     def _look_for_gap(self, rows: list[Row], before: int, after: int) -> None:
         """Notes a row between two rows of a table whose head is not known, or that has no number."""

@@ -17,7 +17,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.ort import providers
-from lineside_runtime.backends.ort.graph_tails import read_tails
 from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
@@ -86,8 +85,7 @@ class OrtBackend(Backend):
                 opened = providers.open_session(model, device.handle, options, fast)
         executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
-        if heap.saves_memory():
-            heap.give_back()  # 3 MB of what reading and optimising the graph took
+        heap.give_back()  # what reading and optimising the graph took: 3 MB where threads share a heap
         return executable
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
@@ -138,6 +136,8 @@ def read_onnx(path: Path) -> OnnxFacts:
         UnsupportedModelError: It is no ONNX file, or has an input or output that a bundle can't describe.
         DeviceError: The engine failed.
     """
+    from lineside_runtime.backends.ort.graph_tails import read_tails  # only who makes bundles pays for it
+
     backend = OrtBackend()
     executable = backend.load(path, Device("cpu", handle="CPUExecutionProvider"), LoadOptions(threads=1))
     if not isinstance(executable, OrtExecutable):

@@ -144,7 +144,7 @@ def of_level(bundle: Bundle, level: int | None) -> Bundle:
     """
     if level is None:
         return bundle
-    kept = candidates.of_level(bundle.manifest, level)
+    kept = tuple(candidates.of_level(bundle.manifest, level))
     return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=kept), bundle.digest)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from lineside_runtime.errors import (
     BundleIntegrityError,
     IncompatibleBundleError,
     InputError,
+    InputNotFoundError,
     LinesideError,
     StagingError,
 )
@@ -78,10 +80,21 @@ def test_pack_says_what_is_missing_and_leaves_nothing(tmp_path: Path, wheels: Pa
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_pack_overwrites_nothing(tmp_path: Path, own: Path) -> None:
-    (tmp_path / "mine").write_text("")
+def test_pack_overwrites_nothing_and_checks_what_it_is_given_before_pip_runs(tmp_path: Path, own: Path) -> None:
+    (tmp_path / "mine").write_text("no wheel")
     with pytest.raises(InputError, match="not empty"):
         pack(tmp_path, wheel=own)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"wheel": tmp_path / "mine"}, "mine is no wheel"),
+        ({"wheel": own, "extras": ["codez"]}, "no extra codez"),
+        ({"wheel": own, "python": "2.7"}, "a version such as 3.13"),
+        ({"wheel": own, "wheels": tmp_path / "mistyped"}, "no folder of wheels"),
+    ]
+    for settings, text in wrong:
+        with pytest.raises(InputError, match=text):
+            pack(tmp_path / "out" / "p", **settings)
+    with pytest.raises(InputNotFoundError, match=r"agent\.json: No such file"):
+        open_payload(tmp_path)
 
 
 def test_damaged_wheel_is_found(tmp_path: Path, own: Path) -> None:

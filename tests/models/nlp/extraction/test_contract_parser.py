@@ -1,6 +1,7 @@
 """A document model from its training to an answer: a tiny encoder, trained here on generated contracts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,11 @@ from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.trainer import train_document
 from lineside_converters.training.progress import TrainingProgress
 from lineside_models.golden import replay
+from lineside_models.nlp.extraction.contract_parser import SpanExtractor, text_form
 from lineside_models.nlp.extraction.reading import SpanReading
 from lineside_models.nlp.extraction.sample_contract import GOLDEN_TEXT
 from lineside_models.nlp.extraction.windows import TextWindows
-from lineside_runtime.bundle import Bundle, TextForm, parse_manifest
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, TextForm, parse_manifest
 from lineside_runtime.errors import (
     AccuracyGateError,
     BundleFormatError,
@@ -27,6 +29,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
 from tests.models.nlp.extraction.generated_contracts import write_contracts, write_encoder
 
 
@@ -76,6 +79,29 @@ def test_entities_have_place_value_score_and_relations_their_evidence(bundle: Bu
     assert all(found["entities"][one["tail"]]["text"] in one["evidence"] for one in aliases)
     assert "effective_date" in [one["field"] for one in found["review"] if one["reason"] == "missing"]
     json.dumps(found)
+
+
+def test_a_misread_word_is_mended_in_the_value_and_reviewed_and_a_network_that_is_not_used_does_not_run(
+    bundle: Bundle, work: Path
+) -> None:
+    def changed(**params: object) -> Manifest:
+        manifest = bundle.manifest
+        params = dict(manifest.postprocess.params) | params
+        return msgspec.structs.replace(manifest, postprocess=Postprocess(name=manifest.postprocess.name, params=params))
+
+    lexicon = {"title": ["SUPPLV"]}  # as if the true word was misread
+    with ContractParser(bundle=Bundle(bundle.path, changed(lexicon=lexicon), bundle.digest)) as parser:
+        found = parser.analyze(work / "data" / "45.txt")
+    number, title = next((at, one) for at, one in enumerate(found["entities"]) if one["type"] == "title")
+    assert (title["text"], title["value"]) == ("SUPPLY AGREEMENT", "SUPPLV AGREEMENT")
+    assert number in [one["entity"] for one in found["review"] if one["reason"] in ("ambiguous", "uncertain")]
+
+    def run(_: object) -> Mapping[str, Array]:
+        raise AssertionError("the network ran")
+
+    form = text_form(bundle.manifest)
+    extractor = SpanExtractor(changed(network=False), bundle.file(form.tokenizer), run)
+    assert extractor.probabilities((work / "data" / "45.txt").read_text()).windows == ()
 
 
 def test_without_a_bundle_the_rules_read_and_all_of_it_is_to_be_reviewed() -> None:

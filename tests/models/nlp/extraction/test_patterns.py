@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidate_scoring import shared_scores
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
-from lineside_models.nlp.extraction.indicators import indicator_features, indicators_of
+from lineside_models.nlp.extraction.indicators import check_indicators, indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import CURVATURE_MIN, LogisticModel, fit_logistic
-from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
+from lineside_models.nlp.extraction.reading import SpanReading, candidates_of, read_values
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
 from lineside_models.nlp.schemas import load_model_schema
@@ -60,7 +64,7 @@ def test_what_hardly_any_form_says_weighs_little() -> None:
     rare[np.flatnonzero(right)[:2]] = 1
     features = np.stack((rng.normal(size=300), common, rare), 1)
     scaled = fit_logistic(features, right, penalty=3.0)
-    kept = fit_logistic(features, right, penalty=3.0, indicators=2, indicator_penalty=3.0)
+    kept = fit_logistic(features, right, penalty=3.0, indicator_penalties=(3.0, 3.0))
     assert kept.deviations[0] == scaled.deviations[0] and kept.deviations[1:] == (1.0, 1.0)
 
     def gains(model: LogisticModel) -> tuple[float, float]:
@@ -95,7 +99,8 @@ def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less
         one.key: {name for name in names if "equals" in name} for one, names in zip(candidates, found, strict=True)
     }
     above, below = "total_amount equals:sum above", "total_amount equals:difference below"
-    assert equal == {"3.00": set(), "4.00": {below}, "7.00": {above, below}, "10.00": {above}}
+    run = "total_amount equals:sum of run above"
+    assert equal == {"3.00": set(), "4.00": {below}, "7.00": {above, below, run}, "10.00": {above}}
 
 
 def test_an_amount_knows_how_many_are_larger_or_equal_and_which_one_it_is_rounded_to() -> None:
@@ -124,11 +129,75 @@ def test_runs_of_the_first_lines_are_candidates_and_cues_tell_them_apart() -> No
     assert len(form.places(text, ("address",))) == 2 * RUN_LINES
     cues = {name.removeprefix("address ") for name in found["1 Main Road\n81100 Town"] if "cue" in name}
     wanted = {"first own cue:road", "own cue:road", "last own cue:postal code", "own cue:postal code"}
-    assert cues == {*wanted, "below cue:phone", "left cue:none"}
+    assert cues == {*wanted, "below cue:phone", "left cue:none", "above cue:none"}
+    assert "address above cue:start" in found["Acme Stores"]
+    kinds = {name.split(":")[0].removeprefix("address ") for names in found.values() for name in names}
+    check_indicators({name for names in found.values() for name in names}, form)
+    assert kinds.isdisjoint({"own", "above", "line", "tenth"}) and {"lines", "begins"} <= kinds
     assert {"address above cue:road", "address right cue:phone"} & found["81100 Town"] == {"address above cue:road"}
 
 
-@pytest.mark.parametrize("rule", ["line_runs = {date = 0}", "line_runs = {tax = 2}", "cues = {phone = '['}"])
+def test_a_misread_word_is_mended_only_by_the_one_word_of_the_lexicon_that_looks_like_it() -> None:
+    form = FormRules(lexicon={"address": ("Lot", "Selangor", "S/B", "Jaya", "Rawang", "Bahru", "Bharu")})
+
+    misread = ("1.OT 12,", "SCLANGOR.", "Jaga", "SPEED 5/B", "kawang")
+    assert [form.mended("address", words) for words in misread] == [
+        "LOT 12,",
+        "SELANGOR.",
+        "Jaya",
+        "SPEED S/B",
+        "rawang",
+    ]
+    kept = ("Selangor", "SELANXOR", "SCIANGOR", "Jawa", "BAHARU", "10T", "5/8")
+    assert [form.mended("address", words) for words in kept] == list(kept)
+    assert form.mended("company", "SCLANGOR") == "SCLANGOR"
+
+
+def test_low_scores_of_a_single_value_are_shared_out() -> None:
+    types = ("total", "total", "date")
+    shared = shared_scores(types, np.array([0.02, 0.001, 0.3]), {"total": 0.001})
+    assert shared[0] > 0.9 and shared[1] < 0.05 and shared[2] == 0.3
+    assert shared_scores(types, np.array([0.02, 0.02, 0.3]), {"total": 0.001})[:2] == pytest.approx(
+        [0.488] * 2, abs=0.01
+    )
+    assert shared_scores(types, np.array([1e-5, 1e-6, 1.0]), {"total": 0.001, "date": 0.1})[0] < 0.02
+
+
+def test_the_network_does_not_run_where_scores_without_it_are_as_good(tmp_path: Path) -> None:
+    (tmp_path / "receipt.toml").write_text(SCHEMA)
+    schema = load_model_schema(str(tmp_path / "receipt.toml"))
+    documents = []
+    for number in range(10):
+        text = TEXT.replace("60.30", f"6{number}.30")
+        values = {"total_amount": {f"6{number}.30"}}
+        documents.append(AnnotatedDocument(name="", text=text, group=f"{number}", spans=(), values=values, pairs=set()))
+    nothing = [TokenProbabilities((), (), schema.types)] * len(documents)
+
+    fitted = fit_reading(schema, documents, nothing, trained=(), name="receipt")
+
+    assert fitted.f1 == fitted.network_f1 == 1.0
+    reading = SpanReading.of(fitted.postprocess.params)
+    assert reading.indicators
+    assert not reading.network and reading.scorer.absent["total_amount"] <= 0.001
+    (found,) = read_values(
+        candidates_of(nothing[0], TEXT, schema.types, None, "", reading.form), TEXT, schema.types, reading, None
+    )
+    assert found.key == "60.30"
+    running_text = msgspec.structs.replace(schema, line_breaks=False)
+    fitted = fit_reading(running_text, documents, nothing, trained=(), name="receipt")
+    assert SpanReading.of(fitted.postprocess.params).network
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "line_runs = {date = 0}",
+        "line_runs = {tax = 2}",
+        "cues = {phone = '['}",
+        "lexicon = {tax = ['a']}",
+        "lexicon = {date = ['two words']}",
+    ],
+)
 def test_a_wrong_run_or_cue_is_refused(tmp_path: Path, rule: str) -> None:
     (tmp_path / "receipt.toml").write_text(SCHEMA.replace("[model.patterns]", f"{rule}\n[model.patterns]"))
     with pytest.raises(ConfigError, match=rule.split()[0]):
@@ -145,6 +214,10 @@ def test_a_wrong_expression_is_refused_in_a_schema_and_in_a_bundle(tmp_path: Pat
     assert SpanReading.of(params).patterns == {}
     with pytest.raises(BundleFormatError, match="patterns"):
         SpanReading.of(params | {"patterns": {"date": [pattern]}})
+    with pytest.raises(BundleFormatError, match=r"right cue.* another version"):
+        SpanReading.of(
+            params | {"cues": {"phone": "Tel"}, "indicators": ["date left cue:phone", "date right cue:phone"]}
+        )
 
 
 def test_a_pattern_of_an_unknown_type_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Connection of the hub to its broker, for people: `hub status`, `fleet ls` and the dashboard show what is wrong.
+
+They read the hub's database, which shows devices as they were when the hub last heard of them. So the running hub
+writes whether it hears anything into a file beside the database.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from lineside_link.client.client import LinkClient
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import DiskFullError
+from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.hub")
+
+NAME = "link.json"
+
+LOOK_S = 1.0
+
+GRACE_S = 5.0
+"""So long without a connection is no problem yet: at the start, and while the client connects again."""
+
+REPEAT_S = 60.0
+"""How often the file is written if nothing changes."""
+
+STALE_S = 3 * REPEAT_S
+"""A file that is older is of a hub that was killed."""
+
+LOSSES_MAX, LOSSES_S = 4, 300.0
+"""A connection that ends more often in this time is pushed off, or breaks down all the time."""
+
+
+class LinkState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the running hub says of its connection.
+
+    Attributes:
+        at_s: Unix time.
+        problem: Why devices are not heard; empty if they are.
+    """
+
+    at_s: float
+    problem: str
+
+
+class LinkMonitor:
+    """Watches the hub's connection. Call `check` again and again, and `close` at the end, in one thread."""
+
+    def __init__(self, link: LinkClient, folder: Path) -> None:
+        self._link, self._path = link, folder / NAME
+        self._losses: collections.deque[float] = collections.deque(maxlen=LOSSES_MAX + 1)
+        self._counted = 0
+        self._error = ""
+        self._heard_s = time.monotonic()
+        self._look_s = self._write_s = 0.0
+        self._written: str | None = None
+
+    def check(self) -> None:
+        """Looks at the connection once in `LOOK_S`, and writes what has changed."""
+        now_s = time.monotonic()
+        if now_s < self._look_s:
+            return
+        self._look_s = now_s + LOOK_S
+        problem = self._problem(now_s)
+        if problem != self._written or now_s >= self._write_s:
+            self._written, self._write_s = problem, now_s + REPEAT_S
+            try:
+                write_atomic(self._path, msgspec.json.encode(LinkState(at_s=time.time(), problem=problem)))
+            except (OSError, DiskFullError) as error:
+                log.warning("%s is not written: %s", self._path, error)
+
+    def close(self) -> None:
+        """Deletes the file: a hub that was ended by a person is no problem."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _problem(self, now_s: float) -> str:
+        link, url = self._link, self._link.config.url
+        losses = link.counters.get("disconnects", 0)
+        self._losses.extend([now_s] * min(losses - self._counted, LOSSES_MAX + 1))
+        self._counted = losses
+        error = str(link.last_error or "")
+        self._error = error or self._error
+        if link.connected:
+            self._heard_s = now_s
+        elif now_s - self._heard_s > GRACE_S:
+            return f"the hub has no connection to {url}, and hears no device: {error or 'it connects'}"
+        if len(self._losses) > LOSSES_MAX and now_s - self._losses[0] < LOSSES_S:
+            return (
+                f"the hub's connection to {url} ended more than {LOSSES_MAX} times in {LOSSES_S / 60:.0f} minutes: "
+                f"{self._error} Is there a second hub of this site, or another client called {link.client_id}?"
+            )
+        return error
+
+
+def link_warning(folder: Path) -> str | None:
+    """Returns why the hub of a folder hears no device; ``None`` if it does, or if a person ended it."""
+    try:
+        state = decode_json((folder / NAME).read_bytes(), type=LinkState)
+    except (OSError, msgspec.DecodeError):
+        return None
+    age_s = time.time() - state.at_s
+    if age_s > STALE_S:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.at_s))
+        return f"the hub was killed after {at}, and shows devices as they were then: start it"
+    return state.problem or None
