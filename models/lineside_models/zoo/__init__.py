@@ -18,7 +18,7 @@ NAMES = (
     "text-lines",
 )
 """The INT8 detector of 12 surface defects, the wider float model that it was made of, a detector of the same types that
-learned drawn frames alone, the features that models of good parts are made with, and the three networks that read text."""
+learned drawn frames alone, the features for models of good parts, and the three networks that read text."""
 
 
 def path(name: str) -> Path:
