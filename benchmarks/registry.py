@@ -97,7 +97,7 @@ _ALL = (
         "verdicts",
         "models",
         "escapes and false rejects on boards that thresholds were not chosen on",
-        (f"{_CONVERTERS}/thresholds", f"{_MODELS}/postprocess", f"{_MODELS}/zoo/surface-12/manifest.json", _DETECTOR),
+        (f"{_CONVERTERS}/thresholds", f"{_MODELS}/postprocess", f"{_MODELS}/zoo/surface-12/decision.json", _DETECTOR),
         ("inputs/data",),
     ),
     Benchmark(
