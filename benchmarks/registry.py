@@ -90,14 +90,14 @@ _ALL = (
                 )
             ),
             *(f"{_MODELS}/{name}" for name in ("metrics.py", "preprocess.py", "postprocess", "simulator")),
-            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
+            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT, f"{_MODELS}/zoo/surface-starter/onnx-int8"),
         ),
     ),
     Benchmark(
         "verdicts",
         "models",
         "escapes and false rejects on boards that thresholds were not chosen on",
-        (f"{_CONVERTERS}/thresholds", f"{_MODELS}/postprocess", f"{_MODELS}/zoo/surface-12/manifest.json", _DETECTOR),
+        (f"{_CONVERTERS}/thresholds", f"{_MODELS}/postprocess", f"{_MODELS}/zoo/surface-12/decision.json", _DETECTOR),
         ("inputs/data",),
     ),
     Benchmark(

@@ -56,6 +56,7 @@ DETECTORS = {
     "surface-12": ("surface-12", "onnx-int8-mirrored"),
     "surface-12, onnx-int8": ("surface-12", "onnx-int8"),
     "surface-12-float": ("surface-12-float", "onnx-fp32"),
+    "surface-starter": ("surface-starter", "onnx-int8"),
 }
 BARS = {
     "map50": {"neu-det": 0.77, "deeppcb": 0.95},

@@ -181,7 +181,7 @@ def test_a_changed_model_card_is_described_in_its_manifest(tree: Path, capsys: p
     assert [name for name in after["files"] if after["files"][name] != before["files"][name]] == ["model_card.md"]
 
 
-@pytest.mark.parametrize("detector", ["surface-12", "surface-12, onnx-int8", "surface-12-float"])
+@pytest.mark.parametrize("detector", ["surface-12", "surface-12, onnx-int8", "surface-12-float", "surface-starter"])
 def test_the_figures_on_the_model_cards_are_of_the_shipped_weights(detector: str) -> None:
     result = RESULTS / "accuracy.json"
     if not result.exists():

@@ -47,7 +47,9 @@ def test_a_hub_that_refuses_unclear_terms_takes_it(tmp_path: Path, monkeypatch: 
     assert (manifest.name, manifest.labels, manifest.licence) == (NAME, LABELS, "Apache-2.0")
     assert manifest.data_terms and not manifest.restricted_data
     check_data_terms(manifest, "refuse")
-    assert "terms of the data `line simulator`: Apache-2.0" in bundle.file("model_card.md").read_text()
+    card = bundle.file("model_card.md").read_text()
+    assert "terms of the data `line simulator`: Apache-2.0" in card
+    assert "12 frames of strip, fold val" in card and "was trained on" not in card
     assert len(manifest.postprocess.params["thresholds"]) == len(LABELS)
     assert any(text.startswith("step ") for text in heard)
 

@@ -40,7 +40,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Makes a bundle of a version; each test has its own, since a slot may still hold those of another."""
-    return lambda number, **options: make_bundle(tmp_path / f"{number}", version=f"{number}.0.0", **options)
+    return lambda number, **options: make_bundle(
+        tmp_path / f"{number}", version=f"{number}.0.0", ballast_name=f"ballast.{number}", **options
+    )
 
 
 def supply(site: Site, make: Make, frames: int) -> str:
@@ -147,7 +149,7 @@ def test_chunks_that_were_damaged_on_their_way_are_refused(site: Site, make: Mak
         bundle = make(number, ballast=BALLAST)
         gen = site.push(bundle)
         site.hub.kill()
-        start_tampering(site.hub, bundle.manifest.files["ballast.bin"].chunks[7], damage)
+        start_tampering(site.hub, bundle.manifest.files[f"ballast.{number}"].chunks[7], damage)
         site.agent.start()
         check_refused(site, gen, 3002, installed=installed)
     site.hub.restart()
@@ -157,7 +159,7 @@ def test_chunk_that_rotted_at_the_hub_is_refused_and_a_second_push_heals_it(site
     installed = supply(site, make, 20)
     bundle = make(8, ballast=BALLAST)
     gen = site.push(bundle)
-    (chunk,) = (site.hub_folder / "chunks").rglob(bundle.manifest.files["ballast.bin"].chunks[7])
+    (chunk,) = (site.hub_folder / "chunks").rglob(bundle.manifest.files["ballast.8"].chunks[7])
     data = bytearray(chunk.read_bytes())
     data[100] ^= 1
     chunk.chmod(0o600)

@@ -104,7 +104,7 @@ def test_mistyped_shipped_bundle_is_answered_with_those_that_there_are(capsys: p
         main(["inspect", "--model", "surface-13", "simulator"])
     said = capsys.readouterr().err
     assert "no shipped bundle 'surface-13'" in said
-    assert "one of surface-12, surface-12-float, patch-features" in said
+    assert "one of surface-12, surface-12-float, surface-starter" in said
     assert "Did you mean surface-12?" in said
     assert main(["board", "detect", "--bundle", "surfaces"]) == 1
     assert "surface-12" in capsys.readouterr().err

@@ -46,9 +46,9 @@ def peer(repository: Repository, mosquitto: Broker) -> Iterator[RepoPeer]:
 
 @pytest.fixture
 def repo(peer: RepoPeer, mosquitto: Broker, make_client: MakeClient) -> RepoClient:
-    """A device's side, connected without a proxy, impatient."""
+    """A device's side, connected without a proxy, impatient but for patches, which take long beside other tests."""
     client = make_client(mosquitto.config(), "cam-1")
-    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=60)
+    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=60, delta_wait_s=120)
     client.start()
     assert client.wait_connected(60)
     return repo

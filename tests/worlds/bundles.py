@@ -48,6 +48,7 @@ def make_bundle(
     version: str = "1.0.0",
     gain: float = 40.0,
     ballast: int = 0,
+    ballast_name: str = "ballast.bin",
     golden: bool = True,
     fragile: bool = False,
     burden: int = 0,
@@ -59,6 +60,7 @@ def make_bundle(
         version: Of the bundle.
         gain: Another one gives other outputs.
         ballast: Size of a further file of noise, in bytes.
+        ballast_name: Its name. A hub looks for a patch, in vain, if what is installed has noise of the same suffix.
         golden: Whether a golden input is recorded.
         fragile: Whether the engine fails on every frame that is not 96 pixels square, as the golden input is.
         burden: Channels of a convolution that changes nothing: the first variant then needs many times what the second
@@ -73,7 +75,7 @@ def make_bundle(
     (folder / "labels.json").write_text('["bright", "other"]')
     if ballast:
         noise = np.random.default_rng(int(version[0])).bytes(ballast)
-        (folder / "ballast.bin").write_bytes(noise)
+        (folder / ballast_name).write_bytes(noise)
     manifest = _manifest(version, has_fast=bool(burden))
     bundle = write_manifest(folder, manifest)
     if not golden:

@@ -10,8 +10,13 @@ from benchmarks.figures.results import Value
 from benchmarks.figures.tables import between, table, verdict
 
 SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
-SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
-DETECTORS = {SHIPPED: "`surface-12`", ONCE: "`surface-12`, variant `onnx-int8`", PARENT: "`surface-12-float`"}
+SHIPPED, ONCE, PARENT, STARTER = "surface-12", "surface-12, onnx-int8", "surface-12-float", "surface-starter"
+DETECTORS = {
+    SHIPPED: "`surface-12`",
+    ONCE: "`surface-12`, variant `onnx-int8`",
+    PARENT: "`surface-12-float`",
+    STARTER: "`surface-starter`",
+}
 PREDICT_BAR = 0.9
 MEASURED_BY = ("scale alone: rms px; R&R", "contour, rectangle or area", "contour, upright box")
 THRESHOLDS = {"shipped": "the bundle's own", "at_0.9": "0.9"}
@@ -191,6 +196,12 @@ def card(found: Value) -> str:
 def card_of_parent(found: Value) -> str:
     """The model card of its float parent."""
     return _card(found, (PARENT,))
+
+
+@block("card.surface-starter", "accuracy", ages=False)
+def card_of_starter(found: Value) -> str:
+    """The model card of the detector that learned drawn frames alone."""
+    return _card(found, (STARTER,))
 
 
 def _card(found: Value, detectors: Sequence[str]) -> str:

@@ -115,8 +115,8 @@ def build_starter(
     settings = settings or StarterSettings()
     check_target(out, overwrite=overwrite)
     work = out.with_name(f"{out.name}.work")
-    learned = _drawn(work / "learned", settings, LEARNED_SEED, 1.0)
-    chosen_on = _drawn(work / "chosen", settings, CHOSEN_SEED, settings.chosen_share)
+    learned = _drawn(work / "learned", settings, LEARNED_SEED, 1.0, "train")
+    chosen_on = _drawn(work / "chosen", settings, CHOSEN_SEED, settings.chosen_share, "val")
     on_progress("frames drawn")
     run = _train(work / "run", learned, settings, on_progress)
     undecided = work / "undecided"
@@ -137,17 +137,18 @@ def build_starter(
         on_progress=on_progress,
         **facts_of_run(run),
     ).run()
-    request = FrameRequest(data=chosen_on, fold="train", take="all", simulated=settings.good)
+    request = FrameRequest(data=chosen_on, fold="val", take="all", simulated=settings.good)
     tolerance = RejectTolerance(share=FALSE_REJECTS, bad_share=BAD_SHARE)
     decision = decide(open_bundle(undecided), request, tolerance, config=Config(threads=1))
     return write_bundle(open_bundle(undecided), decision, out, version=VERSION, overwrite=overwrite)
 
 
-def _drawn(folder: Path, settings: StarterSettings, first_seed: int, share: float) -> tuple[Path, ...]:
+def _drawn(folder: Path, settings: StarterSettings, first_seed: int, share: float, fold: str) -> tuple[Path, ...]:
     """Draws what is not there yet; returns a data set for each kind of surface."""
     for name, kind in FOLDERS.items():
         if not (folder / name / "folds.csv").is_file():  # which is written last
-            write_frames(folder / name, kind, max(2, round(share * getattr(settings, name))), first_seed=first_seed)
+            count = max(2, round(share * getattr(settings, name)))
+            write_frames(folder / name, kind, count, first_seed=first_seed, fold=fold)
     return tuple(folder / name for name in FOLDERS)
 
 

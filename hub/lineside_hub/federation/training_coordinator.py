@@ -51,10 +51,12 @@ from lineside_link.aggregation.messages import RoundPlan, largest_value, least_t
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import describe_bytes
 from lineside_runtime.decoding import JsonDecoder
-from lineside_runtime.errors import AggregationError, ConfigError, InputError, InputNotFoundError
+from lineside_runtime.errors import AggregationError, ConfigError, InputError, InputNotFoundError, RolloutError
 from lineside_runtime.files import write_atomic
 
 STATE_NAME = "federation.json"
+ROOT_NAME = "root.json"
+"""Goes to the plants."""
 ANNOUNCE_EVERY_S = 30.0
 RENEW_EVERY_S = 3600.0
 SUM_TRIES = 2
@@ -114,16 +116,23 @@ _STATE = JsonDecoder(FederationState)
 
 
 def create_federation(folder: Path, settings: FederationSettings, weights: Weights) -> Repository:
-    """Makes the coordinator's folder with its keys and the first weights.
+    """Makes the coordinator's folder: keys, first weights, `ROOT_NAME`. The next call finishes a killed one.
 
     Raises:
         InputError: There is a federation already.
+        RolloutError: There is another repository.
     """
     if (folder / STATE_NAME).exists():
         raise InputError(f"{folder} holds a federated training", expected="a new folder", action="Give another --out.")
-    repository = Repository.create(folder, groups=[GROUP])
+    try:
+        repository = Repository.create(folder, groups=[GROUP])
+    except RolloutError:
+        repository = Repository.open(folder)
+        if list(repository.groups()) != [GROUP]:
+            raise
     data = write_weights(weights)
     write_atomic(folder / "weights-0.npz", data)
+    write_atomic(folder / ROOT_NAME, repository.root_bytes())
     _write(folder, FederationState(settings=settings, weights_bytes=len(data)))
     return repository
 

@@ -135,7 +135,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     with needs("train"):
-        from lineside.commands.federate.detector_training import ROOT_NAME, begin_federation
+        from lineside.commands.federate.detector_training import begin_federation
+        from lineside_hub.federation.training_coordinator import ROOT_NAME
     privacy = _privacy(options)
     settings = begin_federation(
         options.start,

@@ -12,7 +12,6 @@ from lineside_hub.federation.training_plant import LocalUpdate
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
 from lineside_models.datasets import load_dataset
 
-ROOT_NAME = "root.json"
 RESULT_NAME = "result"
 """Folder of the trained model at a plant."""
 
@@ -50,8 +49,7 @@ def begin_federation(
         outer_momentum=outer_momentum,
         privacy=privacy,
     )
-    repository = create_federation(out, settings, first.weights)
-    (out / ROOT_NAME).write_bytes(repository.root_bytes())
+    create_federation(out, settings, first.weights)
     return settings
 
 

@@ -11,13 +11,14 @@ _FOLDER = Path(__file__).parent
 NAMES = (
     "surface-12",
     "surface-12-float",
+    "surface-starter",
     "patch-features",
     "text-detection",
     "text-orientation",
     "text-lines",
 )
-"""The INT8 detector of 12 surface defects, the wider float model that it was made of, the features that models of good
-parts are made with, and the three networks that read text."""
+"""The INT8 detector of 12 surface defects, the wider float model that it was made of, a detector of the same types that
+learned drawn frames alone, the features for models of good parts, and the three networks that read text."""
 
 
 def path(name: str) -> Path:

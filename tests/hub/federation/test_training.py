@@ -13,7 +13,13 @@ import pytest
 
 from lineside.cli import main
 from lineside_hub.federation.pool_config import load_pool
-from lineside_hub.federation.training_coordinator import TrainingCoordinator, read_federation
+from lineside_hub.federation.training_coordinator import (
+    ROOT_NAME,
+    STATE_NAME,
+    TrainingCoordinator,
+    create_federation,
+    read_federation,
+)
 from lineside_hub.federation.training_round import (
     EXPONENT_MAX,
     FederationSettings,
@@ -27,8 +33,16 @@ from lineside_hub.federation.training_round import (
     read_weights,
     write_weights,
 )
+from lineside_hub.repository.repository import Repository
 from lineside_link.aggregation.identity import make_key
-from lineside_runtime.errors import AggregationError, BundleFormatError, ConfigError, InputError, TrainingError
+from lineside_runtime.errors import (
+    AggregationError,
+    BundleFormatError,
+    ConfigError,
+    InputError,
+    RolloutError,
+    TrainingError,
+)
 from tests.hub.federation.federations import (
     SCORE,
     SHARED,
@@ -144,6 +158,11 @@ def test_a_plant_refuses_what_another_than_the_coordinator_signs(plants: Plants)
             service.close()
     with pytest.raises(InputError, match="holds a federated training"):
         Federation(plants, rounds=1)
+    (federation.folder / STATE_NAME).unlink()  # as if it had been killed before its end
+    assert Federation(plants, rounds=1).root == federation.root == (federation.folder / ROOT_NAME).read_bytes()
+    hub = Repository.create(plants.folder / "hub", groups=["line-a"])
+    with pytest.raises(RolloutError, match="holds a repository already"):
+        create_federation(hub.folder, federation.settings, first_weights())
 
 
 def test_step_sizes_fit_all_plants_and_nothing_is_clipped() -> None:
