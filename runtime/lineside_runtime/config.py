@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 
+from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lineside_runtime.cache.config import CacheConfig
 
 Strategy = Literal["sequential", "fastest", "error"]
 
@@ -124,8 +122,6 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def _check_cache(value: object) -> None:
-    from lineside_runtime.cache.config import CacheConfig  # only who caches pays for it
-
     if not isinstance(value, CacheConfig):
         raise ConfigError("cache", expected="None or a CacheConfig", actual=type(value).__name__)
 

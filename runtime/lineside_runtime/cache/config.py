@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from threading import TIMEOUT_MAX
+
+import msgspec
 
 from lineside_runtime.errors import ConfigError
 
@@ -21,8 +22,7 @@ VALUE_BYTES_MAX = 16 * MIB
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CacheConfig:
+class CacheConfig(msgspec.Struct, frozen=True):
     """Where results are cached. Only a bit-for-bit identical input is answered from the cache.
 
     Attributes:
@@ -41,7 +41,7 @@ class CacheConfig:
     ttl_s: float | None = None
     sqlite: Path | None = None
     sqlite_bytes: int = 256 * MIB
-    redis: tuple[str, ...] = dataclasses.field(default=(), repr=False)  # a password may stand in it
+    redis: tuple[str, ...] = ()
     redis_timeout_s: float = 0.02
 
     def __post_init__(self) -> None:
@@ -57,8 +57,13 @@ class CacheConfig:
             _check_above_zero("ttl_s", self.ttl_s, "None or ")
         _check_above_zero("redis_timeout_s", self.redis_timeout_s)
         if self.sqlite is not None:
-            object.__setattr__(self, "sqlite", _path(self.sqlite))
-        object.__setattr__(self, "redis", _addresses(self.redis))
+            msgspec.structs.force_setattr(self, "sqlite", _path(self.sqlite))
+        msgspec.structs.force_setattr(self, "redis", _addresses(self.redis))
+
+    def __repr__(self) -> str:
+        """Shows all but ``redis``, in which a password may stand."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "redis")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
