@@ -62,6 +62,18 @@ def ensure_writable(path: Path) -> None:
         )
 
 
+def check_private(path: Path) -> None:
+    """Checks that nobody else can read the file of a key.
+
+    Raises:
+        ConfigError: Other users can.
+    """
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(
+            f"the key {path}", expected="a file that only its owner can read", action=f"Run: chmod 600 {path}"
+        )
+
+
 def restrictive_umask() -> int:
     """Returns the umask, or 077 where it would let every user read what this process makes."""
     mask = os.umask(0o077)

@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from lineside_runtime.errors import ConfigError, InputNotFoundError
-from lineside_runtime.files import write_atomic
+from lineside_runtime.files import check_private, write_atomic
 
 PlantKey = Ed25519PrivateKey
 KEY_BYTES = 32
@@ -38,10 +38,7 @@ def read_key(path: Path) -> PlantKey:
     """
     if not path.is_file():
         raise InputNotFoundError(f"no key at {path}", action="Make one: lineside fleet pool key --out FILE")
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(
-            f"the key {path}", expected="a file that only its owner can read", action=f"Run: chmod 600 {path}"
-        )
+    check_private(path)
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
     except ValueError as error:

@@ -29,6 +29,7 @@ from lineside_runtime.errors import (
     InputNotFoundError,
     RequestError,
 )
+from lineside_runtime.files import check_private
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
@@ -194,10 +195,7 @@ def open_keys(description: HeadDescription, file: Path | None) -> DeviceKeys:
     packing = Packing(description.features, description.classes)
     if file is None:
         return DeviceKeys(packing, description.sum_bits, None)
-    if file.stat().st_mode & 0o077:
-        raise ConfigError(
-            f"the key {file}", expected="a file that only its owner can read", action=f"Run: chmod 600 {file}"
-        )
+    check_private(file)
     try:
         return DeviceKeys(packing, description.sum_bits, file.read_bytes())
     except BadInputFormatError as error:
