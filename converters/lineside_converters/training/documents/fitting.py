@@ -40,7 +40,6 @@ INDICATOR_GROUPS = 2
 LEAST_CHOICES = np.array([0.01, 0.02, *np.arange(0.05, 0.75, 0.025)])
 """Thresholds that are tried. Scores are lower where more candidates are proposed, so low thresholds are among them."""
 
-
 ABSENT_CHOICES = tuple(10.0**power for power in range(-4, 2))
 """Odds of no value that are tried."""
 
@@ -182,9 +181,8 @@ def _fit_scorer(
     model = _fit(features, right, indicators)
     by_least = {float(least): _f1(schema, documents, found, scores, float(least)) for least in LEAST_CHOICES}
     least = max(by_least, key=by_least.__getitem__)
-    if (
-        absent
-    ):  # half the F1 is best for calibrated scores (https://arxiv.org/abs/1402.1892), few documents choose worse
+    if absent:
+        # Half the F1 is best for calibrated scores (https://arxiv.org/abs/1402.1892); few documents choose worse.
         least = by_least[least] / 2
         by_least[least] = _f1(schema, documents, found, scores, least)
     scorer = Scorer(
@@ -218,7 +216,7 @@ def _fit_absent(
     """Returns the odds of no value of each type with one value: the likeliest ones, of scores of unseen documents."""
     absent = {}
     for name in schema.single:
-        shares = []
+        likelihoods = []
         for none in ABSENT_CHOICES:
             likelihood = 0.0
             for each, true, own in zip(found, right, scores, strict=True):
@@ -227,8 +225,8 @@ def _fit_absent(
                 of_type = np.array([one == name for one in types], np.bool_)
                 good = shared[of_type & true].sum()
                 likelihood += float(np.log(max(good or 1 - shared[of_type].sum(), 1e-9)))
-            shares.append(likelihood)
-        absent[name] = float(ABSENT_CHOICES[int(np.argmax(shares))])
+            likelihoods.append(likelihood)
+        absent[name] = float(ABSENT_CHOICES[int(np.argmax(likelihoods))])
     return absent
 
 

@@ -238,7 +238,16 @@ class ContractParser:
         if schema.name != CONTRACT or model is None:
             return by_schema
         values, relations = by_rules(document.text, model, self._terms)
-        found = self._built(document, values, relations, accepted=1.0, single=model.single, name="", schema=schema.name)
+        found = self._built(
+            document,
+            values,
+            relations,
+            accepted=1.0,
+            single=model.single,
+            name="",
+            schema=schema.name,
+            form=model.form,
+        )
         return _joined(found, by_schema, model.types)
 
     def _built(
@@ -251,9 +260,8 @@ class ContractParser:
         single: Sequence[str],
         name: str,
         schema: str,
-        form: FormRules | None = None,
+        form: FormRules,
     ) -> DocumentReport:
-        form = form or FormRules()
         ordered = sorted(values, key=lambda one: (one.clearest.start, one.type))
         entities = tuple(self._entity(one, document, form) for one in ordered)
         numbers = {(one.type, one.key): number for number, one in enumerate(ordered)}
