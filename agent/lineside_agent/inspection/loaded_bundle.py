@@ -249,7 +249,7 @@ def load(
 
 
 def _settings_of(config: InspectConfig) -> Config:
-    """Returns the settings of a session of which each worker calls `Session.predict`: as many calls run at once."""
+    """Returns the settings of a session that runs a call of each worker at the same time."""
     return msgspec.structs.replace(engine_settings(config), submit_workers=config.workers)
 
 

@@ -138,7 +138,8 @@ def _files_in(folder: Path) -> list[str]:
     """
     found: set[str] = set()
     places = [""]
-    for place in places:  # it grows meanwhile
+    while places:
+        place = places.pop()
         with os.scandir(f"{folder}/{place}") as entries:
             for entry in entries:
                 relative = place + entry.name
