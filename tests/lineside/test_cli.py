@@ -71,6 +71,19 @@ def test_error_with_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 2002
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--epochs", "0"), ("--max-drop", "3"), ("--target", "toaster"), ("--min-metric", "7")]
+)
+def test_a_wrong_value_of_an_option_is_answered_with_the_option(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["optimize", "surface-starter", "--level", "2", option, value, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert f"[2001] {option}; expected" in error and error.rstrip().endswith("Correct the option; --help describes it.")
+    assert not out.exists()
+
+
 def test_a_file_that_cannot_be_made_is_an_error_with_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for folder, code in ((tmp_path / "file", 2000), (Path("/proc/nothing"), 2002)):
