@@ -9,6 +9,7 @@ A round has two sums by secure aggregation:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import zipfile
@@ -127,11 +128,33 @@ class TrainingQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return msgspec.json.encode(self).decode()
 
 
-announcement: JsonDecoder[BundleRef] = JsonDecoder(BundleRef)
-"""Reads what ``pool/training`` carries: target and sha256 of the present round."""
+class TrainingEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``pool/training`` carries after a training.
 
+    Attributes:
+        ended_root: sha256 of ``root.json`` of the training that is over: the next one of a pool has another.
+        rounds: How many it had.
+    """
+
+    ended_root: str
+    rounds: int
+
+
+_ANNOUNCEMENT = JsonDecoder(BundleRef)
+_END = JsonDecoder(TrainingEnd)
 _QUESTION = JsonDecoder(TrainingQuestion)
 _ROUND = JsonDecoder(TrainingRound)
+
+
+def read_announcement(data: bytes) -> BundleRef | TrainingEnd:
+    """Reads what ``pool/training`` carries: target and sha256 of the present round, or that there is none any more.
+
+    Raises:
+        msgspec.DecodeError: It is neither.
+    """
+    with contextlib.suppress(msgspec.DecodeError):
+        return _END.decode(data)
+    return _ANNOUNCEMENT.decode(data)
 
 
 def read_question(text: str) -> TrainingQuestion:
