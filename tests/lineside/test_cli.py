@@ -58,6 +58,14 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture
     assert "usage: lineside" in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, near in ((["--kep", "3"], " (did you mean --keep?)"), (["more"], "")):
+        with pytest.raises(SystemExit):
+            main(["hub", "prune", "--hub", "hub", *words])
+        error = capsys.readouterr().err
+        assert error.startswith("usage: lineside hub prune") and f"unknown: {' '.join(words)}{near}\n" in error
+
+
 def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tmp_path / "nothing")]) == 1
     printed = capsys.readouterr()
