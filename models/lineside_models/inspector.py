@@ -146,7 +146,6 @@ class Inspector:
         """Inspects frames; those whose tensors have one shape go through the model together.
 
         Args:
-            frames: In any sizes.
             confidence_threshold: As for `inspect`.
 
         Returns:
