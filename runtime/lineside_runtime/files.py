@@ -63,11 +63,7 @@ def ensure_writable(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Checks that nobody else can read the file of a key.
-
-    Raises:
-        ConfigError: Other users can.
-    """
+    """Refuses the file of a key that others than its owner can read."""
     if path.stat().st_mode & 0o077:
         raise ConfigError(
             f"the key {path}", expected="a file that only its owner can read", action=f"Run: chmod 600 {path}"

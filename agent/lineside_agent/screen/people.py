@@ -83,11 +83,7 @@ class Visitor(msgspec.Struct, frozen=True):
 
 
 def read_people(folder: Path) -> tuple[Person, ...]:
-    """Returns the people.
-
-    Raises:
-        StoreError: The file can't be read.
-    """
+    """Returns the people."""
     found = peek_state(folder / NAME, PeopleFile)
     return () if found is None else found.people
 

@@ -80,11 +80,7 @@ class TrainingRun:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values so that ``path`` is always a whole file.
-
-    Raises:
-        DiskFullError: There is no space; the file before is still there.
-    """
+    """Writes tensors and plain values so that ``path`` is always a whole file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, buffer.getvalue())

@@ -112,11 +112,7 @@ class PlantRunner:
         self.client.subscribe(self.topics.pool_plan(plant), self._guarded(self._on_plan))
 
     def start(self) -> None:
-        """Connects in the background.
-
-        Raises:
-            ConfigError: A certificate, key or password file cannot be read.
-        """
+        """Connects in the background."""
         self.client.start()
 
     @property

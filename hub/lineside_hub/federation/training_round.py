@@ -134,11 +134,7 @@ _ROUND = JsonDecoder(TrainingRound)
 
 
 def read_question(text: str) -> TrainingQuestion:
-    """Reads a question.
-
-    Raises:
-        ConfigError: It is none that this release answers.
-    """
+    """Reads a question; refuses one that this release does not answer."""
     try:
         return _QUESTION.decode(text.encode())
     except msgspec.DecodeError as error:

@@ -156,14 +156,7 @@ class Authority:
         return cls(path, certificate, key)
 
     def enroll(self, device: str, *, group: str) -> Credentials:
-        """Issues a device's certificate and stores its group; the last one issued is valid.
-
-        Args:
-            group: The group whose desired states it may read.
-
-        Raises:
-            ConfigError: A name cannot be used.
-        """
+        """Issues a device's certificate; the last one is valid. Stores the group whose desired states it may read."""
         _check_device(device, group)
         with folder_lock(self.folder):
             self._note_group(device, group)
@@ -271,14 +264,7 @@ class Authority:
             return self._issue_with_key(HUB_NAME, kind="hub")
 
     def broker(self, hosts: Sequence[str]) -> Credentials:
-        """Issues the broker's certificate.
-
-        Args:
-            hosts: Names and addresses under which hub and devices reach it.
-
-        Raises:
-            ConfigError: No host is given, or one that a certificate can't name.
-        """
+        """Issues the broker's certificate, for the names and addresses under which hub and devices reach it."""
         check_hosts(hosts)
         with folder_lock(self.folder):
             return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
@@ -378,13 +364,9 @@ def _check(
 
 
 def issued_before(folder: Path, request: CertificateRequest) -> bytes | None:
-    """Checks a request without the authority's key; the caller holds the folder's lock.
+    """Checks a request without the authority's key; returns the certificate that was issued for the same key before.
 
-    Returns:
-        The certificate in PEM that was issued for the same key before, or ``None``.
-
-    Raises:
-        IdentityError: As `Authority.answer`.
+    The caller holds the folder's lock. Errors as of `Authority.answer`.
     """
     _, _, known = _check(Registry.read(folder), request)
     return known.certificate.encode() if known is not None else None

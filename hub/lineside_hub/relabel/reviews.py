@@ -111,11 +111,7 @@ class Reviews:
 
 @contextlib.contextmanager
 def open_reviews(config: HubConfig) -> Iterator[Reviews]:
-    """Opens the reviews of a hub.
-
-    Raises:
-        InputNotFoundError: There is no such hub.
-    """
+    """Opens the reviews of a hub."""
     with runner(config) as run:
         yield Reviews(run)
 

@@ -41,12 +41,7 @@ _NOTHING = encode(Deltas())
 
 
 def list_path(folder: Path, wanted: str, base: str) -> Path:
-    """Returns the path of the list of patches.
-
-    Args:
-        wanted: sha256 of the wanted bundle's manifest.
-        base: sha256 of the installed bundle's manifest.
-    """
+    """Returns the path of the list of patches between two bundles, by the sha256 of their manifests."""
     return folder / FOLDER / f"{wanted}-{base}.json"
 
 

@@ -122,11 +122,7 @@ def count_by_device(config: HubConfig) -> dict[str, ResultCounts]:
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:
-    """Writes results into a file, which appears under its name when it is complete; returns how many.
-
-    Args:
-        path: As in `export_rows`, whose errors are raised too.
-    """
+    """Writes results as `export_rows` does; returns how many."""
     return export_rows(results(config, query), path)
 
 

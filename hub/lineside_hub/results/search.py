@@ -36,11 +36,7 @@ class ResultCursor(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> ResultCursor:
-        """Reads what `encode` wrote.
-
-        Raises:
-            BadInputFormatError: It is no cursor.
-        """
+        """Reads what `encode` wrote."""
         try:
             return decode_json(bytes.fromhex(text), type=ResultCursor)
         except (ValueError, msgspec.DecodeError) as error:

@@ -160,11 +160,7 @@ class Rollouts:
             return self._step(known, known, Ordered(order))
 
     def get(self, rollout_id: str) -> Rollout:
-        """Returns a rollout.
-
-        Raises:
-            RolloutError: There is none of this name.
-        """
+        """Returns a rollout."""
         rows = self._database.query("SELECT value FROM rollouts WHERE id = ?", rollout_id)
         if not rows:
             raise RolloutError(f"no rollout {rollout_id!r}", action="`lineside fleet rollout ls` lists them.")

@@ -38,14 +38,7 @@ class ThumbnailCache:
             return self._kept.get(sha256)
 
     def add(self, sha256: str, frame: bytes) -> bytes:
-        """Makes the JPEG of a frame, keeps and returns it.
-
-        Args:
-            frame: The PNG.
-
-        Raises:
-            FrameError: It is no image.
-        """
+        """Makes the JPEG of a frame, a PNG, keeps and returns it."""
         made = make_thumbnail(frame)
         with self._lock:
             self._bytes += len(made) - len(self._kept.pop(sha256, b""))

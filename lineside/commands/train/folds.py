@@ -29,11 +29,7 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 
 
 def check_folds(options: argparse.Namespace) -> None:
-    """Refuses options of a training that a cross-validation doesn't have.
-
-    Raises:
-        InputError: There is one.
-    """
+    """Refuses options of a training that a cross-validation doesn't have."""
     for name in _OTHER if options.folds is not None else ():
         if getattr(options, name, None):
             raise InputError(f"--{name.replace('_', '-')} with --folds", expected="one of the two")

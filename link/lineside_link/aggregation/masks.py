@@ -54,11 +54,7 @@ def encrypt(key: bytes, text: bytes, context: bytes) -> bytes:
 
 
 def decrypt(key: bytes, sealed: bytes, context: bytes) -> bytes:
-    """Decrypts what `encrypt` made.
-
-    Raises:
-        ValueError: It was changed, or is of another key or context.
-    """
+    """Decrypts what `encrypt` made."""
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
     except InvalidTag as error:

@@ -283,11 +283,7 @@ class Connection:
         self._flush()
 
     def unsubscribe(self, topic: str) -> None:
-        """Sends one UNSUBSCRIBE; some messages may still arrive.
-
-        Args:
-            topic: Filter as it was subscribed to.
-        """
+        """Sends one UNSUBSCRIBE; some messages may still arrive."""
         self._paho.unsubscribe(topic)
         self._flush()
 

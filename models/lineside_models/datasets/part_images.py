@@ -89,11 +89,7 @@ def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Reads a mask ``(H, W)``: where the defect is.
-
-    Raises:
-        DatasetError: It can't be read.
-    """
+    """Reads a mask ``(H, W)``: where the defect is."""
     return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
 
 

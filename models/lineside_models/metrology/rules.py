@@ -156,11 +156,7 @@ def needs_mm(rule: MeasureRule) -> bool:
 
 
 def rule_named(rules: Sequence[MeasureRule], name: str) -> MeasureRule:
-    """Returns a rule by its name.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
+    """Returns a rule by its name."""
     for rule in rules:
         if rule.name == name:
             return rule

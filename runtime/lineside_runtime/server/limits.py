@@ -106,11 +106,7 @@ class MemoryBudget:
         self._left = limit
 
     def take(self, count: int) -> None:
-        """Takes some; they must be given back.
-
-        Raises:
-            OverloadedError: There aren't so many left.
-        """
+        """Takes some; they must be given back."""
         if count > self._left:
             raise OverloadedError("the server holds too many large requests at once")
         self._left -= count

@@ -85,8 +85,7 @@ def library_file(stem: str, *, root: Path | str = "/") -> Path | None:
 def library_version(stem: str, *, root: Path | str = "/") -> str:
     """Returns a shared library's version by its file name: ``libnvinfer.so.10`` leads to ``libnvinfer.so.10.3.0``.
 
-    Returns:
-        The version, or an empty text where the library isn't there or its name says nothing.
+    Empty where the library isn't there or its name says nothing.
     """
     file = library_file(stem, root=root)
     return _number(os.path.realpath(file).rpartition("/")[2]) if file else ""
@@ -124,13 +123,7 @@ def cuda_fits(cuda: str, driver: str, *, versions: Mapping[str, str]) -> Compati
 
 
 def equal_fits(library: str, driver: str, *, versions: Mapping[str, str], product: str) -> Compatibility:
-    """Says whether a driver is of the library's version, for vendors that want them equal.
-
-    Args:
-        driver: The kernel module's; empty where it isn't loaded.
-        versions: What `Compatibility.versions` is to hold.
-        product: What the vendor calls it, for the advice.
-    """
+    """Says whether a driver, empty if not loaded, is of the library's version, for vendors that want them equal."""
     if not driver:
         return Compatibility(versions, False, f"the kernel module of {product} isn't loaded: install its driver")
     fits = driver.split("-")[0] == library.split("-")[0]

@@ -118,11 +118,7 @@ class CameraView:
         )
 
     def picture(self, number: int) -> bytes:
-        """Returns the frame of the last look, as JPEG.
-
-        Raises:
-            InputNotFoundError: It has made way.
-        """
+        """Returns the frame of the last look, as JPEG."""
         frame = self._frame
         if frame is None or frame.sequence != number:
             raise InputNotFoundError("this picture has made way", action="")

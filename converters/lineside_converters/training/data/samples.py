@@ -118,11 +118,7 @@ def hold_out(
 
 
 def read_picture(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image to grey.
-
-    Raises:
-        DatasetError: The file is no image.
-    """
+    """Decodes a sample's image to grey."""
     return TrainingPicture(read_pixels(sample.path, cv2.IMREAD_GRAYSCALE), sample.boxes, sample.labels)
 
 

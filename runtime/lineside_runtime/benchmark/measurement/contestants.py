@@ -43,11 +43,7 @@ class Contestant:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            ConfigError: ``batch`` or ``streams`` is below 1.
-        """
+        """Checks the numbers."""
         for key in ("batch", "streams"):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -137,11 +133,7 @@ def open_contestants(
 
 
 def of_level(bundle: Bundle, level: int | None) -> Bundle:
-    """Returns the bundle with its variants of one level only; the same one for ``None``.
-
-    Raises:
-        IncompatibleBundleError: It has none.
-    """
+    """Returns the bundle with its variants of one level only; the same one for ``None``."""
     if level is None:
         return bundle
     kept = tuple(candidates.of_level(bundle.manifest, level))

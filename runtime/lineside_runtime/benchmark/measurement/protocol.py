@@ -208,11 +208,7 @@ def config_to_plain(config: Config) -> dict[str, Any]:
 
 
 def config_from_plain(values: dict[str, Any]) -> Config:
-    """Returns the configuration from plain values.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
+    """Returns the configuration from plain values."""
     return Config(**{name: _tuples(value) for name, value in values.items()})
 
 
