@@ -92,6 +92,7 @@ class DiameterRule(_EdgeRule, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Diameter of a disc or hole, by a circle that is fitted to its edge.
 
     Attributes:
+        centre: Where the centre is expected.
         radius: Expected radius in pixels.
         search: How far from the expected circle its edge may lie, in pixels; it covers the part's shift too. Unset: a
             quarter of the radius.
