@@ -49,7 +49,12 @@ def show(text: object = "", *, flush: bool = False) -> None:
 
 
 def show_link(link: Mapping[str, object], *, root: object) -> None:
-    """Prints the lines of ``agent.toml`` that connect a device: the TUF root's path and the ``[link]`` table."""
+    """Prints the lines of ``agent.toml`` that connect a device.
+
+    Args:
+        link: Keys and values of its ``[link]`` table.
+        root: Path of the TUF root.
+    """
     show(f'root = "{root}"\n\n[link]')
     for name, value in link.items():
         show(f'{name} = "{value}"')

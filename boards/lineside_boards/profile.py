@@ -242,7 +242,10 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> BoardProfile:
-    """Reads a profile by its name, or from the path of a ``.toml`` file.
+    """Reads a profile.
+
+    Args:
+        name: One of `names`, or the path of a ``.toml`` file.
 
     Raises:
         UnknownBoardError: There is no such profile.
@@ -275,6 +278,7 @@ def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] =
     """Returns the profiles that match a machine, the most specific one first.
 
     Args:
+        board: From `lineside_boards.detect.detect`.
         accelerators: Names from `lineside_runtime.system.accelerators.find`.
         engines: Installed ones; they distinguish profiles that are equal otherwise.
     """

@@ -26,7 +26,15 @@ class SegmentationAnswer(Candidates):
 
 
 def count_pixels(mask: Mask, predicted: Mask, classes: int, *, where: str) -> Pixels:
-    """Returns the pixels of a frame, ``where`` for the error, by ``(true, found)`` class."""
+    """Returns the pixels of a frame by ``(true, found)`` class.
+
+    Args:
+        said: ``(H, W)``, the class that it is taken for.
+        where: The frame, for the error.
+
+    Raises:
+        DatasetError: The mask is of another size than the frame.
+    """
     if mask.shape != predicted.shape:
         raise DatasetError(f"the mask of {where}", expected=f"{predicted.shape} pixels", actual=mask.shape)
     pairs = mask.astype(np.int64) * classes + predicted
@@ -46,7 +54,14 @@ def shown_labels(tables: Pixels) -> npt.NDArray[np.int64]:
 
 
 def iou_by_label(table: Pixels) -> list[float | None]:
-    """Returns the IoU of each label from pixels by true and by found class; ``None`` where no pixel shows it."""
+    """Returns the IoU of each label.
+
+    Args:
+        table: ``(classes, classes)``, pixels by true and by said class, such as the sum over frames.
+
+    Returns:
+        One value a label; ``None`` where no pixel shows it.
+    """
     shared, union = (counts[0] for counts in overlaps(table[None]))
     shown = set(shown_labels(table[None]).tolist())
     return [float(shared[n] / union[n]) if n in shown else None for n in range(len(union))]

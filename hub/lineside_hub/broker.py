@@ -17,9 +17,16 @@ _log = logging.getLogger("lineside.hub.broker")
 
 
 def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
-    """Runs the broker on the loopback interface, since there are no passwords here, until SIGTERM or SIGINT.
+    """Runs the broker until SIGTERM or SIGINT.
+
+    Args:
+        host: An address of the loopback interface; there are no passwords here.
+
+    Returns:
+        0.
 
     Raises:
+        ConfigError: The address is not one of the loopback interface.
         BrokerError: The port is taken.
     """
     if not is_loopback(host):

@@ -93,7 +93,11 @@ class DemoLine:
         progress.report(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
 
     def wait_active(self, version: str, progress: DemoConsole) -> None:
-        """Waits until the device reports that it runs this version."""
+        """Waits until the device reports that it runs this version.
+
+        Raises:
+            DemoError: It rolled back, or reported nothing in time.
+        """
         self._wait_state(version, "active")
         progress.report(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
 

@@ -69,7 +69,14 @@ class Processes:
             process.wait()
 
     def check(self, what: str) -> None:
-        """Checks that all processes run; ``what`` is waited for, for the message."""
+        """Checks that all processes run.
+
+        Args:
+            what: What is waited for, for the message.
+
+        Raises:
+            DemoError: One has ended.
+        """
         for name, process in self._running.items():
             if process.poll() is not None:
                 raise DemoError(
@@ -78,7 +85,12 @@ class Processes:
                 )
 
     def wait_for(self, what: str, happened: Callable[[], bool], *, timeout_s: float) -> None:
-        """Waits until ``happened()`` is true; it is called about twenty times a second.
+        """Waits until ``happened()`` is true.
+
+        Args:
+            what: Description for the message.
+            happened: Called about twenty times a second.
+            timeout_s: Longest time to wait.
 
         Raises:
             DemoError: It did not happen in time, or a process ended.

@@ -60,11 +60,19 @@ class AgentInspector:
         return self._loaded.requested_device
 
     def inspect(self, frame: Frame) -> Inspection:
-        """Inspects a frame, as `MultiModelInspector.inspect`."""
+        """Inspects a frame.
+
+        Raises:
+            LinesideError: As `MultiModelInspector.inspect`.
+        """
         return self._loaded.inspect(frame)
 
     def examine(self, images: Image | Iterable[Image]) -> Iterator[ExaminedImage]:
-        """Yields each image with its verdict; continues after one that can't be read or shows no part."""
+        """Yields each image with its verdict; continues after one that can't be read or shows no part.
+
+        Args:
+            images: As for `ImageInspector.examine`.
+        """
         for given in input_images(images):
             yield self._examined(given)
 

@@ -60,13 +60,24 @@ def check_bad_folders(folders: Sequence[Path]) -> None:
 
 
 def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
-    """Yields every photo of bad parts."""
+    """Yields every photo of bad parts.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        BadInputFormatError: A photo is no image.
+    """
     for folder in folders:
         yield from _of_files(files := image_files(folder), len(files))
 
 
 def marked_frames(folders: Sequence[Path]) -> Iterator[MarkedFrame]:
-    """Yields bad parts with boxes and types of their defects: of annotated data sets, or of photos, which have none."""
+    """Yields bad parts with boxes and types of their defects: of annotated data sets, or of photos, which have none.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        DatasetError: An annotation is damaged.
+        BadInputFormatError: A photo is no image.
+    """
     for folder in folders:
         for sequence, (sample, types) in enumerate(_marked(folder)):
             image = read_image(sample.path)

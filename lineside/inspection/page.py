@@ -34,7 +34,11 @@ class VerdictPage:
     """Collects drawn verdicts and writes them as one HTML file that loads nothing."""
 
     def __init__(self, path: Path, title: str) -> None:
-        """Checks the place to write to."""
+        """Checks the place to write to.
+
+        Raises:
+            ConfigError: It is not writable.
+        """
         ensure_writable(path)
         self._path, self._title = path, title
         self._counts: collections.Counter[str] = collections.Counter()

@@ -82,7 +82,15 @@ class AgentTree:
         )
 
     def lay_out(self, tree: Path, target: SystemTarget) -> None:
-        """Writes the files of the agent into an empty folder, the root of the system in the image."""
+        """Writes the files of the agent.
+
+        Args:
+            tree: An empty folder, the root.
+            target: The system in the image.
+
+        Raises:
+            PayloadError: There is no agent for that Python.
+        """
         from lineside_agent.config import parse_config
         from lineside_agent.service.install import install
         from lineside_boards.agent_files import lay_out

@@ -100,6 +100,9 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
 def provision(request: ProvisionRequest) -> Provisioned:
     """Provisions a board.
 
+    Args:
+        request: What the user asks for.
+
     Raises:
         ConsoleError: The serial line has no login.
         BoardLinkError: A connection to the board broke.

@@ -73,7 +73,14 @@ class ClockFloor:
         return now if now >= max(self._floor or RELEASED, RELEASED) else None
 
     def raise_to(self, seen: datetime) -> None:
-        """Raises the floor, if ``seen``, a time at which signed metadata was found valid, is later."""
+        """Raises the floor, if ``seen`` is later.
+
+        Args:
+            seen: A time at which signed metadata was found valid.
+
+        Raises:
+            DiskFullError: There is no room; the floor on disk is as it was.
+        """
         if self._floor is not None and seen <= self._floor:
             return
         self._floor = seen

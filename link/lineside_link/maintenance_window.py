@@ -34,7 +34,15 @@ def check_window(window: MaintenanceWindow) -> None:
 
 
 def opening(window: MaintenanceWindow, now: datetime.datetime) -> datetime.datetime | None:
-    """Returns when the window opens next, in the plant's time; ``None`` while it is open."""
+    """Returns when the window opens next, in the plant's time; ``None`` while it is open.
+
+    Args:
+        window: Checked, or from a message.
+        now: With its own time zone.
+
+    Raises:
+        ConfigError: As for `check_window`.
+    """
     check_window(window)
     for begins, ends in _spans(window, now):
         if begins <= now < ends:

@@ -70,7 +70,12 @@ _row_values = operator.attrgetter(*ROW_COLUMNS)
 
 
 def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> tuple[Any, ...]:
-    """Returns the values of `RESULT_COLUMNS` of a row from `as_stored`; ``received_at_ns`` is 0 on the device."""
+    """Returns the values of `RESULT_COLUMNS`.
+
+    Args:
+        row: From `as_stored`.
+        received_at_ns: When the hub received it; 0 on the device.
+    """
     values = list(_row_values(row))
     for index in _JSON_INDEXES:
         values[index] = msgspec.json.encode(values[index]).decode() if values[index] else "[]"
@@ -80,7 +85,15 @@ def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> t
 def moment(text: str, *, now: datetime.datetime | None = None) -> int:
     """Reads a time: ``2026-11-24``, ``2026-11-24T06:00``, with or without offset, or ``90m``, ``2h``, ``7d`` ago.
 
-    Returns Unix time in ns; a time without an offset is UTC.
+    Args:
+        text: Without an offset it is UTC.
+        now: For the times that are counted back.
+
+    Returns:
+        Unix time in ns.
+
+    Raises:
+        ConfigError: It is no time.
     """
     if match := _AGO.fullmatch(text):
         at = now or datetime.datetime.now(datetime.timezone.utc)
@@ -94,5 +107,10 @@ def moment(text: str, *, now: datetime.datetime | None = None) -> int:
 
 
 def export_rows(rows: Iterator[Row], path: Path) -> int:
-    """Writes rows of `COLUMNS` as `lineside_link.table_export.export_table` does; returns how many."""
+    """Writes results into a file, which appears under its name when it is whole; returns how many.
+
+    Args:
+        rows: In the order of `COLUMNS`.
+        path: As in `lineside_link.table_export.export_table`, whose errors are raised too.
+    """
     return export_table(rows, path, COLUMN_TYPES)

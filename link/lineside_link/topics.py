@@ -41,7 +41,15 @@ NAME = bundle.NAME
 
 
 def check_name(name: str, what: str) -> str:
-    """Returns the ``name`` of a site, group, device, bundle or version (``what``) if it can stand in a topic."""
+    """Returns ``name`` if it can stand in a topic.
+
+    Args:
+        name: Name of a site, group, device, bundle or version.
+        what: What it names, for the message.
+
+    Raises:
+        ConfigError: It is empty, too long, or has a character that topics, files or certificates treat specially.
+    """
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"{what} name {name!r}",
@@ -90,7 +98,12 @@ class Topics:
         return f"{self.prefix}/d/{device}/repo/rsp"
 
     def chunk(self, target: str, name: str) -> str:
-        """A multicast chunk of a target: its sha256, ``end``, or ``+`` for all of them."""
+        """A multicast chunk of a target.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+            name: sha256 of the chunk, ``end``, or ``+`` for all of them.
+        """
         return f"{self.prefix}/chunk/{target}/{name}"
 
     def group_chunks(self, group: str) -> str:
@@ -158,7 +171,11 @@ class Topics:
         return f"{self.prefix}/alarms/{device}"
 
     def device_of(self, topic: str) -> str:
-        """Returns the device that a topic belongs to, or an empty string."""
+        """Returns the device that a topic belongs to, or an empty string.
+
+        Args:
+            topic: Such as ``ls/v1/plant-1/d/cam-07/res`` or ``ls/v1/plant-1/repo/get/cam-07``.
+        """
         rest = topic.removeprefix(self.prefix + "/").split("/")
         if rest[0] == "d" and len(rest) > 2:
             return rest[1]

@@ -126,7 +126,11 @@ class TrustStore:
         self._clock = clock_floor
 
     def refresh(self, *, should_stop: Callable[[], bool] = _never) -> None:
-        """Checks for newer metadata; ``should_stop`` is looked at at least five times a second."""
+        """Checks for newer metadata.
+
+        Args:
+            should_stop: Looked at at least five times a second.
+        """
         with _tuf_errors_mapped("metadata"):
             self._refreshed(should_stop)
             self._keep()

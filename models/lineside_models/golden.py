@@ -103,12 +103,19 @@ def record_ranking(session: Session, folder: Path, request: RankingRequest) -> G
 
 
 def record(session: Session, folder: Path, frame: Frame) -> Golden:
-    """Runs a frame, writes it and the outputs into a bundle's folder, and returns the entry for the manifest.
+    """Runs a frame, and writes it and the outputs into a bundle's folder.
 
     Args:
         session: Has the model loaded whose outputs are to be expected.
         folder: The folder of the bundle that is being built.
         frame: What a camera would give, with something to find in it.
+
+    Returns:
+        The entry for the manifest.
+
+    Raises:
+        DiskFullError: There is no room.
+        DeviceError: No device could run it.
     """
     _, png = cv2.imencode(".png", frame.image)
     tensor, _ = prepare(composed(frame.image, session.bundle), session.manifest.preprocess)
@@ -156,7 +163,11 @@ def _record(session: Session, folder: Path, inputs: dict[str, Array], name: str,
 
 
 def read_png(path: Path) -> npt.NDArray[np.uint8]:
-    """Reads a PNG of at most `lineside_models.image_file.PIXELS_MAX` pixels."""
+    """Reads a PNG whose size was bounded before it is unpacked.
+
+    Raises:
+        BundleFormatError: It is no PNG, or has more than `lineside_models.image_file.PIXELS_MAX` pixels.
+    """
     try:
         return decode_png(path.read_bytes())
     except ValueError as error:

@@ -53,10 +53,17 @@ def decode_image(
 
 
 def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False) -> npt.NDArray[np.uint8]:
-    """Unpacks a PNG of 8 bits into ``(H, W) uint8`` or ``(H, W, 3) uint8`` BGR.
+    """Unpacks a PNG.
+
+    Args:
+        data: The file's content.
+        grey: Whether colours become grey.
+
+    Returns:
+        ``(H, W) uint8`` or ``(H, W, 3) uint8`` BGR.
 
     Raises:
-        ValueError: It is no such PNG, has too many pixels, or is damaged.
+        ValueError: It is no PNG of 8 bits, has too many pixels, or is damaged.
     """
     # https://www.w3.org/TR/png-3/#11IHDR: signature, length, "IHDR", width, height
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:

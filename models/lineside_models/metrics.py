@@ -208,6 +208,7 @@ def average_precision(scores: npt.NDArray[np.float64], right: Bools, truths: int
     Args:
         scores: ``(N,)`` of the detections of all images.
         right: ``(N,)`` whether each matched a true box of its own.
+        truths: How many true boxes there are, 1 at least.
     """
     order = np.argsort(-scores, kind="stable")
     return float(precision_at_recalls(right[order], truths).mean())

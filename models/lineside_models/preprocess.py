@@ -107,7 +107,14 @@ def prepare(image: UInt8Array, how: Preprocess) -> tuple[Tensor, Letterbox]:
 
 
 def prepare_batch(images: Sequence[UInt8Array], how: Preprocess) -> tuple[Batch, ...]:
-    """Turns images of any sizes into one tensor for each shape, in the order in which the shapes first appear.
+    """Turns images into one tensor for each shape.
+
+    Args:
+        images: Each as for `prepare`; they may differ in size.
+        how: The manifest's pre-processing.
+
+    Returns:
+        One batch for every shape, in the order in which the shapes first appear.
 
     Raises:
         BadInputFormatError: One of them is no image.

@@ -163,7 +163,11 @@ class Backend(abc.ABC):
         return Compatibility({self.package: self.version})
 
     def _expect_here(self, device: Device) -> None:
-        """Refuses a device that is not present, for engines that would silently take another one."""
+        """Refuses a device that is not present, for engines that would silently take another one.
+
+        Raises:
+            NoDeviceError: `_probe` finds none of this kind and handle.
+        """
         if (device.kind, device.handle) not in {(one.kind, one.handle) for one in self._probe()}:
             raise NoDeviceError(f"{self.name} finds no such device here", actual=f"{device} ({device.handle})")
 

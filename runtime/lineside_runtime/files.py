@@ -63,7 +63,11 @@ def ensure_writable(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Refuses the file of a key that others than its owner can read."""
+    """Checks that nobody else can read the file of a key.
+
+    Raises:
+        ConfigError: Other users can.
+    """
     if path.stat().st_mode & 0o077:
         raise ConfigError(
             f"the key {path}", expected="a file that only its owner can read", action=f"Run: chmod 600 {path}"

@@ -211,7 +211,12 @@ def _sentence(install: str) -> str:
 
 
 def backend(name: str) -> Backend:
-    """Returns an engine, importing it on first use; `DeviceError` if it is installed but does not start."""
+    """Returns an engine, importing it on first use.
+
+    Raises:
+        EngineMissingError: Not a known engine, or not installed.
+        DeviceError: It is installed but does not start.
+    """
     with _lock:
         if name not in _loaded:
             _loaded[name] = _import(name)

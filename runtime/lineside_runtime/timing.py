@@ -52,6 +52,8 @@ def interleave(
     """Yields round after round, without end, the milliseconds of each contestant's calls.
 
     Args:
+        calls: What is timed, by the contestant's name.
+        calls_a_turn: Timed calls of a turn.
         untimed: Calls that begin a turn and are not timed.
         clock: In nanoseconds; ``time.thread_time_ns`` for what runs in this thread alone on a busy machine.
     """

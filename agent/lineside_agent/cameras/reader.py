@@ -194,7 +194,11 @@ class Reader:
         self._newest: RawShot | None = None
 
     def watch(self) -> RawShot | None:
-        """Returns the newest frame since somebody began to watch, a part or not, and keeps newer ones for `WATCH_S`."""
+        """Returns the newest frame, whether it is a part or not, and keeps newer ones for `WATCH_S`.
+
+        Returns:
+            ``None`` if none came since somebody began to watch.
+        """
         if time.monotonic() > self._watched_until_s:
             self._newest = None
         self._watched_until_s = time.monotonic() + WATCH_S
@@ -202,6 +206,9 @@ class Reader:
 
     def replace_camera(self, camera: Camera, timeout_s: float) -> None:
         """Goes on with another camera of the same source, after the current one has released its device.
+
+        Args:
+            timeout_s: Longest wait until it shows an image.
 
         Raises:
             CameraError: It shows nothing in time; the reader goes on trying.

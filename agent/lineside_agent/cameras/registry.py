@@ -54,7 +54,11 @@ class CameraKind:
 def open_camera(config: CameraConfig, *, state: Path | None = None) -> Camera:
     """Makes the camera that the configuration describes; it is opened when its frames are read.
 
-    ``state`` is the folder for what a kind must know after a restart, ``None`` to keep nothing.
+    Args:
+        state: Folder for what a kind must know after a restart; ``None`` to keep nothing.
+
+    Raises:
+        ConfigError: The kind is unknown, or it refuses its options.
     """
     kind = next((kind for kind in KINDS if kind.config is type(config)), None)
     if kind is None:

@@ -16,12 +16,21 @@ from lineside_runtime.errors import ConfigError
 
 
 def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
-    """Returns the ``[inspect]`` table with the keys of a recipe; the message of the `ConfigError` names a wrong one."""
+    """Returns the ``[inspect]`` table with the keys of a recipe.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
+            names the path.
+    """
     return _merged_with(inspect, recipe.inspect, f"$.recipe[{recipe.name}].inspect")
 
 
 def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
-    """Returns the ``[inspect]`` table with the keys of one of several cameras; errors as of `inspect_of`."""
+    """Returns the ``[inspect]`` table with the keys of one of several cameras.
+
+    Raises:
+        ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
+    """
     path = f"$.camera[{camera.name}].inspect"
     if strange := camera.inspect.keys() & _ENGINE_KEYS:
         raise ConfigError(f"{path}.{min(strange)} is the same for all cameras", expected=f"$.inspect.{min(strange)}")
@@ -57,7 +66,11 @@ def model_inspect(inspect: InspectConfig, model: ModelEntry) -> InspectConfig:
 
 
 def check_model_tables(inspect: InspectConfig) -> None:
-    """Checks the tables of ``[inspect.models]``, whatever bundle will run; errors as of `model_inspect`."""
+    """Checks the tables of ``[inspect.models]``, whatever bundle will run.
+
+    Raises:
+        ConfigError: As `model_inspect`.
+    """
     for name in inspect.models:
         model_inspect(inspect, ModelEntry(name=name, path=name))
 

@@ -91,7 +91,12 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
 
 
 def load_rules(path: Path) -> Rules:
-    """Reads the rules of the ``[inspect]`` table of a TOML file as for ``lineside push --config``."""
+    """Reads the rules of the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: A hub could not set it, or it has no such table; the message names the path.
+    """
     table = load_inspect(path)
     return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})
 

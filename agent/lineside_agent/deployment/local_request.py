@@ -70,7 +70,14 @@ class LocalRequests:
         return DesiredChanged("local", _desired(after, "bundle", bundle=ref))
 
     def add_configuration(self, toml: bytes, by: str, *, after: Desired | None) -> DesiredChanged:
-        """Takes a configuration (see `lineside_agent.config.read_settings`) and returns the event that asks for it."""
+        """Takes a configuration, and returns the event that asks for it.
+
+        Args:
+            toml: As for `lineside_agent.config.read_settings`.
+
+        Raises:
+            StoreError: It can't be written.
+        """
         ref = ConfigRef(target=LOCAL_PREFIX + by, sha256=hashlib.sha256(toml).hexdigest())
         try:
             self._folder.mkdir(exist_ok=True)
@@ -104,7 +111,11 @@ class LocalRequests:
         write_atomic(folder / MANIFEST_NAME, (bundle.path / MANIFEST_NAME).read_bytes())
 
     def fetch_configuration(self, ref: ConfigRef) -> bytes:
-        """As `lineside_agent.deployment.fetch.Fetcher.fetch_configuration`, from here."""
+        """As `lineside_agent.deployment.fetch.Fetcher.fetch_configuration`, from here.
+
+        Raises:
+            FetchError: It is not here any more.
+        """
         try:
             return (self._folder / f"{ref.sha256}.toml").read_bytes()
         except OSError as error:

@@ -194,6 +194,9 @@ def archive_trust(archive: OfflineArchive, folder: Path, root: Path | None) -> T
     Args:
         folder: The agent's state folder; what is seen is remembered there.
         root: The root that ``agent.toml`` names.
+
+    Raises:
+        InputNotFoundError: There is none.
     """
     try:
         data = (root or Path("root.json")).read_bytes()

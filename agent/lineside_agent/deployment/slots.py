@@ -78,7 +78,13 @@ class Slots:
         return bundle
 
     def finish(self, slot: Slot, sha256: str) -> None:
-        """Reads everything in a slot, and writes its digest if it is whole; errors as of `open`."""
+        """Reads everything in a slot, and writes its digest if it is whole.
+
+        Raises:
+            BundleFormatError: The manifest is missing or breaks the format.
+            BundleIntegrityError: A file is missing or differs, or it is another bundle.
+            DiskFullError: There is no room.
+        """
         self._open(slot, sha256)
         write_atomic(self._place(slot) / _DIGEST, sha256.encode())
 

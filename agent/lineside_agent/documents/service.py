@@ -84,6 +84,11 @@ class DocumentService:
 
 
 def ask(folder: Path, request: DocumentRequest) -> dict[str, Any]:
-    """Sends a document to the agent with this state folder: the other end of the socket; errors as of `ask_line`."""
+    """Sends a document to the agent with this state folder: the other end of the socket.
+
+    Raises:
+        InputNotFoundError: No agent listens there.
+        RequestError: It can't read the document, or has ended meanwhile.
+    """
     action = "Start the agent with `lineside agent run`; its configuration needs a [documents] table."
     return ask_line(folder / NAME, msgspec.json.encode(request), action=action)

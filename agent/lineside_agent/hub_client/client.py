@@ -230,7 +230,8 @@ class HubClient:
     def reason_to_wait(self, machine: BundleMachine | AgentMachine, fetching: bool) -> str:
         """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.
 
-        ``fetching``: before the artifact is fetched; otherwise before it is activated.
+        Args:
+            fetching: Before the artifact is fetched; otherwise before it is activated.
         """
         return closed(machine.desired, self._clock.set_time(), fetching=fetching)
 

@@ -48,9 +48,11 @@ class DeadlinePolicy:
         return self._mean_s + DEVIATIONS * self._deviation_s
 
     def chooses_fast(self, loaded: LoadedBundle, frame: Frame, frames_left: int = 1) -> bool:
-        """Returns whether the faster variant, if there is one, inspects a frame.
+        """Returns whether the faster variant inspects a frame.
 
         Args:
+            loaded: The active bundle; false if it has no faster variant.
+            frame: With its trigger's number.
             frames_left: Frames to inspect one after the other until the part's verdict, with this one; more than one
                 where several cameras see the part.
         """

@@ -148,7 +148,11 @@ class LoadedBundle:
         return all(model.bundle.manifest.golden is not None for model in self.models)
 
     def replay(self) -> str:
-        """Runs the golden input of each model, as `lineside_models.golden.replay`, and returns where they ran."""
+        """Runs the golden input of each model, and returns where they ran.
+
+        Raises:
+            LinesideError: As `lineside_models.golden.replay`.
+        """
         return "+".join(replay(model.session, model.bundle).used_device for model in self.models)
 
     def inspect_golden(self) -> None:

@@ -79,7 +79,8 @@ class RejectGate:
     def restore(self, entries: Iterable[GateEntry], now_s: float) -> list[int]:
         """Takes the `queue` of the process before this one, at ``now_s`` on the clock of the triggers.
 
-        Returns the parts that have reached the gate already: a pulse now would meet another part.
+        Returns:
+            Parts that have reached the gate already: a pulse now would meet another part.
         """
         in_time = self._settings.delay_s is not None
         late = [entry.number for entry in entries if in_time and entry.due_s <= now_s]

@@ -123,7 +123,12 @@ class LocalPort(LinePort):
 
 
 def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-    """Sends a request to the agent with this state folder: the other end of the socket; errors as of `ask_line`."""
+    """Sends a request to the agent with this state folder: the other end of the socket.
+
+    Raises:
+        InputNotFoundError: No agent listens there.
+        RequestError: It can't do that, or has ended meanwhile.
+    """
     action = "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
     return ask_line(folder / NAME, msgspec.json.encode(request), action=action, timeout_s=timeout_s)
 

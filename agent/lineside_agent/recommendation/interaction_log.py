@@ -211,7 +211,12 @@ class InteractionLog:
         return [InteractionRow(**dict(zip(INTERACTION_ROW_COLUMNS, row, strict=True))) for row in found]
 
     def acknowledge(self, epoch: str, seq: int) -> None:
-        """Takes the hub's watermark; lower than before after the hub was restored, and ignored of another database."""
+        """Takes the hub's watermark.
+
+        Args:
+            epoch: Of the database; that of another database is ignored.
+            seq: May be lower than before, after the hub was restored from a backup.
+        """
         with self._changed:
             if epoch == self.epoch and 0 <= seq <= self._last_seq:
                 self._acked = seq
@@ -240,8 +245,13 @@ def export(folder: Path, path: Path, attributes: Mapping[str, str] | None = None
     What was shown and not chosen has label 0, what was chosen 1.
 
     Args:
-        path: As in `lineside_link.table_export.export_table`, whose errors are raised too.
+        path: Ends with ``.csv``, ``.parquet`` or ``.jsonl``.
         attributes: Of items, joined by a vertical bar.
+
+    Raises:
+        InputNotFoundError: There are none.
+        DatabaseError: They can't be read.
+        ConfigError: The name of the file ends otherwise.
     """
     place = folder / NAME
     if not place.exists():

@@ -34,7 +34,12 @@ class MarkedBox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def note_of(kind: MarkKind, box: MarkedBox | None, *, camera: str = "", by: str = "") -> str:
-    """Returns the note for the person who corrects, such as ``missed defect: scratch at 10 20 42 50 (Ann)``."""
+    """Returns the note for the person who corrects, such as ``missed defect: scratch at 10 20 42 50 (Ann)``.
+
+    Args:
+        camera: Name of the camera that shows the box, where there are several.
+        by: Name of the person who marks.
+    """
     text = _TEXTS[kind]
     if box is not None:
         place = " ".join(f"{side:.0f}" for side in box.box)

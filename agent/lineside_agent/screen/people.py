@@ -83,7 +83,11 @@ class Visitor(msgspec.Struct, frozen=True):
 
 
 def read_people(folder: Path) -> tuple[Person, ...]:
-    """Returns the people."""
+    """Returns the people.
+
+    Raises:
+        StoreError: The file can't be read.
+    """
     found = peek_state(folder / NAME, PeopleFile)
     return () if found is None else found.people
 

@@ -98,12 +98,21 @@ class ScreenRecords:
         return as_jpeg(frames[view].image, IMAGE_SIDE_MAX, IMAGE_QUALITY) if 0 <= view < len(frames) else None
 
     def heat(self, source: str, sequence: int, view: int) -> bytes:
-        """Returns a record's image under its heat map, as JPEG. The model runs once more for it."""
+        """Returns a record's image under its heat map, as JPEG. The model runs once more for it.
+
+        Raises:
+            InputNotFoundError: The image was not kept.
+            ConfigError: As `lineside_agent.screen.heat.heat_picture`.
+        """
         row, _ = self._find(source, sequence)
         return heat_picture(self._screen, row, view, self._full_image(source, sequence, view))
 
     def similar(self, source: str, sequence: int, view: int) -> SimilarPart | None:
-        """Returns the good part that looks most like a record's image; ``None`` if there is none to compare with."""
+        """Returns the good part that looks most like a record's image; ``None`` if there is none to compare with.
+
+        Raises:
+            InputNotFoundError: There is no such record, or it has no image.
+        """
         row, _ = self._find(source, sequence)
         return self._screen.good_parts.most_similar(self._full_image(source, sequence, view), row, view)
 

@@ -80,7 +80,14 @@ def check_access(config: ScreenConfig, *, has_people: bool) -> None:
 
 
 def make_server(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None = None) -> PageServer:
-    """Makes the server of one screen, whose address only this machine reaches if ``is_local``."""
+    """Makes the server of one screen.
+
+    Args:
+        is_local: Whether only this machine reaches the address.
+
+    Raises:
+        ConfigError: The address can't be used, or TLS files are no good.
+    """
     return PageServer(
         make_app(screen, is_local=is_local, set_up=set_up),
         _address(screen.config),

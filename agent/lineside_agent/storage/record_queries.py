@@ -100,7 +100,12 @@ class Record(NamedTuple):
 
 
 def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
-    """Yields records, oldest first; errors as of `rows`."""
+    """Yields records, oldest first.
+
+    Raises:
+        InputNotFoundError: There are none at all.
+        DatabaseError: They can't be read.
+    """
     archive = ImageArchive(config.folder, config.store)
     found = (Record(epoch, row, archive.find(row)) for epoch, row in rows(config, query))
     yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)

@@ -70,6 +70,10 @@ def read_state(path: Path, kind: type[S]) -> S | None:
 
 
 def write_state(path: Path, state: msgspec.Struct) -> None:
-    """Writes a state file: the old one or the new one, whole."""
+    """Writes a state file: the old one or the new one, whole.
+
+    Raises:
+        DiskFullError: There is no room; the file is as it was.
+    """
     fields = {"format": FORMAT, **msgspec.to_builtins(state)}
     write_atomic(path, msgspec.json.format(msgspec.json.encode(fields), indent=1))

@@ -69,13 +69,21 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRec
 
 
 def add_to_record(folder: Path, source: str, sequence: int, *, wrong: bool, note: str = "") -> MarkedRecord:
-    """Marks the verdict on one frame, or removes the mark; errors as of `add`."""
+    """Marks the verdict on one frame, or removes the mark.
+
+    Raises:
+        LinesideError: As `add`.
+    """
     missing = InputNotFoundError(f"no record of frame {sequence} of {source} here", action="It may have made way.")
     return _mark(folder, lambda opened, path: database.record_of(opened, path, source, sequence), missing, wrong, note)
 
 
 def read_marks(folder: Path) -> tuple[Mark, ...]:
-    """Returns the marks, oldest first."""
+    """Returns the marks, oldest first.
+
+    Raises:
+        StoreError: They can't be read.
+    """
     found = peek_state(folder / NAME, OperatorMarks)
     return () if found is None else found.marks
 

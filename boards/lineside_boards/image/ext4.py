@@ -100,7 +100,13 @@ class Ext4Volume:
             return out.read_bytes()
 
     def write_tree(self, tree: Path) -> int:
-        """Writes the folders, files and links of a tree to the same paths, reads all back, and returns their number.
+        """Writes everything under a folder to the same paths, replaces existing files, and reads everything back.
+
+        Args:
+            tree: Folders, files and symbolic links; other kinds are refused.
+
+        Returns:
+            Number of files and links.
 
         Raises:
             ImageError: There is no space, or an entry of another kind is in the way.
@@ -118,7 +124,11 @@ class Ext4Volume:
         return sum(not stat.S_ISDIR(mode) for _, mode, _ in places)
 
     def check(self) -> None:
-        """Checks the whole file system with e2fsck without changing it; `ImageError` if it finds an error."""
+        """Checks the whole file system with e2fsck without changing it.
+
+        Raises:
+            ImageError: e2fsck finds an error.
+        """
         run("e2fsck", "-fn", self._target)
 
     def _check_room(self, places: list[tuple[str, int, int]]) -> None:

@@ -103,12 +103,20 @@ class FatVolume:
         return bool(self._files.exists(_rooted(path)))
 
     def names(self, folder: str = "/") -> list[str]:
-        """Returns the names in a folder; `ImageError` if it can't be read."""
+        """Returns the names in a folder.
+
+        Raises:
+            ImageError: It can't be read.
+        """
         with self._errors(folder, "read"):
             return list(self._files.listdir(_rooted(folder)))
 
     def read(self, path: str) -> bytes:
-        """Reads a file; `ImageError` if it isn't there or can't be read."""
+        """Reads a file.
+
+        Raises:
+            ImageError: It isn't there or can't be read.
+        """
         with self._errors(path, "read"):
             return bytes(self._files.read_file(_rooted(path)))
 

@@ -26,9 +26,13 @@ BytesListener = Callable[[int], None]
 
 
 def pieces(image: Path) -> Iterator[bytes]:
-    """Yields the bytes of an image, plain, xz or zstd, unpacked, in pieces of `PIECE` bytes; the last may be shorter.
+    """Yields an image's bytes, unpacked, in pieces of `PIECE` bytes; the last one may be shorter.
+
+    Args:
+        image: Plain, or compressed with xz or zstd.
 
     Raises:
+        InputNotFoundError: It isn't there.
         ImageError: The compressed data is damaged or cut off.
     """
     try:
@@ -96,13 +100,15 @@ def _full(reader: _Readable, rest: bytes) -> bytes:
 
 
 def copy(image: Path, out: Path, progress: BytesListener = lambda done: None) -> None:
-    """Copies an image, plain, ``.xz`` or ``.zst``, unpacked, with holes where it is empty.
+    """Copies an image, unpacked, with holes where it is empty.
 
     Args:
+        image: Plain, ``.xz`` or ``.zst``.
         out: The copy; it must not exist.
         progress: Called with the bytes that are done.
 
     Raises:
+        InputNotFoundError: There is no image.
         ImageError: It is damaged.
         DiskFullError: There is no space.
     """

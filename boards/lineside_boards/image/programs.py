@@ -38,11 +38,15 @@ def find(name: str) -> str:
 
 
 def run(name: str, *arguments: str | Path, data: bytes | None = None, codes: Sequence[int] = (0,)) -> str:
-    """Runs a program with ``data`` as its standard input and returns what it printed.
+    """Runs a program and returns what it printed.
+
+    Args:
+        data: Standard input.
+        codes: Exit codes that mean success.
 
     Raises:
         MissingProgramError: It is not installed.
-        ImageError: It ended with none of ``codes``; the end of its output is in the message.
+        ImageError: It ended with another code; the end of its output is in the message.
     """
     command = [find(name), *map(str, arguments)]
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}

@@ -62,6 +62,7 @@ class Console:
         Raises:
             ConsoleError: There is neither login nor shell; the message says what to check.
             LoginError: The board refuses user or password.
+            BoardLinkError: The adapter was removed.
         """
         found = self._find(boot_timeout_s)
         if found == "login":

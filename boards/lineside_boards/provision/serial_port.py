@@ -59,13 +59,21 @@ class SerialPort:
             raise ConsoleError(f"{path} {what}", action=f"{action[:1].upper()}{action[1:]}" or None) from error
 
     def read(self) -> bytes:
-        """Returns the bytes that have arrived, after at most `READ_S`; `BoardLinkError` if the adapter was removed."""
+        """Returns the bytes that have arrived, after at most `READ_S`.
+
+        Raises:
+            BoardLinkError: The adapter was removed.
+        """
         with self._lost():
             data: bytes = self._line.read(max(1, self._line.in_waiting))
             return data
 
     def write(self, data: bytes) -> None:
-        """Sends bytes; `BoardLinkError` if the adapter was removed, or accepts nothing."""
+        """Sends bytes.
+
+        Raises:
+            BoardLinkError: The adapter was removed, or accepts nothing.
+        """
         for start in range(0, len(data), PIECE):
             with self._lost():
                 self._line.write(data[start : start + PIECE])

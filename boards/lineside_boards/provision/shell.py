@@ -51,7 +51,13 @@ class Shell(abc.ABC):
         """Runs a script of sh(1) with ``data`` on its standard input."""
 
     def run(self, script: str, *, root: bool = False, data: bytes = b"", timeout_s: float = TIMEOUT_S) -> Answer:
-        """Runs a script of sh(1), which may run twice if the connection breaks; as root after `become_root`.
+        """Runs a script.
+
+        Args:
+            script: Of sh(1); may run twice if the connection breaks.
+            root: Whether root runs it; requires `become_root`.
+            data: Standard input.
+            timeout_s: How long it may take.
 
         Raises:
             BoardLinkError: The connection broke, or it took too long.
@@ -62,11 +68,12 @@ class Shell(abc.ABC):
         return self._run(f"{self._sudo} sh -c {shlex.quote(plain)}", self._sudo_password + data, timeout_s)
 
     def ask(self, script: str, *, root: bool = False, data: bytes = b"", timeout_s: float = TIMEOUT_S) -> str:
-        """Runs a script, as `run`, that must succeed, and returns its output.
+        """Runs a script that must succeed, and returns its output.
 
         Raises:
             DiskFullError: There is no space on the board.
             ProvisionError: It failed.
+            BoardLinkError: The connection broke.
         """
         answer = self.run(script, root=root, data=data, timeout_s=timeout_s)
         if answer.code:

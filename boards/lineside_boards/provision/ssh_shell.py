@@ -63,7 +63,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Reads ``user@host``, ``user@host:port`` or ``user@[v6]:port``."""
+        """Reads ``user@host``, ``user@host:port`` or ``user@[v6]:port``.
+
+        Raises:
+            ConfigError: The text is invalid.
+        """
         match = re.fullmatch(r"([^@\s:]+)@(?:\[([^\]\s]+)\]|([^@\s:\[\]]+))(?::(\d{1,5}))?", text)
         if match is None or not 0 < int(match[4] or 22) < 65536:
             raise ConfigError("--ssh", expected="user@host or user@host:port", actual=text)
@@ -118,7 +122,14 @@ class SshShell(Shell):
         return self._wait(self._exchange(script, [data], None), timeout_s)
 
     def pour(self, script: str, blocks: Iterable[bytes], progress: Callable[[int], None]) -> Answer:
-        """Runs a script with blocks as its standard input, as fast as they are read; tells ``progress`` each size."""
+        """Runs a script with blocks as its standard input, as fast as they are read.
+
+        Args:
+            progress: Called with the size of each block that was sent.
+
+        Raises:
+            BoardLinkError: The connection broke.
+        """
         return self._wait(self._exchange(script, blocks, progress), None)
 
     async def _exchange(self, script: str, blocks: Iterable[bytes], progress: Callable[[int], None] | None) -> Answer:

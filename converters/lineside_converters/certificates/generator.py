@@ -51,7 +51,16 @@ _LETTERS = "ABCDEFGHKLMNPRSTUVWXYZ"
 
 
 def make_certificate(seed: int, layout: str, *, pdf: bool = True) -> tuple[Certificate, bytes]:
-    """Makes one certificate in one of `LAYOUTS`: its true values, and the PDF, empty without ``pdf``."""
+    """Makes one certificate.
+
+    Args:
+        seed: Of everything that is drawn.
+        layout: One of `LAYOUTS`.
+        pdf: Whether to make the file; empty bytes otherwise.
+
+    Returns:
+        The true values, and the PDF.
+    """
     chance = random.Random(f"{layout}/{seed}")
     certificate = _values(chance, LAYOUTS[layout].languages)
     return certificate, write_pdf([draw(certificate, LAYOUTS[layout], chance)]) if pdf else b""

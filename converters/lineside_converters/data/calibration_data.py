@@ -319,7 +319,11 @@ def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) 
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
-    """Reads the image of a data set's sample as a frame, composed with its reference if it names one."""
+    """Reads the image of a data set's sample as a frame, composed with its reference if it names one.
+
+    Raises:
+        BadInputFormatError: The file is no image.
+    """
     image = read_image(sample.path) if sample.reference is None else composed_image(sample)
     return Frame(image=image, source=sample.path.parent.name, sequence=sequence, part_id=sample.part_id)
 
@@ -338,6 +342,8 @@ def annotated_frame(
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.
+        BadInputFormatError: The file is no image.
+        DatasetError: The mask's file is damaged.
     """
     mask = None if read_mask is None else read_mask()
     return AnnotatedFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels), mask)

@@ -32,7 +32,14 @@ def compares(manifest: Manifest) -> bool:
 
 
 def refuse_single_frames(manifest: Manifest, frames: str) -> None:
-    """Refuses frames without references, described by ``frames``, for a model that needs them."""
+    """Refuses frames without references for a model that needs them.
+
+    Args:
+        frames: What was given, for people.
+
+    Raises:
+        ConfigError: The model compares.
+    """
     if compares(manifest):
         raise ConfigError(
             f"{manifest.name} compares frames with references, and {frames} name none",
@@ -78,11 +85,15 @@ def left_out(sample: Sample) -> Iterator[None]:
 
 
 def composed_image(sample: Sample) -> UInt8Array:
-    """Decodes a sample and its reference, and composes them as at the line (`lineside_models.reference.composition`).
+    """Decodes a sample and its reference, and composes them as at the line.
 
     Of a template that is its own reference another good part is drawn, always the same one.
 
+    Returns:
+        ``(H, W, 3) uint8``: frame, registered reference, difference (`lineside_models.reference.composition`).
+
     Raises:
+        DatasetError: One of them is no image.
         RegistrationError: The sample does not show its reference.
     """
     if sample.reference is None:

@@ -54,7 +54,11 @@ class FramePicture:
 
 
 def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -> None:
-    """Writes the page of what a judge gave, whole or not at all."""
+    """Writes the page of an evaluation, whole or not at all.
+
+    Args:
+        result: What a judge gave.
+    """
     ensure_writable(path)
     write_atomic(path, page(result, pictures).encode())
 
@@ -196,7 +200,12 @@ def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
-    """Draws the worst frames of an evaluation and writes its page."""
+    """Draws the worst frames of an evaluation and writes its page.
+
+    Args:
+        result: What a judge gave.
+        root: Root of the data set.
+    """
     with Session(bundle, Config(variant=result.variant)) as session:
         whose = {"segmentation": draw_masks, "anomaly": draw_heat}.get(result.task, draw_worst)
         pictures = whose(session, root, result.fold, result.worst_frames)

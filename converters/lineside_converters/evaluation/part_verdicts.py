@@ -54,7 +54,11 @@ def parts_shown(root: Path, images: Sequence[Path], layout: str = "") -> list[st
 
 
 def part_verdicts(strengths: Sequence[float], good: Sequence[bool], parts: Sequence[str], *, fold: str) -> PartVerdicts:
-    """Returns the figures of the verdicts on parts; ``strengths`` are by frame, as `strength_of`."""
+    """Returns the figures of the verdicts on parts.
+
+    Args:
+        strengths: By frame, as `strength_of`.
+    """
     strong, is_good = PartStrengths(np.array(strengths, np.float64), parts), np.array(good, np.bool_)
     bad = strong.of(~is_good)
     goods = [(f"good parts, fold {fold}", strong.of(is_good))] if is_good.any() else []

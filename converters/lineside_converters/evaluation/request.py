@@ -37,7 +37,11 @@ class EvaluationRequest:
     tasks: TaskRunner = ALONE
 
     def refuse_detector_options(self, actual: str) -> None:
-        """Refuses options that only a detector has."""
+        """Refuses options that only a detector has.
+
+        Raises:
+            ConfigError: One of them is given.
+        """
         if self.predictions is not None or self.clean_simulated:
             raise ConfigError("predictions and clean simulator frames", expected="a detector", actual=actual)
 

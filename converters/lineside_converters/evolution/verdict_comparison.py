@@ -97,7 +97,11 @@ class VerdictComparison(ReportStruct, frozen=True, kw_only=True):
 def compare_verdicts(
     deployed: Bundle, candidate: Bundle, frames: FrameSet, *, progress: ProgressReporter
 ) -> VerdictComparison:
-    """Judges frames of the candidate, which may know more types, by both bundles at their own thresholds."""
+    """Judges frames by both bundles at their own thresholds.
+
+    Args:
+        frames: Of `gather_frames` for the candidate, which may know more types.
+    """
     bad = _bad(candidate, frames)
     before = _verdicts(deployed, frames, progress)
     after = _verdicts(candidate, frames, progress)

@@ -63,7 +63,11 @@ def _one_size(feeds: Sequence[Feed]) -> list[Feed]:
 
 
 def convert_mnn(source: Path, target: Path) -> None:
-    """Converts a float ONNX file."""
+    """Converts a float ONNX file.
+
+    Raises:
+        GraphError: It can't be converted.
+    """
     arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target), "--bizCode", "lineside"]
     _call("mnnconvert", arguments, target)
     target.write_bytes(_reproducible(target.read_bytes()))

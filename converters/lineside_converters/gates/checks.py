@@ -61,6 +61,10 @@ def check_caller_metric(
         after: Value of the new model, in the same order.
         name: Of the metric; empty for the caller's.
         where: What it is measured on; empty for the caller's samples.
+
+    Raises:
+        AccuracyGateError: It is lower by more.
+        BadInputFormatError: A score is not a number, or the two differ in length.
     """
     drop = drop_of_mean(before, after, seed=seed)
     where = where or f"{drop.frames} samples of the caller"

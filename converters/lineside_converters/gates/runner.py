@@ -227,7 +227,11 @@ class _GateRun:
             self.times = time_together(runs, feeds, rounds=2 * ROUNDS, count=count)
 
     def check_speed(self, *, final: bool) -> list[EvaluatedVariant]:
-        """Returns what passes; if ``final``, these times decide and are reported, else those of another machine do."""
+        """Returns what passes.
+
+        Args:
+            final: Whether these times decide, and are reported; else those of another machine do.
+        """
         return [one for subject in self.subjects if (one := self._check_speed_of(subject, final)) is not None]
 
     def _check_speed_of(self, subject: _Subject, final: bool) -> EvaluatedVariant | None:

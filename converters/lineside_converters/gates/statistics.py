@@ -278,6 +278,9 @@ def interval_of_f1(counts: npt.ArrayLike, *, parts: npt.ArrayLike | None = None)
     Args:
         counts: ``(images, 3)`` true positives, false positives and false negatives.
         parts: As for `interval_of_ratio`.
+
+    Raises:
+        BadInputFormatError: No images, or another shape.
     """
     table = np.asarray(counts, np.float64)
     if table.ndim != 2 or table.shape[1] != 3 or not len(table):

@@ -165,7 +165,9 @@ def plan_pruning(
 def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], make_int8: MakeInt8 | None) -> Timed:
     """Returns a function that times pruned networks beside the whole one, in ONNX Runtime on one thread.
 
-    ``frames`` has one of each size that matters; ``make_int8`` makes the form that is to be fast out of a float file.
+    Args:
+        frames: Inputs to time on, one of each size that matters.
+        make_int8: Makes the form that is to be fast out of a float file; the float file itself if not given.
     """
     return lambda pruned: time_whole(network, pruned, frames, make_int8=make_int8)
 

@@ -124,6 +124,11 @@ def silenced() -> Iterator[None]:
 
 
 def record_weight_bits(model: onnx.ModelProto, bits: int | None) -> None:
-    """Writes into a model's metadata that its INT8 weights have fewer bits than 8; ``None`` removes what it says."""
+    """Writes the bits of INT8 weights into the metadata.
+
+    Args:
+        model: Changed in place.
+        bits: Fewer than 8; ``None`` takes away what was said of weights that the model no longer has.
+    """
     properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != WEIGHT_BITS_KEY}
     onnx.helper.set_model_props(model, properties | ({} if bits is None else {WEIGHT_BITS_KEY: str(bits)}))

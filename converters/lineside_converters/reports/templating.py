@@ -19,7 +19,9 @@ def render(
 
     Args:
         template: Name in the folder ``templates`` of a package; it holds what stands in the page's body.
+        title: Title of the browser's tab.
         refresh_s: The browser reads the page again after so many seconds; 0 for never.
+        package: Whose template it is.
     """
     body = _environment(package).get_template(template).render(values)
     return markup.document(title, body, refresh_s=refresh_s)

@@ -263,10 +263,13 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
 
 
 def claim(folder: Path, choice: SearchChoice, settings: DistillationSettings, start: str = "") -> str:
-    """Makes a folder for a training, and returns what identifies it; what another one left there is removed.
+    """Makes a folder for a training; what another one left there, in another search, is removed.
 
     Args:
         start: Identifies the weights that it begins with; empty for those of the whole network.
+
+    Returns:
+        What identifies the training.
     """
     content = msgspec.json.encode({"choice": choice, "settings": settings.as_dict(), "start": start})
     note = folder / "training.json"

@@ -72,6 +72,7 @@ class CutSearch:
 
         Args:
             precision: ``int8`` or a float type.
+            feed: Input of one frame.
             places: The two places; both orders are tried.
         """
         self._model = model

@@ -109,7 +109,13 @@ def _is_movable(value: onnx.ValueInfoProto) -> bool:
 
 
 def cut_in_two(source: Path, cut: Cut, first: Path, second: Path) -> None:
-    """Writes the pieces before and after a cut that `find_cuts` gave."""
+    """Writes the pieces before and after a cut.
+
+    Args:
+        cut: One that `find_cuts` gave for it.
+        first: Where the piece before the cut is to stand.
+        second: Where the other one is to stand.
+    """
     inputs = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
     try:
         extract_model(source, first, inputs, [*cut.tensors, *cut.first])

@@ -59,6 +59,7 @@ def expected_calibration_error(scores: Floats, right: Flags, weights: Floats | N
 
     Args:
         scores: ``(N,)`` from `FROM_SCORE` to 1.
+        right: ``(N,)``.
         weights: ``(N,)`` how often each counts; ``None`` for once.
     """
     counted = np.ones(len(scores)) if weights is None else weights

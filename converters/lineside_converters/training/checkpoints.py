@@ -80,7 +80,11 @@ class TrainingRun:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values so that ``path`` is always a whole file."""
+    """Writes tensors and plain values so that ``path`` is always a whole file.
+
+    Raises:
+        DiskFullError: There is no space; the file before is still there.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, buffer.getvalue())

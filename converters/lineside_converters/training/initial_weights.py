@@ -66,6 +66,7 @@ def open_start(model: Path, frames: Sequence[Tensor]) -> InitialModel:
         frames: Prepared inputs, to prove on that it computes the same and to count its batch norms' statistics on.
 
     Raises:
+        InputNotFoundError: There is no such file.
         UnsupportedModelError: It is a file of another kind, or the bundle has no ONNX variant.
         GraphError: It is quantised in a form that can't be undone.
         PruningError: It has an operator that can't be trained here.
@@ -137,11 +138,15 @@ def check_outputs(start: InitialModel, expected: Sequence[str], what: str) -> No
 def take_labels(
     start: InitialModel, labels: Sequence[str], *, heads: int = 1, background: int = 0, bias: float = 0.0
 ) -> str:
-    """Gives a network, in place, outputs for other labels, and says which weights of known labels it kept.
+    """Gives a network outputs for other labels; the weights of labels that it had before stay.
 
     Args:
+        start: Its network is changed in place.
         heads: Of its outputs, the first so many have a channel a label.
         background: Channels before that of the first label, which stay as they are.
+
+    Returns:
+        Description of what was kept.
 
     Raises:
         TrainingError: The outputs come from no layer whose rows are the labels'.

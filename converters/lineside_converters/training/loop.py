@@ -95,8 +95,10 @@ def start_run(
     """Returns a run at its beginning, or where a checkpoint left it.
 
     Args:
-        groups: The network's parameters, each group with its ``peak`` learning rate.
+        model: The network that is trained.
+        groups: Its parameters, each group with its ``peak`` learning rate.
         resumed: Content of a checkpoint.
+        strategy: One process, or one of several workers.
 
     Raises:
         TrainingError: The checkpoint is of another network.
@@ -135,7 +137,11 @@ def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[
 
 
 def average_decay(count: int) -> float:
-    """Returns the decay of the average after ``count`` steps; less at first: the initial weights would dominate it."""
+    """Returns the decay of the average; less at first, or the initial weights would dominate it for long.
+
+    Args:
+        count: Steps before this one.
+    """
     return EMA_DECAY * (1 - math.exp(-count / EMA_WARM_STEPS))
 
 
@@ -150,9 +156,12 @@ def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
 
 
 def rate_factor(step: int, done: float, *, warm_up_steps: int = WARM_UP_STEPS) -> float:
-    """Returns the share of the peak learning rate, after a share of the run: a linear start, then a cosine.
+    """Returns the share of the peak learning rate: a linear start, then a cosine.
 
-    The start ends after a tenth of the run at the latest.
+    Args:
+        step: From 0.
+        done: Share of the run that is over, 0 to 1.
+        warm_up_steps: Steps of the linear start, which ends after a tenth of the run at the latest.
     """
     warm = min(1.0, max((step + 1) / max(1, warm_up_steps), done / WARM_UP_SHARE))
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
@@ -171,9 +180,15 @@ def fit(
     """Trains to the end of the plan, and leaves the best averaged weights in ``best.pt``.
 
     Args:
+        run: New or resumed.
         batches: Returns the batches from a step on, given that step and the share of the run that is over at a step.
+        loss: Of the network on a batch.
         evaluate: Figures of the averaged network; the best evaluation is that with the highest mean of them.
         on_progress: Called after every step, in this thread.
+        strategy: One process, or one of several workers.
+
+    Raises:
+        TrainingError: The loss is not finite.
     """
     loop = _Loop(run, plan, _Clock(run, plan, strategy), loss, evaluate, strategy)
     with kept_pages(), contextlib.closing(batches(run.step, loop.clock.done)) as stream:

@@ -37,7 +37,11 @@ class TrainingObjective(abc.ABC, Generic[B]):
 
     @abc.abstractmethod
     def batches(self, first_step: int, done: Done) -> Generator[B, None, None]:
-        """Yields the batches from a step on; each follows from the seed and its number alone."""
+        """Yields the batches from a step on; each follows from the seed and its number alone.
+
+        Args:
+            done: Share of the run that is over at a step, 0 to 1.
+        """
 
     @abc.abstractmethod
     def images(self, batch: B) -> Tensor:
@@ -52,7 +56,10 @@ class TrainingObjective(abc.ABC, Generic[B]):
         """Returns figures on the held-out share; more is better."""
 
     def reading(self, model: nn.Module) -> Postprocess | None:
-        """Returns the post-processing with what was fitted on the held-out share; ``None``: the teacher's holds."""
+        """Returns the post-processing of a network, its scores and thresholds fitted on the held-out share.
+
+        ``None`` if nothing is fitted: the teacher's post-processing holds then.
+        """
         return None
 
     def some(self, count: int, *, first: int = 0) -> list[Tensor]:

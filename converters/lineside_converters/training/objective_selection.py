@@ -149,7 +149,15 @@ class FrameObjective(TrainingObjective[Tensor]):
         batch: int,
         seed: int,
     ) -> None:
-        """Takes prepared inputs, each ``(1, …)``; every fourth is held out if there are enough."""
+        """Takes the frames; every fourth is held out if there are enough.
+
+        Args:
+            frames: Prepared inputs, each ``(1, …)``.
+            teacher: Network to match on the held-out frames.
+            distillation_loss: Distance of outputs.
+            batch: Frames a step.
+            seed: Seed of order and augmentation.
+        """
         self._held = list(frames[3::4]) or list(frames)
         rest = [frame for number, frame in enumerate(frames) if number % 4 != 3] or list(frames)
         self._groups = _by_shape(rest)

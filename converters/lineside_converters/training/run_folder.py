@@ -82,7 +82,10 @@ def check_run_folder(settings: TrainingSettings) -> None:
 
 
 def resumed_or_begun(settings: S) -> S:
-    """Returns settings that resume a run in a folder of the caller's own, or begin it where there is no checkpoint."""
+    """Returns the settings of a run that goes on from its checkpoint, and begins where there is none yet.
+
+    For a folder of the caller's own, where an unfinished result without a checkpoint is of no use.
+    """
     resume = (settings.out / CHECKPOINT).is_file()
     return msgspec.structs.replace(settings, resume=resume, overwrite=not resume)
 

@@ -208,7 +208,11 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return network
 
     def run_alone(self) -> R:
-        """Trains in this process, and returns the result."""
+        """Trains in this process, and returns the result.
+
+        Raises:
+            TrainingError: The checkpoint is not usable, or the loss is not finite.
+        """
         self.train()
         return self.finish()
 

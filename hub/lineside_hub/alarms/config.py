@@ -174,7 +174,14 @@ def _check_unique(values: Sequence[str], what: str) -> None:
 
 
 def read_secret(path: str, what: str) -> str:
-    """Returns the first line of a file with a secret; ``what`` names the key of ``hub.toml`` for the message."""
+    """Returns the first line of a file with a secret.
+
+    Args:
+        what: The key of ``hub.toml``, for the message.
+
+    Raises:
+        ConfigError: It cannot be read, or is empty.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -73,7 +73,11 @@ class FigureReading(msgspec.Struct, frozen=True):
 
 
 def is_beyond(rule: AlarmRule, value: float, *, was: bool) -> bool:
-    """Whether a figure is abnormal; if it ``was``, it must pass ``rule.clear`` to be normal."""
+    """Returns whether a figure is abnormal.
+
+    Args:
+        was: Whether its alarm is there already, so that the figure must pass ``rule.clear`` to be normal.
+    """
     limit = rule.clear if was and rule.clear is not None else rule.limit
     return value < limit if rule.figure in BELOW else value > limit
 

@@ -79,7 +79,11 @@ def closed_alarms(database: Database, *, before_id: int | None = None, rows: int
 
 
 def find_alarm(database: Database, number: int) -> FleetAlarm:
-    """Returns one alarm."""
+    """Returns one alarm.
+
+    Raises:
+        InputNotFoundError: There is none with this number.
+    """
     rows = database.query(f"SELECT id, {_COLUMNS} FROM alarms WHERE id = ?", number)
     if not rows:
         raise InputNotFoundError(f"there is no alarm {number}", action="`lineside hub alarms` lists them.")
@@ -109,10 +113,16 @@ def write_change(
 def acknowledge_alarm(
     database: Database, number: int, *, by: str, note: str = "", channels: Iterable[str] = ()
 ) -> FleetAlarm:
-    """Acknowledges an alarm, and returns it; one that was acknowledged already stays as it is.
+    """Acknowledges an alarm; one that was acknowledged already stays as it is.
 
     Args:
         channels: Who is told, from `lineside_hub.alarms.notification.channels_for`.
+
+    Returns:
+        The alarm as it is now.
+
+    Raises:
+        InputNotFoundError: There is none with this number.
     """
     with database.transaction() as connection:
         known = find_alarm(database, number)

@@ -38,7 +38,11 @@ FETCHES_MAX = 8
 
 
 def connect(client: LinkClient) -> None:
-    """Connects to the pool's broker."""
+    """Connects to the pool's broker.
+
+    Raises:
+        BrokerError: It cannot be reached.
+    """
     client.start()
     if not client.wait_connected(CONNECT_S):
         raise client.last_error or AggregationError("the pool's broker cannot be reached")

@@ -112,7 +112,11 @@ class PlantRunner:
         self.client.subscribe(self.topics.pool_plan(plant), self._guarded(self._on_plan))
 
     def start(self) -> None:
-        """Connects in the background."""
+        """Connects in the background.
+
+        Raises:
+            ConfigError: A certificate, key or password file cannot be read.
+        """
         self.client.start()
 
     @property

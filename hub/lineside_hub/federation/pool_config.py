@@ -41,6 +41,11 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def load_pool(path: Path) -> PoolConfig:
-    """Reads ``pool.toml``."""
+    """Reads ``pool.toml``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
+    """
     action = "docs/privacy.md describes pool.toml; a public key is the line that `lineside fleet pool key` prints."
     return read_toml(path, PoolConfig, "pool.toml", action=action)

@@ -76,6 +76,8 @@ def run_round(
         step_timeout_s: So long each step waits for plants that do not answer.
 
     Raises:
+        ConfigError: The key is another one, or a day is not over.
+        BrokerError: The broker cannot be reached.
         AggregationError: Too few plants answered, or one sent what it may not.
     """
     question.check_days()

@@ -134,7 +134,11 @@ _ROUND = JsonDecoder(TrainingRound)
 
 
 def read_question(text: str) -> TrainingQuestion:
-    """Reads a question; refuses one that this release does not answer."""
+    """Reads a question.
+
+    Raises:
+        ConfigError: It is none that this release answers.
+    """
     try:
         return _QUESTION.decode(text.encode())
     except msgspec.DecodeError as error:

@@ -61,7 +61,17 @@ class VectorServer:
 
 
 def fetch_vector(repo: RepoClient, chunks: Sequence[str], *, size: int, should_stop: Callable[[], bool]) -> bytes:
-    """Fetches a masked vector from a plant, by the sha256 of its chunks, in order."""
+    """Fetches a masked vector from a plant.
+
+    Args:
+        chunks: Their sha256, in order.
+        size: Of the vector in bytes.
+
+    Raises:
+        AggregationError: It has another length, or a chunk another hash.
+        FetchError: The plant does not answer.
+        FetchStopped: ``should_stop`` returned true.
+    """
     if len(chunks) != -(-size // CHUNK_BYTES):
         raise AggregationError("chunks of a masked vector", expected=-(-size // CHUNK_BYTES), actual=len(chunks))
     wanted = collections.deque(RequestedPiece("chunk", name) for name in dict.fromkeys(chunks))

@@ -59,7 +59,10 @@ class RemoteTimer:
             raise RolloutError(f"the hub has not heard of {device}", action=action)
 
     def check(self) -> str:
-        """Asks whether the device accepts timing, before hours of work that end with it; returns the board.
+        """Asks whether the device accepts timing, before hours of work that end with it.
+
+        Returns:
+            The board, such as ``Raspberry Pi 5 Model B Rev 1.0``.
 
         Raises:
             BrokerError: The broker can't be reached, or the device doesn't answer.
@@ -70,10 +73,16 @@ class RemoteTimer:
         return self._ask(None, 1).board
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
-        """Times the variants of a bundle on the device, interleaved; returns its last answer. Errors as of `check`.
+        """Times the variants of a bundle on the device, interleaved; returns the device's last answer.
 
         Args:
             shapes: Input shapes by name, of each kind of frame; none: those of the manifest.
+
+        Raises:
+            BrokerError: As for `check`.
+            TimingError: As for `check`.
+            SignatureError: As for `check`.
+            BundleIntegrityError: The bundle is damaged.
         """
         reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, timing_only=True)
         try:

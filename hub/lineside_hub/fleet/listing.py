@@ -122,7 +122,14 @@ _SUMMARIES_KEPT = 4096
 
 
 def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[DeviceSummary]:
-    """Returns all devices that the hub knows, sorted by name; ``with_counts`` takes seconds for millions of results."""
+    """Returns all devices that the hub knows, sorted by name.
+
+    Args:
+        with_counts: Whether their results are counted, which takes seconds for millions of them.
+
+    Raises:
+        InputNotFoundError: There is no hub's database.
+    """
     counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
@@ -161,6 +168,7 @@ def timeline(
 
     Args:
         device: Of this one; the hub's own entries have an empty one.
+        last: Only the newest so many.
     """
     with closing(Database.open(Path(folder))) as database:
         sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id DESC LIMIT ?3"
@@ -181,6 +189,9 @@ def list_rollouts(
     Args:
         last: Only the newest so many; 0 for all.
         count_ended: Whether devices of rollouts that have ended are counted too; each takes 20 ms for 1,000 devices.
+
+    Raises:
+        RolloutError: There is no such rollout.
     """
     with closing(Database.open(Path(folder))) as database:
         rollouts = Rollouts(database)

@@ -156,7 +156,14 @@ class Authority:
         return cls(path, certificate, key)
 
     def enroll(self, device: str, *, group: str) -> Credentials:
-        """Issues a device's certificate; the last one is valid. Stores the group whose desired states it may read."""
+        """Issues a device's certificate and stores its group; the last one issued is valid.
+
+        Args:
+            group: The group whose desired states it may read.
+
+        Raises:
+            ConfigError: A name cannot be used.
+        """
         _check_device(device, group)
         with folder_lock(self.folder):
             self._note_group(device, group)
@@ -264,7 +271,14 @@ class Authority:
             return self._issue_with_key(HUB_NAME, kind="hub")
 
     def broker(self, hosts: Sequence[str]) -> Credentials:
-        """Issues the broker's certificate, for the names and addresses under which hub and devices reach it."""
+        """Issues the broker's certificate.
+
+        Args:
+            hosts: Names and addresses under which hub and devices reach it.
+
+        Raises:
+            ConfigError: No host is given, or one that a certificate can't name.
+        """
         check_hosts(hosts)
         with folder_lock(self.folder):
             return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
@@ -364,9 +378,13 @@ def _check(
 
 
 def issued_before(folder: Path, request: CertificateRequest) -> bytes | None:
-    """Checks a request without the authority's key; returns the certificate that was issued for the same key before.
+    """Checks a request without the authority's key; the caller holds the folder's lock.
 
-    The caller holds the folder's lock. Errors as of `Authority.answer`.
+    Returns:
+        The certificate in PEM that was issued for the same key before, or ``None``.
+
+    Raises:
+        IdentityError: As `Authority.answer`.
     """
     _, _, known = _check(Registry.read(folder), request)
     return known.certificate.encode() if known is not None else None

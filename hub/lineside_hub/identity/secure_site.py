@@ -120,7 +120,11 @@ def renew(
 
 
 def _broker_url(hosts: Sequence[str], port: int, site: str) -> str:
-    """Returns the hub's address of the broker."""
+    """Returns the hub's address of the broker.
+
+    Raises:
+        ConfigError: A host or the port cannot be used.
+    """
     check_hosts(hosts)
     url = f"mqtts://{f'[{hosts[0]}]' if ':' in hosts[0] else hosts[0]}:{port}"
     LinkConfig(url=url, site=site, ca="ca.pem")
@@ -167,7 +171,11 @@ def _write_link(hub: Path, url: str, own: Credentials) -> None:
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
-    """Issues a device's certificate and enters the device into the access list of a secured hub.
+    """Issues a device's certificate and enters the device into the access list.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
         InputNotFoundError: There is no authority yet.
@@ -187,7 +195,18 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
 def make_token(
     folder: Path | str, device: str, *, group: str, hours: float = TOKEN_HOURS, passphrase: str | None = None
 ) -> EnrolmentToken:
-    """Makes a token for a device, with the broker's address and the TUF root; errors as of `enroll`."""
+    """Makes a token for a device, with the broker's address and the TUF root.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        passphrase: Opens the authority's key, if it was made with one.
+
+    Raises:
+        InputNotFoundError: There is no authority yet.
+        SignatureError: The passphrase doesn't open the authority's key.
+        ConfigError: A name cannot be used.
+        RolloutError: There is no such group.
+    """
     hub = Path(folder).resolve()
     config = folder_config(hub)
     authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
@@ -201,7 +220,13 @@ def make_token(
 
 
 def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) -> int:
-    """Revokes a device's certificates and tokens, removes it from the access list, and returns their number.
+    """Revokes a device's certificates and tokens, and removes it from the access list.
+
+    Args:
+        passphrase: Opens the authority's key, if it was made with one.
+
+    Returns:
+        How many certificates were revoked.
 
     Raises:
         InputNotFoundError: There is no authority yet.

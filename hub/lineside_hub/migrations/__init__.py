@@ -40,7 +40,11 @@ _one_at_a_time = threading.Lock()
 
 
 def is_current(revision: str, where: str) -> bool:
-    """Whether a database has the schema of this release; refuses a newer one."""
+    """Returns whether a database has the schema of this release.
+
+    Args:
+        where: Which database, for the message.
+    """
     if revision not in REVISIONS:
         action = "Use the release that wrote it, or a newer one."
         raise DatabaseError(f"{where} has another schema", expected=f"at most {HEAD}", actual=revision, action=action)

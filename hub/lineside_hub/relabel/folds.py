@@ -19,7 +19,11 @@ TRAIN, VAL = "train", "val"
 
 
 def group_of(part_id: str, pattern: str) -> str:
-    """Returns the group of a part: the first group or whole match of a regular expression in its id, or the id."""
+    """Returns the group of a part.
+
+    Args:
+        pattern: A regular expression, whose first group or whole match is used; empty for the part's id.
+    """
     found = re.search(pattern, part_id) if pattern else None
     return part_id if found is None else (found[1] or "" if found.re.groups else found[0]) or part_id
 
@@ -69,7 +73,12 @@ def read(path: Path) -> dict[str, str]:
 
 
 def encode(fold_of: Mapping[str, str], groups: Mapping[str, str]) -> bytes:
-    """Returns ``folds.csv``."""
+    """Returns ``folds.csv``.
+
+    Args:
+        fold_of: Image to fold.
+        groups: Image to group.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "fold", "group"))

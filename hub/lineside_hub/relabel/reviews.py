@@ -111,7 +111,11 @@ class Reviews:
 
 @contextlib.contextmanager
 def open_reviews(config: HubConfig) -> Iterator[Reviews]:
-    """Opens the reviews of a hub."""
+    """Opens the reviews of a hub.
+
+    Raises:
+        InputNotFoundError: There is no such hub.
+    """
     with runner(config) as run:
         yield Reviews(run)
 

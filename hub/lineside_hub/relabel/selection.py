@@ -165,7 +165,14 @@ def _where(choice: Selection) -> tuple[str, dict[str, Any]]:
 
 
 def results_of_frames(config: HubConfig, frames: list[str]) -> list[SelectedResult]:
-    """Returns the results of some frames, by their sha256."""
+    """Returns the results of some frames.
+
+    Args:
+        frames: sha256 of each.
+
+    Raises:
+        BadInputFormatError: The boxes of one can't be read.
+    """
     text = f"{_select()} WHERE f.sha256 = :sha256 ORDER BY r.captured_at_ns, r.device, r.epoch, r.seq"
     return [row for sha256 in frames for row in _selected(config, text, {"sha256": sha256})]
 

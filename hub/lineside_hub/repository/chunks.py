@@ -48,7 +48,14 @@ class ChunkStore:
         self.rotten = 0
 
     def put(self, data: bytes) -> str:
-        """Stores one chunk of at most `CHUNK_BYTES`; a damaged one is replaced. Returns its sha256, hexadecimal."""
+        """Stores one chunk; a damaged one is replaced. Returns its sha256, hexadecimal.
+
+        Args:
+            data: At most `CHUNK_BYTES` bytes.
+
+        Raises:
+            BundleIntegrityError: It is larger than a chunk may be.
+        """
         if len(data) > CHUNK_BYTES:
             raise BundleIntegrityError("chunk too large", expected=f"at most {CHUNK_BYTES} bytes", actual=len(data))
         digest = hashlib.sha256(data).hexdigest()
@@ -70,7 +77,14 @@ class ChunkStore:
         return None
 
     def pieces(self, entry: FileEntry, whose: str) -> Iterator[bytes]:
-        """Yields the chunks of a file of the bundle ``whose``, for the message."""
+        """Yields the chunks of a file.
+
+        Args:
+            whose: For the message: the bundle that has the file.
+
+        Raises:
+            BundleIntegrityError: One is missing or damaged.
+        """
         for digest in entry.chunks:
             piece = self.get(digest)
             if piece is None:
@@ -78,6 +92,10 @@ class ChunkStore:
             yield piece
 
     def get_unchecked(self, digest: str) -> bytes | None:
-        """Returns a chunk of at most `CHUNK_BYTES`, or ``None``, for a caller that compares it with the hash itself."""
+        """Returns a chunk for a caller that compares it with the hash itself.
+
+        Returns:
+            At most `CHUNK_BYTES` bytes; ``None`` if there is none, or it is too large.
+        """
         data = self.blobs.read(digest)
         return data if data is None or len(data) <= CHUNK_BYTES else self.get(digest)

@@ -41,7 +41,12 @@ _NOTHING = encode(Deltas())
 
 
 def list_path(folder: Path, wanted: str, base: str) -> Path:
-    """Returns the path of the list of patches between two bundles, by the sha256 of their manifests."""
+    """Returns the path of the list of patches.
+
+    Args:
+        wanted: sha256 of the wanted bundle's manifest.
+        base: sha256 of the installed bundle's manifest.
+    """
     return folder / FOLDER / f"{wanted}-{base}.json"
 
 

@@ -60,7 +60,13 @@ class KeyRing:
         return [CryptoSigner(self._decrypt(role, path.read_bytes())) for path in paths]
 
     def ensure(self, role: str) -> CryptoSigner:
-        """Reads a role's key, which an interrupted run may have published; makes one if there is none."""
+        """Reads a role's key; makes one if there is none.
+
+        An existing key is never replaced: an interrupted run may already have published it.
+
+        Raises:
+            SignatureError: There is one, and the passphrase does not open it.
+        """
         if not self.holds(role):
             self._write(self.folder / f"{role}.pem", Ed25519PrivateKey.generate())
         return self.load(role)
@@ -92,9 +98,17 @@ class KeyRing:
 
 
 def new_key_file(path: Path, *, passphrase: str | None = None) -> Key:
-    """Makes a key pair of a person, outside the hub's folder, and returns the public key.
+    """Makes a key pair of a person, outside the hub's folder; an existing file is never replaced.
 
-    An existing file is never replaced.
+    Args:
+        path: Where the private key goes, mode 0600.
+        passphrase: Encrypts it, if given.
+
+    Returns:
+        The public key.
+
+    Raises:
+        InputError: The file is there already.
     """
     if path.exists():
         raise InputError(f"{path} is there already", action="Choose another name; keys are not replaced.")
@@ -108,6 +122,7 @@ def read_key_file(path: Path, *, passphrase: str | None = None) -> CryptoSigner:
     """Reads what `new_key_file` made.
 
     Raises:
+        InputNotFoundError: It is not there.
         SignatureError: The passphrase is missing or wrong, or it is not an Ed25519 key.
     """
     try:

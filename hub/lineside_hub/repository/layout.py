@@ -55,7 +55,12 @@ class RepositoryLayout:
         return self.targets.glob("*/*.json")
 
     def find_manifest(self, sha256: str, *, group: str = "") -> Path | None:
-        """Returns the published manifest of a digest, which the caller has checked; of any group if that is empty."""
+        """Returns the published manifest of this digest, or ``None``.
+
+        Args:
+            sha256: 64 hexadecimal digits; the caller has checked that.
+            group: That it was published to; any if empty.
+        """
         return next(iter(sorted(self.targets.glob(f"{group or '*'}/{sha256}.*.json"))), None)
 
 

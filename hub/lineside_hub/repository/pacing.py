@@ -124,7 +124,12 @@ class FairQueue:
         return taken
 
     def sent(self, device: str, count: int, now_s: float) -> None:
-        """Counts the bytes of a turn; the device may have its next turn."""
+        """Counts the bytes of a turn; the device may have its next turn.
+
+        Args:
+            count: Bytes.
+            now_s: As for `take`.
+        """
         self._serving.discard(device)
         self._hub.take(count, now_s)
         self._bucket(device).take(count, now_s)

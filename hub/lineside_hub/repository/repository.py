@@ -101,7 +101,14 @@ class Repository:
 
     @classmethod
     def open(cls, folder: Path | str, *, passphrase: str | None = None) -> Repository:
-        """Opens a repository that `create` made; the passphrase of targets and groups is needed for publishing only."""
+        """Opens a repository that `create` made.
+
+        Args:
+            passphrase: Opens the keys of targets and groups; needed for publishing only, and only if there is one.
+
+        Raises:
+            InputNotFoundError: There is none.
+        """
         repository = cls(Path(folder), passphrase=passphrase)
         if not (repository._metadata / "timestamp.json").is_file():
             raise InputNotFoundError(f"{folder} holds no repository", action="Make one first: lineside hub init.")
@@ -136,7 +143,13 @@ class Repository:
         return reference
 
     def sign_for(self, reference: BundleRef, group: str) -> BundleRef:
-        """Signs a published bundle for another group; a repeat changes nothing. Errors as of `publish`."""
+        """Signs a published bundle for another group; a repeat changes nothing.
+
+        Raises:
+            RolloutError: There is no such group, or this name and version are published for it with another content.
+            SignatureError: The passphrase does not open the group's key.
+            InputNotFoundError: The group's key is not here.
+        """
         manifest = self.target_bytes(reference.target, reference.sha256)
         target = f"{group}/{reference.name}-{reference.version}.json"
         signed = BundleRef(name=reference.name, version=reference.version, target=target, sha256=reference.sha256)
@@ -144,21 +157,41 @@ class Repository:
         return signed
 
     def withdraw(self, target: str) -> None:
-        """Removes a target from the signed metadata; its chunks stay until `lineside hub prune`."""
+        """Removes a target from the signed metadata; its chunks stay until `lineside hub prune`.
+
+        Raises:
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the group's key.
+        """
         with folder_lock(self.folder):
             group = target.split("/")[0]
             if target in self.targets_of(group):
                 self.withdraw_targets({group: [target]})
 
     def publish_agent(self, payload: Payload, group: str) -> BundleRef:
-        """As `publish`, for an agent's payload."""
+        """As `publish`, for an agent's payload.
+
+        Raises:
+            BundleIntegrityError: The payload's files are not what its manifest says.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
         reference, manifest = _describe_agent(payload, group)
         payload.verify()
         self.publish_files(reference, manifest, payload.path, payload.manifest)
         return reference
 
     def publish_files(self, reference: BundleRef, manifest: bytes, folder: Path, files: FileList) -> None:
-        """Stores the content of files and signs the manifest that names them; errors as of `publish`."""
+        """Stores the content of files and signs the manifest that names them.
+
+        Args:
+            reference: Target and sha256 of the manifest.
+
+        Raises:
+            BundleIntegrityError: A file differs from the manifest.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
         self._publish(reference, manifest, _pieces(folder, files))
 
     def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
@@ -181,7 +214,10 @@ class Repository:
             self._sign_target(reference, manifest)
 
     def publish_config(self, data: bytes, group: str) -> ConfigRef:
-        """Checks the part of ``agent.toml`` that a hub may set and signs it for a group; a repeat changes nothing.
+        """Checks a configuration against the agent's schema and signs it for a group; a repeat changes nothing.
+
+        Args:
+            data: TOML: the part of ``agent.toml`` that a hub may set.
 
         Raises:
             ConfigError: It breaks the schema; the message names the path.
@@ -216,18 +252,33 @@ class Repository:
         return BundleRef(name=name, version=version, target=target, sha256=known.hashes["sha256"])
 
     def find_agent(self, group: str, running: BundleRef) -> BundleRef | None:
-        """Returns the published release of the agent that a device reports, if there is one."""
+        """Returns the published release of the agent that a device reports, if there is one.
+
+        Args:
+            running: As the device reports it, without its target.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
         for target, sha256 in self.hashes_of(group).items():
             if target.startswith(f"{group}/agent-") and sha256 == running.sha256:
                 return BundleRef(name=AGENT_NAME, version=running.version, target=target, sha256=running.sha256)
         return None
 
     def targets_of(self, group: str) -> tuple[str, ...]:
-        """Returns the paths of all targets of a group."""
+        """Returns the paths of all targets of a group.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
         return tuple(self.hashes_of(group))
 
     def hashes_of(self, group: str) -> dict[str, str]:
-        """Returns the sha256 of each target of a group, by its path."""
+        """Returns the sha256 of each target of a group, by its path.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
         self.roles.check_group(group)
         found = MetadataFolder(self._metadata).targets(group).targets
         return {target: file.hashes["sha256"] for target, file in found.items()}

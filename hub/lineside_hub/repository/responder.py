@@ -166,7 +166,11 @@ class Responder:
         return head, piece
 
     def note_sent_to_all(self, count: int) -> float:
-        """Counts multicast bytes against the hub's rate; returns the seconds until more may be sent."""
+        """Counts multicast bytes against the hub's rate; returns the seconds until more may be sent.
+
+        Args:
+            count: Bytes.
+        """
         with self._changed:
             return self.queue.sent_to_all(count, time.monotonic())
 

@@ -211,7 +211,12 @@ def _check_reachable(root: Root) -> None:
 
 
 def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -> None:
-    """Replaces all keys of a role, or the one whose id begins with ``keyid``."""
+    """Replaces one key or all keys of a role.
+
+    Args:
+        root: Changed in place.
+        keyid: The old one, by the beginning of its id; all of the role's if ``None``.
+    """
     dropped = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)
     root.add_key(key, role)
     for old in dropped:

@@ -145,7 +145,12 @@ class Database:
         return epoch
 
     def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
-        """Makes a bundle the desired state of ``g/<group>`` or ``d/<device>``, under the hub's next generation."""
+        """Makes a bundle the desired state of a scope, under the next generation of the whole hub.
+
+        Args:
+            scope: ``g/<group>`` or ``d/<device>``.
+            rollout: Identifies the push; made from the generation if empty.
+        """
         with self.transaction():
             return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, artifact="bundle")
 
@@ -203,12 +208,20 @@ class Database:
         )
 
     def events(self, *, kind: str | None = None) -> list[TimelineEvent]:
-        """Returns the timeline, of one kind if given, oldest first."""
+        """Returns the timeline, oldest first.
+
+        Args:
+            kind: Only these, if given.
+        """
         rows = self.query("SELECT * FROM events WHERE ?1 IS NULL OR kind = ?1 ORDER BY id", kind)
         return [TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__}) for row in rows]
 
     def acknowledgements(self, watermarks: str = "watermarks") -> dict[str, ResultsAck]:
-        """Returns the last acknowledgement of each device, of a table of `lineside_hub.results.streams.RowStream`."""
+        """Returns the last acknowledgement of each device.
+
+        Args:
+            watermarks: Table of them, of `lineside_hub.results.streams.RowStream`.
+        """
         rows = self.query(f"SELECT device, epoch, seq, max(at_ns) FROM {watermarks} GROUP BY device")
         return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
 

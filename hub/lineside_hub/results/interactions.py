@@ -75,5 +75,9 @@ def interactions(config: HubConfig, query: InteractionQuery) -> Iterator[TableRo
 
 
 def export_interactions(config: HubConfig, query: InteractionQuery, path: Path) -> int:
-    """Writes interactions as `lineside_link.table_export.export_table` does; returns how many."""
+    """Writes interactions into a file; returns how many.
+
+    Args:
+        path: As in `lineside_link.table_export.export_table`, whose errors are raised too.
+    """
     return export_table(interactions(config, query), path, EXPORT_TYPES, escape_formulas=False)

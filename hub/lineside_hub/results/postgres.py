@@ -36,7 +36,11 @@ CONNECT_TIMEOUT_S = 5
 
 
 def engine_for(url: str) -> sa.Engine:
-    """Returns an engine for ``postgresql+psycopg://…`` that reconnects after a restart of the server."""
+    """Returns an engine that reconnects after a restart of the server.
+
+    Args:
+        url: ``postgresql+psycopg://…``.
+    """
     return sa.create_engine(
         url, pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
     )

@@ -122,7 +122,11 @@ def count_by_device(config: HubConfig) -> dict[str, ResultCounts]:
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:
-    """Writes results as `export_rows` does; returns how many."""
+    """Writes results into a file, which appears under its name when it is complete; returns how many.
+
+    Args:
+        path: As in `export_rows`, whose errors are raised too.
+    """
     return export_rows(results(config, query), path)
 
 

@@ -36,7 +36,11 @@ class ResultCursor(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> ResultCursor:
-        """Reads what `encode` wrote."""
+        """Reads what `encode` wrote.
+
+        Raises:
+            BadInputFormatError: It is no cursor.
+        """
         try:
             return decode_json(bytes.fromhex(text), type=ResultCursor)
         except (ValueError, msgspec.DecodeError) as error:

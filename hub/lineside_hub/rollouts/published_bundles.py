@@ -113,7 +113,11 @@ def write_deployed(folder: Path | str, group: str, place: Path) -> Bundle:
 
 
 def read_manifest(repository: Repository, ref: BundleRef) -> Manifest:
-    """Returns the manifest of a published bundle."""
+    """Returns the manifest of a published bundle.
+
+    Raises:
+        BundleIntegrityError: Its file is missing or damaged.
+    """
     return parse_manifest(repository.target_bytes(ref.target, ref.sha256))
 
 

@@ -159,7 +159,18 @@ def push_agent(
 
     The first agent that a hub pushes replaces one that was installed by hand. So that the group can be rolled back to
     that, it is signed too and becomes the group's desired state first: given as ``before``, or found among the
-    published agents if all devices report the same; `RolloutError` if a device runs another.
+    published agents if all devices report the same.
+
+    Args:
+        passphrase: As for `push`.
+        plan: See `PlanOptions`.
+
+    Raises:
+        InputNotFoundError: No repository, payload or key there.
+        BundleFormatError: Not a payload.
+        BundleIntegrityError: The payload is damaged.
+        RolloutError: As for `push`, or a device runs another agent than ``before``.
+        SignatureError: As for `push`.
     """
     repository = Repository.open(folder, passphrase=passphrase)
     with closing(Database.open(Path(folder))) as database:
@@ -179,13 +190,21 @@ def push_config(
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
 ) -> PushResult[ConfigRef]:
-    """As `push`, for the part of ``agent.toml`` that a hub may set.
+    """Checks, signs and publishes a configuration, and starts its rollout to a group.
 
     A group without one first gets an empty configuration (``agent.toml`` alone), signed by the same key, for a
     roll-back.
 
+    Args:
+        data: TOML: the part of ``agent.toml`` that a hub may set.
+        passphrase: Opens the group's key, if it was made with one.
+        plan: See `PlanOptions`.
+
     Raises:
+        InputNotFoundError: No repository or key there.
         ConfigError: It breaks the agent's schema; the message names the path.
+        RolloutError: As for `push`.
+        SignatureError: The passphrase does not open the group's key.
     """
     repository = Repository.open(folder, passphrase=passphrase)
     with closing(Database.open(Path(folder))) as database:
@@ -213,6 +232,10 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
         ref: From `Repository.find` or an earlier push.
         device: One device instead of the whole group, which the hub need not know yet; `release` lets it follow its
             group again.
+
+    Raises:
+        RolloutError: There is no such group.
+        TargetNotFoundError: It is not published, or not with this content.
     """
     group = ref.target.split("/")[0]
     published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)

@@ -160,7 +160,11 @@ class Rollouts:
             return self._step(known, known, Ordered(order))
 
     def get(self, rollout_id: str) -> Rollout:
-        """Returns a rollout."""
+        """Returns a rollout.
+
+        Raises:
+            RolloutError: There is none of this name.
+        """
         rows = self._database.query("SELECT value FROM rollouts WHERE id = ?", rollout_id)
         if not rows:
             raise RolloutError(f"no rollout {rollout_id!r}", action="`lineside fleet rollout ls` lists them.")

@@ -91,7 +91,11 @@ def list_accounts(database: Database) -> list[Account]:
 
 
 def find_account(database: Database, name: str) -> Account:
-    """Returns an account."""
+    """Returns an account.
+
+    Raises:
+        InputNotFoundError: There is none of this name.
+    """
     rows = database.query("SELECT name, role, created_at_ns FROM accounts WHERE name = ?", name)
     if not rows:
         raise InputNotFoundError(f"no account is called {name!r}", action="`lineside hub user ls` shows them.")
@@ -133,14 +137,25 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
 
 
 def remove_account(database: Database, name: str) -> None:
-    """Removes an account with its sessions and tokens, inside the caller's transaction."""
+    """Removes an account with its sessions and tokens, inside the caller's transaction.
+
+    Raises:
+        InputNotFoundError: There is none of this name.
+    """
     find_account(database, name)
     database.connection.execute("DELETE FROM accounts WHERE name = ?", (name,))
     database.connection.execute("DELETE FROM sessions WHERE name = ? AND issuer = ''", (name,))
 
 
 def check_last_administrator(database: Database, name: str, role: Role | None) -> None:
-    """Refuses a change after which nobody can administer; ``role`` is the new one, ``None`` for none."""
+    """Checks that somebody can still administer after a change.
+
+    Args:
+        role: The new one; ``None`` for none.
+
+    Raises:
+        RequestError: Nobody could.
+    """
     others = [one for one in list_accounts(database) if one.role == "administer" and one.name != name]
     if role != "administer" and not others:
         raise RequestError(
@@ -275,7 +290,11 @@ def list_provider_people(database: Database) -> list[ProviderPerson]:
 
 
 def end_provider_sessions(database: Database, name: str) -> None:
-    """Ends all sessions of a person of an identity provider, inside the caller's transaction."""
+    """Ends all sessions of a person of an identity provider, inside the caller's transaction.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
     ended = database.connection.execute("DELETE FROM sessions WHERE name = ? AND issuer <> ''", (name,))
     if not ended.rowcount:
         raise InputNotFoundError(f"{name!r} has no session", action="GET /api/v1/provider-sessions lists them.")

@@ -35,7 +35,11 @@ def make_templates() -> jinja2.Environment:
 
 
 def refresh(url: str, *, part: str = "live", every_s: float = 5.0) -> Markup:
-    """Returns the attributes of an element that loads itself again, every so often, from the page that it is on."""
+    """Returns the attributes of an element that loads itself again, every so often, from the page that it is on.
+
+    Args:
+        part: The element's id.
+    """
     return Markup(
         'data-refresh hx-get="{url}" hx-select="#{part}" hx-target="this" hx-swap="outerHTML" '
         'hx-trigger="every {every_s:g}s"'

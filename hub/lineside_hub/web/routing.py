@@ -110,7 +110,10 @@ class DashboardRequest:
     def note(self, subject: str, *, before: Any = None, after: Any = None, who: str | None = None) -> None:
         """Says what the request's row in the audit log tells; a second call replaces the first.
 
-        ``who`` stands in place of the principal, as for a sign-in.
+        Args:
+            before: Any value that msgspec encodes.
+            after: As ``before``.
+            who: Instead of the principal, as for a sign-in.
         """
         self.noted = {"subject": subject, "before": before, "after": after, "who": who}
 

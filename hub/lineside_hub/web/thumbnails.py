@@ -38,7 +38,14 @@ class ThumbnailCache:
             return self._kept.get(sha256)
 
     def add(self, sha256: str, frame: bytes) -> bytes:
-        """Makes the JPEG of a frame, a PNG, keeps and returns it."""
+        """Makes the JPEG of a frame, keeps and returns it.
+
+        Args:
+            frame: The PNG.
+
+        Raises:
+            FrameError: It is no image.
+        """
         made = make_thumbnail(frame)
         with self._lock:
             self._bytes += len(made) - len(self._kept.pop(sha256, b""))

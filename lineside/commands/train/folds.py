@@ -29,7 +29,11 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 
 
 def check_folds(options: argparse.Namespace) -> None:
-    """Refuses options of a training that a cross-validation doesn't have."""
+    """Refuses options of a training that a cross-validation doesn't have.
+
+    Raises:
+        InputError: There is one.
+    """
     for name in _OTHER if options.folds is not None else ():
         if getattr(options, name, None):
             raise InputError(f"--{name.replace('_', '-')} with --folds", expected="one of the two")

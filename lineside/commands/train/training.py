@@ -37,7 +37,13 @@ class Options:
         self._defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
 
     def add(self, flag: str, text: str, *, field: str = "", **more: Any) -> None:
-        """Adds one, whose help ends with its default; ``field`` of the settings where it isn't called like the flag."""
+        """Adds one.
+
+        Args:
+            flag: Such as ``--batch``.
+            text: Its help; the default is added.
+            field: Of the settings, where it isn't called like the flag.
+        """
         name = field or flag.removeprefix("--").replace("-", "_")
         default = self._defaults[name]
         if default not in (msgspec.NODEFAULT, None, False, "", ()):

@@ -54,7 +54,11 @@ def encrypt(key: bytes, text: bytes, context: bytes) -> bytes:
 
 
 def decrypt(key: bytes, sealed: bytes, context: bytes) -> bytes:
-    """Decrypts what `encrypt` made."""
+    """Decrypts what `encrypt` made.
+
+    Raises:
+        ValueError: It was changed, or is of another key or context.
+    """
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
     except InvalidTag as error:

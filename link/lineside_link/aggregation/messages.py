@@ -163,7 +163,11 @@ to_plant: JsonDecoder[ToPlant] = JsonDecoder(ToPlant)  # type: ignore[arg-type]
 
 
 def read_plan(data: bytes) -> RoundPlan:
-    """Reads a plan; refuses what is none, or asks for what is refused, such as the sum of two plants."""
+    """Reads a plan.
+
+    Raises:
+        ConfigError: It is none, or asks for what is refused, such as the sum of two plants.
+    """
     try:
         return _PLAN.decode(data)
     except msgspec.DecodeError as error:

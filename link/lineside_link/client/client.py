@@ -163,7 +163,11 @@ class LinkClient:
             return self._connection is not None
 
     def unsubscribe(self, topic: str) -> None:
-        """Ends a subscription, on this connection and all later ones."""
+        """Ends a subscription, on this connection and all later ones.
+
+        Args:
+            topic: As it was given to `subscribe`.
+        """
         with self._lock:
             if self._subscriptions.pop(topic, None) is not None and self._connection is not None:
                 self._connection.unsubscribe(topic)
@@ -180,7 +184,14 @@ class LinkClient:
         return self._publish(topic, payload, qos=qos, retain=retain) is not None
 
     def send(self, topic: str, *pieces: bytes) -> bool:
-        """As `publish` with QoS 0, for a payload in several pieces, which are not copied and must not change."""
+        """As `publish` with QoS 0, for a payload in several pieces, which are not copied.
+
+        Args:
+            pieces: The payload in order; must not change any more.
+
+        Returns:
+            As `publish`.
+        """
         return self._send(topic, *pieces)
 
     def wait_connected(self, timeout_s: float) -> bool:

@@ -283,7 +283,11 @@ class Connection:
         self._flush()
 
     def unsubscribe(self, topic: str) -> None:
-        """Sends one UNSUBSCRIBE; some messages may still arrive."""
+        """Sends one UNSUBSCRIBE; some messages may still arrive.
+
+        Args:
+            topic: Filter as it was subscribed to.
+        """
         self._paho.unsubscribe(topic)
         self._flush()
 

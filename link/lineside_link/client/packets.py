@@ -34,10 +34,15 @@ def publish_head(topic: bytes, payload_bytes: int) -> bytes:
 
 
 def fixed_header(data: memoryview) -> tuple[int, int, int] | None:
-    """Reads a packet's fixed header: its first byte, its size, and the number of bytes behind it.
+    """Reads the fixed header of a packet.
 
-    ``None`` if not enough has been received. A length of more than four bytes, which MQTT forbids, is read as one of
-    four, and paho refuses the packet.
+    Args:
+        data: The received bytes from the start of the packet on.
+
+    Returns:
+        Its first byte, the size of its fixed header, and the number of bytes behind that; ``None`` if not enough has
+        been received. A length of more than four bytes, which MQTT forbids, is read as one of four, and paho refuses
+        the packet.
     """
     remaining = 0
     for index in range(_LENGTH_BYTES):

@@ -89,7 +89,11 @@ def encode_framed(head: Message, body: bytes = b"") -> bytes:
 
 
 def decode_framed(data: bytes | bytearray, kind: type[M]) -> tuple[M, memoryview]:
-    """Splits what `encode_framed` made; the bytes are not copied."""
+    """Splits what `encode_framed` made; the bytes are not copied.
+
+    Raises:
+        BadInputFormatError: There is no head, or `decode` refuses it.
+    """
     end = data.find(b"\n")
     if end < 0:
         raise BadInputFormatError(f"{kind.__name__} message without a head", action="Nothing was done with it.")

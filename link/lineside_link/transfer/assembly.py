@@ -238,7 +238,11 @@ class Assembly:
             self._writer.finish(file.part, file.path)
 
     def settle(self) -> None:
-        """Waits until every complete file has its name."""
+        """Waits until every complete file has its name.
+
+        Raises:
+            DiskFullError: The disk is full; all unfinished files were deleted.
+        """
         with self._clean_when_full():
             self._writer.wait()
 
@@ -277,7 +281,11 @@ class Assembly:
             file.part.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Waits until every file has its name, and syncs the folders."""
+        """Waits until every file has its name, and syncs the folders.
+
+        Raises:
+            DiskFullError: The disk is full; all unfinished files were deleted.
+        """
         self.settle()
         parents = {parent for relative in self._named for parent in Path(relative).parents}
         for parent in parents | {Path()}:

@@ -53,7 +53,11 @@ _PREFIX_MIN_BYTES = 8
 
 
 def fits(patch: Patch, new_bytes: int, base_bytes: int) -> bool:
-    """Whether a patch is within the bounds of this release and smaller than the file by the signed manifest."""
+    """Whether a patch is within the bounds of this release and smaller than the file.
+
+    Args:
+        new_bytes: Size of the new file, from the signed manifest.
+    """
     limit = BSDIFF_MAX_BYTES if patch.format == "bsdiff4" else ZSTD_MAX_BYTES
     return 0 < patch.size < new_bytes <= limit and base_bytes <= limit
 

@@ -49,7 +49,11 @@ class RequestPace:
         self._span_began_s: float | None = None
 
     def begin(self, now_s: float) -> None:
-        """Starts a measurement at the begin of a pull, on a monotonic clock."""
+        """Starts a measurement at the begin of a pull.
+
+        Args:
+            now_s: Of a monotonic clock.
+        """
         self._span_began_s, self._span_bytes = now_s, 0
 
     def arrived(self, count: int, now_s: float) -> None:

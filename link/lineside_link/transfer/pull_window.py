@@ -145,7 +145,11 @@ class PullWindow:
         return max(0.0, soonest_s - now_s)
 
     def ask_all_again(self, now_s: float) -> None:
-        """Repeats all open requests: the connection broke, and answers on it are lost."""
+        """Repeats all open requests: the connection broke, and answers on it are lost.
+
+        Args:
+            now_s: As for `due`.
+        """
         for pending in self._pending.values():
             pending.send_at_s = now_s
         self._quiet_until_s = now_s

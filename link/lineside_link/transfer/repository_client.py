@@ -95,7 +95,10 @@ class RepoClient:
             return dict(self._counters)
 
     def metadata(self, path: str, max_bytes: int = METADATA_MAX_BYTES) -> bytes:
-        """Fetches one of TUF's metadata files, such as ``timestamp.json`` or ``3.snapshot.json``.
+        """Fetches one of TUF's metadata files.
+
+        Args:
+            path: Such as ``timestamp.json`` or ``3.snapshot.json``.
 
         Raises:
             FetchError: The hub does not have it (``status`` 404) or does not answer, or it is larger.
@@ -180,7 +183,11 @@ class RepoClient:
         return self._multicast and "multicast" in self.knows and not slow
 
     def listen(self, target: str) -> Listener:
-        """Returns the listener for the multicast of a target, ``<group>/<name>-<version>.json``."""
+        """Returns the listener for the multicast of a target.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+        """
         return Listener(self._client, self._topics, target)
 
     def _document(self, piece: RequestedPiece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:

@@ -151,7 +151,11 @@ class MarkedHead:
 
 
 def join(turned: Sequence[Floats]) -> Floats:
-    """Joins the features ``(..., cells, C)`` of all scales at each cell of the finest, which is the first."""
+    """Returns the features of all scales at each cell of the finest one.
+
+    Args:
+        turned: ``(..., cells, C)`` a scale, the finest first; a coarser grid's cells are repeated.
+    """
     count = turned[0].shape[-2]
     return np.concatenate([each[..., places(count, each.shape[-2]), :] for each in turned], axis=-1)
 

@@ -107,7 +107,15 @@ def read_model(bundle: Bundle) -> AnomalyModel:
 
 
 def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
-    """Returns the common graph of all models, without weights: the network, then search, head and types behind it."""
+    """Returns the common graph of all models: the network, then search and head, without weights.
+
+    Args:
+        source: The shipped bundle of features.
+        types: Number of types that are told apart behind the head.
+
+    Raises:
+        BundleFormatError: The shipped pieces don't fit together.
+    """
     model = source.file(source.manifest.variants[0].file).read_bytes()
     ending = source.file(OUTPUTS_FILE).read_bytes()
     if not model.endswith(ending):

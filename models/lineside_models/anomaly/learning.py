@@ -185,7 +185,11 @@ class AnomalyModel:
         return sum(bank.size_bytes for bank in self.banks)
 
     def sums(self, scales: tuple[Floats, ...]) -> Floats:
-        """Returns each frame's sum over the maps, which `threshold` bounds."""
+        """Returns each frame's sum over the maps, which `threshold` bounds.
+
+        Args:
+            scales: ``(frames, cells, C)`` a scale.
+        """
         return self.sums_of(self.maps(scales))
 
     def sums_of(self, maps: tuple[Floats, ...]) -> Floats:
@@ -386,7 +390,12 @@ def _head(
 
 
 def joined(banks: tuple[FeatureBank, ...], scales: tuple[Floats, ...]) -> Floats:
-    """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``."""
+    """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``.
+
+    Args:
+        banks: One a scale.
+        scales: ``(frames, cells, C)`` a scale.
+    """
     return join([bank.turned(cells) for bank, cells in zip(banks, scales, strict=True)])
 
 

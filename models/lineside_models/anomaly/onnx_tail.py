@@ -27,7 +27,11 @@ _VARINT, _BYTES = 0, 2
 
 
 def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Returns the ONNX file with more weights in its graph."""
+    """Returns the ONNX file with more weights in its graph.
+
+    Raises:
+        BadInputFormatError: An array has a type that isn't written here.
+    """
     if not weights:
         return model
     tensors = b"".join(bytes_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())

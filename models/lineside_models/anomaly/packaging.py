@@ -67,7 +67,12 @@ class BadPartCheck:
 
 
 def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPartCheck:
-    """Judges bad parts with the model; nothing is kept of it."""
+    """Judges bad parts with the model; nothing is kept of it.
+
+    Args:
+        anomaly: From `learn`.
+        frames: Of bad parts.
+    """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)
 
@@ -132,13 +137,21 @@ def write_bundle(
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that cannot be a bundle's."""
+    """Checks the name of a new bundle.
+
+    Raises:
+        ConfigError: It is none for a bundle.
+    """
     if not _NAME.fullmatch(name):
         raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
 
 
 def model_bytes(anomaly: AnomalyModel) -> bytes:
-    """Returns the ONNX file: the features' graph, the search in place of its outputs, and the banks."""
+    """Returns the ONNX file: the features' graph, the search in place of its outputs, and the banks.
+
+    Raises:
+        BundleFormatError: The shipped pieces don't fit together.
+    """
     graph = graph_of(
         anomaly.source, head=anomaly.head is not None, types=0 if anomaly.types is None else len(anomaly.types.names)
     )

@@ -108,7 +108,11 @@ def unknown_fold(where: Path, fold: str, known: set[str]) -> DatasetError:
 
 
 def not_empty(images: list[Path], root: Path) -> list[Path]:
-    """Returns the images; refuses a folder without any."""
+    """Returns the images.
+
+    Raises:
+        DatasetError: There is none.
+    """
     if not images:
         raise DatasetError(f"{root} has no annotated image", action="Give the data set's own top folder.")
     return images
@@ -171,7 +175,11 @@ def sample_of(image: Path, boxes: Sequence[tuple[float, ...]], labels: Sequence[
 
 
 def check_box(box: tuple[float, ...], where: str) -> None:
-    """Refuses a box that is empty, turned round, or outside the image's upper left."""
+    """Refuses an invalid box.
+
+    Raises:
+        DatasetError: It is empty, turned round, or outside the image's upper left.
+    """
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 < np.inf and 0 <= y1 < y2 < np.inf):
         raise DatasetError(where, expected="a box 0 <= x1 < x2, 0 <= y1 < y2 in pixels", actual=box)

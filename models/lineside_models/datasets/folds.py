@@ -106,7 +106,12 @@ def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
 
 
 def parts_of(root: Path, layout: str) -> Callable[[Sample], str]:
-    """Returns a function that names the part of an image: the board in DeepPCB's layout, else as `groups_of`."""
+    """Returns a function that names the part of an image: the board in DeepPCB's layout, else as `groups_of`.
+
+    Args:
+        root: The data set's folder.
+        layout: Its name, from ``load_dataset``.
+    """
     return groups_of(root, _BOARDS.get(layout, ""))
 
 

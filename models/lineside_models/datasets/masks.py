@@ -96,7 +96,16 @@ def is_pairs(root: Path) -> bool:
 
 
 def load_masks(root: Path, fold: str) -> MaskDataset:
-    """Reads images, masks and the types in each mask; ``fold`` as for `load_dataset`, whose errors are raised too."""
+    """Reads images, masks and the types in each mask.
+
+    Args:
+        root: The data set's folder.
+        fold: Name of a fold, or ``all``; in a folder without ``folds.csv`` every fold is everything.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        DatasetError: The layout or the fold isn't known, or a mask is damaged or missing.
+    """
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     return _pairs(root, fold) if is_pairs(root) else _class_folders(root, fold)

@@ -89,7 +89,11 @@ def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Reads a mask ``(H, W)``: where the defect is."""
+    """Reads a mask ``(H, W)``: where the defect is.
+
+    Raises:
+        DatasetError: It can't be read.
+    """
     return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
 
 

@@ -33,7 +33,11 @@ def is_one(root: Path) -> bool:
 
 
 def read(root: Path, fold: str) -> Dataset:
-    """Reads one fold; an image without a label file shows nothing, as the format says."""
+    """Reads one fold; an image without a label file shows nothing, as the format says.
+
+    Raises:
+        MissingExtraError: The names stand in a ``.yaml`` file, and PyYAML is not installed.
+    """
     names = _names(root)
     samples = tuple(_sample(image, root, names) for image in _images(root, fold))
     return Dataset("yolo", names, samples, names)

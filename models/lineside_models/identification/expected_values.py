@@ -66,7 +66,11 @@ class ExpectedValues:
         self._fields: _Fields = {}
 
     def check(self) -> None:
-        """Reads the files now; raises `MarkError` if one is missing, too large or malformed."""
+        """Reads the files now.
+
+        Raises:
+            MarkError: A file is missing, too large or malformed.
+        """
         with self._lock:
             self._look()
 

@@ -59,7 +59,14 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError("mm_from_px is no homography: make the calibration again")
 
     def to_mm(self, points: Floats) -> Floats:
-        """Maps points ``(N, 2)`` from ``x, y`` in pixels to millimetres."""
+        """Maps points.
+
+        Args:
+            points: ``(N, 2)`` as ``x, y`` in pixels.
+
+        Returns:
+            ``(N, 2)`` in millimetres.
+        """
         return _apply(np.array(self.mm_from_px), _undistorted(points, self.size, self.radial))
 
     @property

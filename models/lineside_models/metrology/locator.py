@@ -90,7 +90,11 @@ def find_part(grey: UInt8Array, inside: Tone, level: float) -> PartPose:
 
 
 def following(rules: Sequence[MeasureRule], locator: Locator, grey: UInt8Array) -> tuple[MeasureRule, ...]:
-    """Returns the rules where the part lies in a frame; errors as of `placed`."""
+    """Returns the rules where the part lies in a frame.
+
+    Raises:
+        MeasurementError: As `placed`.
+    """
     moved = placed(locator, grey)
     return tuple(_moved(rule, moved) for rule in rules)
 

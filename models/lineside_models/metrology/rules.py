@@ -157,7 +157,11 @@ def needs_mm(rule: MeasureRule) -> bool:
 
 
 def rule_named(rules: Sequence[MeasureRule], name: str) -> MeasureRule:
-    """Returns a rule by its name."""
+    """Returns a rule by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
     for rule in rules:
         if rule.name == name:
             return rule

@@ -33,7 +33,15 @@ _MARKS: dict[str, frozenset[str]] = {
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    """Builds one of `ARCHITECTURES` with random weights; needs nothing from a network or a disk."""
+    """Builds a known architecture with random weights; needs nothing from a network or a disk.
+
+    Args:
+        name: A key of `ARCHITECTURES`.
+        **options: Options of the architecture, such as ``num_classes``.
+
+    Raises:
+        UnsupportedModelError: No such architecture.
+    """
     if name not in ARCHITECTURES:
         raise UnsupportedModelError(f"no architecture {name!r}", expected=sorted(ARCHITECTURES))
     return ARCHITECTURES[name](**options)
@@ -62,7 +70,10 @@ def recognise(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """Builds the architecture that the weights belong to and loads them, in evaluation mode.
+    """Builds the architecture that the weights belong to and loads them.
+
+    Returns:
+        The network in evaluation mode.
 
     Raises:
         UnsupportedModelError: The keys or shapes are of no known architecture.

@@ -52,7 +52,12 @@ class SurfaceClassifier(nn.Module):
 def pretrained_classifier(num_classes: int, *, channels: int = 1, seed: int = 0) -> SurfaceClassifier:
     """Builds a classifier, not yet folded, with ImageNet's weights but for its last layer.
 
-    Call ``trunk.freeze_early()`` once its batch norms have seen the new images.
+    Args:
+        channels: Of the input: 1 for grey, 3 for RGB.
+        seed: Of the last layer.
+
+    Returns:
+        The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

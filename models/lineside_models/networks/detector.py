@@ -172,7 +172,13 @@ def pretrained_detector(
 ) -> SurfaceDetector:
     """Builds a detector, not yet folded, whose trunk has ImageNet's weights.
 
-    Call ``trunk.freeze_early()`` once its batch norms have seen the new images.
+    Args:
+        num_classes: Number of defect types.
+        channels: Width of the pyramid and the heads.
+        inputs: Channels of the image.
+
+    Returns:
+        The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
     model = SurfaceDetector(num_classes, channels=channels, folded=False, inputs=inputs, short=short)
     model.trunk = pretrained_trunk(inputs, short=short)

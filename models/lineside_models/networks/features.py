@@ -31,10 +31,13 @@ class PatchFeatures(nn.Module):
         self.trunk = _pretrained_trunk()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Computes the features ``(B, 120, H/16, W/16)`` and ``(B, 208, H/32, W/32)``.
+        """Computes the features.
 
         Args:
             image: ``(B, 1, H, W) float32``, ``(grey - 127) / 128``; H and W are multiples of 32.
+
+        Returns:
+            ``(B, 120, H/16, W/16)`` and ``(B, 208, H/32, W/32)``.
         """
         _, at16, at32 = self.trunk(image)
         return _smooth(at16), _smooth(at32)

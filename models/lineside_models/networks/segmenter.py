@@ -62,7 +62,8 @@ class SurfaceSegmenter(nn.Module):
 def pretrained_segmenter(num_classes: int, *, channels: int = CHANNELS) -> SurfaceSegmenter:
     """Builds a segmenter, not yet folded, whose trunk has ImageNet's weights.
 
-    Call ``trunk.freeze_early()`` once its batch norms have seen the new images.
+    Returns:
+        The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
     model = SurfaceSegmenter(num_classes, channels=channels, folded=False)
     model.trunk = pretrained_trunk()

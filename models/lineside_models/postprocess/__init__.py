@@ -171,17 +171,31 @@ def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: S
 
 
 def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.NDArray[np.bool_]) -> float:
-    """Returns the largest ratio of a score that is ``below`` to its threshold, of ``(N,)`` each; 0 without any."""
+    """Returns the largest ratio of a score to its threshold; 0 without scores.
+
+    Args:
+        scores: ``(N,)``.
+        bars: ``(N,)`` the threshold of each.
+        below: ``(N,)`` which of them.
+    """
     return float((scores[below] / bars[below]).max()) if below.any() else 0.0
 
 
 def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
-    """Returns the manifest's threshold of each class, 0.5 where it has none, infinite for a class of good parts."""
+    """Returns the manifest's threshold of each class, 0.5 where it has none, infinite for a class of good parts.
+
+    Raises:
+        ConfigError: There is not one for each class.
+    """
     return _one_each(how, "thresholds", classes, DEFAULT_THRESHOLD)
 
 
 def unsure_from_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
-    """Returns the score of each class from which the manifest is unsure, infinite where it has no such band."""
+    """Returns the score of each class from which the manifest is unsure, infinite where it has no such band.
+
+    Raises:
+        ConfigError: There is not one for each class.
+    """
     return _one_each(how, "unsure_from", classes, np.inf)
 
 

@@ -48,8 +48,9 @@ def decode_deltas(deltas: npt.NDArray[Any], anchors: Floats, weights: tuple[floa
     """Returns the boxes ``(N, 4)`` that lie at the given shifts from their anchors (Girshick 2014, arXiv:1311.2524).
 
     Args:
-        deltas: ``(N, 4)`` dx, dy, dw, dh, multiplied by ``weights`` in training.
+        deltas: ``(N, 4)`` dx, dy, dw, dh.
         anchors: ``(N, 4)`` as ``x1, y1, x2, y2``.
+        weights: The deltas were multiplied by these in training.
     """
     dx, dy, dw, dh = (deltas.astype(np.float32) / np.array(weights, np.float32)).T
     size = anchors[:, 2:] - anchors[:, :2]

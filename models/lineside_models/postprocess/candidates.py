@@ -98,7 +98,11 @@ P = TypeVar("P", bound=msgspec.Struct)
 
 
 def read(params: Mapping[str, Any], kind: type[P]) -> P:
-    """Reads and checks the parameters of a head; the message of the `ConfigError` names the wrong one."""
+    """Reads and checks the parameters of a head.
+
+    Raises:
+        ConfigError: A parameter is unknown, of another type or out of range; the message names it.
+    """
     try:
         return msgspec.convert(params, kind)
     except msgspec.ValidationError as error:
@@ -150,7 +154,10 @@ def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, flo
 
 
 def least_of(least_score: Least, labels: Ints) -> Least:
-    """Returns the least score of candidates; what has no label in the bundle counts as the last one."""
+    """Returns the least score of candidates of these labels.
+
+    What has no label in the bundle counts as the last one: `lineside_models.postprocess.check_labels` is to meet it.
+    """
     return least_score.take(labels, mode="clip") if isinstance(least_score, np.ndarray) else least_score
 
 
@@ -162,6 +169,7 @@ def floors_of(
     They lie lower by a rounding: who looks for a score has to look closely at what lies above them.
 
     Args:
+        least_score: See `Least`.
         calibration: ``(a, b)`` a class, or empty.
         lowest: No floor lies below this logit.
     """
@@ -227,11 +235,15 @@ def _not_doubled(sized: npt.NDArray[np.float64], most_iou: float) -> Ints:
 def finish(
     boxes: Floats, scores: npt.NDArray[Any], labels: Ints, params: HeadParams, letterbox: Letterbox
 ) -> tuple[Candidates, Ints]:
-    """Suppresses duplicates, calibrates, and maps the rest to the frame; returns also which of the N each one is.
+    """Suppresses duplicates, calibrates, and maps the rest to the frame.
 
     Args:
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input, in any order.
         scores: ``(N,)`` probabilities.
+        labels: ``(N,)``.
+
+    Returns:
+        The candidates, and which of the N each one is.
     """
     order = np.argsort(-scores, kind="stable")[:CANDIDATES_MAX]
     kept = order[suppress(boxes[order], labels[order], params.nms_iou)]

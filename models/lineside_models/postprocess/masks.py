@@ -53,7 +53,12 @@ def cell_size(shape: tuple[int, int], letterbox: Letterbox) -> Floats:
 def outline(mask: npt.NDArray[np.bool_], corner: tuple[int, int], step: Floats, letterbox: Letterbox) -> Floats:
     """Returns the outline ``(K, 2)`` of the largest piece of a mask in pixels of the frame; K is 0 if it's empty.
 
-    The polygon runs through the middles of the outermost cells; ``corner`` is the part's column and row in the mask.
+    The polygon runs through the middles of the outermost cells.
+
+    Args:
+        mask: The part of a mask that is looked at.
+        corner: Column and row of that part in the whole mask.
+        step: See `cell_size`.
     """
     edges = np.array([letterbox.width, letterbox.height], np.float32)
     return np.asarray(np.clip((_contour(mask) + np.array(corner, np.float32) + 0.5) * step, 0, edges), np.float32)

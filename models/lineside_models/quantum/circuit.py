@@ -125,7 +125,12 @@ def run_circuit(angles: Tensor, matrices: Tensor, qubits: int) -> Tensor:
 
 
 def measure(state: Tensor, signs: Tensor) -> Tensor:
-    """Returns the expectation of Z of each qubit, ``(B, qubits)``, of a state ``(B, 2 N)`` of `run_circuit`."""
+    """Returns the expectation of Z of each qubit, ``(B, qubits)``, of a state of `run_circuit`.
+
+    Args:
+        state: ``(B, 2 N)``.
+        signs: ``(N, qubits)`` of `z_signs`.
+    """
     return (state * state) @ torch.cat([signs, signs])
 
 

@@ -9,7 +9,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def ranks(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.floating]) -> Floats:
-    """Returns how many of the others ``(users, n)`` are ranked above the chosen item; a tie counts half, NaN none."""
+    """Returns how many of the others are ranked above the chosen item, ``(users,)``; a tie counts half.
+
+    Args:
+        chosen: Score of each user's chosen item, ``(users,)``.
+        others: Scores of the others, ``(users, n)``; NaN counts as none.
+    """
     above = others > chosen[:, None]
     return np.asarray(above.sum(1) + 0.5 * (others == chosen[:, None]).sum(1), np.float64)
 

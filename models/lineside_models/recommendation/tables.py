@@ -79,7 +79,11 @@ class ItemTables:
         return int(self._arrays["item_vectors"].shape[1] + self._arrays["attribute_vectors"].shape[1])
 
     def rows_of(self, ids: Sequence[str]) -> Ints:
-        """Returns the row of each item; `unknown` for one without."""
+        """Returns the row of each item; `unknown` for one without.
+
+        Raises:
+            BadInputFormatError: An id is no text, or too long for one.
+        """
         return np.where((rows := _places(ids, self.ids)) < 0, self.unknown, rows)
 
     def vectors(self, rows: Ints, attributes: Mapping[int, Sequence[str]] | None = None) -> tuple[Floats, Floats]:

@@ -94,7 +94,12 @@ def write_bundle(
 def check(
     learned: LearnedReference, frames: Iterable[Frame], source: str, *, network: Bundle | None = None
 ) -> BadPartCheck:
-    """Judges bad parts; nothing is kept of it. A frame that can't be registered does not pass."""
+    """Judges bad parts; nothing is kept of it. A frame that can't be registered does not pass.
+
+    Args:
+        learned: From `learn_reference`.
+        network: As for `write_bundle`.
+    """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         bundle = write_bundle(learned, Path(folder) / "bundle", name="check", network=network)
         return judge_bad_parts(bundle, frames, source)

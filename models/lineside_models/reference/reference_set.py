@@ -87,7 +87,11 @@ class ReferenceSet:
     def compose(self, frame: UInt8Array) -> ComposedFrame:
         """Registers a frame to each reference and composes it with the best.
 
+        Args:
+            frame: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
+
         Raises:
+            BadInputFormatError: It is no image.
             RegistrationError: It matches no reference; the reason is that of the last one.
         """
         number, registration = best_match(self.templates, frame)
@@ -142,7 +146,10 @@ def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> Referenc
 
 
 def is_composed_elsewhere(how: Preprocess) -> bool:
-    """Whether frames are compared with references outside the bundle, whose golden input is then composed already."""
+    """Returns whether frames are compared with references that do not travel in the bundle.
+
+    Its golden input is an image that is composed already.
+    """
     return isinstance(how.reference, Reference) and not how.reference.images
 
 

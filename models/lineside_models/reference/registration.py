@@ -245,13 +245,21 @@ class ReferenceTemplate:
 
 
 def to_grey(image: UInt8Array) -> UInt8Array:
-    """Returns an image as ``(H, W) uint8``."""
+    """Returns an image as ``(H, W) uint8``.
+
+    Raises:
+        BadInputFormatError: It is no image.
+    """
     image = check_image(image)
     return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
 def _ecc(template: UInt8Array, image: UInt8Array, begin: Matrix, motion: int, iterations: int) -> tuple[float, Matrix]:
-    """Returns correlation and matrix; raises ``cv2.error`` if it does not converge."""
+    """Returns correlation and matrix.
+
+    Raises:
+        cv2.error: It does not converge.
+    """
     until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, iterations, _ECC_PRECISION)
     quality, found = cv2.findTransformECC(template, image, begin.astype(np.float32), motion, until, None, _ECC_BLUR)
     return float(quality), np.asarray(found, np.float64)

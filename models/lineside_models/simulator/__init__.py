@@ -99,11 +99,15 @@ def _draw_count(rng: np.random.Generator, kind: Kind) -> int:
 
 
 def stream(seed: int, *, kinds: Sequence[Kind] = ("steel", "pcb"), start_at: int = 0) -> Iterator[SimulatedFrame]:
-    """Renders frames endlessly, the kinds in turn; ``frame.seed`` renders the same one again.
+    """Renders frames endlessly, the kinds in turn.
 
     Args:
         seed: Of the whole stream; every frame has its own seed, derived from it and the frame's number.
+        kinds: What passes by on the line.
         start_at: Number of the first frame; those before it are not rendered.
+
+    Yields:
+        Frames; ``frame.seed`` renders the same one again.
     """
     for number in itertools.count(start_at):
         yield render(kinds[number % len(kinds)], int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))

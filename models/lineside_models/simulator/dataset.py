@@ -21,7 +21,19 @@ def write_frames(
     defects: int | None = None,
     fold: str = "train",
 ) -> Path:
-    """Writes frames that `lineside_models.datasets` reads, all of one fold; the arguments are those of `render`."""
+    """Writes frames that `lineside_models.datasets` reads, all of one fold.
+
+    Args:
+        folder: Made if it is not there.
+        kind: ``steel`` or ``pcb``.
+        first_seed: Of the first frame; the others follow it.
+        size: See `render`.
+        defects: See `render`.
+        fold: ``train`` or ``val``.
+
+    Returns:
+        ``folder``.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     boxes, folds = ["image,class,x1,y1,x2,y2"], ["image,fold"]
     for number in range(count):

@@ -18,7 +18,14 @@ _DIRECTIONS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, 
 
 
 def draw_layout(rng: np.random.Generator, height: int, width: int) -> tuple[Mask, list[Segment]]:
-    """Draws a good board's copper, ``(height, width) uint8`` and 255 where it is; returns also its straight traces."""
+    """Draws the copper of a good board.
+
+    Args:
+        rng: Source of all randomness.
+
+    Returns:
+        ``(height, width) uint8``, 255 where copper is; and the straight pieces of trace.
+    """
     copper = np.zeros((height, width), np.uint8)
     segments: list[Segment] = []
     style = _STYLES[int(rng.integers(len(_STYLES)))]

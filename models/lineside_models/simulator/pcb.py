@@ -81,7 +81,11 @@ class _Board:
 def render_pcb(
     rng: np.random.Generator, height: int, width: int, count: int
 ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, Box]]]:
-    """Renders a piece of a bare board with at most ``count`` defects.
+    """Renders a piece of a bare board.
+
+    Args:
+        rng: Source of all randomness.
+        count: How many defects at most.
 
     Returns:
         ``(height, width) uint8`` grey, copper black, and ``(label, box)`` of every defect.

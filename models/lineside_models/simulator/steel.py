@@ -18,7 +18,11 @@ Region = tuple[int, int, int, int]
 def render_steel(
     rng: np.random.Generator, height: int, width: int, count: int
 ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, Box]]]:
-    """Renders a piece of strip with at most ``count`` defects.
+    """Renders a piece of strip.
+
+    Args:
+        rng: Source of all randomness.
+        count: How many defects at most.
 
     Returns:
         ``(height, width) uint8`` grey, and ``(label, box)`` of every defect.

@@ -61,9 +61,10 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @classmethod
     def from_png(cls, path: Path, kind: Literal["inspect", "ignore"], *, types: Sequence[str] = ()) -> Region:
-        """Returns the region of a mask file, a PNG of any size that is laid over the whole frame.
+        """Returns the region of a mask file.
 
         Args:
+            path: Of a PNG, in any size; it is laid over the whole frame.
             kind: What is done with its bright half.
             types: Defect types that the region holds for; empty for all.
 

@@ -107,7 +107,10 @@ BUNDLES_OWN = Rules()
 
 
 def read_rules(given: Mapping[str, Any]) -> Rules:
-    """Reads rules from plain values, such as those of a TOML or JSON file; a mask is base64 text or bytes.
+    """Reads rules from plain values, such as those of a TOML or JSON file.
+
+    Args:
+        given: By the names of `Rules`; a mask as base64 text or bytes.
 
     Raises:
         ConfigError: An unknown name, a wrong type or a value out of range; the message has the path.

@@ -58,7 +58,15 @@ class InputImage:
 
 
 def input_images(images: Image | Iterable[Image]) -> Iterator[InputImage]:
-    """Yields the images of a caller, as of `frames`, without reading a file."""
+    """Yields the images of a caller without reading a file.
+
+    Args:
+        images: As for `frames`.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        BadInputFormatError: An object of another kind was given.
+    """
     for sequence, (image, source, part_id) in enumerate(_flat(images)):
         yield InputImage(image, source, part_id, sequence)
 
@@ -103,7 +111,11 @@ def read_image(path: Path) -> np.typing.NDArray[np.uint8]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Returns the image files in a folder, sorted by name; refuses a folder without any."""
+    """Returns the image files in a folder, sorted by name.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise InputNotFoundError(f"no image in {folder}", expected=f"files that end in {', '.join(sorted(SUFFIXES))}")

@@ -22,7 +22,14 @@ learned drawn frames alone, the features for models of good parts, and the three
 
 
 def path(name: str) -> Path:
-    """Returns the folder of a shipped bundle, one of `NAMES`."""
+    """Returns the folder of a shipped bundle.
+
+    Args:
+        name: One of `NAMES`.
+
+    Raises:
+        InputNotFoundError: There is no such bundle, or this installation lacks it.
+    """
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
         raise InputNotFoundError(

@@ -55,7 +55,11 @@ class CudaRuntime:
     """
 
     def __init__(self) -> None:
-        """Loads the newest of several that the driver can serve; `OSError` if there is none."""
+        """Loads the newest one that the driver can serve; several may be installed.
+
+        Raises:
+            OSError: There is none.
+        """
         self.path, self._library = _load()
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
         self._library.cudaGetErrorName.restype = ctypes.c_char_p
@@ -71,7 +75,12 @@ class CudaRuntime:
         return _version(self._number("cudaDriverGetVersion"))
 
     def devices(self) -> int:
-        """Returns how many GPUs there are."""
+        """Returns how many GPUs there are.
+
+        Raises:
+            DriverMismatchError: There is no driver, or it is too old.
+            DeviceError: The driver doesn't answer.
+        """
         try:
             return self._number("cudaGetDeviceCount")
         except NoDeviceError:
@@ -90,7 +99,11 @@ class CudaRuntime:
         self._call("cudaSetDevice", ctypes.c_int(device))
 
     def allocate(self, size: int) -> int:
-        """Returns the address of new device memory."""
+        """Returns the address of new device memory.
+
+        Raises:
+            OutOfDeviceMemoryError: There is no room.
+        """
         address = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(size))
         return address.value or 0
@@ -113,7 +126,11 @@ class CudaRuntime:
         return stream.value or 0
 
     def wait(self, stream: int) -> None:
-        """Waits until a stream has done everything; `DeviceError` if something in it failed."""
+        """Waits until a stream has done everything.
+
+        Raises:
+            DeviceError: Something in it failed.
+        """
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def end(self, stream: int) -> None:

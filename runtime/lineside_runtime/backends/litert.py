@@ -76,7 +76,11 @@ class LiteRtBackend(Backend):
     untested_kinds = frozenset({"npu"})
 
     def __init__(self, *, edge_tpu: str = EDGE_TPU, root: Path | str = "/") -> None:
-        """Imports the interpreter; `ImportError` if neither package is installed."""
+        """Imports the interpreter.
+
+        Raises:
+            ImportError: Neither package is installed.
+        """
         self._vendor, self.package = _interpreter_module()
         self._edge_tpu = edge_tpu
         self._root = root

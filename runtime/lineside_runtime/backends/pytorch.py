@@ -130,7 +130,11 @@ class TorchBackend(Backend):
     untested_kinds = frozenset({"gpu", "npu"})
 
     def __init__(self) -> None:
-        """Fails where a library is missing that the first model would need."""
+        """Fails where a library is missing that the first model would need.
+
+        Raises:
+            ImportError: onnx2torch isn't installed.
+        """
         if importlib.util.find_spec(READER) is None:
             raise ImportError(f"no module {READER}")
 

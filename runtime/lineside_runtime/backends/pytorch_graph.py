@@ -235,5 +235,12 @@ _LIBRARIES = _Libraries()
 
 
 def load_operators(paths: Iterable[Path]) -> frozenset[str]:
-    """Loads libraries of operators into torch, each once in a process; returns theirs, such as ``acme::twist``."""
+    """Loads libraries of operators into torch, each once in a process.
+
+    Returns:
+        What they registered, such as ``acme::twist``.
+
+    Raises:
+        ConfigError: One can't be loaded, or registers nothing.
+    """
     return frozenset().union(*(_LIBRARIES.load(path.resolve()) for path in paths))

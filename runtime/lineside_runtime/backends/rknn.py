@@ -86,7 +86,14 @@ class RknnBackend(Backend):
     untested_kinds = frozenset({"npu"})
 
     def __init__(self, root: Path | str = "/") -> None:
-        """Imports the vendor's package here, so that this file can be read where it isn't."""
+        """Imports the vendor's package here, so that this file can be read where it isn't.
+
+        Args:
+            root: Where ``proc`` and ``sys`` are.
+
+        Raises:
+            ImportError: The package isn't installed.
+        """
         from rknnlite.api import RKNNLite
 
         self._vendor: Any = RKNNLite

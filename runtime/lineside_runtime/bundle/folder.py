@@ -162,7 +162,14 @@ def time_now() -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
-    """Describes every file in ``folder`` and writes the manifest, with them as its ``files``, last; returns the bundle.
+    """Describes every file in ``folder`` and writes the manifest last.
+
+    Args:
+        folder: Holds the bundle's other files.
+        manifest: Its ``files`` are replaced by what is found.
+
+    Returns:
+        The bundle as it would be opened.
 
     Raises:
         BundleFormatError: The folder holds something that may not be in a bundle, or lacks a named file.

@@ -461,7 +461,11 @@ def _is_sha256(text: str) -> bool:
 
 
 def check_relative(relative: str) -> None:
-    """Refuses a path that is absolute, climbs out of its folder, has a backslash, or is the manifest itself."""
+    """Checks that a path stays inside its folder.
+
+    Raises:
+        BundleFormatError: It is absolute, climbs out, has a backslash, or is the manifest itself.
+    """
     inside = not {"", ".", ".."}.intersection(relative.split("/"))
     if not inside or "\\" in relative or "\0" in relative or relative == MANIFEST_NAME:
         raise BundleFormatError(f"path {relative!r} is not allowed in a bundle")

@@ -37,6 +37,7 @@ def namespace(bundle_digest: str, candidates: Sequence[PlacementCandidate], conf
 
     Args:
         candidates: Engine, device and variant that would compute it; several where a model runs in stages.
+        config: What it would be loaded with.
     """
     facts = (VERSION, bundle_digest, [_facts(candidate, config) for candidate in candidates])
     return xxhash.xxh3_128_digest(msgspec.msgpack.encode(facts))
@@ -80,9 +81,13 @@ def processor() -> str:
 
 
 def inputs_digest(inputs: Mapping[str, Array]) -> bytes | None:
-    """Returns 16 bytes for the inputs, in any order: names, types, shapes and every byte.
+    """Returns 16 bytes for the inputs: names, types, shapes and every byte.
 
-    ``None`` where an input isn't made of bytes, such as an array of Python's strings.
+    Args:
+        inputs: Array by input name; the order is of no matter.
+
+    Returns:
+        ``None`` where an input isn't made of bytes, such as an array of Python's strings.
     """
     parts = []
     for name in sorted(inputs) if len(inputs) > 1 else inputs:

@@ -49,7 +49,12 @@ def title(check: Callable[[S], str]) -> str:
 def run_checks(
     subject: S, checks: Iterable[Callable[[S], str]], name: Callable[[Callable[[S], str]], str] = title
 ) -> Iterator[CheckOutcome]:
-    """Puts a subject through checks, one after the other, in this process."""
+    """Puts a subject through checks, one after the other, in this process.
+
+    Args:
+        checks: In the order in which they run.
+        name: Returns what a check is called.
+    """
     for check in checks:
         started_s = time.perf_counter()
         verdict, detail = _judge(subject, check)

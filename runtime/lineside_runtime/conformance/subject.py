@@ -76,13 +76,16 @@ def subject(
     """Returns the subject of the checks.
 
     Args:
+        engine: Its name, or the engine itself.
         device: Such as ``gpu:0``; the first that it finds if ``None``.
         folder: Where networks in its own format lie, named as in `lineside_runtime.conformance.networks`.
         files: Network to file; stands before the folder.
 
     Raises:
+        EngineMissingError: It isn't installed.
         NoDeviceError: It finds no such device.
         UnsupportedModelError: It reads none of the networks that it was given.
+        InputError: A file isn't there.
     """
     backend = registry.backend(engine) if isinstance(engine, str) else engine
     devices = backend.probe()

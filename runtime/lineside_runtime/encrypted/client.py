@@ -107,7 +107,13 @@ class EncryptedHead:
         self.least_noise_budget_bits: int | None = None
 
     def predict(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
-        """Runs a batch of images, inputs of the trunk; returns the classifier's ``(n, classes) float32`` logits.
+        """Runs a batch of images.
+
+        Args:
+            inputs: Those of the trunk, as `Session.predict` takes them.
+
+        Returns:
+            The classifier's output: ``(n, classes) float32`` logits.
 
         Raises:
             RequestError: The server refuses, such as when the day's queries are used up.

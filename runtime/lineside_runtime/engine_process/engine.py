@@ -42,6 +42,10 @@ def isolated(entry: str, timeout_s: float | None) -> IsolatedBackend:
     Args:
         entry: An entry of `Config.isolate`: the engine's name, with ``=`` and an interpreter if it is another one.
         timeout_s: How long a call may take before the process is ended; ``None`` for no limit.
+
+    Raises:
+        EngineMissingError: No such interpreter, or the engine can't be imported there.
+        EngineCrashedError: It took its process down when it was imported.
     """
     key = (entry, timeout_s)
     with _lock:

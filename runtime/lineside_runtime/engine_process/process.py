@@ -111,10 +111,14 @@ class EngineProcess:
         return self._process.poll() is None
 
     def ask(self, request: Request, timeout_s: float | None) -> Reply:
-        """Sends a request and waits for its answer; what the engine raised is raised.
+        """Sends a request and waits for its answer.
+
+        Args:
+            timeout_s: How long it may take; ``None`` for ever.
 
         Raises:
             EngineCrashedError: The process ended meanwhile, or did not answer in time and was ended.
+            LinesideError: What the engine raised.
         """
         lane = self._take()
         reply = self._ask(lane, messages.encoder.encode(request), None, timeout_s)

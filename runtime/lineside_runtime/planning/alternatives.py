@@ -21,8 +21,13 @@ STAGED_DEVICES_MAX = 3
 def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list[ServingPlan]:
     """Returns the ways to measure: as configured, one device, replicas, stages.
 
-    What the configuration sets (engines, threads, workers) is kept; what it leaves open is varied. ``share`` is the
-    model's share of the compute of everything that runs on this box, 0 to 1.
+    What the configuration sets (engines, threads, workers) is kept; what it leaves open is varied.
+
+    Args:
+        share: The model's share of the compute of everything that runs on this box, 0 to 1.
+
+    Raises:
+        LinesideError: Nothing here runs the bundle, as for `choose`.
     """
     devices = _devices(manifest, config, share)
     found = [AS_CONFIGURED, *_on_one(devices, manifest, config, share)]

@@ -19,7 +19,13 @@ _NAME_LETTERS = 34
 
 
 def svg(height: float, what: str, parts: Iterable[str], *, width: float = WIDTH) -> str:
-    """Returns a chart that scales with its place on the page; ``what`` is for a reader who does not see it."""
+    """Returns a chart that scales with its place on the page.
+
+    Args:
+        height: In its own units.
+        what: Description for a reader who does not see the chart.
+        width: In its own units.
+    """
     return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
 
 

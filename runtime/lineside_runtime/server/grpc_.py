@@ -325,7 +325,19 @@ def make_server(service: Service, access: Access) -> grpc.Server:
 
 
 def bind(server: grpc.Server, address: str, tls: tuple[bytes, bytes] | None) -> int:
-    """Binds a server to ``host:port``, port 0 for any, with key and certificate chain in PEM; returns the port."""
+    """Binds a server.
+
+    Args:
+        server: From `make_server`.
+        address: ``host:port``; port 0 for any.
+        tls: Key and certificate chain in PEM; ``None`` for none.
+
+    Returns:
+        The port.
+
+    Raises:
+        ConfigError: The port is taken or may not be used, or key and certificate don't fit.
+    """
     try:
         if tls is None:
             return int(server.add_insecure_port(address))

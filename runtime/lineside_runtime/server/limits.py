@@ -106,7 +106,11 @@ class MemoryBudget:
         self._left = limit
 
     def take(self, count: int) -> None:
-        """Takes some; they must be given back."""
+        """Takes some; they must be given back.
+
+        Raises:
+            OverloadedError: There aren't so many left.
+        """
         if count > self._left:
             raise OverloadedError("the server holds too many large requests at once")
         self._left -= count

@@ -83,9 +83,11 @@ class Balancer:
             load.share = load.start_share
 
     def give(self, out: Collection[int] = ()) -> tuple[int, int]:
-        """Gives a call to a replica and counts it as waiting there; returns the best one and the one that has it.
+        """Gives a call to a replica and counts it as waiting there.
 
-        Another one has it only if the best is out. If all are out it is the best.
+        Returns:
+            The index of the replica that would have been best, and of the one that was given the call: another one only
+            if the best is out. If all are out it is the best.
         """
         self._given += 1
         wanted = self._best(self._usable(()))

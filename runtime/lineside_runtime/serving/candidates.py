@@ -80,7 +80,13 @@ class CandidateChoice:
         absent: dict[str, DeviceError],
         last_resort: Iterable[PlacementCandidate] = (),
     ) -> None:
-        """Takes candidates one by one, while ``absent`` may grow; the last resort follows only if all others fail."""
+        """Takes what finds them.
+
+        Args:
+            candidates: In their order; taken one by one.
+            absent: May grow while they are taken.
+            last_resort: Those that follow only if all others fail.
+        """
         self.absent = absent
         self.absent_device: Device | None = None
         self._candidates = iter(candidates)
@@ -348,7 +354,9 @@ class _Search:
     def absent_device(self, kinds: tuple[DeviceKind, ...], found: DeviceKind) -> Device | None:
         """Returns the first device of these kinds that only a named engine has that can't be used; ``None`` if none.
 
-        An engine that can have a device of the kind ``found`` may mean that.
+        Args:
+            kinds: Those that come before what was found.
+            found: Kind of the first candidate: an engine that can have such a device may mean it.
         """
         named = [registry.kinds(name) for name in self._config.engines or () if name in self.absent]
         return next((Device(kind, 0) for kind in kinds for own in named if kind in own and found not in own), None)

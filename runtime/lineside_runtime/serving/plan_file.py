@@ -47,7 +47,12 @@ def plan_key(bundle: Bundle, config: Config) -> str:
 
 
 def save_plan(plan: PlacementPlan, path: Path) -> None:
-    """Writes a plan."""
+    """Writes a plan.
+
+    Raises:
+        ConfigError: The file can't be written.
+        DiskFullError: There is no room.
+    """
     ensure_writable(path)
     write_atomic(path, msgspec.json.format(msgspec.json.encode(plan)))
 

@@ -14,7 +14,10 @@ from lineside_runtime.errors import ConfigError
 
 
 def on_cores(cores: Collection[int] | None) -> contextlib.AbstractContextManager[None]:
-    """Keeps the calling thread, and those that it starts meanwhile, on these cores; ``None`` for anywhere.
+    """Keeps the calling thread, and those that it starts meanwhile, on these cores.
+
+    Args:
+        cores: Their numbers; ``None`` leaves everything as it is.
 
     Raises:
         ConfigError: There are no such cores, this process may not use them, or the system can't do it.
@@ -36,7 +39,11 @@ def _restricted_to(cores: Collection[int]) -> Iterator[None]:
 
 
 def allowed() -> set[int]:
-    """Returns the cores that the calling thread may use."""
+    """Returns the cores that the calling thread may use.
+
+    Raises:
+        ConfigError: The system doesn't tell: only Linux does.
+    """
     if not hasattr(os, "sched_getaffinity"):
         raise ConfigError("cores", expected="None on this system", action="Cores can be chosen on Linux only.")
     return set(os.sched_getaffinity(0))

@@ -85,7 +85,8 @@ def library_file(stem: str, *, root: Path | str = "/") -> Path | None:
 def library_version(stem: str, *, root: Path | str = "/") -> str:
     """Returns a shared library's version by its file name: ``libnvinfer.so.10`` leads to ``libnvinfer.so.10.3.0``.
 
-    Empty where the library isn't there or its name says nothing.
+    Returns:
+        The version, or an empty text where the library isn't there or its name says nothing.
     """
     file = library_file(stem, root=root)
     return _number(os.path.realpath(file).rpartition("/")[2]) if file else ""
@@ -123,7 +124,13 @@ def cuda_fits(cuda: str, driver: str, *, versions: Mapping[str, str]) -> Compati
 
 
 def equal_fits(library: str, driver: str, *, versions: Mapping[str, str], product: str) -> Compatibility:
-    """Says whether a driver, empty if not loaded, is of the library's version, for vendors that want them equal."""
+    """Says whether a driver is of the library's version, for vendors that want them equal.
+
+    Args:
+        driver: The kernel module's; empty where it isn't loaded.
+        versions: What `Compatibility.versions` is to hold.
+        product: What the vendor calls it, for the advice.
+    """
     if not driver:
         return Compatibility(versions, False, f"the kernel module of {product} isn't loaded: install its driver")
     fits = driver.split("-")[0] == library.split("-")[0]

@@ -88,8 +88,12 @@ def probe(
     """Probes the engines; never raises for one that is absent, crashes or hangs.
 
     Args:
+        names: Which; all known ones if ``None``.
         timeout_s: How long each may take.
         trial: Whether to run a small network on each device. Not while the devices serve a line.
+
+    Returns:
+        One report an engine, in the given order.
     """
     wanted = tuple(registry.names() if names is None else names)
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:

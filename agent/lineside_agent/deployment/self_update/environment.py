@@ -32,7 +32,12 @@ INSTALL_TIMEOUT_S = 1800.0
 
 
 def platforms(architecture: str) -> list[str]:
-    """Returns the platform tags (PEP 600) of an architecture such as ``aarch64``, newest first."""
+    """Returns the platform tags (PEP 600) of an architecture, newest first.
+
+    Args:
+        architecture: Such as ``aarch64``.
+        glibc: Minor version of the board's glibc 2.
+    """
     old = ["manylinux2014", "manylinux2010", "manylinux1"]
     tags = [f"manylinux_2_{minor}_{architecture}" for minor in range(GLIBC_MAX, 4, -1)]
     return [*tags, *(f"{tag}_{architecture}" for tag in old), f"linux_{architecture}"]

@@ -273,7 +273,15 @@ def _write_down(
 
 
 def ended(installation: Installation, result: str, detail: str) -> int:
-    """Notes how an agent on trial ended, by ``$SERVICE_RESULT``; ``detail`` is for people."""
+    """Notes how an agent on trial ended.
+
+    Args:
+        result: ``$SERVICE_RESULT``.
+        detail: ``$EXIT_CODE`` and ``$EXIT_STATUS``, for people.
+
+    Returns:
+        0.
+    """
     trial = installation.trial()
     if trial is not None and trial.slot == installation.current() and trial.spent:
         installation.note_trial(

@@ -64,7 +64,11 @@ class AgentManifest(msgspec.Struct, frozen=True, kw_only=True):
         return f"cp{self.python.replace('.', '')}-{self.architecture}"
 
     def wheel_of(self, package: str) -> str:
-        """Returns the path of a package's wheel in the payload."""
+        """Returns the path of a package's wheel in the payload.
+
+        Raises:
+            BundleFormatError: There is none.
+        """
         found = [name for name in self.files if Path(name).name.startswith(f"{package}-")]
         if len(found) != 1:
             raise BundleFormatError(f"payload {self.version}: wheels of {package}", expected=1, actual=len(found))
@@ -79,7 +83,11 @@ class Payload(msgspec.Struct, frozen=True):
     digest: str
 
     def verify(self) -> None:
-        """Reads every file and compares it with the manifest; `BundleIntegrityError` if one is missing or differs."""
+        """Reads every file and compares it with the manifest.
+
+        Raises:
+            BundleIntegrityError: One is missing or differs.
+        """
         for relative, entry in self.manifest.files.items():
             verify_file(self.path / relative, entry)
 

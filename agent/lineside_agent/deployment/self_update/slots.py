@@ -41,7 +41,11 @@ class AgentSlots:
 
     @classmethod
     def around(cls, prefix: str = sys.prefix) -> AgentSlots | None:
-        """Returns the slots that this process runs in, from ``<folder>/slots/<slot>/venv``, or ``None`` elsewhere."""
+        """Returns the slots that this process runs in, or ``None`` if it runs from elsewhere.
+
+        Args:
+            prefix: Of the environment, ``<folder>/slots/<slot>/venv``.
+        """
         path = Path(prefix)
         if path.name != VENV or path.parent.name not in SLOTS or path.parents[1].name != "slots":
             return None
@@ -95,7 +99,12 @@ class AgentSlots:
                 shutil.copy2(there, here)
 
     def verify(self, slot: AgentSlot, agent: BundleRef) -> Payload:
-        """Reads a slot's payload whole, and checks that it is the wanted one and for this board."""
+        """Reads a slot's payload whole, and checks that it is the wanted one and for this board.
+
+        Raises:
+            BundleIntegrityError: A file differs, or it is another payload.
+            IncompatibleBundleError: It is for another Python or architecture.
+        """
         payload = open_payload(self.payload_path(slot))
         if payload.digest != agent.sha256:
             raise BundleIntegrityError(f"slot {slot} holds another agent", expected=agent.sha256, actual=payload.digest)
@@ -103,7 +112,12 @@ class AgentSlots:
         return payload
 
     def make(self, slot: AgentSlot, payload: Payload) -> None:
-        """Makes the slot's environment; the digest, which says that it is whole, is written last."""
+        """Makes the slot's environment; the digest, which says that it is whole, is written last.
+
+        Raises:
+            StagingError: pip didn't install it.
+            DiskFullError: There is no room.
+        """
         make_environment(payload, self.installation.slot(slot) / VENV, python=base_python())
         os.sync()  # thousands of small files: one call for all of them
         write_atomic(self.installation.slot(slot) / DIGEST, payload.digest.encode())

@@ -118,7 +118,11 @@ class CameraView:
         )
 
     def picture(self, number: int) -> bytes:
-        """Returns the frame of the last look, as JPEG."""
+        """Returns the frame of the last look, as JPEG.
+
+        Raises:
+            InputNotFoundError: It has made way.
+        """
         frame = self._frame
         if frame is None or frame.sequence != number:
             raise InputNotFoundError("this picture has made way", action="")

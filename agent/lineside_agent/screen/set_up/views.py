@@ -29,7 +29,11 @@ class SetUpViews:
         self.access = access
 
     def camera(self, index: int) -> CameraView:
-        """Returns the view of a camera."""
+        """Returns the view of a camera.
+
+        Raises:
+            InputNotFoundError: There is no such camera.
+        """
         return self._views[self._checked(index)]
 
     def editor(self, index: int) -> RegionEditor:

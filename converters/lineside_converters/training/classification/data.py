@@ -123,7 +123,11 @@ def _divided(
 def read_all(
     folders: Sequence[Path], labels: tuple[str, ...], *, look: ClassifierInput, fold: str, px: int = 0
 ) -> LabelledCrops:
-    """Reads every picture of a fold; see `load_classes` and, for ``px``, `read_crop`."""
+    """Reads every picture of a fold; see `load_classes`.
+
+    Args:
+        px: Largest side of the pictures, as for `read_crop`.
+    """
     sets = [load_dataset(folder, fold) for folder in folders]
     return _stack([read_crop(sample, each, labels, look, px=px) for each in sets for sample in each.samples])
 
@@ -135,6 +139,9 @@ def read_crop(
 
     Args:
         px: Largest side of the crop: `ClassifierInput.kept_px` to train on; 0 for the input's, as a device sees it.
+
+    Raises:
+        DatasetError: The file is no image, or its class is none of ``labels``.
     """
     image, label = read_whole_crop(sample, of, labels, look)
     side = min(px, max(image.shape[:2])) if px else look.side_px  # enlarged pictures would be blurred ones

@@ -43,6 +43,8 @@ def read_divided(
     """Reads a data set, and holds a share of its parts out.
 
     Args:
+        root: The data set's folder.
+        settings: Of the run: shares, group, seed.
         with_clean: Whether images without annotations belong to it.
         references: Whether each sample names the image that it is compared with.
 
@@ -73,12 +75,20 @@ D = TypeVar("D", bound=HasSamples)
 def divide_samples(
     root: Path, settings: TrainingSettings, read: Callable[[str], D]
 ) -> tuple[D, tuple[list[Sample], list[Sample]]]:
-    """Reads the train fold of a folder, or draws one, and returns also the images to train on and to hold out.
+    """Reads the train fold of a folder, or draws one, and holds a share of its parts out.
 
     Where folds are drawn, they are written to ``settings.out / folds-<name>.csv``: as ``folds.csv`` in the data set's
     folder they hold for every command.
 
+    Args:
+        root: The data set's folder.
+        settings: Of the run: shares, group, seed.
+
+    Returns:
+        What was read, and the images to train on and to hold out.
+
     Raises:
+        InputNotFoundError: There is no such folder.
         DatasetError: The folder can't be read, or has too few parts.
     """
     if not root.is_dir():

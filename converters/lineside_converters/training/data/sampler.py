@@ -31,7 +31,11 @@ class EpochSampler:
     """Order of the pictures, a permutation by seed and epoch."""
 
     def __init__(self, factors: NDArray[np.float64], seed: int) -> None:
-        """Takes how often each picture comes, ``(N,)``, 1 or more; all epochs have the same length."""
+        """Takes how often each picture comes; all epochs have the same length.
+
+        Args:
+            factors: ``(N,)``, each 1 or more.
+        """
         self._factors, self._seed = factors, seed
         self.length = round(float(factors.sum()))
         self._order = lru_cache(maxsize=16)(self._permutation)

@@ -118,7 +118,11 @@ def hold_out(
 
 
 def read_picture(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image to grey."""
+    """Decodes a sample's image to grey.
+
+    Raises:
+        DatasetError: The file is no image.
+    """
     return TrainingPicture(read_pixels(sample.path, cv2.IMREAD_GRAYSCALE), sample.boxes, sample.labels)
 
 

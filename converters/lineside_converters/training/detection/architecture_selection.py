@@ -44,8 +44,14 @@ def train_best(config: DetectorConfig, on_progress: OnProgress, report: TextList
     that table and makes none again. The chosen architecture is trained from its beginning: a trial's learning rate has
     fallen already.
 
+    Args:
+        config: The run's settings.
+        on_progress: Called after every step.
+        report: Receives one-line messages.
+
     Raises:
         TrainingError: No architecture is fast enough, or as for `train_detector`.
+        DatasetError: As for `train_detector`.
     """
     if not config.architectures:
         return train_detector(config, on_progress)

@@ -14,10 +14,17 @@ from lineside_runtime.errors import TrainingError
 
 
 def open_comparing(model: Path, frames: Sequence[Tensor]) -> InitialModel:
-    """Returns a model to start from, as `open_start`, that takes frames composed with a reference, ``(B, 3, H, W)``.
+    """Returns a model to start from that takes frames composed with a reference.
 
     A model of grey frames gets two more input channels with weights of 0, so that it finds at first what it found in
     the frame.
+
+    Args:
+        model: As for `open_start`.
+        frames: Prepared composed inputs ``(B, 3, H, W)``.
+
+    Raises:
+        TrainingError: Its first layer is no convolution.
     """
     preprocess = facts_of_start(model).preprocess
     if preprocess is not None and preprocess.colour != "grey":

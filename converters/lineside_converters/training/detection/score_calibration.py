@@ -138,6 +138,9 @@ def choose_thresholds(finds: CalibrationFinds, maps: tuple[tuple[float, float], 
     The images' alone (does this image show this type?) would take one find of a hundred for granted where every image
     shows something, and fill clean parts with false boxes; the boxes' alone would miss parts for a loose outline. Of a
     plateau of equally good values the middle is taken. A label that no held-out image shows gets 0.5.
+
+    Returns:
+        One threshold per label.
     """
     return tuple(_threshold(finds, label, pair) for label, pair in enumerate(maps))
 

@@ -19,6 +19,7 @@ def balanced(shares: Sequence[float], seconds: Sequence[float]) -> tuple[float, 
 
     Args:
         shares: Of a batch, by worker; they sum to 1.
+        seconds: That each worker took for its share.
     """
     if max(seconds) < UNEVEN * min(seconds):
         return tuple(shares)

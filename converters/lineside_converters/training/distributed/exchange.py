@@ -95,7 +95,14 @@ class Exchange:
         return tensor
 
     def swap(self, rows: Tensor) -> Tensor:
-        """Sends row r of ``(W, n)`` to worker r; returns ``(W, n)``, of which row r came from worker r."""
+        """Sends row r to worker r.
+
+        Args:
+            rows: ``(W, n)``.
+
+        Returns:
+            ``(W, n)``: row r came from worker r.
+        """
         found = torch.empty_like(rows)
         dist.all_to_all_single(found, rows, group=self._group)
         self.bytes_sent += (self.world - 1) * rows.nbytes // self.world

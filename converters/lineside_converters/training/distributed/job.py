@@ -73,7 +73,13 @@ def plain_settings(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = False) -> Any:
-    """Returns the settings of one of `TRAINERS` from what `plain_settings` gave, with another folder."""
+    """Returns the settings of a kind of model from plain values, with another folder.
+
+    Args:
+        kind: Of `TRAINERS`.
+        values: From `plain_settings`.
+        resume: Whether the run in it is resumed.
+    """
     settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))
     return msgspec.structs.replace(settings, out=out, resume=resume, overwrite=False)
 

@@ -129,7 +129,12 @@ class LocalUpdates:
     """
 
     def __init__(self, exchange: Exchange, parameters: Sequence[nn.Parameter], on_merge: OnMerge) -> None:
-        """Divides the parameters, which are the same on all workers when `begin` is called, into fragments."""
+        """Divides the parameters into fragments.
+
+        Args:
+            parameters: Trained ones, the same on all workers when `begin` is called.
+            on_merge: Called after each merge.
+        """
         self._exchange, self._on_merge = exchange, on_merge
         self._fragments = [_Fragment(each, exchange, Local.codec) for each in _divided(parameters)]
         self.waited_s = 0.0

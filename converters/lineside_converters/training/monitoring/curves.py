@@ -57,7 +57,13 @@ def figures_of(row: Row) -> Row:
 
 
 def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, steps: int) -> None:
-    """Writes page and numbers into a run's folder, each whole or not at all; a row an evaluation, and one an epoch."""
+    """Writes page and numbers into a run's folder, each whole or not at all.
+
+    Args:
+        curve: A row an evaluation, as `loop.Run` keeps them.
+        losses: A row an epoch.
+        figure: What the evaluations measure.
+    """
     numbers = CurveData(figure=figure, steps=steps, curve=tuple(curve), losses=tuple(losses))
     write_atomic(out / NUMBERS, msgspec.json.encode(numbers))
     write_atomic(out / CURVES, page(out.resolve().name, curve, losses, figure=figure, steps=steps).encode())

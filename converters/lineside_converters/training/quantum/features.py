@@ -115,7 +115,11 @@ def read_train(
 def read_fold(
     folders: Sequence[Path], fold: str, names: tuple[str, ...], *, on_count: Count = lambda done, total: None
 ) -> ImageFeatures:
-    """Reads every image of a fold; see `read_train`."""
+    """Reads every image of a fold; see `read_train`.
+
+    Raises:
+        DatasetError: A folder can't be read, has no such fold, or shows another class than ``names``.
+    """
     sets = [_read(folder, fold) for folder in folders]
     return _features([(each, sample) for each in sets for sample in each.samples], names, on_count)
 

@@ -217,7 +217,10 @@ def held_choices(
     """Returns the last choices of some users; the same for the same seed.
 
     Args:
+        data: With the choices to predict.
         negatives: By the popularity of what was known before.
+        history_max: Length of the histories.
+        seed: Of the choice of users and negatives.
         users: Number of users at most.
         count: Negatives of each kind.
     """

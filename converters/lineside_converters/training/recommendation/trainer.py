@@ -62,7 +62,11 @@ def train_recommender(config: RecommenderConfig, on_progress: OnProgress) -> Rec
     """Trains a recommender, and chooses the weights by each user's last choice.
 
     Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx``, ``tables.npz`` and ``training.json`` into ``config.out``. Errors as of `train_detector`.
+    ``float.onnx``, ``tables.npz`` and ``training.json`` into ``config.out``.
+
+    Raises:
+        TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
+        DatasetError: The data is not usable.
     """
     trainer = RecommenderTrainer(config, on_progress)
     trainer.train()

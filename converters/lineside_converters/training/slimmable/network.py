@@ -131,7 +131,11 @@ class NetworkAt(nn.Module):
 def narrow_copy(
     full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], channels: Mapping[str, int]
 ) -> nn.Module:
-    """Returns a copy that keeps the first channels, so many of each group."""
+    """Returns a copy that keeps the first channels of its groups.
+
+    Args:
+        channels: By group, how many are kept.
+    """
     made = copy.deepcopy(full)
     remove(made, example, {each.name: list(range(channels[each.name], each.width)) for each in groups})
     return made

@@ -188,7 +188,11 @@ class PeerNetwork:
         return agree(self._secret, public, f"lineside comparison\0{self.plan.round}\0{sender}\0{receiver}")
 
     def publish(self, topic: str, data: bytes) -> None:
-        """Sends a message."""
+        """Sends a message.
+
+        Raises:
+            AggregationError: There is no connection.
+        """
         if not self._client.publish(topic, data):
             raise AggregationError("the pool's broker cannot be reached", action="Start the comparison again.")
 

@@ -100,6 +100,10 @@ class FrameRows:
 
 
 def open_rows(config: HubConfig, database: Database) -> FrameRows:
-    """Returns the rows where the results are; ``database`` is the caller's own connection to ``hub.db``."""
+    """Returns the rows where the results are.
+
+    Args:
+        database: The caller's own connection to ``hub.db``.
+    """
     opened = contextlib.ExitStack()
     return FrameRows(opened.enter_context(open_runner(config.results.url, database)), opened.close)

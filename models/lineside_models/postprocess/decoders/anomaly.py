@@ -73,7 +73,16 @@ def anomaly_maps(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seque
 
 
 def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) -> Floats:
-    """Returns each pixel's own score for one frame, ``(H, W) float32`` from 0 to 1 in the frame's pixels."""
+    """Returns each pixel's own score for one frame, ``(H, W) float32`` from 0 to 1 in the frame's pixels.
+
+    Args:
+        outputs: Of a batch of one.
+        params: The manifest's parameters of ``anomaly_maps``.
+
+    Raises:
+        ConfigError: A parameter is unknown or out of range.
+        BadInputFormatError: An output is missing or has another shape.
+    """
     checked = read(params, AnomalyParams)
     summed = _summed([one[0] for one in _maps(outputs, checked, 1)])
     height, width = letterbox.canvas

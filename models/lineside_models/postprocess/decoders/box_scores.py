@@ -81,7 +81,12 @@ def _decode(outputs: Outputs, params: BoxScoresParams, letterboxes: Sequence[Let
 
 
 def answers(outputs: Outputs, params: Mapping[str, Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns boxes ``(B, Q, 4)`` and scores ``(B, Q, C)``, 0 to 1, of the outputs that ``detr`` reads."""
+    """Returns boxes ``(B, Q, 4)`` and scores ``(B, Q, C)``, 0 to 1, of the outputs that ``detr`` reads.
+
+    Raises:
+        ConfigError: A parameter is unknown, of another type or out of range; the message names it.
+        BadInputFormatError: An output is missing or has another shape.
+    """
     checked = read(params, DetrParams)
     boxes, scores = _parts(outputs, checked, len(outputs.get(checked.boxes, ())))
     return boxes.astype(np.float64), _probabilities(scores, checked).astype(np.float64)

@@ -56,7 +56,11 @@ class DflParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def read_params(params: Mapping[str, Any]) -> DflParams:
-    """Reads and checks the parameters of ``dfl_anchor_free``, as `read` does."""
+    """Reads and checks the parameters of ``dfl_anchor_free``.
+
+    Raises:
+        ConfigError: A parameter is unknown, of another type or out of range; the message names it.
+    """
     return read(params, DflParams)
 
 

@@ -32,7 +32,11 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
 
 @contextlib.contextmanager
 def operator_library(path: Path, engine: str, *errors: type[Exception]) -> Iterator[None]:
-    """Names the operator library in the error when an engine can't load it."""
+    """Names the operator library in the error when an engine can't load it.
+
+    Raises:
+        ConfigError: It can't be loaded.
+    """
     try:
         yield
     except errors as error:
@@ -56,6 +60,9 @@ def threads_on_cores(options: LoadOptions, engine: str) -> int | None:
     """Returns the threads to use where an engine's workers are shared by all of the process.
 
     Such workers stay where they were first started, so that only the caller's own thread can be kept on cores.
+
+    Raises:
+        ConfigError: Cores are chosen for more than one thread.
     """
     if options.cores is None:
         return options.threads

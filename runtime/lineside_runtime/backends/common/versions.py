@@ -17,7 +17,15 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operato
 
 
 def allows(wanted: str, version: str) -> bool:
-    """Returns whether a version such as ``1.23.2`` is in a range such as ``>=1.20,<2``; empty for any."""
+    """Returns whether a version is in a range.
+
+    Args:
+        wanted: Such as ``>=1.20,<2``; empty for any.
+        version: Such as ``1.23.2``.
+
+    Raises:
+        BundleFormatError: It is no range of versions.
+    """
     clauses = [_CLAUSE.fullmatch(clause) for clause in wanted.split(",")] if wanted else []
     if not _NUMBERS.fullmatch(version) or not all(clauses):
         return _by_packaging(wanted, version)

@@ -22,7 +22,11 @@ _LIBRARIES = re.compile(rb"lib(?:amdhip64|migraphx_c)\.so\.\d+")
 
 
 def gpus(root: Path | str = "/") -> tuple[str, ...]:
-    """Returns the architectures of the GPUs, such as ``gfx1100``, in the order of the kernel, which HIP counts in."""
+    """Returns the architectures of the GPUs, such as ``gfx1100``, in the order of the kernel, which HIP counts in.
+
+    Args:
+        root: Where ``sys`` is.
+    """
     nodes = sorted((Path(root) / _TOPOLOGY).glob("[0-9]*"), key=lambda node: int(node.name))
     return tuple(name for name in map(_architecture, nodes) if name)
 

@@ -43,7 +43,11 @@ class Contestant:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
+        """Checks the numbers.
+
+        Raises:
+            ConfigError: ``batch`` or ``streams`` is below 1.
+        """
         for key in ("batch", "streams"):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -133,7 +137,11 @@ def open_contestants(
 
 
 def of_level(bundle: Bundle, level: int | None) -> Bundle:
-    """Returns the bundle with its variants of one level only; the same one for ``None``."""
+    """Returns the bundle with its variants of one level only; the same one for ``None``.
+
+    Raises:
+        IncompatibleBundleError: It has none.
+    """
     if level is None:
         return bundle
     kept = tuple(candidates.of_level(bundle.manifest, level))

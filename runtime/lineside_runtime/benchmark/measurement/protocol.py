@@ -208,7 +208,11 @@ def config_to_plain(config: Config) -> dict[str, Any]:
 
 
 def config_from_plain(values: dict[str, Any]) -> Config:
-    """Returns the configuration from plain values."""
+    """Returns the configuration from plain values.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
     return Config(**{name: _tuples(value) for name, value in values.items()})
 
 

@@ -29,7 +29,15 @@ _CLEAN, _INT8 = "clean.onnx", "int8.onnx"
 
 
 def quantise(source: Path, folder: Path, data: DetectionData) -> Path:
-    """Makes ``int8.onnx`` in the folder: the model that level 1 tries first, calibrated on pictures to train on."""
+    """Makes the INT8 model that level 1 tries first, calibrated on pictures to train on.
+
+    Args:
+        source: The float ONNX file.
+        folder: For ``clean.onnx`` and ``int8.onnx``.
+
+    Returns:
+        The INT8 file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     clean, int8 = folder / _CLEAN, folder / _INT8
     clean_graph(source, clean)
@@ -53,9 +61,11 @@ def held_map50(model: Path, data: DetectionData) -> dict[str, float]:
 
 
 def latencies_ms(models: Mapping[str, Path], data: DetectionData) -> dict[str, float]:
-    """Returns the median milliseconds a frame of each ONNX file: ONNX Runtime, one thread, interleaved.
+    """Returns the median milliseconds a frame of each model: ONNX Runtime, one thread, interleaved.
 
-    The frames are some of the held pictures, as they reach the network at the line.
+    Args:
+        models: ONNX files by name.
+        data: Frames are some of its held pictures, as they reach the network at the line.
     """
     held = [picture for domain in data.domains for picture in domain.held]
     feeds = [_feed(held[number * len(held) // TIMED_FRAMES], data) for number in range(TIMED_FRAMES)]

@@ -88,7 +88,11 @@ def rounded_weight(weight: Tensor) -> Tensor:
 
 
 def fake_quantise(module: nn.Module, *, floats: int, answering: Collection[str] = ()) -> list[str]:
-    """Replaces all but the first convolutions by rounding ones; returns their names."""
+    """Replaces all but the first convolutions by rounding ones.
+
+    Returns:
+        The names of those that were changed.
+    """
     names = [name for name, each in module.named_modules() if isinstance(each, nn.Conv2d)][floats:]
     for name in names:
         _put(module, name, FakeQuantConv2d(_conv(module, name), answers=name in answering))

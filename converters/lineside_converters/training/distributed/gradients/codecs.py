@@ -190,7 +190,11 @@ class BlockCodec(Codec):
 
 
 def scatter_mean(codec: Codec, exchange: Exchange, flat: Tensor, length: int) -> Tensor:
-    """Averages ``(n,) float32``, n at most ``W * length``, for those who own the values; see `scatter_rows`."""
+    """Averages for those who own the values; see `scatter_rows`.
+
+    Args:
+        flat: ``(n,) float32``, n at most ``W * length``.
+    """
     return scatter_rows(codec, exchange, rows_of(flat, exchange.world, length), length)
 
 
@@ -225,7 +229,9 @@ def gather_rows(
 ) -> Tensor:
     """Sends this worker's row to all, and writes, or adds, everybody's into ``(n,) float32``, which it returns.
 
-    What the bytes don't hold is left in ``own``; ``length`` is that of each worker's row, with padding.
+    Args:
+        own: ``(length,) float32`` or shorter; what the bytes don't hold is left in it.
+        length: Of each worker's row, with padding.
     """
     packed = exchange.gather(codec.pack([own], length)[0])
     for each, row in zip(packed, rows_of(into, exchange.world, length), strict=True):

@@ -135,7 +135,14 @@ class GradientScheme(abc.ABC):
         return self.scatter(bundled, length)
 
     def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
-        """Averages for those who own the values; returns this worker's row of ``length``, with padding."""
+        """Averages for those who own the values.
+
+        Args:
+            length: Of each worker's row of them, with padding.
+
+        Returns:
+            ``(length,) float32``: the mean over the workers of this worker's row.
+        """
         return scatter_mean(self.codec, self.exchange, bundled.flat, length)
 
     @property

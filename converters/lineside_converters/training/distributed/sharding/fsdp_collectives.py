@@ -41,7 +41,11 @@ class CollectiveMeter:
 
     @contextlib.contextmanager
     def collective(self, sent_bytes: int) -> Iterator[None]:
-        """Measures a collective, in which this worker sends so much, that the training thread waits for."""
+        """Measures a collective that the training thread waits for.
+
+        Args:
+            sent_bytes: Bytes that this worker sends in it.
+        """
         began_s = time.perf_counter()
         yield
         self.bytes_sent += sent_bytes
