@@ -28,7 +28,6 @@ class FleetAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Number in the hub's database; 0 before it is stored.
-        rule: Name of its rule.
         device: Its subject; empty for the hub itself.
         value: The figure when `detail` was written.
         detail: For people, with the present figure; that of the clearance once it is over.

@@ -56,7 +56,6 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         kind: Kind of model, as in ``lineside train KIND``.
         labels: Types, in the order of the network's outputs.
         shared: Tensors that are averaged, in the order of the vector. The others stay as they are at each plant.
-        steps: Steps that a plant trains in a round.
         outer_rate: Factor on the mean change of the plants; 1 for their plain average (FedAvg).
         outer_momentum: Nesterov momentum of the mean change, as in DiLoCo (arXiv:2311.08105); 0 for none.
         privacy: Bound and noise of a plant's change; ``None`` without differential privacy. With it batch norms stay

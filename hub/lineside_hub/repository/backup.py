@@ -164,7 +164,6 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
     """Restores a hub's folder, in a new epoch.
 
     Args:
-        archive: From `backup`.
         folder: Must not exist, or be empty.
         passphrase: Opens the root keys, if they are in the backup and were made with one.
 
