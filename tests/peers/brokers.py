@@ -139,10 +139,11 @@ class SecureMosquitto(Mosquitto):
         self.authority = Authority.create(folder / "ca", site=site)
         self._credentials = self.authority.broker(["localhost", host])
         self._access = folder / "acl"
+        self._left_out: Container[str] = ()
         self._write_access()
 
-    def _write_access(self, *, without: Container[str] = ()) -> None:
-        devices = {name: group for name, group in self.authority.devices().items() if name not in without}
+    def _write_access(self) -> None:
+        devices = {name: group for name, group in self.authority.devices().items() if name not in self._left_out}
         self._access.write_text(access_list(self.site, devices, read_claims(self.authority.folder)))
         self._access.chmod(0o600)
 
@@ -152,7 +153,8 @@ class SecureMosquitto(Mosquitto):
         Args:
             without: Devices that are left out.
         """
-        self._write_access(without=without)
+        self._left_out = without
+        self._write_access()
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
