@@ -119,6 +119,40 @@ def test_two_clients_of_one_name_are_noticed(
             client.close()
 
 
+def test_subscriptions_that_the_broker_dropped_are_noticed_and_made_again(
+    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_monitor, "LOOK_S", 0.0)
+    monkeypatch.setattr(link_monitor, "SILENT_S", 0.05)
+    link, device = LinkClient(mosquitto.config("hub"), "hub"), LinkClient(mosquitto.config("cam"), "cam")
+    monitor = LinkMonitor(link, tmp_path, expects=lambda: True)
+    heard: list[bytes] = []
+    link.subscribe("up", lambda _, payload: heard.append(payload))
+    try:
+        for client in (link, device):
+            client.start()
+            assert client.wait_connected(60)
+        assert link._connection is not None
+        link._connection.unsubscribe("up")
+
+        def noticed() -> bool:
+            monitor.check()
+            return "has passed on no message" in (link_warning(tmp_path) or "")
+
+        wait_for(noticed, what="the warning")
+        monkeypatch.setattr(link_monitor, "SILENT_S", 60.0)
+
+        def hears() -> bool:
+            device.publish("up", b"1", retain=True)
+            monitor.check()
+            return bool(heard) and link_warning(tmp_path) is None
+
+        wait_for(hears, what="the message, and no warning")
+    finally:
+        for client in (link, device):
+            client.close()
+
+
 def test_results_come_home_exactly_once_though_the_broker_is_killed(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice, broker: Broker
 ) -> None:

@@ -20,7 +20,6 @@ class Wifi(msgspec.Struct, frozen=True, kw_only=True):
     """A wireless network with WPA2 or WPA3 personal.
 
     Attributes:
-        ssid: Its name.
         key: 64 hexadecimal digits, see `wpa_key`.
         country: Two letters; the radio stays off without them.
     """

@@ -57,8 +57,6 @@ class Combination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The file of ``lineside bundle combine``.
 
     Attributes:
-        name: Of the new bundle.
-        version: Of the new bundle.
         model: Its models, in the order in which they run.
     """
 
@@ -94,7 +92,6 @@ def combine(combination: Combination, base: Path, out: Path, *, overwrite: bool 
 
     Args:
         base: Folder at which relative paths of bundles start.
-        out: The new folder.
 
     Raises:
         InputNotFoundError: A bundle is not there.

@@ -100,9 +100,7 @@ def time_together(
 
     Args:
         runs: The models, by name.
-        feeds: Inputs of all of them.
         rounds: How many turns each has on each input, `ROUNDS` if not given; who begins changes from round to round.
-        calls: Calls that are timed in a turn.
         count: Told how many rounds of how many are done.
     """
     rounds = rounds or ROUNDS
