@@ -37,7 +37,8 @@ def nccl(case: Case) -> Figures:
     answer, rendezvous = case.folder / "nccl-rank0.json", case.folder / "nccl-rendezvous"
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     start_method = "spawn" if case.gpus else "forkserver"  # the server has imported torch, once for both
-    start_processes(_rank, (case.gpus, str(rendezvous), str(answer)), nprocs=RANKS, start_method=start_method)
+    arguments = case.gpus, str(rendezvous), str(answer)
+    start_processes(_rank, arguments, nprocs=RANKS, start_method=start_method)  # type: ignore[no-untyped-call]
     found: Figures = json.loads(answer.read_bytes())
     wrong = [name for name, right in found.pop("right").items() if not right]
     if wrong:

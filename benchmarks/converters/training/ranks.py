@@ -23,7 +23,7 @@ def together(work: Callable[..., None], *arguments: Any, world: int = 2) -> None
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     multiprocessing.get_context("forkserver").set_forkserver_preload([work.__module__])
-    start_processes(_run, args=(work, arguments, world, port), nprocs=world, start_method="forkserver")
+    start_processes(_run, args=(work, arguments, world, port), nprocs=world, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 def _run(rank: int, work: Callable[..., None], arguments: tuple[Any, ...], world: int, port: int) -> None:
