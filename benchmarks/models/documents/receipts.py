@@ -206,8 +206,9 @@ def fit_without_network(data: Path) -> FittedReading:
 
 
 def _bundle(folder: Path, data: Path) -> tuple[Bundle, dict[str, Any]]:
-    """Trains unless that was done, and returns the INT8 bundle and the facts of its training."""
-    config = DocumentConfig(data=(data,), out=folder / "run", schema=str(SCHEMA), bf16=True, **SETTINGS)
+    """Trains unless that was done with this schema and data; returns the INT8 bundle and the facts of its training."""
+    digest = hashlib.sha256(SCHEMA.read_bytes() + (data / "annotations.jsonl").read_bytes()).hexdigest()[:8]
+    config = DocumentConfig(data=(data,), out=folder / f"run-{digest}", schema=str(SCHEMA), bf16=True, **SETTINGS)
     if SMOKE:
         from tests.models.nlp.extraction.generated_contracts import write_encoder
 
