@@ -153,6 +153,7 @@ def _instructions(cpuinfo: Path) -> tuple[str, ...]:
     return tuple(name for name in INSTRUCTIONS if name in flags)
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     installed = {each.name: each.version for each in distributions()}
     return {name: installed[name] for name in PACKAGES if name in installed}

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from lineside import __version__
 from lineside.options import CommandParser
-from lineside_runtime.errors import DiskFullError, InputError, InputNotFoundError, LinesideError
+from lineside_runtime.errors import ConfigError, DiskFullError, InputError, InputNotFoundError, LinesideError
 
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except LinesideError as error:
-        return _refuse(options, error)
+        return _refuse(options, _of_option(arguments, error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -100,6 +100,23 @@ def _refuse(options: argparse.Namespace, error: LinesideError) -> int:
         print(json.dumps({"error": error.as_dict()}))
     print(f"lineside {options.command}: {error}", file=sys.stderr)
     return 1
+
+
+def _of_option(arguments: Sequence[str], error: LinesideError) -> LinesideError:
+    """Names the given option where an error names a key of that name, which may also stand in a configuration file."""
+    if not isinstance(error, ConfigError) or error.action != ConfigError.default_action:
+        return error
+    option: str | None = error.message
+    if not error.message.startswith("--"):
+        key = f"--{error.message.replace('_', '-')}"
+        typed = (argument.partition("=")[0] for argument in arguments)
+        option = next((word for word in typed if len(word) > len("--") and key.startswith(word)), None)
+    if option is None:
+        return error
+    action = "Correct the option; --help describes it."
+    named = type(error)(option, expected=error.expected, actual=error.actual, action=action)
+    named.__cause__ = error
+    return named
 
 
 def _file_error(error: OSError) -> LinesideError | None:

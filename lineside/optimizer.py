@@ -28,7 +28,6 @@ def device_clock(
     Args:
         device: The device's name; its ``agent.toml`` says ``time_for_hub = true``.
         passphrase: Opens the key of the device's group, if it was made with one.
-        say: Told what the device does.
 
     Raises:
         InputNotFoundError: There is no hub.

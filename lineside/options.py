@@ -49,11 +49,21 @@ def number(text: str) -> float:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that reads every ``type=float`` by `number`, also in its actions."""
+    """A parser that reads every ``type=float`` by `number` and refuses what it does not know, also in its actions."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.register("type", float, number)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Ends with this action's usage and the nearest option where argparse would print that of the program."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            import difflib  # only who mistypes pays for it
+
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            self.error(f"unknown: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return found, unknown
 
 
 def numbers(text: str) -> tuple[float, ...]:

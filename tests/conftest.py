@@ -14,12 +14,18 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 pytest_plugins = ["tests.peers"]
 
 # By default an example that takes 200 ms, or slow drawing of examples, fails: on a busy machine that says nothing.
 hypothesis.settings.register_profile("lineside", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("lineside")
+
+# Hypothesis now and then draws a constant of the tested code. Among those of a thousand files the few that matter are
+# hardly ever met, and to read them takes each worker of a parallel run three seconds.
+providers._get_local_constants = Constants
 
 
 class WatchedConnection(sqlite3.Connection):
@@ -84,6 +90,20 @@ def short_warm_up() -> Iterator[None]:
     """Ends warm-ups of measurements after 0.5 s: beside other tests the times of a call hardly ever get stable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lineside_runtime.benchmark.measurement.runner.WARM_MAX_S", 0.5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_gates() -> Iterator[None]:
+    """Judges eight drawn frames, and times in four rounds: what a gate finds slow is timed again at length, as ever."""
+    from lineside_converters.data import calibration_data
+    from lineside_converters.gates import checks, process_measurement, remote_timing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_data, "SIMULATED_JUDGED", 8)
+        patch.setattr(checks, "ROUNDS", 4)
+        patch.setattr(remote_timing, "ROUNDS", 2)  # of which a device times two for one
+        patch.setattr(process_measurement, "TURN_S", 0.05)
         yield
 
 

@@ -158,7 +158,7 @@ class AgentAssembly:
             configuration=self.configuration,
             recipes=self.recipes,
             requests=self.local_requests,
-            machine=lambda: self.updater.machine,
+            machine=lambda: self.updater.reported,
             deploy=self.updater.post,
         )
         screen = Screen(state, access)

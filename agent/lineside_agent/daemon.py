@@ -127,6 +127,7 @@ class Daemon:
         if parts.degradation is not None:
             parts.degradation.check()
         parts.hub.check_connection()
+        parts.hub.report_free_disk()
         parts.watchdog.check(parts.updater.machine)
         if not parts.storage.store.alive:
             self._defects.append("store")

@@ -1,11 +1,11 @@
 """The stages of an inspection, one after the other in a bare loop: no agent, no session, no record::
 
-    python -m benchmarks.agent.bare_stages FOLDER BUNDLE SECONDS
+    python -m benchmarks.agent.bare_stages FOLDER BUNDLE
 
 Decoding is OpenCV, the engine a bare ``InferenceSession`` with one thread and the options that ours has; what lies
-between is `lineside_models`' own, called directly. After it has seen every picture once it prints a line and waits for
-one on its stdin, so that several begin at the same time; then it counts for so many seconds. Prints the frames, and
-milliseconds of processor time a frame by stage.
+between is `lineside_models`' own, called directly. After it has seen every picture once it prints a line. Then each
+line of its stdin is a number of seconds: it loops for so long, and prints the frames, and milliseconds of processor
+time a frame by stage. Until the next line it waits, so that it can take turns with others.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STAGES = ("decode", "preprocess", "infer", "postprocess")
 
 
 def main() -> int:
-    """Runs the loop."""
-    folder, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    """Runs the loops."""
+    folder, name = Path(sys.argv[1]), sys.argv[2]
     bundle = open_bundle(zoo.path(name))
     manifest = bundle.manifest
     model = bundle.path / manifest.variants[0].file
@@ -41,7 +41,6 @@ def main() -> int:
     outputs = [output.name for output in session.get_outputs()]
     decider = VerdictPolicy(manifest, BUNDLES_OWN)
     paths = sorted(folder.iterdir())
-    sums = dict.fromkeys(STAGES, 0.0)
     clock = time.thread_time
 
     def look(path: Path) -> list[float]:
@@ -62,14 +61,17 @@ def main() -> int:
     for path in paths:
         look(path)
     print("ready", flush=True)
-    sys.stdin.readline()
-    end_s, count = time.monotonic() + seconds, 0
-    while not count or time.monotonic() < end_s:
-        marks = look(paths[count % len(paths)])
-        count += 1
-        for stage, before, after in zip(STAGES, marks, marks[1:], strict=False):
-            sums[stage] += after - before
-    print(json.dumps({"frames": count, **{stage: 1000 * total / count for stage, total in sums.items()}}))
+    count = 0
+    for line in sys.stdin:
+        sums, first, end_s = dict.fromkeys(STAGES, 0.0), count, time.monotonic() + float(line)
+        while count == first or time.monotonic() < end_s:
+            marks = look(paths[count % len(paths)])
+            count += 1
+            for stage, before, after in zip(STAGES, marks, marks[1:], strict=False):
+                sums[stage] += after - before
+        frames = count - first
+        mean_ms = {stage: 1000 * total / frames for stage, total in sums.items()}
+        print(json.dumps({"frames": frames, **mean_ms}), flush=True)
     return 0
 
 

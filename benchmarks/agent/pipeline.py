@@ -2,8 +2,8 @@
 
 The roofline is cores ÷ the summed processor time a frame of the stages run bare, by one loop alone (`bare_stages`).
 Beside it stands what one such loop on each core really does, as other processes may need the cores as well. On a shared
-machine the same loop is a third slower in one ten seconds than in the next, so all of them take turns, the agent
-stopped (SIGSTOP) meanwhile, and each share is the median of the rounds' ratios. ``share_by_processor_time`` is a bare
+machine the same loop is a third slower in one ten seconds than in the next, so all of them take short turns, the agent
+stopped (SIGSTOP) meanwhile, and each share is the median of many rounds' ratios. ``share_by_processor_time`` is a bare
 frame's processor time (a loop on each core) over the agent's of the same round: the share of the roofline if nobody
 else needed the cores and no thread waited. One row keeps the image of every frame as PNG, which no bare loop does. What
 the agent does is counted in its database by a process that imports nothing of ours.
@@ -11,6 +11,7 @@ the agent does is counted in its database by a process that imports nothing of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,10 @@ from benchmarks.smoke import scaled
 
 PICTURES = scaled(32, smoke=4)
 SIZE = (640, 480)
-ROUNDS = scaled(9, smoke=1)
-ROUNDS_OF_OTHERS = scaled(3, smoke=1)
-SECONDS = scaled(4.0, smoke=0.3)
-BARE_S = scaled(2.5, smoke=0.3)
+ROUNDS = scaled(30, smoke=1)
+ROUNDS_OF_OTHERS = scaled(10, smoke=1)
+SECONDS = scaled(1.5, smoke=0.3)
+BARE_S = scaled(0.8, smoke=0.3)
 BAR = 0.9
 CORES = min(2, len(os.sched_getaffinity(0)))
 COUNTER = Path(__file__).with_name("records_counted.py")
@@ -70,12 +72,12 @@ def _rounds(folder: Path, frames: Path, settings: dict[str, Any]) -> list[dict[s
     folder.mkdir()
     (folder / "frames").symlink_to(frames)
     found = []
-    with agent(folder, settings) as process:
+    with _bare_loops(frames) as loops, agent(folder, settings) as process:
         wait_recorded(folder, 3 * PICTURES)
         for _ in range(ROUNDS if settings == WAYS[BEST] else ROUNDS_OF_OTHERS):
             process.send_signal(signal.SIGSTOP)
             try:
-                alone, each_core = _bare(frames, 1), _bare(frames, CORES)
+                alone, each_core = _bare(loops[:1]), _bare(loops)
             finally:
                 process.send_signal(signal.SIGCONT)
             found.append({**_counted(folder, process.pid), "alone": alone, "each_core": each_core})
@@ -86,20 +88,33 @@ def _summed(stages: dict[str, float]) -> float:
     return sum(stages[stage] for stage in STAGES)
 
 
-def _bare(frames: Path, count: int) -> dict[str, float]:
-    """So many loops at once: the sum of their frames, and the mean of their stages."""
-    command = [sys.executable, "-m", "benchmarks.agent.bare_stages", str(frames), BUNDLE, str(BARE_S)]
+@contextlib.contextmanager
+def _bare_loops(frames: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Starts a bare loop for each core, which wait for their turns, and ends them."""
+    command = [sys.executable, "-m", "benchmarks.agent.bare_stages", str(frames), BUNDLE]
     pipe = subprocess.PIPE
-    loops = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    with contextlib.ExitStack() as stack:
+        loops = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(CORES)]
+        for loop in loops:
+            stack.enter_context(loop)
+            _line_of(loop)
+        yield loops
+
+
+def _bare(loops: Sequence[subprocess.Popen[str]]) -> dict[str, float]:
+    """Returns the sum of the frames of these loops at once, and the mean of their stages."""
     for loop in loops:
-        if loop.stdout is None or not loop.stdout.readline():
-            raise RuntimeError("a bare loop has ended before it began")
-    for loop in loops:
-        if loop.stdin is not None:
-            print(file=loop.stdin, flush=True)
-    found = [json.loads(loop.communicate()[0]) for loop in loops]
-    mean = {stage: sum(each[stage] for each in found) / count for stage in STAGES}
+        print(BARE_S, file=loop.stdin, flush=True)
+    found = [json.loads(_line_of(loop)) for loop in loops]
+    mean = {stage: sum(each[stage] for each in found) / len(loops) for stage in STAGES}
     return {"frames": sum(each["frames"] for each in found), **mean}
+
+
+def _line_of(loop: subprocess.Popen[str]) -> str:
+    line = loop.stdout.readline() if loop.stdout is not None else ""
+    if not line:
+        raise RuntimeError("a bare loop has ended; its error stands above")
+    return line
 
 
 def _counted(folder: Path, pid: int) -> dict[str, float]:

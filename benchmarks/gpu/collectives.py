@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.gpu.steps import Case, Figures, StepError
 from lineside_converters.training.distributed.exchange import Exchange
@@ -34,9 +35,10 @@ def nccl(case: Case) -> Figures:
     bandwidth is not that of two GPUs. Without a GPU the workers use gloo, and nothing of it is reported.
     """
     answer, rendezvous = case.folder / "nccl-rank0.json", case.folder / "nccl-rendezvous"
-    mp.spawn(  # type: ignore[attr-defined, no-untyped-call]  # torch has no types for it
-        _rank, args=(case.gpus, str(rendezvous), str(answer)), nprocs=RANKS, join=True
-    )
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    start_method = "spawn" if case.gpus else "forkserver"  # the server has imported torch, once for both
+    arguments = case.gpus, str(rendezvous), str(answer)
+    start_processes(_rank, arguments, nprocs=RANKS, start_method=start_method)  # type: ignore[no-untyped-call]
     found: Figures = json.loads(answer.read_bytes())
     wrong = [name for name, right in found.pop("right").items() if not right]
     if wrong:

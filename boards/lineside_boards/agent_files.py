@@ -73,8 +73,6 @@ class IdentityFiles(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         root: The update repository's ``root.json``.
         ca: Certificate of the authority; ``None`` for a broker without TLS.
-        certificate: The device's own.
-        key: Its private key.
     """
 
     root: Path
@@ -87,7 +85,6 @@ class AgentSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Content of ``agent.toml``.
 
     Attributes:
-        url: Of the broker.
         more: Other tables, such as ``[trigger]``.
         bundle: Folder of the first bundle, or ``None``.
         patience: Factor of the start timeout; above 1 for an emulator.

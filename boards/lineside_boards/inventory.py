@@ -52,7 +52,6 @@ class VariantMatch(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a variant of a bundle can run here.
 
     Attributes:
-        variant: Its name.
         engine: The engine that would run it; empty if there is none.
         reason: Why not; empty if it can.
     """
@@ -71,8 +70,6 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         model: The maker's name.
         architecture: Such as ``aarch64``.
         cores: CPU cores that may be used.
-        memory_bytes: Main memory.
-        kernel: Its release.
         jetson_release: Of Jetson Linux; empty on other systems.
         accelerators: That the kernel sees.
         engines: Probe results; empty if they were not probed.

@@ -77,7 +77,6 @@ class EvaluatedVariant:
     """A variant that passed the gates.
 
     Attributes:
-        figures: What was measured.
         gates: Results of the gates; ``unproven`` where one could not be measured here.
         ratio: Median share of the source model's time in ONNX Runtime, same threads, same inputs, interleaved.
         correlation: Least correlation of an output with the source model's.
@@ -107,8 +106,6 @@ class RejectedVariant:
     """A variant that is not shipped.
 
     Attributes:
-        engine: The engine that it was meant for.
-        precision: The precision that it would have had.
         why: The measured reason, or why it could not be made.
         error: The gate that it failed; ``None`` if it could not be made, or another is faster.
         latency_ms: Latency of a frame; ``None`` if it was not timed.
@@ -188,7 +185,6 @@ class PruningResult:
         notes: What a reader has to know.
         postprocess: How its outputs are read, where scores and thresholds were fitted anew.
         candidates: All networks that level 3 measured.
-        hypervolumes: Hypervolumes of each series of these.
     """
 
     model: Path
@@ -206,7 +202,6 @@ class Candidate:
 
     Attributes:
         model: The float graph that the next stage starts from: as given, cleaned, then pruned.
-        pruning: Result of levels 2 and 3.
         int8: Its quantized form as QDQ ONNX; ``None`` at level 0.
         variants: One for each converter of the target's engines.
         rejected: Variants that could not be made.

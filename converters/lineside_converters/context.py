@@ -25,7 +25,6 @@ class Context:
         manifest: Manifest of the new bundle, as far as it is known: how frames go in and answers come out.
         inputs: For calibration, tuning and evaluation.
         level: What is done, and the limits of parity and speed.
-        target: Where it is to run.
         task: How answers are judged; ``None`` where they are the caller's.
         work: Keeps finished steps.
         progress: Told what is done.

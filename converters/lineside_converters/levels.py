@@ -133,5 +133,5 @@ def level_options(level: int) -> LevelOptions:
         f"optimization level {level!r} is not in this release",
         expected=known,
         actual=level,
-        action="Use optimization_level=1.",
+        action="Use optimization_level=1 (--level 1).",
     )

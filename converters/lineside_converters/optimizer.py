@@ -43,7 +43,6 @@ class OptimizeResult:
     """The new bundle and its figures.
 
     Attributes:
-        bundle: The new bundle, opened.
         float_figures: Figures of the source model, in ONNX Runtime.
         int8_figures: Figures of the bundle's fastest variant on the same frames, INT8 or FP16; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.

@@ -2,6 +2,9 @@
 
 They read the hub's database, which shows devices as they were when the hub last heard of them. So the running hub
 writes whether it hears anything into a file beside the database.
+
+A broker may drop subscriptions while the connection stands, and tells nobody. Agents repeat their birth every five
+minutes: a hub with connected devices that hears none of them connects again, which subscribes again.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import collections
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -37,6 +41,9 @@ STALE_S = 3 * REPEAT_S
 LOSSES_MAX, LOSSES_S = 4, 300.0
 """A connection that ends more often in this time is pushed off, or breaks down all the time."""
 
+SILENT_S = 900.0
+"""So long no message of connected devices means that the broker passes none on."""
+
 
 class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """What the running hub says of its connection.
@@ -51,10 +58,17 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkMonitor:
-    """Watches the hub's connection. Call `check` again and again, and `close` at the end, in one thread."""
+    """Watches the hub's connection. Call `check` again and again, and `close` at the end, in one thread.
 
-    def __init__(self, link: LinkClient, folder: Path) -> None:
-        self._link, self._path = link, folder / NAME
+    Args:
+        expects: Returns whether a device is connected, as far as the hub knows.
+    """
+
+    def __init__(self, link: LinkClient, folder: Path, *, expects: Callable[[], bool] = lambda: False) -> None:
+        self._link, self._path, self._expects = link, folder / NAME, expects
+        self._received = 0
+        self._message_s = time.monotonic()
+        self._silent = ""
         self._losses: collections.deque[float] = collections.deque(maxlen=LOSSES_MAX + 1)
         self._counted = 0
         self._error = ""
@@ -88,6 +102,7 @@ class LinkMonitor:
         self._counted = losses
         error = str(link.last_error or "")
         self._error = error or self._error
+        self._check_messages(now_s)
         if link.connected:
             self._heard_s = now_s
         elif now_s - self._heard_s > GRACE_S:
@@ -97,7 +112,23 @@ class LinkMonitor:
                 f"the hub's connection to {url} ended more than {LOSSES_MAX} times in {LOSSES_S / 60:.0f} minutes: "
                 f"{self._error} Is there a second hub of this site, or another client called {link.client_id}?"
             )
-        return error
+        return error or self._silent
+
+    def _check_messages(self, now_s: float) -> None:
+        """Connects again if the broker passes on no message of devices that are connected."""
+        link, received = self._link, self._link.counters.get("received", 0)
+        if received != self._received:
+            self._received, self._message_s, self._silent = received, now_s, ""
+        elif not link.connected:
+            self._message_s = now_s
+        elif now_s - self._message_s > SILENT_S and self._expects():
+            self._message_s = now_s
+            self._silent = (
+                f"{link.config.url} has passed on no message for {SILENT_S / 60:.0f} minutes, though devices were "
+                "connected: the hub connects again. Check the broker's access list (ACL)"
+            )
+            log.error("%s", self._silent)
+            link.reconnect()
 
 
 def link_warning(folder: Path) -> str | None:

@@ -81,7 +81,7 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self._monitor = LinkMonitor(self.link, folder)
+        self._monitor = LinkMonitor(self.link, folder, expects=self._expects_messages)
         self.inbox = Inbox(folder, self._acknowledge, config.results)
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
@@ -238,6 +238,9 @@ class Hub:
         return self.link.publish(self.topics.chunk(target, name), body, qos=0)
 
     # The ticker.
+
+    def _expects_messages(self) -> bool:
+        return bool(self._database.query("SELECT 1 FROM devices WHERE up = 1 LIMIT 1"))
 
     def _tick(self) -> None:
         seen = -1

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, add_overwrite, bundle_path, positive
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from lineside_runtime.encrypted import EncryptedHead
     from lineside_runtime.encrypted.trial import HeadTrial
 
 QUERIES_PER_DAY = 1000
@@ -151,31 +154,54 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from lineside_models.postprocess.decoders.classification import class_scores
-    from lineside_models.preprocess import prepare
     from lineside_models.vision.images import read_image
     from lineside_runtime.encrypted import EncryptedHead
     from lineside_runtime.server.access import read_token
 
     token = None if options.token_file is None else read_token(options.token_file)
-    found = []
+    answers, unreadable, failure = [], [], None
     with EncryptedHead(
         options.trunk, server=options.server, keys=options.keys, token=token, ca_file=options.ca_file
     ) as classifier:
-        how, described = classifier.session.manifest.preprocess, classifier.description
         for path in options.images:
-            logits = classifier.predict({how.input: prepare(read_image(path), how)[0]})
-            scores = class_scores(logits, described.postprocess.params)[0]
-            ranked = sorted(zip(scores.tolist(), described.labels, strict=True), reverse=True)
-            found.append({"image": str(path), "scores": {label: score for score, label in ranked}})
+            try:
+                image = read_image(path)
+            except LinesideError as error:
+                inform(f"not read: {error}")
+                unreadable.append({"image": str(path), "error": error.as_dict()})
+                continue
+            try:
+                scores = _classify(classifier, image)
+            except LinesideError as error:
+                if not options.json:
+                    raise
+                failure = error  # printed with the answers before it
+                break
+            answers.append({"image": str(path), "scores": scores})
             if not options.json:
-                show(f"{path}: " + ", ".join(f"{label} {score:.3f}" for score, label in ranked[:SHOWN]))
+                ranked = list(scores.items())[:SHOWN]
+                show(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in ranked))
         budget = classifier.least_noise_budget_bits
     if options.json:
-        print_json({"images": found, "noise_budget_bits": budget})
-    else:
+        error_entry = {} if failure is None else {"error": failure.as_dict()}
+        print_json({"images": answers, "unreadable": unreadable, "noise_budget_bits": budget, **error_entry})
+        if failure is not None:
+            inform(f"lineside privacy: {failure}")
+    elif answers:
         inform(f"least noise budget: {budget} bits")
-    return 0
+    return 1 if unreadable or failure is not None else 0
+
+
+def _classify(classifier: EncryptedHead, image: np.typing.NDArray[np.uint8]) -> dict[str, float]:
+    """Returns the score of each class, the highest first."""
+    from lineside_models.postprocess.decoders.classification import class_scores
+    from lineside_models.preprocess import prepare
+
+    how, described = classifier.session.manifest.preprocess, classifier.description
+    logits = classifier.predict({how.input: prepare(image, how)[0]})
+    scores = class_scores(logits, described.postprocess.params)[0]
+    ranked = sorted(zip(scores.tolist(), described.labels, strict=True), reverse=True)
+    return {label: score for score, label in ranked}
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -58,10 +58,17 @@ def run(options: argparse.Namespace) -> int:
     heap.save_memory()
     if options.json and options.format not in (None, "json"):
         raise ConfigError("--json and --format", expected="one of them", action="")
+    if options.text and (options.format or options.html is not None):
+        other = "--format" if options.format else "--html"
+        raise ConfigError(f"--text and {other}", expected="one of them: --text finds no values", action="")
     if options.html is not None:
         ensure_writable(options.html)
     if options.text:
-        show(_document(options).text)
+        text = _document(options).text
+        if options.json:
+            print_json({"source": str(options.file), "text": text})
+        else:
+            show(text)
         return 0
     if options.agent is not None:
         document, report = _document(options), _by_agent(options)

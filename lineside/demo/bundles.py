@@ -60,9 +60,7 @@ def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
     """Makes a bundle whose model does not give its golden output; manifest, hashes and signature are valid.
 
     Args:
-        good: The source bundle.
         out: The new folder.
-        version: Of the new bundle.
     """
     shutil.copytree(good.path, out)
     variant = good.manifest.variants[0]

@@ -43,7 +43,6 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
         float: Figures of the float model.
         int8: Figures of the INT8 model on the same frames.
         accuracy_on: Frames with known truth on which ``map50`` was measured; empty if there were none.
-        requested_device: Device that was asked for.
         broker_restarted: Whether the broker was killed and restarted.
         frames_by_bundle: Number of frames that each bundle judged.
     """

@@ -24,7 +24,7 @@
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 | ``alarms/<device>`` | 1, retained | `messages.DeviceAlarms` |
 | ``pool/plan/<plant>`` | 1 | the signed plan of a round of `aggregation` |
-| ``pool/training`` | 1, retained | `messages.BundleRef` of the federated training's round |
+| ``pool/training`` | 1, retained | `messages.BundleRef` of the federated training's round, or that it is over |
 | ``pool/round/<round>/to/<plant>``, ``pool/round/<round>/from/<plant>`` | 1 | the messages of that round |
 | ``pool/round/<round>/peer/<from>/<to>`` | 1 | encrypted messages of a comparison between two plants |
 """

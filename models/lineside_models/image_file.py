@@ -29,7 +29,6 @@ def decode_image(
     Args:
         data: Content of a BMP, JPEG, PNG, PNM, TIFF or WebP file.
         how: One of OpenCV's ``IMREAD_…``.
-        pixels_max: How many pixels it may have.
 
     Returns:
         ``(H, W)`` or ``(H, W, C)``, colours as BGR.
@@ -58,7 +57,6 @@ def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False)
 
     Args:
         data: The file's content.
-        pixels_max: How many pixels it may have.
         grey: Whether colours become grey.
 
     Returns:

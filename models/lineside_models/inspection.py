@@ -51,7 +51,6 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         part_id: The inspected part, as in the `Frame`, or as a rule in ``read`` with ``part_id`` has read it.
-        source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture in nanoseconds.
         passed: True if the verdict is ``good``; on the line everything else is a reject.
@@ -59,7 +58,6 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
             part) or ``unsure``.
         detections: The defects, highest score first.
         doubtful: What the verdict was unsure of: candidates in their type's band below the threshold.
-        timings: Time by stage.
         bundle: ``name@version`` of the bundle that judged.
         requested_device: Device that the configuration asked for, such as ``cpu:0``.
         used_device: Device that ran, such as ``ort/cpu:0``.

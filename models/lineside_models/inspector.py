@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ from lineside_runtime.tensors import DYNAMIC, Array
 
 if TYPE_CHECKING:
     from lineside_models.identification.expected_values import ExpectedValues
+
+CPU_BATCH_PIXELS = 4 * 224 * 224
+"""Pixels of a batch on a CPU. Four images of 224x224 take 3 % less time each than one alone; of 640x640, whose
+activations leave the cache, two take 4 % more and four 9 %."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +104,8 @@ class Inspector:
 
         Args:
             session: Stays the caller's to close.
-            batch_size: At most so many frames, or pieces of frames, go through the model at once.
+            batch_size: At most so many frames, or pieces of frames, go through the model at once; on a CPU at most
+                `CPU_BATCH_PIXELS`, or one.
             rules: Laid over the bundle's own.
             references: Images of good parts to compare with, in place of those in the bundle.
             expected: What marks must agree with, by part.
@@ -146,7 +152,6 @@ class Inspector:
         """Inspects frames; those whose tensors have one shape go through the model together.
 
         Args:
-            frames: In any sizes.
             confidence_threshold: As for `inspect`.
 
         Returns:
@@ -206,6 +211,7 @@ class Inspector:
     def _batches(self, frames: Sequence[Frame], bundle: Bundle) -> Iterator[list[_Prepared]]:
         manifest = bundle.manifest
         size = self._batch_size if _free_batch(manifest) else 1
+        most_pixels = CPU_BATCH_PIXELS if "/cpu" in self.session.used_device else math.inf
         slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
@@ -217,7 +223,8 @@ class Inspector:
                 took_ms = (time.perf_counter_ns() - started_ns) / 1e6
                 batch = waiting.setdefault(tensor.shape, [])
                 batch.append(_Prepared(index, piece, tensor, letterbox, took_ms))
-                if len(batch) == size:
+                height, width = tensor.shape[-2:]
+                if len(batch) == size or (len(batch) + 1) * height * width > most_pixels:
                     yield waiting.pop(tensor.shape)
                 started_ns = time.perf_counter_ns()
         yield from waiting.values()

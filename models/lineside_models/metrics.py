@@ -110,9 +110,7 @@ class DetectionMetrics:
     """Figures of one detector on one set of images.
 
     Attributes:
-        images: How many images were judged.
         map50: Mean of the types' average precision at IoU 0.5, over the types that the images show.
-        classes: By type.
         boxes: Sum over the types, boxes at the thresholds.
         image_types: Sum over the types: is this type in this image?
         parts: Good or bad? A bad part that was rejected, whatever the reason, is a hit.

@@ -199,7 +199,6 @@ class Executable(abc.ABC):
     """A model on one device. Several threads may call `run` at once; an engine that can't do that locks itself.
 
     Attributes:
-        backend: The engine that loaded it.
         shortfall: What part of it runs on the CPU although another device was asked for; ``None`` if all is there.
     """
 

@@ -240,8 +240,13 @@ def test_file_in_the_place_of_a_folder_is_said(image: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["plain", "xz", "zst", "zst in frames"])
-def test_image_is_unpacked_by_its_first_bytes(pristine: Path, tmp_path: Path, kind: str) -> None:
-    data = pristine.read_bytes()
+def test_image_is_unpacked_by_its_first_bytes(tmp_path: Path, kind: str) -> None:
+    whole = tmp_path / "whole"
+    with whole.open("wb") as file:
+        file.write(os.urandom(MIB))
+        file.seek(15 * MIB)
+        file.write(os.urandom(MIB))
+    data = whole.read_bytes()
     packed = {
         "plain": lambda: data,
         "xz": lambda: lzma.compress(data, preset=0),
@@ -249,9 +254,9 @@ def test_image_is_unpacked_by_its_first_bytes(pristine: Path, tmp_path: Path, ki
         "zst in frames": lambda: zstandard.compress(data[: 9 * MIB]) + zstandard.compress(data[9 * MIB :]),
     }[kind]()
     (tmp_path / "in").write_bytes(packed)
-    image_file.copy(pristine if kind == "plain" else tmp_path / "in", tmp_path / "out")
+    image_file.copy(whole if kind == "plain" else tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == data
-    assert (tmp_path / "out").stat().st_blocks <= pristine.stat().st_blocks + 64, "holes stay holes"
+    assert (tmp_path / "out").stat().st_blocks * 512 <= len(data) / 2 + 64 * 1024, "holes stay holes"
 
 
 @pytest.mark.parametrize("kind", ["xz", "zst"])

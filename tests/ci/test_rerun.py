@@ -58,10 +58,9 @@ def closing_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip().splitlines()[-1].strip("= ")
 
 
-@pytest.mark.parametrize("workers", [(), WORKERS])
-def test_nothing_fails(tmp_path: Path, workers: tuple[str, ...]) -> None:
+def test_nothing_fails(tmp_path: Path) -> None:
     project = Project(tmp_path, good=GOOD)
-    done = project.run(*workers)
+    done = project.run()
     assert done.returncode == 0, done.stdout
     assert closing_line(done).startswith("1 passed in")
     assert (project.names("flaky"), project.names("failed"), project.report["counts"]["passed"]) == ([], [], 1)

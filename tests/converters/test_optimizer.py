@@ -69,7 +69,7 @@ def test_called_as_the_customer_wrote_it(
     assert SIMULATED_ONLY in result.report.notes
     assert result.report.calibration is not None
     assert result.report.calibration.source == "24 frames of the line simulator"
-    assert result.report.accuracy_on == "40 frames of the line simulator"
+    assert result.report.accuracy_on == "8 frames of the line simulator"
 
 
 def test_the_bundle_holds_one_proved_int8_variant(made: OptimizeResult) -> None:

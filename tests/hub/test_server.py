@@ -41,6 +41,8 @@ from tests.worlds.results_device import ResultsDevice
 SITE = "test"
 GROUP = "line-a"
 TOPICS = Topics(SITE)
+ONE_BROKER = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+"""For what doesn't depend on the kind of broker."""
 
 
 def rows_of(repository: Repository) -> list[tuple[str, str, int]]:
@@ -74,6 +76,7 @@ def test_results_come_home_exactly_once_though_the_hub_is_killed(
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
+@ONE_BROKER
 def test_status_says_that_the_hub_hears_no_device(
     hub_process: HubProcess, repository: Repository, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,40 @@ def test_two_clients_of_one_name_are_noticed(
             client.close()
 
 
+def test_subscriptions_that_the_broker_dropped_are_noticed_and_made_again(
+    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_monitor, "LOOK_S", 0.0)
+    monkeypatch.setattr(link_monitor, "SILENT_S", 0.05)
+    link, device = LinkClient(mosquitto.config("hub"), "hub"), LinkClient(mosquitto.config("cam"), "cam")
+    monitor = LinkMonitor(link, tmp_path, expects=lambda: True)
+    heard: list[bytes] = []
+    link.subscribe("up", lambda _, payload: heard.append(payload))
+    try:
+        for client in (link, device):
+            client.start()
+            assert client.wait_connected(60)
+        assert link._connection is not None
+        link._connection.unsubscribe("up")
+
+        def noticed() -> bool:
+            monitor.check()
+            return "has passed on no message" in (link_warning(tmp_path) or "")
+
+        wait_for(noticed, what="the warning")
+        monkeypatch.setattr(link_monitor, "SILENT_S", 60.0)
+
+        def hears() -> bool:
+            device.publish("up", b"1", retain=True)
+            monitor.check()
+            return bool(heard) and link_warning(tmp_path) is None
+
+        wait_for(hears, what="the message, and no warning")
+    finally:
+        for client in (link, device):
+            client.close()
+
+
 def test_results_come_home_exactly_once_though_the_broker_is_killed(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice, broker: Broker
 ) -> None:
@@ -133,6 +170,7 @@ def test_results_come_home_exactly_once_though_the_broker_is_killed(
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
+@ONE_BROKER
 def test_a_gap_waits_and_a_repeat_is_answered(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
@@ -149,6 +187,7 @@ def test_a_gap_waits_and_a_repeat_is_answered(
     assert len(rows_of(repository)) == 8
 
 
+@ONE_BROKER
 def test_what_cannot_be_read_kills_nothing_and_is_told(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
@@ -203,6 +242,7 @@ def test_births_reports_and_wills_become_a_timeline(
     assert [kind for name, kind in device_events(repository.folder) if name == "cam-02"] == told
 
 
+@ONE_BROKER
 def test_a_push_reaches_devices_while_the_hub_runs(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
@@ -242,6 +282,7 @@ def test_desired_states_and_acknowledgements_are_back_after_the_broker_forgot_th
     assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 5
 
 
+@ONE_BROKER
 def test_a_push_without_the_hub_is_published_when_it_starts(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
@@ -252,6 +293,7 @@ def test_a_push_without_the_hub_is_published_when_it_starts(
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
 
 
+@ONE_BROKER
 def test_a_full_chunk_travels_and_a_foreign_path_does_not(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
@@ -276,6 +318,7 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
     assert ask("target", "../../keys/root.pem") == (404, b"")
 
 
+@ONE_BROKER
 def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repository, device: ResultsDevice) -> None:
     wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
     assert hub_process.stop() == 0
@@ -283,6 +326,7 @@ def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repos
     assert "Traceback" not in hub_process.log
 
 
+@ONE_BROKER
 def test_a_second_hub_on_the_same_folder_is_refused_and_the_first_serves_on(
     hub_process: HubProcess, tmp_path: Path
 ) -> None:
@@ -294,6 +338,7 @@ def test_a_second_hub_on_the_same_folder_is_refused_and_the_first_serves_on(
     assert hub_process.stop() == 0
 
 
+@ONE_BROKER
 def test_the_timestamp_is_renewed_at_each_start(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:

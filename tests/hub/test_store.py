@@ -20,7 +20,7 @@ from lineside.cli import main
 from lineside_hub.blobs import FolderBlobs, UrlBlobs
 from lineside_hub.config import HubConfig, folder_config
 from lineside_hub.identity.secure_site import secure
-from lineside_hub.repository.backup import backup, restore
+from lineside_hub.repository.backup import STAGING, backup, restore
 from lineside_hub.repository.chunks import URL_NAME, ChunkStore
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
@@ -251,11 +251,11 @@ def test_what_is_no_backup_and_what_leaves_the_folder(tmp_path: Path) -> None:
         (tmp_path / "none.tar", InputNotFoundError),
         (tmp_path / "junk.tar", BundleFormatError),
         (evil_tar(tmp_path / "up.tar", "../evil"), BundleFormatError),
-        (evil_tar(tmp_path / "odd.tar", "other"), InputNotFoundError),
+        (evil_tar(tmp_path / "odd.tar", "other"), BundleFormatError),
     ):
         with pytest.raises(kind):
             restore(path, tmp_path / path.stem)
-        assert not list((tmp_path / path.stem).glob("*")), "the next attempt finds an empty folder"
+        assert not list(tmp_path.glob(f"{path.stem}/**/*")), "the next attempt finds an empty folder"
     assert not (tmp_path / "evil").exists()
     with pytest.raises(InputError):
         restore(tmp_path / "junk.tar", tmp_path)
@@ -293,7 +293,11 @@ def test_the_commands_back_up_and_restore(
     out = tmp_path / "hub.tar"
     assert main(["hub", "backup", "--hub", str(repository.folder), "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] > 5
+    killed = tmp_path / "again" / STAGING
+    killed.mkdir(parents=True)
+    (killed / "hub.db").write_bytes(b"half")
     assert main(["hub", "restore", str(out), "--hub", str(tmp_path / "again"), "--json"]) == 0
+    assert not killed.exists()
     assert json.loads(capsys.readouterr().out)["rotated"] is True
     assert main(["hub", "status", "--hub", str(tmp_path / "again")]) == 0
     assert main(["hub", "backup", "--hub", str(repository.folder), "--out", str(tmp_path / "none" / "hub.tar")]) == 1

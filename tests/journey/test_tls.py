@@ -15,6 +15,7 @@ from lineside_link.topics import Topics
 from tests.peers import wait_for
 from tests.worlds.agent import AgentProcess, write_agent, write_frames
 from tests.worlds.bundles import make_bundle
+from tests.worlds.hub import query
 from tests.worlds.secure_site import SecureSite, lineside
 
 pytestmark = pytest.mark.peer
@@ -61,9 +62,9 @@ def test_push_and_results_over_mutual_tls(tmp_path: Path, site: SecureSite, agen
     bundle = make_bundle(tmp_path / "bundle")
     pushed = json.loads(lineside("push", bundle.path, "--hub", site.folder, "--group", GROUP, "--json"))
     assert pushed["ref"]["target"] == f"{GROUP}/{bundle.manifest.name}-1.0.0.json"
-    wait_for(lambda: [device["results"] for device in fleet(site)] == [6], 60, what="six results at the hub")
+    wait_for(lambda: query(site.folder, "SELECT count(*) FROM results") == [(6,)], 60, what="six results at the hub")
     (device,) = fleet(site)
-    assert device["name"] == DEVICE
+    assert (device["name"], device["results"]) == (DEVICE, 6)
     assert device["installed"] == bundle.manifest.identity
     assert device["state"] == "active"
     assert device["up"] is True

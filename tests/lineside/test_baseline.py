@@ -23,7 +23,7 @@ from lineside_models.networks.classifier import resnet18
 from lineside_runtime.bundle import open_bundle, write_manifest
 from lineside_runtime.errors import AccuracyGateError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("short_gates")]
 
 
 @pytest.fixture(scope="module")

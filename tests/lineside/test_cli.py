@@ -58,6 +58,14 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture
     assert "usage: lineside" in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, near in ((["--kep", "3"], " (did you mean --keep?)"), (["more"], "")):
+        with pytest.raises(SystemExit):
+            main(["hub", "prune", "--hub", "hub", *words])
+        error = capsys.readouterr().err
+        assert error.startswith("usage: lineside hub prune") and f"unknown: {' '.join(words)}{near}\n" in error
+
+
 def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tmp_path / "nothing")]) == 1
     printed = capsys.readouterr()
@@ -69,6 +77,19 @@ def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytes
 def test_error_with_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tmp_path / "nothing"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 2002
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--epochs", "0"), ("--max-drop", "3"), ("--target", "toaster"), ("--min-metric", "7")]
+)
+def test_a_wrong_value_of_an_option_is_answered_with_the_option(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["optimize", "surface-starter", "--level", "2", option, value, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert f"[2001] {option}; expected" in error and error.rstrip().endswith("Correct the option; --help describes it.")
+    assert not out.exists()
 
 
 def test_a_file_that_cannot_be_made_is_an_error_with_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

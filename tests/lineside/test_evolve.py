@@ -33,7 +33,7 @@ from tests.worlds.hub import query
 from tests.worlds.processes import ChildProcess
 from tests.worlds.site import GROUP, TIMEOUT_S, Site
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.usefixtures("short_gates")]
 
 SIDE, FRAMES, FIRST = 64, 24, 100
 SHORT = ["--epochs", "4", "--batch", "8", "--threads", "1", "--trials", "3", "--shortlist", "1", "--json"]

@@ -17,7 +17,7 @@ from lineside.cli import main
 from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle, write_manifest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("short_gates")]
 
 
 def write_squares(root: Path, classes: dict[str, int]) -> Path:

@@ -26,19 +26,31 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_account_is_added_gets_a_token_and_is_removed(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_account_is_added_gets_a_token_and_is_removed_unless_it_is_the_last_administrator(
+    hub: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run("user", "add", "Ada", "--role", "administer", "--hub", str(hub)) == 0
     assert run("user", "ls", "--hub", str(hub), "--json") == 0
     assert json.loads(capsys.readouterr().out)["accounts"] == [{"name": "Ada", "role": "administer"}]
     assert run("user", "token", "Ada", "--label", "nightly", "--hub", str(hub)) == 0
     token = capsys.readouterr().out.strip()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PASSWORD}\n" * 2))
+    assert run("user", "remove", "Ada", "--hub", str(hub)) == 1
+    assert run("user", "add", "Ada", "--role", "operate", "--hub", str(hub)) == 1
+    assert "Ada is the last account that may administer" in capsys.readouterr().err
+    assert run("user", "add", "Bob", "--role", "administer", "--hub", str(hub)) == 0
     assert run("user", "remove", "Ada", "--hub", str(hub)) == 0
     assert run("user", "token", "Ada", "--hub", str(hub)) != 0
     database = Database.open(hub)
     try:
         assert database.query("SELECT * FROM sessions") == []
         rows = [(row["action"], row["subject"]) for row in database.query("SELECT * FROM audit ORDER BY id")]
-        assert rows == [("set account", "Ada"), ("make token", "Ada"), ("remove account", "Ada")]
+        assert rows == [
+            ("set account", "Ada"),
+            ("make token", "Ada"),
+            ("set account", "Bob"),
+            ("remove account", "Ada"),
+        ]
         stored = str([tuple(row) for row in database.query("SELECT * FROM audit")])
         assert token not in stored and PASSWORD not in stored
     finally:

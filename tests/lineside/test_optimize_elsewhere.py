@@ -41,6 +41,8 @@ from tests.peers import Broker
 from tests.peers.waiting import wait_for
 from tests.worlds.bundles import make_bundle
 
+pytestmark = pytest.mark.usefixtures("short_gates")
+
 SITE, DEVICE = "t0", "bench-1"
 TOPICS = Topics(SITE)
 

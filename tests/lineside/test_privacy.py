@@ -114,6 +114,9 @@ def test_query_prints_classes_and_makes_keys_or_takes_them(
         scores = json.loads(capsys.readouterr().out)["images"][0]["scores"]
         assert set(scores) == {"good", "scratch", "dent"}
         assert sum(scores.values()) == pytest.approx(1)
+        assert main([*command[:4], str(tmp_path / "absent.png"), *command[4:], "--json"]) == 1
+        partial = json.loads(capsys.readouterr().out)
+        assert partial["images"][0]["scores"] == scores and "absent.png" in partial["unreadable"][0]["image"]
         assert main([*command, "--keys", str(key)]) == 0
         out = capsys.readouterr().out
         assert all(f"{label} {score:.3f}" in out for label, score in scores.items())
@@ -144,11 +147,16 @@ def test_a_server_that_was_started_again_gets_the_keys_again(world: Path) -> Non
         assert np.array_equal(device.sums(features), first)
 
 
-def test_a_days_queries_are_limited(world: Path) -> None:
-    with (
-        serving(world, "--queries-per-day", "2") as (url, _),
-        EncryptedHead(world / "split" / "trunk", server=url, token=TOKEN) as device,
-    ):
+def test_a_days_queries_are_limited_and_answers_before_the_limit_are_printed(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trunk, photos = world / "split" / "trunk", [str(world / f"part-{number}.png") for number in (0, 1, 0)]
+    with serving(world, "--queries-per-day", "2") as (url, _), EncryptedHead(trunk, server=url, token=TOKEN) as device:
+        options = ["--server", url, "--token-file", str(world / "token"), "--json"]
+        assert main(["privacy", "query", str(trunk), *photos, *options]) == 1
+        partial = json.loads(capsys.readouterr().out)
+        assert [one["image"] for one in partial["images"]] == photos[:2]
+        assert partial["error"]["code"] == RequestError.code
         features = np.zeros((3, device.description.features), np.int8)
         with pytest.raises(RequestError, match="queries of this day are used up") as refused:
             device.sums(features)

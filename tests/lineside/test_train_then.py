@@ -18,7 +18,7 @@ from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import UnsupportedModelError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("short_gates")]
 
 
 @pytest.fixture

@@ -143,6 +143,15 @@ def test_frames_go_through_the_model_together(session: Session) -> None:
     assert Inspector(session).inspect_batch([]) == []
 
 
+def test_a_batch_on_a_cpu_has_only_so_many_pixels(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = int(np.prod(Inspector(session).prepare(Frame(image=part())).shape[-2:]))
+    for limit, calls in ((3 * pixels, 2), (pixels - 1, 5)):
+        monkeypatch.setattr("lineside_models.inspector.CPU_BATCH_PIXELS", limit)
+        before = session.calls
+        Inspector(session).inspect_batch([Frame(image=part())] * 5)
+        assert session.calls - before == calls
+
+
 def test_a_model_with_a_fixed_batch_of_one_is_fed_one_by_one(tmp_path: Path) -> None:
     with Session(detector_bundle(tmp_path / "one", batch=1)) as session:
         assert len(Inspector(session).inspect_batch([Frame(image=part((1, 1)))] * 3)) == 3

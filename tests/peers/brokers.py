@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from lineside_hub.identity.access_lists import access_list, mosquitto_configuration
@@ -139,14 +139,21 @@ class SecureMosquitto(Mosquitto):
         self.authority = Authority.create(folder / "ca", site=site)
         self._credentials = self.authority.broker(["localhost", host])
         self._access = folder / "acl"
+        self._left_out: Container[str] = ()
         self._write_access()
 
     def _write_access(self) -> None:
-        self._access.write_text(access_list(self.site, self.authority.devices(), read_claims(self.authority.folder)))
+        devices = {name: group for name, group in self.authority.devices().items() if name not in self._left_out}
+        self._access.write_text(access_list(self.site, devices, read_claims(self.authority.folder)))
         self._access.chmod(0o600)
 
-    def reload(self) -> None:
-        """Writes the access list, and has the broker read it and what is revoked again."""
+    def reload(self, *, without: Container[str] = ()) -> None:
+        """Writes the access list, and has the broker read it and what is revoked again.
+
+        Args:
+            without: Devices that are left out.
+        """
+        self._left_out = without
         self._write_access()
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
@@ -191,13 +198,18 @@ class EmbeddedBroker(Broker):
 
 
 _REFUSING = """
-import asyncio, sys
+import asyncio, pathlib, sys
 from amqtt.broker import Broker
+from amqtt.plugins.topic_checking import TopicTabooPlugin
+
+class Taboo(TopicTabooPlugin):
+    async def topic_filtering(self, **how):
+        return pathlib.Path(sys.argv[2]).exists() or await super().topic_filtering(**how)
 
 async def serve(port):
     plugins = {
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
-        "amqtt.plugins.topic_checking.TopicTabooPlugin": {},
+        "__main__.Taboo": {},
     }
     listener = {"type": "tcp", "bind": f"127.0.0.1:{port}"}
     await Broker({"listeners": {"default": listener}, "plugins": plugins}).start()
@@ -211,4 +223,12 @@ class RefusingBroker(Broker):
     """Answers 0x80 to a subscription to ``prohibited``; mosquitto's access list accepts it and delivers nothing."""
 
     def _command(self) -> Sequence[str]:
-        return [sys.executable, "-c", _REFUSING, str(self.port)]
+        return [sys.executable, "-c", _REFUSING, str(self.port), str(self._allowed)]
+
+    @property
+    def _allowed(self) -> Path:
+        return self.folder / "allowed"
+
+    def allow(self) -> None:
+        """Takes every subscription from now on."""
+        self._allowed.touch()

@@ -33,16 +33,18 @@ def write_strips(root: Path, folds: Mapping[str, int], *, first_seed: int = 0, d
     return root
 
 
-def write_boards(root: Path, folds: Mapping[str, int], *, first_seed: int = 0, defects: int = 5) -> Path:
+def write_boards(
+    root: Path, folds: Mapping[str, int], *, first_seed: int = 0, defects: int = 5, side: int = 640
+) -> Path:
     """Writes so many frames of boards a fold, each with its clean template, in DeepPCB's layout."""
     images, notes = root / "PCBData" / "group1" / "1", root / "PCBData" / "group1" / "1_not"
     images.mkdir(parents=True)
     notes.mkdir()
     rows = ["image,fold,template_included"]
     for seed, fold in _numbered(folds, first_seed):
-        frame = render("pcb", seed, defects=defects)
+        frame = render("pcb", seed, size=(side, side), defects=defects)
         cv2.imwrite(str(images / f"{seed}_test.jpg"), frame.image)
-        cv2.imwrite(str(images / f"{seed}_temp.jpg"), render("pcb", seed, defects=0).image)
+        cv2.imwrite(str(images / f"{seed}_temp.jpg"), render("pcb", seed, size=(side, side), defects=0).image)
         lines = [
             " ".join(str(round(v)) for v in box) + f" {PCB.index(LABELS[label]) + 1}"
             for box, label in zip(frame.boxes.tolist(), frame.labels.tolist(), strict=True)

@@ -109,7 +109,10 @@ def _capture(source: str | int, backend: int) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(source, backend)
     try:
         if not capture.isOpened():
-            raise CameraError(f"{source} can't be opened", action="Check $.camera; `v4l2-ctl --list-devices` lists.")
+            place = f"/dev/video{source}" if isinstance(source, int) else source
+            cure = "`lineside camera ls` lists cameras" if isinstance(source, int) else "it must be a video file"
+            action = f"Check $.camera: {cure}."
+            raise CameraError(f"{place} can't be opened", action=action)
         yield capture
     finally:
         capture.release()

@@ -8,18 +8,14 @@ from typing import Annotated
 import msgspec
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
 Count = Annotated[int, msgspec.Meta(ge=1)]
-
-
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-
-
 EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
-
-
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Unit = Annotated[int, msgspec.Meta(ge=1, le=247)]
+Register = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 def decode_path(kind: type, value: object) -> object:
@@ -31,15 +27,3 @@ def decode_path(kind: type, value: object) -> object:
 
 class ConfigTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table: an unknown key is an error, and it is immutable."""
-
-
-Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
-
-
-PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-
-Unit = Annotated[int, msgspec.Meta(ge=1, le=247)]
-
-
-Register = Annotated[int, msgspec.Meta(ge=0, le=65535)]

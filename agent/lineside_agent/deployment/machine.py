@@ -107,7 +107,6 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     Attributes:
         local_desired: What a person at the device asked for since the hub's newest desired state.
         epoch: Of the desired state that is being, or was last, answered.
-        gen: Of the same desired state.
         wanted: Artifact of the same desired state.
         asked: Generation in which that artifact was asked for; 0 in the file of an agent that didn't know.
         slot: Where the wanted artifact goes.

@@ -50,7 +50,6 @@ class DegradationRunner:
     Args:
         archive: Keeps fewer images with the step ``images``.
         active: Has the faster variant of the step ``variant``, if there is one.
-        deadline_policy: Selects it.
         frames: Gives fewer frames with the step ``rate``; ``None`` where that is not possible.
         lateness: Returns how late the line is.
         report: Takes each change.

@@ -123,16 +123,18 @@ def _running(observed: Examination) -> Iterator[BoardFinding]:
             observed.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
         )
         return
-    journal = "journalctl --namespace=lineside -u lineside-agent"
+    start, journal = "systemctl start lineside-agent", "journalctl --namespace=lineside -u lineside-agent"
+    if observed.changed_files is None:  # no service
+        start, journal = "lineside agent run --config FILE", "what it wrote on stderr"
     if not observed.status:
-        yield _error("the agent has never run with this configuration", "Start it: systemctl start lineside-agent")
+        yield _error("the agent has never run with this configuration", f"Start it: {start}")
     elif observed.status_age_s > STALE_S and observed.runs:
         room = "" if observed.free_bytes is None else f", and {observed.free_bytes / 2**20:.1f} MiB are free for it"
         what = f"the agent runs, but its status is {observed.status_age_s:.0f} s old{room}"
         yield _error(what, f"Make room under the state folder; the findings below may be old. See also: {journal}")
     elif observed.status_age_s > STALE_S:
         what = f"the agent doesn't run: its last status is {observed.status_age_s:.0f} s old"
-        yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
+        yield _error(what, f"Start it: {start}; why it ended: {journal}")
     elif not observed.status.get("ready", True):
         yield _warning("the agent runs and has not inspected anything yet", f"Wait a minute, then look: {journal}")
 

@@ -296,8 +296,11 @@ class HubClient:
         }
 
     def check_connection(self) -> None:
-        """As `Presence.check`; reports the free disk every `REPORT_EVERY_S`."""
+        """As `Presence.check`."""
         self._presence.check()
+
+    def report_free_disk(self) -> None:
+        """Reports the free disk every `REPORT_EVERY_S`; to be called again and again."""
         if time.monotonic() >= self._report_due_s and self.client.connected:
             self._report_due_s = time.monotonic() + REPORT_EVERY_S
             self.report(free_bytes=self._free_bytes())

@@ -53,6 +53,9 @@ class NoHub:
     def check_connection(self) -> None:
         """Does nothing."""
 
+    def report_free_disk(self) -> None:
+        """Does nothing."""
+
     def status(self) -> dict[str, Any]:
         """As `lineside_agent.hub_client.client.HubClient.status`."""
         return {"connected": False, "link_problem": None, "resent": 0, "name_conflicts": 0}

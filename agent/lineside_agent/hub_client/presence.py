@@ -1,7 +1,8 @@
 """Announce the device at the hub, and notice a broker that passes on nothing of it.
 
-MQTT 3.1.1 acknowledges a subscription and a message that the access list denies like any other. But the device's own
-birth message does not come back then: the device connects again, until the broker has read its access list.
+MQTT 3.1.1 acknowledges a subscription and a message that the access list denies like any other, and does not tell a
+client that a subscription was dropped. But the device's own birth message does not come back then: the device connects
+again, until the broker has read its access list. The birth is repeated while the connection stands.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ log = logging.getLogger("lineside.agent")
 
 ECHO = Backoff(10.0, 300.0)
 """Time after a connection within which the device's own birth must come back; it grows with each reconnection."""
+
+REPEAT_S = 300.0
+"""How often the birth is published while the connection stands. It may come back late, behind much that waits for a
+slow link."""
 
 
 def last_will(config: AgentConfig, boot_id: str) -> bytes:
@@ -50,10 +55,11 @@ class Presence:
         self._echoed = False
         self._unheard = 0
         self._echo_due_s = math.inf
+        self._repeat_due_s = math.inf
 
     def connected(self) -> None:
         """Publishes the birth on a new connection."""
-        self._echoed = False
+        self._echoed, self._repeat_due_s = False, math.inf
         self._echo_due_s = time.monotonic() + ECHO.after(self._unheard + 1)
         self._publish()
 
@@ -73,6 +79,7 @@ class Presence:
         message = decode(payload, Up)
         if message.boot_id == self._boot_id and message.up:
             self._echoed, self._unheard = True, 0
+            self._echo_due_s, self._repeat_due_s = math.inf, time.monotonic() + REPEAT_S
         elif not message.up:
             # The last will of an earlier connection; the own goodbye comes back like it and needs no answer.
             if self._echoed and not self._leaving:
@@ -86,12 +93,19 @@ class Presence:
             )
 
     def check(self) -> None:
-        """Connects again if the own birth has not come back in time."""
-        if self._client.connected and not self._echoed and not self._leaving and time.monotonic() > self._echo_due_s:
+        """Repeats the birth from time to time, and connects again if it has not come back in time."""
+        now_s = time.monotonic()
+        if not self._client.connected or self._leaving:
+            return
+        if now_s > self._echo_due_s:
+            self._echoed = False
             self._unheard += 1
             self._echo_due_s = math.inf
             log.error("%s", self._error())
             self._client.reconnect()
+        elif now_s > self._repeat_due_s:
+            self._echo_due_s, self._repeat_due_s = now_s + ECHO.most_s, math.inf
+            self._publish()
 
     @property
     def problem(self) -> BrokerError | None:

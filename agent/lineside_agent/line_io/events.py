@@ -250,9 +250,7 @@ class TriggerAnswer:
     """Tell the line, and record it.
 
     Attributes:
-        input: Name of the input.
         tag: Number that this input gave the trigger.
-        at_s: Time of the trigger.
         deadline_s: Time after which a pass is no pass any more.
         took_s: From trigger to answer.
         reason: Details beyond the code; may be empty.

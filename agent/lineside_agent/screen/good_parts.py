@@ -64,7 +64,6 @@ class SimilarPart(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         view: Index of the camera.
         likeness: 1 for the same picture, 0 or less for one without any likeness.
-        compared: Number of good parts that were compared.
     """
 
     source: str

@@ -62,7 +62,6 @@ class ScreenState:
 
     Args:
         agent: All of ``agent.toml``.
-        config: Its ``[screen]`` table.
         recent_s: Returns the latest times from trigger to result.
     """
 

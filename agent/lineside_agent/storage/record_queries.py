@@ -91,7 +91,6 @@ class Record(NamedTuple):
 
     Attributes:
         epoch: Of the device's database.
-        row: As in the table of results.
         image: The kept image; with several cameras that of the decisive one. ``None`` without one.
     """
 
@@ -183,7 +182,6 @@ class HourCount(msgspec.Struct, kw_only=True):
 
     Attributes:
         start_ns: Unix time of its begin.
-        verdicts: Parts by verdict.
     """
 
     start_ns: int
@@ -196,7 +194,6 @@ class ShiftReport(msgspec.Struct, kw_only=True):
     Attributes:
         first_ns: Capture of the first part; 0 without parts.
         last_ns: Capture of the last part.
-        verdicts: Parts by verdict.
         codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts without a record of a killed agent.
         defects: Parts by defect type, the most frequent first; a part with several types counts for each.
         latency_ms: Median, 95th percentile and highest time to a verdict; empty without verdicts.

@@ -43,7 +43,7 @@ from lineside_models.networks.detector import pretrained_trunk
 from lineside_runtime.files import write_atomic
 
 KEPT = kept(".training")
-SEEDS = tuple(range(scaled(5, smoke=2)))
+SEEDS = tuple(range(scaled(5, smoke=1)))
 CASES = scaled(
     {
         "fp32": ("ddp", "fp32"),

@@ -43,7 +43,6 @@ class StaticAddress:
     Attributes:
         address: With prefix length, such as ``192.168.1.20/24``.
         gateway: Or empty.
-        dns: Addresses.
     """
 
     address: str

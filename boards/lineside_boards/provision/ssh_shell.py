@@ -125,7 +125,6 @@ class SshShell(Shell):
         """Runs a script with blocks as its standard input, as fast as they are read.
 
         Args:
-            blocks: Of any size.
             progress: Called with the size of each block that was sent.
 
         Raises:

@@ -75,7 +75,6 @@ class StarterSettings(msgspec.Struct, frozen=True, kw_only=True):
         chosen_share: Frames that the thresholds are chosen on, as a share of those that are learned.
         good: Good frames beside these.
         minutes: Wall time of the training; ``None`` for all its epochs.
-        level: Of the optimizer.
         min_metric: As of `lineside optimize`.
     """
 

@@ -151,8 +151,9 @@ def gather_inputs(
         refuse_single_frames(manifest, "simulator frames" if frames is None else "the frames given")
     if frames is not None:
         calibration, source = _given(frames, manifest, limit)
-    judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
-    if data:
+    if not data:
+        judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
+    else:
         tuning, judged, files = _annotated(manifest, data, fold, judge_fold or fold, limit)
         names = " and ".join(folder.name for folder in data)
         evaluation_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
@@ -339,7 +340,6 @@ def annotated_frame(
 
     Args:
         dataset: Where the sample is from; its labels are lineside's own if ``None``.
-        read_mask: Reads the sample's mask; ``None`` where there is none.
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.

@@ -49,9 +49,7 @@ class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         onnx: The student's graph, with the teacher's facts in its metadata.
         teacher_macs: Multiply-accumulates of one frame.
-        student_macs: The same of the student.
         teacher: Figures of the teacher on what was kept aside.
-        student: Figures of the student on the same.
         curve: The student's figures at each evaluation.
     """
 

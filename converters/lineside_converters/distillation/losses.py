@@ -75,7 +75,6 @@ class DetectorDistillation(DistillationLoss):
 
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.
-        temperature: Temperature of the distributions.
     """
 
     name: ClassVar[str] = "detector"

@@ -56,8 +56,6 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
-        good_or_bad: The verdict on whole parts.
-        per_class: By kind of defect.
         worst_frames: Parts with a wrong verdict, the clearest first.
         faults: Frames that could not be compared with the bundle's reference; they count as rejected, with the highest
             score.

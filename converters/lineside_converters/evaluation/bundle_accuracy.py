@@ -36,7 +36,6 @@ class ClassFigures(ReportStruct, frozen=True, kw_only=True):
         recall: Recall of the true boxes.
         f1_image: F1 of the question whether an image shows the type, at the type's threshold.
         support: True boxes.
-        support_images: Images that show the type.
     """
 
     ap50: float | None

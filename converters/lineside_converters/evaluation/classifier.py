@@ -51,7 +51,6 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 
     Attributes:
         top1: Share of the frames whose surest type is right.
-        top1_interval: Interval of ``top1``.
         top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
         good_or_bad: The verdict on whole parts; a part is good if its class means good parts.

@@ -95,7 +95,6 @@ def judge_combination(
 
     Args:
         inspector: Holds the bundle.
-        bundle: Of several models.
         root: A folder a class, one of them good, or frames with boxes.
 
     Raises:

@@ -56,12 +56,8 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     """Figures of a detector on one fold, beyond those of `Evaluation`.
 
     Attributes:
-        map50_interval: Interval of ``map50``.
-        f1_interval: Interval of ``f1``.
         thresholds: The bundle's thresholds, by type of the data set.
-        confusion: Confusion matrix at those thresholds.
         curves: By type; none for a type that no image shows.
-        good_or_bad: The verdict on whole parts.
         faults: Frames that can't be compared with their reference: `good_or_bad` counts them as rejected, the figures
             by type leave them out.
         worst_frames: The worst first.

@@ -58,7 +58,6 @@ class DocumentEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         values: F1 over all values of all types, documents drawn with replacement for the interval.
         relations: F1 of relations between values that the bundle has found itself; of a relation whose head is the
             document's title, the tail alone is compared, as a document has one.
-        per_class: By entity type.
         coverage: Largest coverage at a precision of 98.7 %; ``None`` if none reaches it.
         accepted: Precision and coverage at the bundle's own threshold for what needs no review.
         curve: Precision against coverage, from the surest value on.

@@ -56,7 +56,6 @@ class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         source: Source of the parts; ``all`` for all together.
         rate: ``rejected / parts``.
-        interval: Interval of the rate.
     """
 
     source: str
@@ -71,7 +70,6 @@ class FalseRejectsAtRecall(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         wanted: Share of the bad parts that the factor was chosen for.
-        chosen_on: Frames that it was chosen on.
         factor: Factor that all thresholds are multiplied by.
         recall: Bad parts of the judged frames that are rejected with it.
         false_rejects: Good parts that are rejected with it, by source, then all.
@@ -106,7 +104,6 @@ class PartVerdicts(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         f1: F1 of the bad parts, at the thresholds as they are.
         precision: Precision of the rejects; ``None`` where there are none.
-        recall: Bad parts that are rejected.
         false_rejects: Good parts that are rejected, by source, then all; empty where there are no good parts.
         at_recall: False rejects at a wanted recall, one entry for each set of frames that it was chosen on.
         cost_curve: Expected cost over what errors cost and how many parts are bad; empty without good parts.

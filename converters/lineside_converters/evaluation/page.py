@@ -44,7 +44,6 @@ class FramePicture:
     """Pictures of one of the worst frames.
 
     Attributes:
-        row: The frame and its errors.
         truth_jpeg: The frame with what is there, base64.
         found_jpeg: The frame with what was found, base64.
     """
@@ -59,7 +58,6 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
 
     Args:
         result: What a judge gave.
-        pictures: Pictures of its worst frames.
     """
     ensure_writable(path)
     write_atomic(path, page(result, pictures).encode())

@@ -58,9 +58,6 @@ def part_verdicts(strengths: Sequence[float], good: Sequence[bool], parts: Seque
 
     Args:
         strengths: By frame, as `strength_of`.
-        good: Whether its part is good.
-        parts: The part that it shows.
-        fold: Where the parts come from.
     """
     strong, is_good = PartStrengths(np.array(strengths, np.float64), parts), np.array(good, np.bool_)
     bad = strong.of(~is_good)
@@ -75,9 +72,7 @@ def worst_verdicts(
 
     Args:
         files: Below the data set's folder.
-        kinds: What the parts show.
         strengths: By part, as `strength_of`.
-        good: Whether the part is good.
     """
     rows = [
         WorstFrame(

@@ -63,7 +63,6 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 
     Attributes:
         mean_iou: Mean of ``iou`` over the types that the masks show.
-        mean_iou_interval: Interval of ``mean_iou``.
         f1: By image and type, summed over the types.
         good_or_bad: The verdict on whole parts, by the bundle's thresholds; a part without a defect's pixel is good.
         false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.

@@ -63,7 +63,6 @@ class EvolutionSettings:
     """Settings of one run.
 
     Attributes:
-        deployed: The bundle that the devices run.
         training: Of the retraining: data (the relabelled frames first), epochs, batch and so on; ``out``, ``start``,
             ``labels``, ``canvas_px``, ``reference``, ``group`` and ``held_share`` are set here.
         out: Folder of the result.

@@ -122,7 +122,6 @@ def compared(
         bad: ``(F,)`` which frames show a defect.
         before: ``(F,)`` verdicts of the deployed bundle: ``good``, ``unsure`` or ``bad``.
         after: ``(F,)`` verdicts of the candidate.
-        parts: Part that each frame shows.
         sources: Data set of each frame.
     """
     part_of, source_of = np.asarray(parts), np.asarray(sources)

@@ -28,7 +28,6 @@ class ConversionRequest:
     Attributes:
         clean: The cleaned float ONNX file.
         int8: Its INT8 form as QDQ ONNX; ``None`` where nothing is quantised.
-        manifest: What is known of inputs and outputs.
         float_nodes: Names of nodes that stay in float, in ``clean``.
         activation: Signedness that the target needs.
         folder: An existing folder to write into.

@@ -48,8 +48,6 @@ class VendorVariant:
 
     Attributes:
         file: Model file; weights in a file beside it are added too.
-        kind: Kind of device that it is for.
-        precision: Precision that it computes in.
         level: Optimisation level that it stands for.
         requires: Version range of the engine; empty for any.
         name: Name of the variant; from engine and precision if empty.

@@ -49,7 +49,6 @@ def baseline_gate(report: OptimizationReport, *, min_metric: float | None = None
     """Compares a model with one that always gives the same answer.
 
     Args:
-        report: What was measured of the model.
         min_metric: Least value of the report's metric, 0 to 1, in place of the limits above.
 
     Raises:

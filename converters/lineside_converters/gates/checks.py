@@ -92,7 +92,7 @@ def time_together(
     runs: Mapping[str, Run],
     feeds: Sequence[Feed],
     *,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
     calls: int = CALLS,
     count: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Times]:
@@ -100,11 +100,10 @@ def time_together(
 
     Args:
         runs: The models, by name.
-        feeds: Inputs of all of them.
-        rounds: How many turns each has on each input; who begins changes from round to round.
-        calls: Calls that are timed in a turn.
+        rounds: How many turns each has on each input, `ROUNDS` if not given; who begins changes from round to round.
         count: Told how many rounds of how many are done.
     """
+    rounds = rounds or ROUNDS
     taken = {name: np.zeros((rounds, calls, len(feeds))) for name in runs}
     order = list(runs.items())[::-1]  # behind one round that warms up, who was named first begins
     on_each = (interleave({name: partial(run, feed) for name, run in order}, calls_a_turn=calls) for feed in feeds)

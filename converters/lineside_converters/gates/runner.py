@@ -128,9 +128,7 @@ class _GateRun:
     """The source model and those variants that have passed so far, loaded.
 
     Attributes:
-        subjects: What has passed so far.
         truths: What is truly in the evaluation frames.
-        answers: The source model's answers to them.
         times: By name, of the source model, the variants and the float model on their engines.
     """
 

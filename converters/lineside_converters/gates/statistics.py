@@ -47,7 +47,6 @@ class Drop:
         low: Lower end of the interval of ``before - after``.
         high: Upper end: the drop is not larger, at this confidence.
         confidence: Confidence that the interval holds the true drop, 0 to 1.
-        frames: How many frames were judged.
         resamples: How often they were drawn again.
     """
 
@@ -108,7 +107,6 @@ def drop_of_map50(
     """Returns the drop of the mean average precision; whole images are resampled.
 
     Args:
-        truths: What is truly in each image.
         before: What the source model finds in them, in the same order; all candidates.
         after: What the new model finds.
         types: How many defect types there are. One that a resample doesn't show is left out of that resample's mean.
@@ -257,7 +255,6 @@ def interval_of_map50(
     """Returns the interval of one model's mean average precision; whole images are resampled.
 
     Args:
-        truths: What is truly in each image.
         found: What the model finds in them, in the same order; all candidates.
         parts: The part that each image shows: those of one part are drawn together.
 

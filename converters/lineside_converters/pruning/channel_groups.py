@@ -29,7 +29,6 @@ class ChannelGroup:
 
     Attributes:
         name: Name of the layer that the group starts from; its number in the network otherwise has no meaning.
-        width: How many channels there are.
         makers: Layers whose outputs they are.
         takers: Layers whose inputs they are.
     """

@@ -42,7 +42,6 @@ class PrunableNetwork:
 
     Attributes:
         module: Takes the one input, gives the outputs in order; floats, batch norms behind the convolutions.
-        input_name: Name of the graph's input.
         output_names: Names of the graph's outputs, in order.
         dynamic_axes: Which axes of which tensor may vary, and what they are called.
         metadata: The file's own properties.

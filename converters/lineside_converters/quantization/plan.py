@@ -43,7 +43,6 @@ class QuantizationChoice(msgspec.Struct, frozen=True, kw_only=True):
     """Result of the quantization search.
 
     Attributes:
-        plan: How the model is quantized.
         tuning_drop: Drop of the metric on the tuning frames; ``None`` if nothing could be measured.
         harms: Effect of each layer, worst first; empty if it was not needed.
         held: Whether the drop is within its bound on the tuning frames.

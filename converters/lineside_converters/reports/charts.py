@@ -101,11 +101,7 @@ def curves(found: Sequence[SensitivityCurve]) -> str:
 
 
 def front(found: Sequence[SearchPoint], name: str) -> str:
-    """Draws every measured model by latency and metric, and the line of those that no other beats.
-
-    Args:
-        found: What a search measured.
-    """
+    """Draws every measured model by latency and metric, and the line of those that no other beats."""
     series = list(dict.fromkeys(each.series for each in found))
     times, metrics = [each.latency_ms for each in found], [each.metric for each in found]
     x, y = widened(min(times), max(times)), widened(min(metrics), max(metrics))

@@ -37,7 +37,6 @@ def page(report: OptimizationReport, shown: Sequence[ShownFrame] = ()) -> str:
     """Returns the page.
 
     Args:
-        report: What was measured.
         shown: Frames on which the models disagree, drawn; none on a page that is shipped.
     """
     limit = next((gate.limit for gate in report.gates if gate.name == "accuracy"), None)

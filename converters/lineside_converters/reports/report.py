@@ -42,7 +42,6 @@ class ModelFigures(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         latency_ms: Inference of one frame: mean over the frames of each frame's median.
         latency_p95_ms: 95th percentile over all timed calls.
-        size_bytes: Size of the model's file.
         map50: Mean average precision at an overlap of 0.5; ``None`` if it was not measured.
         throughput_fps: Frames a second of a process of its own with a caller for each core; ``None`` if not measured.
         memory_bytes: Peak of a process of its own that loads and runs the model; ``None`` if not measured.
@@ -60,7 +59,6 @@ class GateResult(ReportStruct, frozen=True, kw_only=True):
     """Result of one gate.
 
     Attributes:
-        name: ``parity``, ``accuracy``, ``speed`` or ``baseline``.
         status: ``unproven`` where it could not be measured here; ``overridden`` where the caller let it through.
         value: What was measured; ``None`` if nothing was.
         detail: What value and limit mean, and on what they were measured.
@@ -127,7 +125,6 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
         made_at: ISO 8601 time in UTC.
         source: The model that it was made of.
         timed_on: The device whose times they are, where an agent measured them; empty if they are the machine's.
-        float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
             ``None`` where nothing was quantised.
         time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's

@@ -22,7 +22,6 @@ def render(
         title: Title of the browser's tab.
         refresh_s: The browser reads the page again after so many seconds; 0 for never.
         package: Whose template it is.
-        values: Values that the template uses.
     """
     body = _environment(package).get_template(template).render(values)
     return markup.document(title, body, refresh_s=refresh_s)

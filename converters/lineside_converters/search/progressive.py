@@ -134,7 +134,6 @@ def find_progressive(
         context: Of `progressive_context`.
         trials: Number of forms that are tried without training.
         finished: Number of those that are trained, quantised and measured.
-        settings: Settings of each training.
         folder: Keeps what is finished.
     """
     limits = context.optimization.limits

@@ -71,9 +71,7 @@ def search(
     Args:
         context: Context of the trials; the tasks of its optimization run them.
         folder: Holds ``<sampler>-<seed>.db``.
-        sampler: Sampler that proposes trials.
         trials: Number of trials, resumed ones included.
-        method: How each is tried.
 
     Returns:
         So many trials, in their order.

@@ -72,7 +72,6 @@ class UntimedTrial(msgspec.Struct, frozen=True, kw_only=True):
     """A trial whose time is still to be measured.
 
     Attributes:
-        harm: As of `SearchTrial`.
         int8: Its INT8 form, an ONNX file.
     """
 

@@ -47,7 +47,6 @@ class CutChoice:
 
     Attributes:
         best: The cut with the fastest slower stage.
-        tried: All that were measured.
         whole_ms: What the whole model takes on each place alone, by the place's name.
         share: The first stage's share of the compute, measured with both stages at the first place.
     """

@@ -27,7 +27,6 @@ class Cut:
 
     Attributes:
         done: Share of the graph's nodes that lie before it, 0 to 1.
-        tensors: What crosses.
         first: The model's outputs that are made before it.
         second: Those that are made after it.
     """

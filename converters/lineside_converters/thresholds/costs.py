@@ -157,7 +157,6 @@ class TypeScores:
         """Returns the expected cost a part at each threshold.
 
         Args:
-            thresholds: Any number of them.
             miss: Cost of a bad part below the threshold.
             reject: Cost of a good part that reaches it.
         """

@@ -34,7 +34,6 @@ class FrameRequest:
 
     Attributes:
         data: Folders of annotated images.
-        fold: Fold of ``data``.
         take: ``held``: of frames that the bundle was trained on only those that its training held out, where its report
             tells which; ``all``: all of the fold.
         good: Folders of photos of good parts.
@@ -57,7 +56,6 @@ class FrameSet:
 
     Attributes:
         makers: Each makes one frame with its truth.
-        sources: Where each is from.
         parts: Which part, board or tile each shows; frames of one part look alike.
         description: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.

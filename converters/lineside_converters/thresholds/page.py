@@ -84,7 +84,6 @@ def curve(decision: TypeDecision, per: float) -> str:
     """Draws a type's expected cost above its two rates, over the threshold; bands are 95 % intervals.
 
     Args:
-        decision: Decision of the type, with its curve.
         per: Parts that the cost is given for.
     """
     points = decision.curve

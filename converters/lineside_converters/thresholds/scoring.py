@@ -52,8 +52,6 @@ class FrameScores:
         beside: ``(F, C)`` the same of candidates that touch no true box: what a good part would have shown there. Not a
             number where the data has no boxes and the frame shows the type.
         shows: ``(F, C)`` whether each frame truly shows each type.
-        sources: Where each frame is from.
-        parts: Which part each frame shows.
         finds: Every candidate; empty where the data has no boxes.
         unclaimed: ``(F,)`` which frames the bundle's own rules make unsure although no type reaches its threshold: a
             classifier's likeliest class is a defect that has no threshold of its own.

@@ -26,7 +26,6 @@ class TrainingRun:
     Attributes:
         ema: Moving average of its weights.
         optimizer: With the learning rates.
-        step: Steps so far.
         elapsed_s: Training time so far.
         best: Mean of the figures of the best evaluation.
         curve: A row for each evaluation: ``step``, ``elapsed_s`` and the figures by name.

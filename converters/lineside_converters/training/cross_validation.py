@@ -32,7 +32,6 @@ class FoldRun(msgspec.Struct, frozen=True, kw_only=True):
         fold: Number, from 0.
         settings: Of the training, which a resumed cross-validation must share.
         figures: Of the last weights on the fold, by name.
-        mean: Mean of ``figures``.
         curve: All evaluations, with their steps.
     """
 
@@ -48,7 +47,6 @@ class CrossValidation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         figure: What the evaluation measures.
-        mean: Mean over the folds.
         deviation: Standard deviation over the folds. They share training data, so that the mean's own error is larger
             than this divided by the root of their number.
     """
@@ -77,7 +75,6 @@ def cross_validate(
         settings: Of each training; with ``resume`` the folds that are finished in its folder are kept, with
             ``overwrite`` an earlier result is replaced.
         folds: Number of folds, which replaces ``held_share``.
-        tasks: Runs the trainings.
         on_fold: Told each fold that is finished, and how many are.
 
     Raises:

@@ -142,10 +142,8 @@ def take_labels(
 
     Args:
         start: Its network is changed in place.
-        labels: New labels.
         heads: Of its outputs, the first so many have a channel a label.
         background: Channels before that of the first label, which stay as they are.
-        bias: Of a label that is new.
 
     Returns:
         Description of what was kept.

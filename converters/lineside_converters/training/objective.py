@@ -40,7 +40,6 @@ class TrainingObjective(abc.ABC, Generic[B]):
         """Yields the batches from a step on; each follows from the seed and its number alone.
 
         Args:
-            first_step: Number of the first batch.
             done: Share of the run that is over at a step, 0 to 1.
         """
 

@@ -213,7 +213,6 @@ class PlantTrainer:
             weights: All tensors of the network; those that are not shared count in this plant's first round only.
             shared: Tensors that are averaged.
             number: Of the round, from 1.
-            rounds: How many there will be.
             should_stop: Asked before each step.
 
         Returns:

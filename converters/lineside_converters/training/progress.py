@@ -16,7 +16,6 @@ class TrainingProgress:
         steps: Steps of the whole run if no time budget ends it.
         learning_rate: The highest of this step.
         elapsed_s: Training time so far, resumed parts included.
-        remaining_s: Estimate.
         held: Figures on the held-out share, by name, after an evaluation; empty otherwise.
     """
 

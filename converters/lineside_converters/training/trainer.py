@@ -82,7 +82,6 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         patience: Evaluations without a better one after which training ends; ``None`` to end with the schedule.
         postprocess: Name of the decoder of the network's outputs.
         begins_again: Whether a run that was ended before its first checkpoint begins again.
-        config: Settings of the run.
         network: The model that it starts from; ``None`` for a network built here.
     """
 

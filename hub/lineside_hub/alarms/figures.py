@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Iterable, Iterator
 
@@ -69,7 +70,10 @@ def _of_devices(rule: AlarmRule, devices: dict[str, WatchedDevice], now_ns: int)
     for name, one in devices.items():
         if rule.figure == "silent_s" and one.up_at_ns:
             silent_s = 0.0 if one.up else max(0.0, (now_ns - one.up_at_ns) / 1e9)
-            yield name, FigureReading(silent_s, f"not connected for {silent_s:.0f} s" if silent_s else "connected")
+            # Not for how long: the text is shown, mailed and stored, and must not change with every second.
+            since = datetime.datetime.fromtimestamp(one.up_at_ns / 1e9, datetime.timezone.utc)
+            text = f"not connected since {since:%Y-%m-%d %H:%M:%S} UTC" if silent_s else "connected"
+            yield name, FigureReading(silent_s, text)
         elif rule.figure == "free_bytes" and one.reported is not None and one.reported.free_bytes > 0:
             free = one.reported.free_bytes
             yield name, FigureReading(float(free), f"{free / 1e6:.0f} MB free on its disk")

@@ -28,10 +28,9 @@ class FleetAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Number in the hub's database; 0 before it is stored.
-        rule: Name of its rule.
         device: Its subject; empty for the hub itself.
-        value: The figure when it was raised last.
-        detail: For people, with the figure.
+        value: The figure when `detail` was written.
+        detail: For people, with the present figure; that of the clearance once it is over.
         raised_at_ns: Unix time when it was raised first.
         changed_at_ns: Unix time of its last transition.
         cleared_at_ns: Unix time when it was over; 0 while it is not.
@@ -85,8 +84,10 @@ def is_beyond(rule: AlarmRule, value: float, *, was: bool) -> bool:
 
 def step(
     alarm: FleetAlarm | None, rule: AlarmRule, device: str, reading: FigureReading, now_ns: int
-) -> tuple[FleetAlarm, Transition] | None:
+) -> tuple[FleetAlarm, Transition | None] | None:
     """Returns the changed alarm and its transition; ``None`` if nothing changes.
+
+    An alarm whose condition goes on shows the present figure; that is no transition, of which nobody is notified.
 
     Args:
         alarm: The open alarm of this rule and device.
@@ -120,6 +121,8 @@ def step(
             count=alarm.count + 1,
         )
         return again, "raised"
+    if abnormal and reading.detail != alarm.detail:
+        return msgspec.structs.replace(alarm, value=reading.value, detail=reading.detail), None
     return None
 
 

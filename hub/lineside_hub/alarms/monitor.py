@@ -13,7 +13,7 @@ from lineside_hub.alarms.config import AlarmRule, Transition
 from lineside_hub.alarms.figures import FigureKey, read_readings
 from lineside_hub.alarms.machine import FigureReading, FleetAlarm, clear, is_beyond, step
 from lineside_hub.alarms.notification import NoticeChannel, channels_for, make_channels
-from lineside_hub.alarms.storage import open_alarms, record_delivery, waiting_notices, write_change
+from lineside_hub.alarms.storage import open_alarms, record_delivery, waiting_notices, write_alarm, write_change
 from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.sql import SqlRunner, open_runner
@@ -99,7 +99,7 @@ class AlarmMonitor:
             rules = [rule for rule in self._rules.values() if rule.figure != "reject_rate"]
             readings = read_readings(rules, database, run, now_ns)
         known = {(alarm.rule, alarm.device): alarm for alarm in open_alarms(database)}
-        changes = [
+        changes: list[tuple[FleetAlarm, Transition | None]] = [
             *self._steps(readings, known, now_ns),
             *(
                 (clear(alarm, now_ns, "its rule no longer exists"), "cleared")
@@ -113,6 +113,9 @@ class AlarmMonitor:
                 now = {(one.rule, one.device): one for one in open_alarms(database)}.get((alarm.rule, alarm.device))
                 if now != known.get((alarm.rule, alarm.device)):
                     continue
+                if transition is None:
+                    write_alarm(connection, alarm)
+                    continue
                 channels = channels_for(self._config.alarms, transition, alarm.priority)
                 write_change(connection, alarm, transition, channels)
             _log.warning("alarm %s: %s %s: %s", transition, alarm.rule, alarm.device, alarm.detail)
@@ -121,7 +124,7 @@ class AlarmMonitor:
 
     def _steps(
         self, readings: dict[FigureKey, FigureReading], known: dict[FigureKey, FleetAlarm], now_ns: int
-    ) -> list[tuple[FleetAlarm, Transition]]:
+    ) -> list[tuple[FleetAlarm, Transition | None]]:
         changes = []
         for key, reading in readings.items():
             rule, alarm = self._rules[key[0]], known.get(key)

@@ -90,18 +90,23 @@ def find_alarm(database: Database, number: int) -> FleetAlarm:
     return _alarm(rows[0])
 
 
-def write_change(
-    connection: sqlite3.Connection, alarm: FleetAlarm, transition: Transition, channels: Iterable[str]
-) -> FleetAlarm:
-    """Stores a changed alarm and its notices, inside the caller's transaction; returns it with its number."""
+def write_alarm(connection: sqlite3.Connection, alarm: FleetAlarm) -> FleetAlarm:
+    """Stores an alarm, inside the caller's transaction; returns it with its number."""
     values = msgspec.structs.asdict(alarm)
     if alarm.id:
         changes = ", ".join(f"{name} = :{name}" for name in _FIELDS)
         connection.execute(f"UPDATE alarms SET {changes} WHERE id = :id", values)
-    else:
-        marks = ", ".join(f":{name}" for name in _FIELDS)
-        number = connection.execute(f"INSERT INTO alarms ({_COLUMNS}) VALUES ({marks})", values).lastrowid
-        alarm = msgspec.structs.replace(alarm, id=number or 0)
+        return alarm
+    marks = ", ".join(f":{name}" for name in _FIELDS)
+    number = connection.execute(f"INSERT INTO alarms ({_COLUMNS}) VALUES ({marks})", values).lastrowid
+    return msgspec.structs.replace(alarm, id=number or 0)
+
+
+def write_change(
+    connection: sqlite3.Connection, alarm: FleetAlarm, transition: Transition, channels: Iterable[str]
+) -> FleetAlarm:
+    """Stores a changed alarm and its notices, inside the caller's transaction; returns it with its number."""
+    alarm = write_alarm(connection, alarm)
     content = msgspec.json.encode(alarm).decode()
     connection.executemany(
         "INSERT INTO alarm_notices (channel, transition, at_ns, alarm, sent_at_ns, error) VALUES (?, ?, ?, ?, 0, '')",

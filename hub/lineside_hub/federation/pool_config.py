@@ -21,7 +21,6 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         types: Defect types that ``fleet pool`` counts one by one, in this order; all others are counted together.
         parts_max: Most parts that a plant may have in one question. A plant with more refuses; nothing is clipped.
         link: The broker that plants and coordinator share.
-        plants: Public key of each plant, by its name.
     """
 
     coordinator: PlantPublicKey

@@ -127,7 +127,6 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         parts: With a verdict.
-        rejected: Of these.
         faults: Frames without a verdict.
         types: Parts by type, in the order of the question; all others last.
         rejects_reviewed: Rejects that a person looked at.
@@ -169,7 +168,6 @@ class DayCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         parts: With a verdict.
-        rejected: Of these.
         rate: Share of rejected parts; ``None`` without parts.
         in_control: Whether the rate lies within the limits.
     """
@@ -200,8 +198,6 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the sum says.
 
     Attributes:
-        plants: Whose counts are in it.
-        days: One a day.
         types: Most frequent first.
         false_reject_share: Of the reviewed rejects; ``None`` where none was reviewed.
         escape_share: Of the reviewed passes; ``None`` where none was reviewed.

@@ -31,6 +31,7 @@ from lineside_hub.federation.training_round import (
     WEIGHTS_NAME,
     FederationSettings,
     Ints,
+    TrainingEnd,
     TrainingQuestion,
     TrainingRound,
     Weights,
@@ -185,7 +186,7 @@ class TrainingCoordinator:
         self._training_timeout_s, self._step_timeout_s = training_timeout_s, step_timeout_s
         self._say = on_progress
         self._repository = Repository.open(folder)
-        self._announced: BundleRef | None = None
+        self._announced: BundleRef | TrainingEnd | None = None
         self._announced_at = self._renewed_at = 0.0
 
     def run(self, rounds: int | None = None) -> FederationState:
@@ -205,8 +206,10 @@ class TrainingCoordinator:
                 while not self.state.finished and (rounds is None or done < rounds):
                     self._run_round(runner)
                     done += 1
-                if self.state.finished and not (self.state.given_out or self.state.result_score is not None):
-                    self._publish_result(runner)
+                if self.state.finished:
+                    if not (self.state.given_out or self.state.result_score is not None):
+                        self._publish_result(runner)
+                    self._publish_end(runner)
             finally:
                 responder.close()
         return self.state
@@ -273,10 +276,14 @@ class TrainingCoordinator:
         if score is None and self.state.settings.privacy is None:
             score = 0.0
         self._keep(msgspec.structs.replace(self.state, result_score=score, given_out=True))
-        self._announced = None
-        runner.client.publish(runner.topics.pool_training, b"", retain=True)
         told = "" if score is None else f": mean accuracy on the held-out shares {score:.3f}"
         self._say(f"the plants have the result{told}")
+
+    def _publish_end(self, runner: CoordinatorRunner) -> None:
+        """Tells plants that join or wait that the training is over."""
+        root = (self._folder / ROOT_NAME).read_bytes()
+        self._announced = TrainingEnd(ended_root=hashlib.sha256(root).hexdigest(), rounds=self.state.settings.rounds)
+        self._announce(runner)
 
     def _exponents(
         self, runner: CoordinatorRunner, reference: BundleRef, tensors: int

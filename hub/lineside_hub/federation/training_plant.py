@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import threading
@@ -27,14 +28,15 @@ from lineside_hub.federation.training_round import (
     SCORE_UNIT,
     WEIGHTS_NAME,
     Ints,
+    TrainingEnd,
     TrainingQuestion,
     TrainingRound,
     Weights,
-    announcement,
     exponents_length,
     exponents_vector,
     needed_exponents,
     quantized_update,
+    read_announcement,
     read_question,
     read_round,
     read_weights,
@@ -49,10 +51,17 @@ from lineside_link.transfer.pull_window import FetchStopped
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.transfer.transfer import fetch_files
 from lineside_link.trust import TrustStore
-from lineside_runtime.errors import AggregationError, BrokerError, FetchError, SignatureError
+from lineside_runtime.errors import AggregationError, BrokerError, FetchError, SignatureError, TrainingError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.serving.backoff import Backoff
 
 SUMS_NAME, RELEASED_NAME = "allowed-sums.json", "released-sums.json"
+HAS_RESULT_NAME = "has-result"
+"""Holds the sha256 of the root of the training whose result this plant has."""
+
+WAITING = Backoff(30.0, 1800.0)
+"""How often a plant without a round says what it waits for."""
+
 RETRY_S = 5.0
 OVER_S = 10.0
 _SCORE, _PRIVATE = "/score", "/private"
@@ -137,6 +146,8 @@ class TrainingPlant:
         )
         self._changed = threading.Condition()
         self._wanted: BundleRef | None = None
+        self._root_sha256 = hashlib.sha256(root).hexdigest()
+        self._end: TrainingEnd | None = None
         self._closing = False
         self._ready: _Ready | None = None
         self._result_answered, self._over = threading.Event(), threading.Event()
@@ -150,11 +161,13 @@ class TrainingPlant:
 
         Raises:
             ConfigError: A certificate, key or password file cannot be read.
-            TrainingError: The training failed.
+            TrainingError: The training failed, or is over and this plant has not its result.
         """
         self._runner.start()
         done = ""
         while (reference := self._next(done)) is not None:
+            if isinstance(reference, TrainingEnd):
+                return self._leave(reference)
             try:
                 content, weights = self._fetch(reference)
             except FetchStopped:  # closed, or there is a newer round
@@ -166,6 +179,7 @@ class TrainingPlant:
             if content.is_result:
                 score = self._training.finish(content, weights)
                 shown = None if content.federation.privacy else score
+                write_atomic(self._folder / HAS_RESULT_NAME, self._root_sha256.encode())
                 self._ready = _Ready(reference.sha256, content, LocalUpdate({}, shown))
                 self._say("the training is over")
                 return self._wait_answered()
@@ -181,23 +195,49 @@ class TrainingPlant:
         self._runner.close()
 
     def _on_announcement(self, _topic: str, data: bytes) -> None:
-        if not data:  # the coordinator has the result's accuracy
+        if not data:  # the end, of a coordinator of an older release
             self._over.set()
             return
         try:
-            reference = announcement.decode(data)
+            found = read_announcement(data)
         except msgspec.DecodeError as error:
             self._say(f"an announcement that can't be read: {error}")
             return
         with self._changed:
-            self._wanted = reference
+            if isinstance(found, BundleRef):
+                self._wanted = found
+            elif found.ended_root == self._root_sha256:
+                self._end = found
+                self._over.set()
             self._changed.notify_all()
 
-    def _next(self, done: str) -> BundleRef | None:
-        """Waits for a round other than the last one."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or (self._wanted is not None and self._wanted.sha256 != done))
-            return None if self._closing else self._wanted
+    def _next(self, done: str) -> BundleRef | TrainingEnd | None:
+        """Waits for a round other than the last one, and says so now and then."""
+
+        def has_changed() -> bool:
+            new = self._wanted is not None and self._wanted.sha256 != done
+            return self._closing or self._end is not None or new
+
+        waits = 0
+        while True:
+            with self._changed:
+                if self._changed.wait_for(has_changed, WAITING.after(waits + 1)):
+                    return None if self._closing else self._end or self._wanted
+            waits += 1
+            problem = self._runner.client.last_error
+            self._say(f"waits: {problem or 'no round is announced. Does the coordinator run: lineside federate run?'}")
+
+    def _leave(self, end: TrainingEnd) -> bool:
+        """Ends taking part in a training that is over."""
+        has = self._folder / HAS_RESULT_NAME
+        if has.is_file() and has.read_text() == self._root_sha256:
+            self._say("the training is over, and this plant has its result")
+            return True
+        raise TrainingError(
+            f"the federated training was over after {end.rounds} rounds, and this plant has not its result",
+            action="Take the folder result of another plant, or begin a new training from it: lineside federate init "
+            "--start RESULT.",
+        )
 
     def _pause(self) -> None:
         with self._changed:
@@ -211,7 +251,8 @@ class TrainingPlant:
         return False
 
     def _is_old(self, reference: BundleRef) -> bool:
-        return self._closing or self._wanted is None or self._wanted.sha256 != reference.sha256
+        wanted = self._wanted
+        return self._closing or self._end is not None or wanted is None or wanted.sha256 != reference.sha256
 
     def _fetch(self, reference: BundleRef) -> tuple[TrainingRound, Weights]:
         if not reference.target.startswith(f"{GROUP}/"):

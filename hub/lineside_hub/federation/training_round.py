@@ -9,6 +9,7 @@ A round has two sums by secure aggregation:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import zipfile
@@ -55,7 +56,6 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         kind: Kind of model, as in ``lineside train KIND``.
         labels: Types, in the order of the network's outputs.
         shared: Tensors that are averaged, in the order of the vector. The others stay as they are at each plant.
-        steps: Steps that a plant trains in a round.
         outer_rate: Factor on the mean change of the plants; 1 for their plain average (FedAvg).
         outer_momentum: Nesterov momentum of the mean change, as in DiLoCo (arXiv:2311.08105); 0 for none.
         privacy: Bound and noise of a plant's change; ``None`` without differential privacy. With it batch norms stay
@@ -127,11 +127,33 @@ class TrainingQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return msgspec.json.encode(self).decode()
 
 
-announcement: JsonDecoder[BundleRef] = JsonDecoder(BundleRef)
-"""Reads what ``pool/training`` carries: target and sha256 of the present round."""
+class TrainingEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``pool/training`` carries after a training.
 
+    Attributes:
+        ended_root: sha256 of ``root.json`` of the training that is over: the next one of a pool has another.
+        rounds: How many it had.
+    """
+
+    ended_root: str
+    rounds: int
+
+
+_ANNOUNCEMENT = JsonDecoder(BundleRef)
+_END = JsonDecoder(TrainingEnd)
 _QUESTION = JsonDecoder(TrainingQuestion)
 _ROUND = JsonDecoder(TrainingRound)
+
+
+def read_announcement(data: bytes) -> BundleRef | TrainingEnd:
+    """Reads what ``pool/training`` carries: target and sha256 of the present round, or that there is none any more.
+
+    Raises:
+        msgspec.DecodeError: It is neither.
+    """
+    with contextlib.suppress(msgspec.DecodeError):
+        return _END.decode(data)
+    return _ANNOUNCEMENT.decode(data)
 
 
 def read_question(text: str) -> TrainingQuestion:

@@ -76,7 +76,6 @@ class RemoteTimer:
         """Times the variants of a bundle on the device, interleaved; returns the device's last answer.
 
         Args:
-            rounds: Rounds of each variant.
             shapes: Input shapes by name, of each kind of frame; none: those of the manifest.
 
         Raises:

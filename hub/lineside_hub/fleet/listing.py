@@ -89,11 +89,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the hub knows of one device.
-
-    Attributes:
-        own_desired: Its own desired state, if there is one.
-    """
+    """Everything that the hub knows of one device."""
 
     summary: DeviceSummary
     birth: Up | None

@@ -27,7 +27,6 @@ class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         role: ``root``, ``targets``, ``snapshot``, ``timestamp`` or a group.
         expires: When devices no longer accept it, ISO 8601.
-        days_left: Until then.
         renewed_by: ``hub`` or ``person``.
         threshold: How many keys must sign.
         at_hand: Number of their private keys in this folder, encrypted ones included.

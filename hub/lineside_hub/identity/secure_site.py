@@ -60,7 +60,6 @@ def secure(
     Args:
         folder: The hub's folder, with its ``hub.toml``, of which the ``[link]`` table is written again.
         hosts: Names and addresses under which the broker is reached; the hub uses the first.
-        port: The broker's.
         passphrase: Encrypts the authority's key, if given.
 
     Raises:

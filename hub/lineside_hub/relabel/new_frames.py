@@ -16,8 +16,6 @@ class NewFrames(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         corrected: Of all, those on which a person changed a box.
-        train: In the fold ``train``.
-        val: In the fold ``val``.
     """
 
     corrected: int

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import re
@@ -38,10 +39,13 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
-from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
+from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
+
+STAGING = ".restoring"
+"""Folder in a hub's folder while it is restored: what a kill leaves is no hub, and the next restore removes it."""
 
 _log = logging.getLogger("lineside.hub.backup")
 
@@ -133,13 +137,15 @@ def _private(path: Path) -> Iterator[IO[bytes]]:
 def _copy_database(hub: Path, scratch: Path) -> Path:
     Database.open(hub).close()
     target = scratch / hub_database.NAME
-    with mapped_errors(hub / hub_database.NAME):
-        source, copy = sqlite3.connect(hub / hub_database.NAME), sqlite3.connect(target)
-        try:
+    try:
+        with (
+            mapped_errors(hub / hub_database.NAME),
+            contextlib.closing(sqlite3.connect(hub / hub_database.NAME)) as source,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
             source.backup(copy)
-        finally:
-            source.close()
-            copy.close()
+    except DiskFullError as error:
+        raise DiskFullError(path=str(scratch.parent)) from error
     return target
 
 
@@ -161,37 +167,57 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
     """Restores a hub's folder, in a new epoch.
 
     Args:
-        archive: From `backup`.
         folder: Must not exist, or be empty.
         passphrase: Opens the root keys, if they are in the backup and were made with one.
 
     Raises:
         InputNotFoundError: There is no such file.
-        InputError: The folder is not empty.
+        InputError: The folder is not empty, apart from what a killed restore left.
         BundleFormatError: It is no backup, or a name in it leaves the folder.
     """
     if not archive.is_file():
         raise InputNotFoundError(f"no backup at {archive}", action="Give a file that `lineside hub backup` made.")
+    if (folder / STAGING).exists() and not (folder / METADATA).exists():  # of a restore that was killed
+        _clear(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty", action="Give a folder that does not exist yet.")
-    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / STAGING
+    staging.mkdir(parents=True)
     try:
-        return _restore(archive, folder, passphrase)
-    except BaseException:
-        for path in folder.iterdir():  # so that the next attempt finds it empty
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        report = _restore(archive, staging, folder, passphrase)
+        # Without its metadata the folder is no hub's yet.
+        for path in sorted(staging.iterdir(), key=lambda one: one.name == METADATA):
+            path.rename(folder / path.name)
+        staging.rmdir()
+        fsync_folder(folder)
+    except BaseException as error:
+        _clear(folder)  # so that the next attempt finds it empty
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path=str(folder)) from error
         raise
+    return report
 
 
-def _restore(archive: Path, folder: Path, passphrase: str | None) -> RestoreReport:
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _restore(archive: Path, folder: Path, place: Path, passphrase: str | None) -> RestoreReport:
+    """Restores into a folder that is moved to its place later."""
     try:
         with tarfile.open(archive, "r:") as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise BundleFormatError(f"{archive} is no backup: {error}", action="Give another backup.") from error
-    _move_paths(folder.resolve())
+    _move_paths(folder, place.resolve())
     _fsync_all(folder)
-    repository = Repository.open(folder, passphrase=passphrase)
+    try:
+        repository = Repository.open(folder, passphrase=passphrase)
+    except InputNotFoundError as error:
+        raise BundleFormatError(
+            f"{archive} is no backup: no repository in it", action="Give another backup."
+        ) from error
     with contextlib.closing(Database.open(folder)) as database:
         missing = _forget_frames(database, folder)
         epoch = database.new_epoch()
@@ -204,20 +230,20 @@ def _restore(archive: Path, folder: Path, passphrase: str | None) -> RestoreRepo
                     detail=f"desired states are numbered anew, in epoch {epoch}",
                 )
             )
-    return RestoreReport(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
+    return RestoreReport(folder=place, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
 
 
-def _move_paths(folder: Path) -> None:
-    """Replaces the old folder by this one where ``mosquitto.conf``, and an older release's ``hub.toml``, name it."""
+def _move_paths(folder: Path, place: Path) -> None:
+    """Replaces the old folder by the new place where ``mosquitto.conf``, and an older ``hub.toml``, name it."""
     broker_file = folder / IDENTITY_NAME / BROKER_NAME
     if not broker_file.is_file():
         return
     text = broker_file.read_text(encoding="utf-8")
     found = re.search(rf"(?m)^acl_file (/.+)/{IDENTITY_NAME}/{re.escape(ACCESS_NAME)}$", text)
-    if found is None or found[1] == str(folder):
+    if found is None or found[1] == str(place):
         return
     for path in (broker_file, folder / CONFIG_NAME):
-        moved = path.read_text(encoding="utf-8").replace(f"{found[1]}/", f"{folder}/")
+        moved = path.read_text(encoding="utf-8").replace(f"{found[1]}/", f"{place}/")
         # Started as root, mosquitto becomes this user, who must be able to read the keys.
         write_atomic(path, re.sub(r"(?m)^user .*$", f"user {path.owner()}", moved).encode())
 

@@ -55,7 +55,6 @@ class FoundResult(msgspec.Struct, frozen=True, kw_only=True):
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
         frame: sha256 of the frame; empty if it is not here.
         wrong: Whether a person marked the verdict as wrong.
-        note: Of the mark.
         marked_by: Who marked it, or withdrew the mark; empty for nobody.
         boxes: A person's boxes, ``[type, x1, y1, x2, y2]`` each; ``None`` if nobody corrected it.
         corrected_by: Who corrected it; empty for nobody.

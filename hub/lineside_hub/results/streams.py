@@ -74,9 +74,7 @@ class RowStream:
     Attributes:
         name: Of the stream and of its table.
         quarantine: Table of unreadable rows.
-        watermarks: Table of the watermarks.
         message: Class of the message, for errors.
-        row: Class of a row.
         decode: Reads a whole message.
         stored: Returns a row as the table holds it.
         columns: Of the table, in the order of ``values``.

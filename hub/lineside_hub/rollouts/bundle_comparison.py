@@ -59,7 +59,6 @@ class BundleComparison(msgspec.Struct, frozen=True, kw_only=True):
         before: ``name@version``; empty if there is nothing to compare with.
         figures: Of the reports, with the data that they were measured on.
         thresholds: Score from which a type is a defect, by type.
-        description: Of the manifests.
         card: Unified diff of the model cards, a line each; empty if they are equal.
     """
 

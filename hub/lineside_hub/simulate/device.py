@@ -40,7 +40,6 @@ class DeviceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of one device, its slot read and hashed again.
 
     Attributes:
-        state: Of its deployment.
         installed: ``name@version``; empty for none.
         whole: Whether everything in the installed slot has the hash that the manifest names.
         fetched_bytes: That its link received.

@@ -51,7 +51,6 @@ class SimulationSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         failing: Share whose health check fails with version 2.
         away: Share that loses power and comes back.
-        bundle_bytes: Size of a bundle.
         broker: URL of a broker that runs already; empty: one is started here.
         workers: Processes that the devices share.
         timeout_s: For the push of version 2.
@@ -113,7 +112,6 @@ class SimulationPlan(msgspec.Struct, frozen=True):
     """What happens to which device.
 
     Attributes:
-        names: All devices.
         failing: Their health check fails with version 2.
         early: They lose power before the push.
         late: They lose power during the rollout.

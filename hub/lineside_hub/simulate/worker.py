@@ -34,7 +34,6 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         root: File with the root metadata.
         folder: With the disk of each device.
-        groups: Group of each device.
         fails: Versions whose health check fails, by device.
     """
 

@@ -43,7 +43,6 @@ class Subgroup(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at_ns: Unix time of its begin.
         inspected: Number of parts, 1 or more.
-        rejected: How many of them were rejected.
     """
 
     at_ns: int

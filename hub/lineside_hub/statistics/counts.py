@@ -192,7 +192,6 @@ def newest_hours(run: SqlRunner, choice: CountFilter, *, verdict: str, defect: s
     Args:
         verdict: Only results with this verdict; empty for any.
         defect: Only results with this defect type; empty for any.
-        enough: How many results.
     """
     where, given = choice.sql()
     table, extra = ("defect_hours", "type = :only") if defect else ("result_hours", "verdict = :only")

@@ -23,7 +23,6 @@ class ReviewRates(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rejects: Reviewed rejects, unsure ones included.
         false_rejects: Those of them that are good parts (overkill).
-        passes: Reviewed passes.
         escapes: Those of them that are bad parts (misses).
     """
 

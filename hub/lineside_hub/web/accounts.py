@@ -110,6 +110,7 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
 
     Raises:
         ConfigError: The name, the role or the password cannot be used.
+        RequestError: Nobody could administer any more.
     """
     if not 1 <= len(name) <= NAME_MAX or not name.isprintable() or name != name.strip():
         raise ConfigError(
@@ -126,6 +127,7 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
         raise ConfigError("role", expected=", ".join(ROLES), actual=role)
     if password is None and not database.query("SELECT 1 FROM accounts WHERE name = ?", name):
         raise ConfigError("password", expected="one for a new account", action="Give it a password.")
+    _check_last_administrator(database, name, role)
     digest = None if password is None else _new_digest(name, password)
     connection = database.connection
     connection.execute(
@@ -141,25 +143,23 @@ def remove_account(database: Database, name: str) -> None:
 
     Raises:
         InputNotFoundError: There is none of this name.
+        RequestError: Nobody could administer any more.
     """
     find_account(database, name)
+    _check_last_administrator(database, name, None)
     database.connection.execute("DELETE FROM accounts WHERE name = ?", (name,))
     database.connection.execute("DELETE FROM sessions WHERE name = ? AND issuer = ''", (name,))
 
 
-def check_last_administrator(database: Database, name: str, role: Role | None) -> None:
-    """Checks that somebody can still administer after a change.
-
-    Args:
-        role: The new one; ``None`` for none.
-
-    Raises:
-        RequestError: Nobody could.
-    """
-    others = [one for one in list_accounts(database) if one.role == "administer" and one.name != name]
-    if role != "administer" and not others:
+def _check_last_administrator(database: Database, name: str, role: Role | None) -> None:
+    """Refuses to take the role from the only account that may administer; ``role`` is the new one."""
+    administrators = [one.name for one in list_accounts(database) if one.role == "administer"]
+    if role != "administer" and administrators == [name]:
         raise RequestError(
-            f"{name} is the last account that may administer", status=409, action="Give another account the role first."
+            f"{name} is the last account that may administer",
+            status=409,
+            action="Give another account this role first: in the dashboard, or lineside hub user add NAME --role "
+            "administer.",
         )
 
 

@@ -43,7 +43,6 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
         at_ns: Unix time.
         who: Name of the account; ``system user NAME`` for a command on the hub's machine.
         address: Of the client; empty for a command.
-        subject: What was changed.
         before: Values before, as JSON; empty for none.
         after: Values after, as JSON; empty for none.
         error: Why it failed; empty if it did not.
@@ -66,7 +65,6 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `verify`.
 
     Attributes:
-        rows: How many rows there are.
         head: Number and digest of the last row, ``number:digest``.
         problems: What is wrong, in order; empty if nothing is.
     """
@@ -151,11 +149,7 @@ def recover(database: Database) -> int:
 
 
 def list_entries(database: Database, *, before_id: int | None = None) -> list[AuditEntry]:
-    """Returns `PAGE_ROWS` rows, newest first.
-
-    Args:
-        before_id: Only rows older than this one.
-    """
+    """Returns `PAGE_ROWS` rows, newest first."""
     text = f"SELECT * FROM audit WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT {PAGE_ROWS}"
     rows = database.query(text, before_id)
     return [AuditEntry(**dict(row)) for row in rows]

@@ -111,7 +111,6 @@ class DashboardRequest:
         """Says what the request's row in the audit log tells; a second call replaces the first.
 
         Args:
-            subject: What is changed.
             before: Any value that msgspec encodes.
             after: As ``before``.
             who: Instead of the principal, as for a sign-in.

@@ -128,7 +128,6 @@ def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
 
     Args:
         options: With what `add_preparation` adds.
-        out: The new image.
     """
     with needs("boards"):
         from lineside_boards.prepare import prepare

@@ -14,7 +14,9 @@ deliver keeps its messages on disk and sends them again from a hook.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
+import math
 import queue
 import random
 import threading
@@ -26,6 +28,7 @@ from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
 from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, ReceivedMessage
 from lineside_link.config import LinkConfig, Now
 from lineside_runtime.errors import BrokerError, LinesideError
+from lineside_runtime.serving.backoff import Backoff
 
 __all__ = ["Handler", "LinkClient", "LinkConfig"]
 
@@ -48,6 +51,9 @@ STABLE_S = 3.0
 
 REFUSED = 0x80
 """SUBACK's code for a refused subscription (MQTT 3.1.1, section 3.9.3)."""
+
+SUBSCRIBE_AGAIN = Backoff(5.0, 300.0)
+"""Time after a refused subscription until it is tried again, on the same connection."""
 
 
 class LinkClient:
@@ -79,6 +85,8 @@ class LinkClient:
         self._closing = threading.Event()
         self._failed = threading.Event()
         self._last_error: LinesideError | None = None
+        self._refusals = 0
+        self._subscribe_again_s = math.inf
         self._network = threading.Thread(target=self._keep_connected, name=f"link-{client_id}", daemon=True)
         self._dispatcher = threading.Thread(target=self._dispatch, name=f"link-handlers-{client_id}", daemon=True)
 
@@ -170,6 +178,7 @@ class LinkClient:
         """
         with self._lock:
             if self._subscriptions.pop(topic, None) is not None and self._connection is not None:
+                self._connection.refused.pop(topic, None)
                 self._connection.unsubscribe(topic)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
@@ -396,13 +405,30 @@ class LinkClient:
 
     def _dispatch(self) -> None:
         try:
-            while (event := self._events.get()) is not None:
+            while (event := self._next_event()) is not None:
                 self._handle(event)
         finally:
             # Only a bug gets here before `close`. Without handlers the client would look alive but not react, so
             # the connection is broken and the broker publishes the last will.
             if not self._closing.is_set():
                 self._fail("a handler")
+
+    def _next_event(self) -> Event | None:
+        """Waits for an event; meanwhile subscribes again to what the broker refused."""
+        while True:
+            left_s = self._subscribe_again_s - time.monotonic()
+            if left_s <= 0:
+                self._subscribe_again()
+                continue
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=None if left_s == math.inf else left_s)
+
+    def _subscribe_again(self) -> None:
+        self._subscribe_again_s = math.inf
+        with self._lock:
+            connection = self._connection
+            if connection is not None and connection.refused:
+                connection.subscribe(list(connection.refused.items()))
 
     def _fail(self, what: str) -> None:
         self._failed.set()
@@ -447,21 +473,34 @@ class LinkClient:
             log.error("%s: %s", arguments[0] if arguments else "after connecting", error)
 
     def _acknowledge(self, event: Acknowledged) -> None:
+        connection = event.connection
         with self._lock:
-            filters = event.connection.subscribing.pop(event.mid, ())
-            refused = [topic for topic, code in zip(filters, event.codes, strict=False) if code >= REFUSED]
-            event.connection.refused += refused
-            self._counters["subscriptions_refused"] += len(refused)
-            complete = not event.connection.subscribing
-        for topic in refused:
+            filters = connection.subscribing.pop(event.mid, ())
+            answers = dict(zip(filters, event.codes, strict=False))
+            refused = {topic for topic, code in answers.items() if code >= REFUSED and topic in self._subscriptions}
+            news = refused - connection.refused.keys()
+            granted = connection.refused.keys() & (answers.keys() - refused)
+            connection.refused |= {topic: self._subscriptions[topic][1] for topic in refused}
+            for topic in granted:
+                del connection.refused[topic]
+            self._counters["subscriptions_refused"] += len(news)
+            complete = not connection.subscribing
+            self._refusals = 0 if not connection.refused else self._refusals + bool(refused)
+            if refused and connection is self._connection:
+                self._subscribe_again_s = time.monotonic() + SUBSCRIBE_AGAIN.after(self._refusals)
+            if granted and not connection.refused and connection is self._connection:
+                self._last_error = None
+        for topic in sorted(news):
             self._refused(topic)
+        for topic in sorted(granted):
+            log.info("%s takes the subscription to %s again", self.config.url, topic)
         if complete:
-            self._become_ready(event.connection)
+            self._become_ready(connection)
 
     def _refused(self, topic: str) -> None:
         error = BrokerError(
             f"{self.config.url} refused the subscription to {topic}",
-            action=f"Allow {self.client_id} to read it in the broker's access list (ACL).",
+            action=f"Allow {self.client_id} to read it in the broker's access list (ACL); it is tried again by itself.",
         )
         with self._lock:
             self._last_error = error

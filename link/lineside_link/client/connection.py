@@ -118,7 +118,7 @@ class Connection:
     ) -> None:
         self.error: BrokerError | None = None
         self.subscribing: dict[int, tuple[str, ...]] = {}
-        self.refused: list[str] = []
+        self.refused: dict[str, int] = {}
         self.accepted = False
         self._config = config
         self._events = events

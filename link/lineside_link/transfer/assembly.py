@@ -48,7 +48,6 @@ class FetchReport:
         fetched_bytes: Received over the link, patches included.
         reused_bytes: The rest of the files: on disk already, made by a patch, or a repeated chunk.
         mismatches: Chunks that arrived with another hash and were requested again.
-        multicast_bytes: How many of the fetched bytes were multicast.
         fallbacks: Why a file was fetched whole although there was a patch for it.
     """
 
@@ -119,11 +118,7 @@ class Assembly:
         return {relative: file.entry for relative, file in self._open.items()}
 
     def missing_in(self, relative: str) -> dict[str, int]:
-        """Returns the size of each missing chunk of a file, by sha256.
-
-        Args:
-            relative: Of any file.
-        """
+        """Returns the size of each missing chunk of a file, by sha256."""
         file = self._open.get(relative)
         if file is None:
             return {}
@@ -131,11 +126,7 @@ class Assembly:
         return {file.entry.chunks[index]: file.slot_bytes(index) for index in gaps}
 
     def size_of(self, digest: str) -> int:
-        """Returns the size of a missing chunk in bytes; 0 for any other chunk.
-
-        Args:
-            digest: sha256 of the chunk.
-        """
+        """Returns the size of a missing chunk in bytes; 0 for any other chunk."""
         places = self._slots.get(digest)
         return places[0][0].slot_bytes(places[0][1]) if places else 0
 

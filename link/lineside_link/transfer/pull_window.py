@@ -61,7 +61,6 @@ class PullWindow:
 
     Attributes:
         wanted: Pieces that were not requested yet; may be appended to at any time.
-        repeated: Number of repeated requests.
         busy: Number of answers "busy".
         window: Number of pieces that may be requested at a time; may be changed at any time.
         batch: New pieces are requested when so many fit into the window, so that requests share a message.

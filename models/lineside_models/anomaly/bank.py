@@ -90,7 +90,6 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Fe
     Args:
         features: ``(M, C)`` of all cells of all frames.
         owners: ``(M,)``: the part that each is from.
-        entries: How many the bank has room for.
     """
     random: Any = np.random.default_rng(seed)
     if len(features) > CELLS_MAX:

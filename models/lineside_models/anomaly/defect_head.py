@@ -66,7 +66,6 @@ class MarkedFeatures:
     """Features of bad frames, and where their defects are.
 
     Attributes:
-        features: Of the frames, as they are.
         defects: ``(frames, cells)`` of the finest scale; nothing in a row if it isn't known where.
         types: ``(frames, cells)``: index into ``names``, or `UNTYPED`; ``None`` without any type.
         pasted: The same of good frames on which their defects were pasted; ``None`` without boxes or good frames.
@@ -85,7 +84,6 @@ def collect_marked(
     """Computes the features of bad frames; ``None`` without any.
 
     Args:
-        marked: Bad frames.
         good: Good frames on which their defects are pasted, `squared`; without any nothing is pasted.
         seed: Of the random generator.
 

@@ -39,8 +39,6 @@ class Extension:
     """An extended model, and its scores of the added frames.
 
     Attributes:
-        frames: Number of frames that were added.
-        entries: Entries that were added to each scale.
         above_before: Frames that the old model rejects.
         above_left_out: Frames that it would reject if all added frames but their part's had been added.
     """
@@ -113,7 +111,6 @@ def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
 
     Args:
         source: The shipped bundle of features.
-        head: Whether there is a head.
         types: Number of types that are told apart behind the head.
 
     Raises:
@@ -144,8 +141,6 @@ def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Ex
     shift of the scores by those of the five frames was tried in place of it and was no better than nothing.
 
     Args:
-        model: Of other parts.
-        features: Of frames of the new kind of part.
         seed: Of the random generator.
     """
     rows = tuple(cells[0] for cells in features.scales)

@@ -26,11 +26,9 @@ class FrameFeatures:
     """Features of good frames.
 
     Attributes:
-        source: The bundle whose features they are.
         scales: ``(looks, frames, cells, C) float32`` a scale; the first look is the frame as it is, the others are its
             mirror images.
         parts: ``(frames,)``: the part that each frame shows, from 0.
-        names: Name of each frame, for messages.
         pictures: Number of different pictures among them.
     """
 

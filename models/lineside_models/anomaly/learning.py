@@ -133,7 +133,6 @@ class AnomalyModel:
         banks: One a scale.
         threshold: Threshold, and the map from distances to scores.
         frames: How many were learned from.
-        parts: How many parts they show.
         suspects: Names of the frames that the model rejects if their part is left out: bad ones may be among them.
         peak_cells: Number of greatest cells whose mean is a frame's distance at a scale.
         added: Number of frames by which the model was extended, each time.

@@ -44,8 +44,6 @@ class BadPartCheck:
 
     Attributes:
         frames: Number of bad parts.
-        passed: Names of those that passed.
-        source: Their source, as text.
     """
 
     frames: int
@@ -74,7 +72,6 @@ def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPar
     Args:
         anomaly: From `learn`.
         frames: Of bad parts.
-        source: Their source, as text.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)

@@ -38,7 +38,6 @@ class Sample:
     """One annotated image.
 
     Attributes:
-        path: The image file.
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; ``(0, 4)`` where the whole image
             has one type.
         labels: ``(N,) int64``, indices into the data set's vocabulary; one where the whole image has one type.

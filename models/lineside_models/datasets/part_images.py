@@ -31,7 +31,6 @@ class PartImage:
 
     Attributes:
         kind: Name of its class.
-        good: Whether that is a good one.
         mask: File of its mask, where there is one: the defect is what lies above 127.
     """
 

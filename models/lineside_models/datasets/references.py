@@ -29,9 +29,6 @@ _DEEPPCB = re.compile(r"_(test|temp)$")
 def add_references(dataset: Dataset, root: Path) -> Dataset:
     """Returns a data set whose samples name their references.
 
-    Args:
-        dataset: As it was read.
-
     Raises:
         DatasetError: An image has no reference, or all references are plain.
     """

@@ -116,7 +116,6 @@ class GaugeCapability(msgspec.Struct, frozen=True, kw_only=True, tag="gauge", ta
 
     Attributes:
         reference: Known size of the part.
-        tolerance: Width of the tolerance.
         bias: Mean less reference.
         cg: 20 % of the tolerance over six standard deviations.
         cgk: Half of that, less the bias, over three standard deviations.
@@ -141,13 +140,10 @@ class ProcessCapability(msgspec.Struct, frozen=True, kw_only=True, tag="process"
     """Cp and Cpk: many parts of a process, each measured once, against their limits.
 
     Attributes:
-        lower: Lower limit; ``None`` for none.
-        upper: Upper limit; ``None`` for none.
         sd: Of all values, so that slow changes of the process count (also called Pp and Ppk).
         cp: Tolerance over six standard deviations; ``None`` with one limit.
         cpk: Distance of the mean to the nearer limit over three standard deviations.
         cpk_interval: 95 % interval of ``cpk``.
-        outside: Values outside the limits.
     """
 
     count: int
@@ -176,7 +172,6 @@ def repeatability_by_anova(
 
     Args:
         values: ``(operators, parts, trials)``.
-        tolerance: Width of the tolerance.
         alpha: An interaction with a larger p goes into the repeatability.
 
     Raises:
@@ -221,7 +216,6 @@ def repeatability_by_range(values: Floats, *, tolerance: float | None = None) ->
 
     Args:
         values: ``(operators, parts, trials)``.
-        tolerance: Width of the tolerance.
 
     Raises:
         ConfigError: As `repeatability_by_anova`.
@@ -243,7 +237,6 @@ def gauge_capability(values: Floats, *, reference: float, tolerance: float) -> G
     Args:
         values: ``(N,)``, 10 or more; 25 to 50 are usual.
         reference: Known size of the part.
-        tolerance: Width of the tolerance.
 
     Raises:
         ConfigError: There are too few values, or all are the same.

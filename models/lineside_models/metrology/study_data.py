@@ -94,7 +94,6 @@ def measured_readings(
     Args:
         folder: With frames in folders by part, ``PART/FRAME.png``, or by operator and part, ``OPERATOR/PART/…``;
             frames without a folder are of one part.
-        measure: Measures a frame by one rule.
         on_frame: Called with the number of measured frames and of all.
 
     Raises:

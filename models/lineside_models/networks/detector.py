@@ -176,7 +176,6 @@ def pretrained_detector(
         num_classes: Number of defect types.
         channels: Width of the pyramid and the heads.
         inputs: Channels of the image.
-        short: Whether the trunk is short.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.

@@ -170,7 +170,6 @@ def floors_of(
 
     Args:
         least_score: See `Least`.
-        classes: How many types there are.
         calibration: ``(a, b)`` a class, or empty.
         lowest: No floor lies below this logit.
     """

@@ -91,7 +91,6 @@ class Recommender:
         Args:
             history: Items that the user chose, oldest first; may be empty. The last `history_max` count.
             candidates: Items to rank; ``None`` for all that the bundle knows. One given twice counts once.
-            top: How many are returned at most.
             attributes: Of items that the bundle does not know.
             repeat: Whether items of the history are recommended again.
             exploration: Temperature of the draw; 0 for the best ones. See `exploration.draw_order`.

@@ -98,8 +98,6 @@ def check(
 
     Args:
         learned: From `learn_reference`.
-        frames: Of bad parts.
-        source: Their source, as text.
         network: As for `write_bundle`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:

@@ -46,7 +46,6 @@ class SimulatedFrame:
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive.
         labels: ``(N,) int64``, indices into `lineside_models.labels.LABELS`.
         kind: ``steel`` or ``pcb``.
-        seed: What it was rendered from.
     """
 
     image: npt.NDArray[np.uint8]

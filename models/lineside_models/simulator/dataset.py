@@ -26,7 +26,6 @@ def write_frames(
     Args:
         folder: Made if it is not there.
         kind: ``steel`` or ``pcb``.
-        count: How many frames.
         first_seed: Of the first frame; the others follow it.
         size: See `render`.
         defects: See `render`.

@@ -22,8 +22,6 @@ def render_steel(
 
     Args:
         rng: Source of all randomness.
-        height: In pixels.
-        width: In pixels.
         count: How many defects at most.
 
     Returns:

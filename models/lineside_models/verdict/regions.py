@@ -112,7 +112,6 @@ class RegionMasks:
     """Inspected area of frames of one size, by type.
 
     Args:
-        regions: All of them.
         size: ``(height, width)`` of the frames in pixels.
 
     Raises:

@@ -47,7 +47,6 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     """Makes a bundle of an ONNX file, with no golden input.
 
     Args:
-        model: The ONNX file.
         folder: An empty folder for the bundle.
         given: Facts that come before those of the sidecar and the metadata.
         origin: The file that the user gave, where ``model`` was made of it: its sidecar is read.

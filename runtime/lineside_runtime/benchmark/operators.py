@@ -56,8 +56,6 @@ class Bottleneck(_Strict, frozen=True, kw_only=True):
         runs: Runs of the model that the operators' times are of.
         run_ms: Median of a run with profiling on, by our clock.
         operators_ms: Sum of the operators' times in one run, by the engine's clock.
-        kinds: By kind.
-        operators: One by one.
         remarks: Limits of the measurement.
     """
 

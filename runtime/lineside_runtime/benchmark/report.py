@@ -24,7 +24,6 @@ class Memory(_Strict, frozen=True, kw_only=True):
         resident_mb: Resident set after ``calls`` calls: median of ``runs`` processes.
         pss_mb: Proportional set size then: less where other processes share its libraries.
         before_mb: Of the resident set, what Python, numpy and lineside hold before the bundle is loaded.
-        calls: Calls in each.
     """
 
     peak_mb: float
@@ -111,11 +110,7 @@ class Result(_Strict, frozen=True, kw_only=True):
 
 
 class LeftOut(_Strict, frozen=True, kw_only=True):
-    """A contestant that can't run here.
-
-    Attributes:
-        reason: Its text.
-    """
+    """A contestant that can't run here."""
 
     name: str
     code: int
@@ -128,8 +123,6 @@ class BenchmarkReport(_Strict, frozen=True, kw_only=True):
     Attributes:
         made_at: ISO 8601 time in UTC.
         seconds: The whole benchmark took.
-        before: Conditions at the start.
-        after: Conditions at the end.
         remarks: What was wrong with the machine meanwhile.
         rounds: Turns of each contestant; in each round all of them have one, in changing order.
         turn_ms: Time of a turn, at least one call.

@@ -118,7 +118,6 @@ class DeviceKeys:
 
     Args:
         packing: The shape of the head; keys serve heads of this shape and `sum_bits` only.
-        sum_bits: Of the largest sum.
         secret: A secret key that `save` wrote; ``None`` makes a new one.
     """
 

@@ -27,7 +27,6 @@ class ServedRound(msgspec.Struct, frozen=True):
     """What a round of frames took.
 
     Attributes:
-        latencies_ms: Of each frame.
         elapsed_s: From the first frame to the last answer.
     """
 

@@ -47,7 +47,6 @@ class InferAnswer:
     """The answer to one call.
 
     Attributes:
-        version: Version of the model that answered.
         prediction: Who was asked, who answered.
         outputs: Names of the outputs to send, in this order.
     """

@@ -69,7 +69,6 @@ class PageServer:
     """Serves pages in a thread of its own.
 
     Args:
-        name: Of the thread.
         connections_max: Browsers open six each; further ones are answered 503.
         on_started: Called in the server's event loop when it listens.
 

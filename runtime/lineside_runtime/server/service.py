@@ -48,7 +48,6 @@ class Service:
     Attributes:
         limits: What is taken on at once.
         gate: Who may run.
-        metrics: What is counted.
         accepting: False as soon as the server is to stop.
         model_control: Whether clients may load and unload models.
     """

@@ -109,7 +109,6 @@ class MeasuredAlternative(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """What was measured of one way of serving.
 
     Attributes:
-        plan: The way.
         used: What answered, such as ``ort/cpu:0``.
         ms: Of the objective: the median over the rounds of a round's mean latency, or of its time a frame.
         p50_ms: Median latency of all timed frames.
@@ -137,8 +136,6 @@ class PlacementPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         bundle: ``name@version``.
         machine: Processor and number of cores that it holds for.
         versions: Engine to the version that it holds for, of the chosen way.
-        objective: What it is best in.
-        chosen: The way to serve.
         why: The reason, in one line.
         inputs: Where the inputs came from that were measured on.
         remarks: What disturbed the measurement; empty if nothing is known.

@@ -34,7 +34,6 @@ class StagedCandidate:
 
     Attributes:
         candidates: One a stage.
-        variant: The variant that is cut.
     """
 
     candidates: tuple[PlacementCandidate, ...]

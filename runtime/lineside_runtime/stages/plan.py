@@ -25,7 +25,6 @@ class PlacedStage:
         bundle: The bundle as if this stage were its model.
         choice: Who may run it, in the order in which they are tried.
         config: The user's, as it is for one stage.
-        variant: The variant that is cut.
     """
 
     stage: Stage

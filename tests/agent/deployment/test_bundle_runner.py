@@ -394,7 +394,7 @@ def test_frames_go_on_while_bundles_change(running: UpdatedDevice, bundles: dict
 
     def judge() -> None:
         image = np.ascontiguousarray(bright())
-        while not stop.is_set():
+        while not stop.wait(0.005):
             with running.active.use() as loaded:
                 assert loaded is not None
                 inspection = loaded.inspect(Frame(image=image))

@@ -28,7 +28,7 @@ from tests.worlds.bundles import dark
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory, short_gates: None) -> Bundle:
     work = tmp_path_factory.mktemp("documents")
     data = write_contracts(work / "data", train=30, val=4)
     settings = {"encoder": write_encoder(work / "encoder"), "epochs": 30, "learning_rate": 5e-3, "frozen_layers": 0}

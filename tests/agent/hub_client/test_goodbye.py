@@ -97,10 +97,10 @@ def test_free_disk_is_reported_again_while_nothing_else_changes(
         hub.report_bundle(BundleMachine(), 1.0, "")
         disk = shutil.disk_usage(hub._config.folder)
         monkeypatch.setattr("shutil.disk_usage", lambda _: disk._replace(free=4096))
-        hub.check_connection()
+        hub.report_free_disk()
         wait_for(lambda: reported and reported[-1] == 4096, what="the new report")
         for _ in range(3):
-            hub.check_connection()
+            hub.report_free_disk()
         hub.report(recipe="last")
         wait_for(lambda: len(reported) == 3, what="the last report, right behind")
     finally:

@@ -90,19 +90,19 @@ def test_a_classifier_is_judged_by_its_first_answer() -> None:
     assert [each.row.frame for each in disagreeing_frames(judged)] == ["one"]
 
 
-def test_a_thousand_types_become_those_that_are_confused_most() -> None:
-    labels = tuple(f"class {number}" for number in range(1000))
+def test_many_types_become_those_that_are_confused_most() -> None:
+    labels = tuple(f"class {number}" for number in range(200))
     whole = (0, 0, 96, 96)
-    truth = [number % 1000 for number in range(1500)]
+    truth = [number % 200 for number in range(300)]
     frames = [_true((label, whole)) for label in truth]
     right = [_found((label, 0.9, whole)) for label in truth]
     wrong = [_found((7 if label == 3 else label, 0.9, whole)) for label in truth]
     judged = ModelJudgement(
-        frames=frames, before=right, after=wrong, labels=labels, thresholds=np.full(1000, 0.5), whole=True
+        frames=frames, before=right, after=wrong, labels=labels, thresholds=np.full(200, 0.5), whole=True
     )
     found = confusion_of(judged)
     assert len(found.labels) == 20
     assert found.labels[-1] == OTHERS
     three, seven = found.labels.index("class 3"), found.labels.index("class 7")
     assert found.after[three][seven] == 2
-    assert sum(map(sum, found.after)) == 1500
+    assert sum(map(sum, found.after)) == 300

@@ -56,10 +56,9 @@ def test_weights_are_known_by_their_keys_whatever_the_file_is_called(tmp_path: P
     net = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=7)
     torch.save(net.state_dict(), tmp_path / "final.pt")
     assert len(read_metadata(import_pt(tmp_path / "final.pt"), "lineside")["labels"]) == 7
-    for name in ("mobilenetv3_small_050", "efficientnet_b1_pruned"):  # the second is cut after it is built
-        net = timm.create_model(name, pretrained=False, num_classes=4)
-        found = network_of(tmp_path / "final.pt", net.state_dict())
-        assert found is not None and type(found) is type(net) and found.num_classes == 4
+    net = timm.create_model("efficientnet_b1_pruned", pretrained=False, num_classes=4)  # is cut after it is built
+    found = network_of(tmp_path / "final.pt", net.state_dict())
+    assert found is not None and type(found) is type(net) and found.num_classes == 4
 
 
 def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> None:

@@ -139,7 +139,11 @@ def test_figures_have_limits_hysteresis_delay_and_group(hub: AlarmedHub) -> None
     hub.inspect("cam-1", 10, rejects=0, of=1)
     assert hub.after(1) == ["rejects cam-1 active"]
     hub.inspect("cam-1", 11, rejects=0, of=10)
+    [raised] = open_alarms(hub.database)
     assert hub.after(1) == ["rejects cam-1 active"]  # 15 %: below the limit, and not yet clear
+    [shown] = open_alarms(hub.database)
+    assert raised.detail == "30.0% of 10 parts rejected" and shown.detail == "15.0% of 20 parts rejected"
+    assert (shown.value, shown.changed_at_ns, shown.count) == (0.15, raised.changed_at_ns, 1)
     hub.inspect("cam-1", 21, rejects=0, of=20)
     assert hub.after(1) == ["rejects cam-1 cleared"]
     drift = DriftReport(alarms=(DriftAlarm(name="sharpness-low", since_ns=1, text="blurred"),))
@@ -252,7 +256,7 @@ def test_notices_reach_a_mail_server_and_a_program_once_they_answer(
     [mail] = mailbox.mails
     assert mail["Subject"] == "[lineside plant] raised: silent cam-1 and 1 more"
     text = mail.get_content()
-    assert "[high] silent cam-1: not connected for 61 s" in text
+    assert "[high] silent cam-1: not connected since 20" in text
     assert "[medium] rejects cam-2: 100.0% of 10 parts rejected" in text
     [(signature, body)] = Receiver.bodies
     assert signature == "sha256=" + hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lineside_hub.federation.differential_privacy import PrivacySettings
-from lineside_hub.federation.pool_config import load_pool
+from lineside_hub.federation.pool_config import PoolConfig, load_pool
 from lineside_hub.federation.training_coordinator import create_federation, read_federation
 from lineside_hub.federation.training_plant import LocalUpdate, TrainingPlant
 from lineside_hub.federation.training_round import (
@@ -35,7 +35,7 @@ SCORE = 0.25
 MORTAL = """
 import os, signal, sys
 from pathlib import Path
-from lineside_hub.federation.pool_config import load_pool
+from lineside_hub.federation.pool_config import PoolConfig, load_pool
 from lineside_hub.federation.training_coordinator import TrainingCoordinator
 from lineside_link.aggregation.identity import read_key
 
@@ -99,15 +99,7 @@ class Federation:
         pool, threads, services = load_pool(self.plants.pool), [], {}
         try:
             for name in names or self.plants.names:
-                services[name] = TrainingPlant(
-                    pool,
-                    name,
-                    self.plants.keys[name],
-                    root=self.root,
-                    folder=self.plants.folder / f"training-{name}",
-                    training=self.trainings[name],
-                    on_progress=self.said.setdefault(name, []).append,
-                )
+                services[name] = self._plant(pool, name, self.plants.folder / f"training-{name}")
                 threads.append(threading.Thread(target=services[name].run, name=f"test-{name}"))
                 threads[-1].start()
             yield services
@@ -117,6 +109,22 @@ class Federation:
         finally:
             for service in services.values():
                 service.close()
+
+    def _plant(self, pool: PoolConfig, name: str, folder: Path) -> TrainingPlant:
+        return TrainingPlant(
+            pool,
+            name,
+            self.plants.keys[name],
+            root=self.root,
+            folder=folder,
+            training=self.trainings[name],
+            on_progress=self.said.setdefault(name, []).append,
+        )
+
+    def join_late(self, name: str) -> None:
+        """Runs a plant that has taken part in nothing, in this thread."""
+        with contextlib.closing(self._plant(load_pool(self.plants.pool), name, self.plants.folder / "late")) as plant:
+            plant.run()
 
     def expected(self) -> Weights:
         """Returns the weights that follow from the plants of each finished round, from whole numbers in the clear."""

@@ -88,6 +88,11 @@ def test_weights_are_those_of_the_plants_changes_bit_by_bit(plants: Plants, caps
         assert training.result is not None
         assert same(training.result, federation.weights())
         assert training.trained == [1, 2]
+    with federation.joined(plants.names[0]):  # after the end, which ends at once
+        pass
+    assert federation.said[plants.names[0]][-1] == "the training is over, and this plant has its result"
+    with pytest.raises(TrainingError, match="was over after 2 rounds"):
+        federation.join_late(plants.names[1])
     assert main(["federate", "show", "--federation", str(federation.folder), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     received = (shown["rounds"][0]["sent_bytes"] + shown["rounds"][0]["received_bytes"]) / len(plants.names)

@@ -19,6 +19,7 @@ from lineside_hub.identity.authority import HUB_NAME, Authority
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import BrokerError, ConfigError, InputError
+from lineside_runtime.serving.backoff import Backoff
 from tests.peers import (
     Broker,
     FaultProxy,
@@ -452,15 +453,17 @@ def test_tls_with_an_enrolled_certificate(secure_mosquitto: SecureMosquitto, mak
     assert raw.version() in ("TLSv1.2", "TLSv1.3")
 
 
-def test_a_refused_subscription_is_named_and_the_others_live(
-    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_refused_subscription_is_named_and_tried_again_and_the_others_live(
+    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lineside_link.client.client.SUBSCRIBE_AGAIN", Backoff(0.05, 0.2))
     broker = RefusingBroker(tmp_path)
     broker.start()
     try:
         client = make_client(broker.config(), "a")
         inbox = Inbox()
-        client.subscribe("prohibited", Inbox())
+        late = Inbox()
+        client.subscribe("prohibited", late)
         client.subscribe("allowed", inbox)
         connected(client)
         assert client.publish("allowed", b"1")
@@ -470,6 +473,11 @@ def test_a_refused_subscription_is_named_and_the_others_live(
         assert "prohibited" in str(client.last_error)
         assert "ACL" in client.last_error.action
         assert "prohibited" in caplog.text
+        broker.allow()
+        wait_for(lambda: client.last_error is None, what="the subscription, on the same connection")
+        assert client.publish("prohibited", b"2")
+        assert late.next() == ("prohibited", b"2")
+        assert client.counters["connects"] == 1 and caplog.text.count("refused the subscription") == 1
     finally:
         broker.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,10 @@ def test_a_schema_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "limits = {d = {max = 5.1}}\n"
     )
     note.write_text("Box No. K-7\nd\t5,2 mm\nh\t3,0 mm\n")
+    assert main(["read", str(note), "--text", "--html", str(tmp_path / "page.html")]) == 1
+    assert "--text and --html; expected one of them" in capsys.readouterr().err
+    assert main(["read", str(note), "--text", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"].strip() == note.read_text().strip()
     assert main(["read", str(note), "--schema", str(schema)]) == 0
     told = capsys.readouterr().out
     assert "K-7" in told and "LOOK AT  size.d: out of limits: 5.2 mm, allowed is at most 5.1" in told

@@ -68,6 +68,7 @@ class FollowedConfiguration:
 
     Attributes:
         effective: What holds now.
+        machine: Where its deployment stands, as it is reported.
     """
 
     def __init__(self, local: AgentConfig) -> None:
@@ -137,11 +138,8 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
     def started(self, machine: ConfigurationMachine) -> Started:
         return Started(machine.installed, machine.installed_slot)
 
-    def observe(self, machine: ConfigurationMachine) -> None:
-        self._configuration.machine = machine
-
     def report(self, machine: ConfigurationMachine) -> None:
-        del machine
+        self._configuration.machine = machine
         self._report(self._configuration.report())
 
     def fetch(self, machine: ConfigurationMachine, should_stop: ShouldStop) -> None:

@@ -33,9 +33,7 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     """One end of a learned distribution.
 
     Attributes:
-        bound: Where the tail begins.
         count: Number of learned frames beyond it, at most.
-        frames: Number of learned frames.
     """
 
     bound: float
@@ -47,12 +45,10 @@ class FrameReference(msgspec.Struct, frozen=True, kw_only=True):
     """Reference of the camera's frames.
 
     Attributes:
-        median: Of each descriptor.
         low: Lower tail of each descriptor.
         high: Upper tail of each descriptor.
         mean: Of the descriptors, ``(3,)``.
         precision: Inverse of their covariance, ``(3, 3)``.
-        distance: Upper tail of the distance.
     """
 
     frames: int

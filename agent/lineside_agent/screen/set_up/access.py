@@ -19,7 +19,7 @@ class SetUpAccess:
 
     Attributes:
         readers: One a camera, in the order of the configuration.
-        machine: Returns where the deployment of the bundle stands.
+        machine: Returns where the deployment of the bundle stands, as it is reported to the hub.
         deploy: Hands a desired state over to the deployment machines.
     """
 

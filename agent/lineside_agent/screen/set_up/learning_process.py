@@ -35,8 +35,6 @@ class LearningResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was learned.
 
     Attributes:
-        frames: How many were learned from.
-        seconds: What it took.
         warning: If there are few parts, or if they vary too much; else empty.
         good: Scores of the good parts by number, each as if it had not been learned; 0.5 is the threshold.
         bad: Scores of the last rejects.

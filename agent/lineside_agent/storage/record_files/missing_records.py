@@ -18,10 +18,8 @@ class MissingRecords:
     """Numbers of one source.
 
     Attributes:
-        source: As in its records.
         until: Number after the last one.
         unknown: Numbers that a part may have or not; with the others a part has begun.
-        reason: Why there is no record.
     """
 
     source: str

@@ -45,7 +45,6 @@ class ClassifierInput:
     """Input of a classifier.
 
     Attributes:
-        side_px: Side of its square input.
         mean: Of each channel, subtracted.
         std: Of each channel, divided by.
     """
@@ -68,7 +67,6 @@ class ClassData:
     Attributes:
         labels: The classes, in the order of the network's outputs.
         held: Held out of training.
-        look: Input of the network.
     """
 
     labels: tuple[str, ...]
@@ -91,7 +89,6 @@ def load_classes(
 
     Args:
         folders: Of the data sets; their classes are joined.
-        look: Input of the network.
         held_share: Share of the parts to hold out, of each class alike; the same ones every time.
         labels: The classes in the order of the network's outputs; those of the data sets if not given.
         settings: Settings that say how data sets without folds are divided; ``None`` for those with folds only.

@@ -38,7 +38,6 @@ def place(
     Args:
         scale: Canvas pixels per source pixel.
         x: May be negative: the canvas then cuts the picture.
-        y: As ``x``.
         size: Side of the canvas in pixels.
         kept_share: A box that keeps less of its area than this is dropped: a sliver teaches nothing.
 

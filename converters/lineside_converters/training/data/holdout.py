@@ -83,7 +83,6 @@ def divide_samples(
     Args:
         root: The data set's folder.
         settings: Of the run: shares, group, seed.
-        read: Reads a fold, or all.
 
     Returns:
         What was read, and the images to train on and to hold out.

@@ -35,7 +35,6 @@ class EpochSampler:
 
         Args:
             factors: ``(N,)``, each 1 or more.
-            seed: Of the order.
         """
         self._factors, self._seed = factors, seed
         self.length = round(float(factors.sum()))

@@ -36,7 +36,6 @@ class Domain:
         name: ``steel``, ``pcb``, or the data set's folder.
         train: With defects, to train on.
         clean: Without defects, to train on; with drawn ones among them where there are simulated frames.
-        held: Held out of training.
         simulated: From the line simulator, to train on.
         framing: How its pictures become canvases.
     """
@@ -53,7 +52,6 @@ def load_domain(root: Path, *, held_share: float, simulate: bool, held_number: i
     """Reads the train fold of one data set and holds a share of its parts out.
 
     Args:
-        root: Folder of the data set.
         held_share: Share of the parts to keep out of training; the same ones every time.
         simulate: Whether to render simulator frames as well.
         held_number: Which share, see `hold_out`.
@@ -98,7 +96,6 @@ def hold_out(
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
 
     Args:
-        share: Of the parts to hold out.
         group_of: Returns the part that a sample shows.
         number: Which of the ``round(1 / share)`` shares that have no part in common, from 0; ``None`` for the middle
             one.

@@ -184,9 +184,6 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
 def export_detector(model: nn.Module, path: Path, *, inputs: int = 1) -> float:
     """Writes a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
 
-    Args:
-        inputs: Channels of the image.
-
     Returns:
         The largest difference between the graph's and torch's outputs.
 

@@ -56,7 +56,6 @@ class CostMeter:
     """Measured steps of one worker.
 
     Attributes:
-        steps: All of them.
         settled_at: Number of the first step after the last change of how gradients travel.
     """
 
@@ -139,7 +138,6 @@ class ScalingPrediction(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes_per_step: Sent by a worker.
         communication_share: Waiting of a step.
-        samples_per_second: Of all workers.
     """
 
     workers: int
@@ -153,7 +151,6 @@ class CostReport(msgspec.Struct, frozen=True, kw_only=True):
     """Cost of training on several workers; ``report.json`` of a run.
 
     Attributes:
-        layout: Which worker keeps what.
         scheme: How gradients travelled at the end.
         steps: That the figures are of.
         bytes_per_step: Sent by a worker in a step, the mean over workers.

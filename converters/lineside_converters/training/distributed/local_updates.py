@@ -132,7 +132,6 @@ class LocalUpdates:
         """Divides the parameters into fragments.
 
         Args:
-            exchange: Of all workers.
             parameters: Trained ones, the same on all workers when `begin` is called.
             on_merge: Called after each merge.
         """

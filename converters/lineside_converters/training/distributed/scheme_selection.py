@@ -75,7 +75,6 @@ def time_schemes(
     """Returns how long each scheme takes for gradients like this network's; all workers must call it alike.
 
     Args:
-        exchange: Of all workers.
         sharded: Whether each worker updates a share of the parameters and sends it to the others.
     """
     shapes = _stand_in([each.shape for each in model.parameters() if each.requires_grad])

@@ -37,8 +37,6 @@ class DocumentData:
 
     Attributes:
         labels: Entity types, in the order of the outputs.
-        windows: Cuts texts.
-        held: Documents that are held out.
         trained: Documents of `train`.
     """
 
@@ -62,10 +60,7 @@ def load_document_data(
     """Reads the train folds and holds out a share of their groups.
 
     Args:
-        folders: Of data sets.
-        windows: Cuts texts.
         labels: Entity types.
-        held_share: Share of the documents that is held out.
         seed: Of the order of the groups, and of the windows without a mention that are left out.
         held_number: Which of the shares, see `split_groups`.
         whole: Whether no document is held out.
@@ -93,8 +88,6 @@ def split_groups(
 
     Args:
         documents: Of train folds.
-        share: Of the documents, to hold out.
-        seed: Of the order of the groups.
         number: Which of the shares that have no document in common, from 0; the last one holds all that are left.
     """
     documents = list(documents)

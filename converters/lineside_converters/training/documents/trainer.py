@@ -68,8 +68,6 @@ class HeldReadings:
     """What a network says of documents that it was not trained on.
 
     Attributes:
-        documents: That it read.
-        seen: What it says of each.
         f1: Of their values, before scores are calibrated.
     """
 

@@ -60,11 +60,9 @@ def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figu
     """Writes page and numbers into a run's folder, each whole or not at all.
 
     Args:
-        out: The run's folder.
         curve: A row an evaluation, as `loop.Run` keeps them.
         losses: A row an epoch.
         figure: What the evaluations measure.
-        steps: Of the whole run.
     """
     numbers = CurveData(figure=figure, steps=steps, curve=tuple(curve), losses=tuple(losses))
     write_atomic(out / NUMBERS, msgspec.json.encode(numbers))

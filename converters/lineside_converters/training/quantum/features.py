@@ -48,7 +48,6 @@ def pooled_features(
     """Computes the features ``(n, F)`` of images, each ``(H, W)`` grey or ``(H, W, 3)`` BGR.
 
     Args:
-        images: Any number of them.
         total: Their number, for ``on_count``.
         on_count: Told how many of ``total`` are done.
 

@@ -278,7 +278,6 @@ class DINModel:
         Args:
             user_or_history: A user of the training data, or items, oldest first.
             candidates: Items to rank; ``None`` for all.
-            top: How many are returned at most.
 
         Raises:
             TrainingError: The model is not trained.

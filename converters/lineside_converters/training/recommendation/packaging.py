@@ -76,7 +76,6 @@ def write_recommender(
         onnx: ``float.onnx`` of the run.
         tables: Its float tables.
         held: Choices to calibrate and to judge on.
-        out: Folder of the bundle.
         history_max: Items of the longest history.
         facts: ``training.json``.
         previous: Bundle of the same network with older tables: all but the tables is taken from it, unmeasured.

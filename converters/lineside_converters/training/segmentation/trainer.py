@@ -33,7 +33,6 @@ class SegmenterResult(TrainingResult, frozen=True, kw_only=True):
     Attributes:
         labels: The types; the k-th, from 0, is channel k + 1 of the maps.
         held_mean_iou: Of the chosen weights on the held-out share of the train folds.
-        held_iou: The same by type.
     """
 
     labels: tuple[str, ...]

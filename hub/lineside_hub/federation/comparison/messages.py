@@ -85,7 +85,6 @@ class ComparisonAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     Attributes:
         worst: Number of the choice; -1 where nothing was compared.
-        out_of_range: Plants whose numbers are not in range.
     """
 
     worst: int

@@ -36,7 +36,6 @@ class ResultsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     Attributes:
         bundle: ``name@version``, or a name for all of its versions.
-        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``.
         defect: Type of a defect, or a rule that is not met; only results that did not pass.
         since: From this time on: ``7d`` for seven days ago, ``2026-11-24T06:00`` (UTC), or ``all``.
         until: Before this time, in the same forms.

@@ -40,9 +40,7 @@ class SelectionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         group: Only devices of this group (line).
-        device: Only this device.
         bundle: ``name@version``, or a name for all of its versions.
-        recipe: Only with this recipe.
         since: From this time on: ``7d`` for seven days ago, ``2026-11-24T06:00`` (UTC), or ``all``.
         until: Before this time, in the same forms.
         step_h: Length of a step of a trend or control chart in hours: 1, 8, 24 or 168.

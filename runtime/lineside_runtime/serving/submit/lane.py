@@ -60,7 +60,6 @@ class Worker:
 
     Attributes:
         job: The call that it runs; ``None`` while it waits.
-        turn: The turn of that call.
         since_s: Since when it runs, or since when it opens the lane.
         used: The executable that it runs on; ``None`` if the call has to load it first.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import ensurepip
 import functools
 import platform
@@ -11,6 +12,7 @@ import sysconfig
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 import msgspec
 
@@ -23,6 +25,7 @@ from lineside_agent.deployment.self_update.payload import (
     running_python,
 )
 from lineside_runtime.bundle import describe_bytes
+from tests.boards.arm64 import made
 
 ROOT = Path(__file__).parents[4]
 DEVICE_PACKAGES = {
@@ -99,10 +102,25 @@ def pip_wheel() -> Path:
     return found
 
 
+def compiled_pip() -> Path:
+    """`pip_wheel` with bytecode of this Python: each run of pip would compile what it imports, for a second."""
+    found = pip_wheel()
+
+    def make(folder: Path) -> None:
+        content = folder / "content"
+        shutil.unpack_archive(found, content, "zip")
+        compileall.compile_dir(content, quiet=2, legacy=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+        archive = shutil.make_archive(str(folder / "pip"), "zip", content)
+        Path(archive).rename(folder / found.name)
+        shutil.rmtree(content)
+
+    return made(f"{found.stem}-{sys.implementation.cache_tag}", make) / found.name
+
+
 def make_payload(folder: Path, wheel: Path, *, architecture: str | None = None, python: str | None = None) -> Payload:
     """Makes a payload of one wheel and pip."""
     (folder / WHEELS).mkdir(parents=True)
-    for source in (wheel, pip_wheel()):
+    for source in (wheel, compiled_pip()):
         shutil.copy2(source, folder / WHEELS / source.name)
     manifest = AgentManifest(
         version=wheel.name.split("-")[1],

@@ -42,11 +42,12 @@ from tests.worlds.annotated_sets import write_boards
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 SURFACE_12 = zoo.path("surface-12")
+SIDE = 320
 
 
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_boards(tmp_path_factory.mktemp("sets") / "boards", {"train": 4})
+    return write_boards(tmp_path_factory.mktemp("sets") / "boards", {"train": 4}, side=SIDE)
 
 
 def settings(boards: Path, out: Path, **more: Any) -> DetectorConfig:
@@ -114,13 +115,13 @@ def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_te
     good = found.good_or_bad.false_rejects[0]
     assert (good.source, good.parts) == ("parts drawn from templates of deeppcb, fold train", 4)
     decided = gather_frames(open_bundle(bundle), FrameRequest(data=[boards], fold="train", take="all"))
-    assert {frame.frame.image.shape for frame in read(decided)} == {(640, 640, 3)}
+    assert {frame.frame.image.shape for frame in read(decided)} == {(SIDE, SIDE, 3)}
 
 
 def test_a_frame_that_can_not_be_compared_counts_as_rejected(tmp_path: Path, bundle: Path) -> None:
-    root = write_boards(tmp_path / "other", {"train": 4})
+    root = write_boards(tmp_path / "other", {"train": 4}, side=SIDE)
     rng = np.random.default_rng(0)
-    noise = cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (640, 640))
+    noise = cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (SIDE, SIDE))
     cv2.imwrite(str(root / "PCBData/group1/1/2_temp.jpg"), noise)
     found = judge(bundle, root, EvaluationRequest(fold="train"))
     assert isinstance(found, DetectorEvaluation)
@@ -143,7 +144,7 @@ def test_the_inspector_compares_a_frame_with_the_reference_given_as_the_evaluati
 
 def test_frames_that_name_no_reference_are_refused(boards: Path, bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
-    for frames in (None, np.zeros((640, 640, 3), np.uint8)):
+    for frames in (None, np.zeros((SIDE, SIDE, 3), np.uint8)):
         with pytest.raises(ConfigError, match="compares frames with references"):
             gather_inputs(manifest, limit=2, frames=frames)
     with pytest.raises(ConfigError, match="simulator frames name none"):
@@ -168,10 +169,10 @@ def test_a_start_of_grey_frames_finds_at_first_what_it_finds_in_the_frame() -> N
 def test_an_image_that_does_not_show_its_reference_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write_boards(tmp_path / "other", {"train": 4})
+    root = write_boards(tmp_path / "other", {"train": 4}, side=SIDE)
     template = root / "PCBData/group1/1/2_temp.jpg"
     rng = np.random.default_rng(0)
-    cv2.imwrite(str(template), cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (640, 640)))
+    cv2.imwrite(str(template), cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (SIDE, SIDE)))
     data = load_detection_data(settings(root, tmp_path))
     assert sum(len(domain.train) + len(domain.held) for domain in data.domains) < 8
     assert "2_test.jpg is left out" in caplog.text

@@ -48,7 +48,7 @@ def settings(work: Path, **changes: object) -> DocumentConfig:
 
 
 @pytest.fixture(scope="module")
-def bundle(work: Path) -> Bundle:
+def bundle(work: Path, short_gates: None) -> Bundle:
     found = train_document(settings(work), lambda _: None)
     assert found.held_f1 > 0.6
     options = {"data": [work / "data"], "out": work / "bundle", "name": "contracts", "max_drop": 0.05}

@@ -89,7 +89,6 @@ class GradientScheme(abc.ABC):
         """Takes the collectives.
 
         Args:
-            exchange: Of all workers.
             warm_up_steps: Steps of a run that are averaged in float32: compression has learnt nothing yet then, and
                 the gradients change most.
         """
@@ -139,7 +138,6 @@ class GradientScheme(abc.ABC):
         """Averages for those who own the values.
 
         Args:
-            bundled: Gradients of this worker.
             length: Of each worker's row of them, with padding.
 
         Returns:
