@@ -106,9 +106,11 @@ def _of_option(arguments: Sequence[str], error: LinesideError) -> LinesideError:
     """Names the given option where an error names a key of that name, which may also stand in a configuration file."""
     if not isinstance(error, ConfigError) or error.action != ConfigError.default_action:
         return error
-    key = f"--{error.message.lstrip('-').replace('_', '-')}"
-    typed = (argument.partition("=")[0] for argument in arguments)
-    option = next((word for word in typed if len(word) > len("--") and key.startswith(word)), None)
+    option: str | None = error.message
+    if not error.message.startswith("--"):
+        key = f"--{error.message.replace('_', '-')}"
+        typed = (argument.partition("=")[0] for argument in arguments)
+        option = next((word for word in typed if len(word) > len("--") and key.startswith(word)), None)
     if option is None:
         return error
     action = "Correct the option; --help describes it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_runtime.errors import ConfigError, MissingExtraError
+from lineside_runtime.errors import ConfigError, DiskFullError, MissingExtraError
 from lineside_runtime.files import fsync_folder
 
 BATCH_ROWS = 10_000
@@ -31,6 +32,7 @@ def export_table(rows: Iterator[TableRow], path: Path, columns: ColumnTypes, *, 
 
     Raises:
         ConfigError: The name ends otherwise.
+        DiskFullError: There is no room.
     """
 
     def as_csv(rows: Iterator[TableRow], path: Path, columns: ColumnTypes) -> int:
@@ -43,6 +45,10 @@ def export_table(rows: Iterator[TableRow], path: Path, columns: ColumnTypes, *, 
     try:
         written = writers[path.suffix](rows, temporary, columns)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path=str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)

@@ -108,7 +108,8 @@ def test_bad_parts_are_judged_and_what_passes_is_said(
     given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12"]
     assert main([*given, "--out", str(tmp_path / "found"), "--check", str(data / "stain")]) == 0
     said = capsys.readouterr()
-    assert "of 4 bad parts found (stain)" in said.out and "warning" not in said.err
+    assert "of 4 bad parts found (stain)" in said.out
+    assert "12 parts: the threshold is high" in said.err and said.err.count("warning: ") == 1
     assert main([*given, "--out", str(tmp_path / "b"), "--check", str(data / "good"), "--json"]) == 0
     said = capsys.readouterr()
     assert "bad parts of good pass: this model doesn't find these defects" in said.err

@@ -134,3 +134,15 @@ def test_time_that_is_spent_before_the_first_evaluation_ends_with_a_model_all_th
         == 0
     )
     assert (out / "best.pt").exists() and (out / "float.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector", "segmenter", "document", "recommender"])
+def test_data_that_are_not_there_are_an_error_of_each_kind(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--schema", "contract", "--encoder", str(tmp_path)] if kind == "document" else []
+    errors = []
+    for _ in range(2):  # what the first try leaves is no run
+        assert main(["train", kind, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"), *more]) == 1
+        errors.append(capsys.readouterr().err)
+    assert errors[0].startswith("lineside train: [2") and errors[0] == errors[1]

@@ -17,6 +17,7 @@ from lineside_agent.config import CameraConfig, parse_camera
 from lineside_models.frame import Frame
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import CameraError, ConfigError
+from lineside_runtime.files import write_atomic
 
 
 def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
@@ -120,6 +121,6 @@ def write_jpeg(frame: Frame, path: Path) -> None:
     done, data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     try:
         if done:
-            path.write_bytes(data.tobytes())
+            write_atomic(path, data.tobytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", action="Give another --out.") from error

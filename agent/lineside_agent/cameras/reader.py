@@ -257,6 +257,8 @@ class Reader:
                 break
             pause_s = PAUSE_LEAST_S if self.counts.frames > before else min(PAUSE_MAX_S, 2 * pause_s)
             self._pause(pause_s * random.uniform(PAUSE_JITTER, 1.0))
+        if not self._stop.is_set():
+            log.info("%s: no more frames; %d were taken", self._camera.source, self.counts.frames)
         self._ended = True
         self._queue.end()
 

@@ -30,7 +30,7 @@ from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.errors import BundleFormatError, ConfigError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 
 FOLDER = "models"
@@ -109,7 +109,13 @@ def combine(combination: Combination, base: Path, out: Path, *, overwrite: bool 
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(made.labels), indent=1))
         write_atomic(folder / CARD_NAME, _card(combination, manifests).encode())
         write_manifest(folder, made)
-        open_bundle(folder)
+        try:
+            open_bundle(folder)
+        except BundleFormatError as error:  # of the roles: each bundle was opened before
+            action = "Correct the [[model]] tables."
+            raise BundleFormatError(
+                error.message, expected=error.expected, actual=error.actual, action=action
+            ) from error
         install_bundle(folder, out)
     return open_bundle(out, verify=False)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import re
@@ -38,7 +39,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
-from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
+from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
@@ -136,13 +137,15 @@ def _private(path: Path) -> Iterator[IO[bytes]]:
 def _copy_database(hub: Path, scratch: Path) -> Path:
     Database.open(hub).close()
     target = scratch / hub_database.NAME
-    with mapped_errors(hub / hub_database.NAME):
-        source, copy = sqlite3.connect(hub / hub_database.NAME), sqlite3.connect(target)
-        try:
+    try:
+        with (
+            mapped_errors(hub / hub_database.NAME),
+            contextlib.closing(sqlite3.connect(hub / hub_database.NAME)) as source,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
             source.backup(copy)
-        finally:
-            source.close()
-            copy.close()
+    except DiskFullError as error:
+        raise DiskFullError(path=str(scratch.parent)) from error
     return target
 
 
@@ -187,8 +190,10 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
             path.rename(folder / path.name)
         staging.rmdir()
         fsync_folder(folder)
-    except BaseException:
+    except BaseException as error:
         _clear(folder)  # so that the next attempt finds it empty
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path=str(folder)) from error
         raise
     return report
 

@@ -186,7 +186,7 @@ def _add_document(kinds: Any) -> None:
     )
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_then(document)
-    document.set_defaults(folds=None, workers=None, gpus=False, address="", storage="", balance_workers=False)
+    document.set_defaults(folds=None, workers=None)
     document.set_defaults(run=resumable("document", _train_document))
 
 

@@ -70,7 +70,7 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
     """
     if options.workers is None:
         for name in ("min_workers", "gpus", "address", "storage", "balance_workers"):
-            if getattr(options, name):
+            if getattr(options, name, None):  # not every kind has each of them
                 raise InputError(f"--{name.replace('_', '-')} without --workers", expected="--workers N")
         return None
     with needs("convert"):
