@@ -43,6 +43,8 @@ from tests.worlds.results_device import ResultsDevice
 
 GROUP = "line-a"
 TOPICS = Topics("test")
+ONE_BROKER = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+"""For what doesn't depend on the kind of broker."""
 
 
 Trust = tuple[RepoClient, TrustStore]
@@ -84,6 +86,7 @@ def desires(device: ResultsDevice, gen: int) -> bool:
     return message is not None and decode(message, Desired).gen == gen
 
 
+@ONE_BROKER
 def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     hub_process: HubProcess,
     repository: Repository,
@@ -99,6 +102,7 @@ def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     assert store.fetch_target(ref.target, ref.sha256)
 
 
+@ONE_BROKER
 def test_another_repositorys_devices_trust_nothing_of_this_one(
     hub_process: HubProcess,
     repository: Repository,
@@ -120,6 +124,7 @@ def limit_files(process: HubProcess, size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+@ONE_BROKER
 def test_a_full_disk_at_the_hub_loses_nothing(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
