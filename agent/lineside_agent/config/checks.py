@@ -77,9 +77,13 @@ def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
     key = "delay_ms" if config.gate.delay_ms is not None else "counts"
     if getattr(gate, key) is None or (gate.delay_ms is None) == (gate.counts is None):
         raise ConfigError(path, expected=f"{key} alone, as in $.gate")
-    if gate.delay_ms is not None and gate.delay_ms < config.trigger.deadline_ms:
-        expected = f"at least $.trigger.deadline_ms, {config.trigger.deadline_ms:g}"
-        raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+    _check_delay(gate.delay_ms, config.trigger.deadline_ms, path)
+
+
+def _check_delay(delay_ms: float | None, deadline_ms: float, path: str) -> None:
+    if delay_ms is not None and delay_ms < deadline_ms:
+        expected = f"at least $.trigger.deadline_ms, {deadline_ms:g}"
+        raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{delay_ms:g}")
 
 
 def check_line(config: AgentConfig) -> None:
@@ -96,9 +100,7 @@ def check_line(config: AgentConfig) -> None:
             raise ConfigError("$.gate needs a trigger", expected='$.trigger with mode = "inspect"')
         if (gate.delay_ms is None) == (gate.counts is None):
             raise ConfigError("$.gate", expected="one of delay_ms and counts")
-        if gate.delay_ms is not None and gate.delay_ms < trigger.deadline_ms:
-            expected = f"at least $.trigger.deadline_ms, {trigger.deadline_ms:g}"
-            raise ConfigError("$.gate.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+        _check_delay(gate.delay_ms, trigger.deadline_ms, "$.gate")
     if config.drift is not None and config.drift.stops_line and (trigger is None or trigger.mode != "inspect"):
         raise ConfigError("$.drift.stops_line needs a trigger", expected='$.trigger with mode = "inspect"')
     for line in config.line_io:

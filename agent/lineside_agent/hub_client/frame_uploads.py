@@ -259,4 +259,4 @@ def _at(head: FramePiece, offset: int) -> FramePiece:
 
 
 def _reason(answer: FrameAnswer) -> str:
-    return f"[{answer.error.code}] {answer.error.message}" if answer.error is not None else "others are sending"
+    return answer.error.text if answer.error is not None else "others are sending"

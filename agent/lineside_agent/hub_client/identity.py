@@ -197,7 +197,7 @@ def final(answer: CertificateAnswer) -> bool:
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
     """Returns the certificate of an answer, after checking that it is the one that was requested."""
     if answer.status != "issued":
-        reason = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
+        reason = f": {answer.error.text}" if answer.error is not None else ""
         raise IdentityError(f"the hub refused the request{reason}")
     pem = answer.certificate.encode()
     check_issued(read_certificate(pem), authority=read_certificate(authority), device=device, key=key)

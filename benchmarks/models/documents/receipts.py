@@ -43,7 +43,7 @@ from lineside_models.nlp.extraction.contract_parser import open_extractor
 from lineside_models.nlp.extraction.reading import SpanReading
 from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.normalization.dates import DATE, parse_date
-from lineside_models.nlp.normalization.values import name_key
+from lineside_models.nlp.normalization.values import name_key, parse_money
 from lineside_models.nlp.reading import read_document
 from lineside_models.nlp.schemas import load_model_schema
 from lineside_runtime.bundle import Bundle
@@ -67,7 +67,7 @@ SETTINGS: dict[str, Any] = {"epochs": 40, "frozen_layers": 2, "cross_fit": 3}
 ALIKE_MIN = 0.75
 """Likeness from which a place of the text is labelled."""
 
-_AMOUNT = re.compile(r"(?<![\d.,])\d[\d,]*\.\d\d(?!\d)")
+_AMOUNT = re.compile(r"(?<![\d.,/:-])\d[\d,]*(?: ?[.,] ?| |-)\d[\dOoCGDQ](?![\w/:])")
 _TOTAL_LINE = re.compile(r"total|amount|nett?|due|round|payable|cash", re.IGNORECASE)
 
 
@@ -175,8 +175,9 @@ def _totals(text: str, true: str) -> list[tuple[int, int]]:
 
 
 def _amount(text: str) -> str:
-    found = _AMOUNT.search(text)
-    return found[0].replace(",", "") if found else ""
+    """Returns the number of an amount, with its cents."""
+    found = parse_money(text)
+    return f"{float(found.split()[-1]):.2f}" if found else ""
 
 
 def _alike(text: str, true: str) -> list[tuple[int, int]]:
@@ -205,8 +206,9 @@ def fit_without_network(data: Path) -> FittedReading:
 
 
 def _bundle(folder: Path, data: Path) -> tuple[Bundle, dict[str, Any]]:
-    """Trains unless that was done, and returns the INT8 bundle and the facts of its training."""
-    config = DocumentConfig(data=(data,), out=folder / "run", schema=str(SCHEMA), bf16=True, **SETTINGS)
+    """Trains unless that was done with this schema and data; returns the INT8 bundle and the facts of its training."""
+    digest = hashlib.sha256(SCHEMA.read_bytes() + (data / "annotations.jsonl").read_bytes()).hexdigest()[:8]
+    config = DocumentConfig(data=(data,), out=folder / f"run-{digest}", schema=str(SCHEMA), bf16=True, **SETTINGS)
     if SMOKE:
         from tests.models.nlp.extraction.generated_contracts import write_encoder
 

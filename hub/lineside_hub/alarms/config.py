@@ -12,15 +12,8 @@ import msgspec
 from lineside_runtime.errors import ConfigError
 
 Figure = Literal["silent_s", "reject_rate", "drift", "free_bytes", "hub_free_bytes"]
-
-FIGURES: dict[Figure, str] = {
-    "silent_s": "seconds since a device lost its connection",
-    "reject_rate": "share of rejects, unsure ones included, in the current hour and `hours` before it",
-    "drift": "number of drift alarms that a device reports",
-    "free_bytes": "free bytes on a device's disk",
-    "hub_free_bytes": "free bytes on the hub's disk",
-}
-"""What a rule can watch."""
+"""What a rule can watch: seconds since a device lost its connection; the share of rejects, unsure ones included, in the
+current hour and ``hours`` before it; drift alarms that a device reports; free bytes on a device's or the hub's disk."""
 
 BELOW: frozenset[Figure] = frozenset({"free_bytes", "hub_free_bytes"})
 """Figures that are abnormal below their limit."""

@@ -13,14 +13,13 @@ An alarm that nobody acknowledged stays in the list after it is over. A closed o
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
 from lineside_hub.alarms.config import BELOW, AlarmRule, Priority, Transition
 
 AlarmState = Literal["active", "acknowledged", "cleared", "closed"]
-ALARM_STATES: tuple[AlarmState, ...] = get_args(AlarmState)
 
 
 class FleetAlarm(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,7 +111,5 @@ class RemoteTimer:
         )
         if answer.error is not None:
             known = answer.error
-            raise TimingError(
-                f"{self.device}: [{known.code}] {known.message}", actual=known.actual, action=known.action
-            )
+            raise TimingError(f"{self.device}: {known.text}", actual=known.actual, action=known.action)
         return answer

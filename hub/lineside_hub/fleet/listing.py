@@ -13,7 +13,7 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import ConfigReport, DegradationReport, Desired, PlacementReport, Reported, Up, decode
+from lineside_link.messages import ConfigReport, Desired, PlacementReport, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -217,7 +217,6 @@ def _summary(
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
     follows = report.configuration or ConfigReport()
     placement = report.placement or PlacementReport()
-    degradation = report.degradation or DegradationReport()
     return DeviceSummary(
         name=name,
         up=bool(up),
@@ -226,24 +225,24 @@ def _summary(
         state=report.state,
         installed=report.installed.identity if report.installed else "",
         wanted=report.wanted.identity if report.wanted else "",
-        error=f"[{report.error.code}] {report.error.message}" if report.error else "",
+        error=report.error.text if report.error else "",
         results=0,
         progress=report.progress,
         agent=born.agent_version,
         agent_state=report.agent.state if report.agent else "",
-        agent_error=f"[{own.code}] {own.message}" if (own := report.agent and report.agent.error) else "",
+        agent_error=own.text if (own := report.agent and report.agent.error) else "",
         said_group=said if assigned and said != assigned else "",
         drift=tuple(alarm.text or alarm.name for alarm in report.drift.alarms) if report.drift is not None else (),
         configuration=follows.installed.identity if follows.installed else "",
         wanted_configuration=follows.wanted.identity if follows.wanted else "",
-        configuration_error=f"[{follows.error.code}] {follows.error.message}" if follows.error else "",
+        configuration_error=follows.error.text if follows.error else "",
         requested_device=placement.requested_device,
         used_device=placement.used_device,
         device_problem=placement.problem,
         seen_at_ns=seen_at_ns,
         free_bytes=report.free_bytes,
         recipe=report.recipe,
-        degradation=f"{', '.join(degradation.steps)}: {degradation.reason}" if degradation.steps else "",
+        degradation=report.degradation.text if report.degradation else "",
         waiting=report.waiting,
         engines=born.engines,
         made_by=report.installed.made_by if report.installed else "",

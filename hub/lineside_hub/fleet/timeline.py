@@ -142,7 +142,7 @@ def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterat
     before = old.degradation.steps if old is not None and old.degradation is not None else ()
     now = message.degradation
     if now is not None and now.steps != before:
-        detail = f"{', '.join(now.steps)}: {now.reason}" if now.steps else "over"
+        detail = now.text or "over"
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="degraded", detail=detail)
     ran, runs = old.placement if old is not None else None, message.placement
     if runs is not None and runs != ran and (runs.problem or (ran is not None and ran.problem)):

@@ -313,7 +313,7 @@ def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tu
         return "pending", ""
     answer = judge(said, rollout.target)
     error = said.error if answer == "failed" else None
-    return answer, f"[{error.code}] {error.message}" if error is not None else ""
+    return answer, error.text if error is not None else ""
 
 
 def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> DeviceAnswer:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.fleet.listing import DeviceSummary
     from lineside_hub.results.database import TimelineEvent
-    from lineside_link.messages import DegradationReport, Desired, DriftReport, Reported
+    from lineside_link.messages import Desired, DriftReport, Reported
 
 FOLLOW_S = 0.5
 
@@ -152,7 +152,7 @@ def run_show(options: argparse.Namespace) -> int:
         "error": "; ".join(text for text in (about.error, about.configuration_error) if text),
         "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
         "recipe": said.recipe if said else "",
-        "reduced": _reduced(said.degradation) if said and said.degradation else "",
+        "reduced": said.degradation.text or "nothing" if said and said.degradation else "",
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
         "results": str(about.results),
     }
@@ -185,10 +185,6 @@ def _desired(state: Desired | None) -> str:
 
 def _drift(report: DriftReport) -> str:
     return "learning" if report.learning else "none"
-
-
-def _reduced(report: DegradationReport) -> str:
-    return f"{', '.join(report.steps)}: {report.reason}" if report.steps else "nothing"
 
 
 def run_logs(options: argparse.Namespace) -> int:

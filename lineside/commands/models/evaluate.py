@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,16 @@ def _print(result: dict[str, Any]) -> None:
     show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} {what}")
     if result.get("faults"):
         show(f"faults: {result['faults']} frames could not be inspected, and count as rejected")
-    columns = PRINTERS.get(result["task"], _print_others)(result)
-    if columns:
-        _print_types(result["per_class"], columns)
+    if result["task"] not in TASKS:
+        _print_others(result)
+        return
+    figures, columns = TASKS[result["task"]]
+    if "good_or_bad" in result:
+        _print_verdicts(result)
+    for line in figures(result):
+        show(line)
+    _print_latency(result)
+    _print_types(result["per_class"], columns)
 
 
 def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> None:
@@ -149,76 +157,56 @@ def _print_verdicts(result: dict[str, Any]) -> None:
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
 
 
-def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
-    _print_verdicts(result)
-    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-    _print_latency(result)
-    return "precision", "recall", "f1", "support"
+def _classifier_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}"
 
 
-def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
-    _print_verdicts(result)
+def _anomaly_lines(result: dict[str, Any]) -> Iterator[str]:
     pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
-    show(f"AUROC {result['auroc']:.3f}{pixels}")
-    _print_latency(result)
-    return "auroc", "recall", "support"
+    yield f"AUROC {result['auroc']:.3f}{pixels}"
 
 
-def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
-    _print_verdicts(result)
-    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
-    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
-    _print_latency(result)
-    return "ap50", "precision", "recall", "f1_image", "support"
+def _detector_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}"
+    yield f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}"
 
 
-def _print_documents(result: dict[str, Any]) -> tuple[str, ...]:
+def _document_lines(result: dict[str, Any]) -> Iterator[str]:
     for name in ("values", "relations"):
         figures = result[name]
-        show(
+        yield (
             f"{name}: F1 {figures['f1']:.3f} {_between(figures)}   precision {figures['precision']:.3f}   "
             f"recall {figures['recall']:.3f}"
         )
     for name, what in (("coverage", "at a precision of 98.7 %"), ("accepted", "without review")):
         point = result[name]
-        if point is None:
-            show(f"coverage {what}: none")
-        else:
-            show(f"coverage {what}: {point['coverage']:.1%}, precision {point['precision']:.1%}")
-    _print_latency(result)
-    return "precision", "recall", "f1", "support"
+        found = "none" if point is None else f"{point['coverage']:.1%}, precision {point['precision']:.1%}"
+        yield f"coverage {what}: {found}"
 
 
-def _print_combination(result: dict[str, Any]) -> tuple[str, ...]:
-    _print_verdicts(result)
-    show(f"models: {', '.join(result['models'])}")
-    _print_latency(result)
-    return "recall", "support"
+def _combination_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"models: {', '.join(result['models'])}"
 
 
-def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
-    _print_verdicts(result)
-    show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
-    _print_latency(result)
-    return "iou", "precision", "recall", "f1_image", "support"
+def _segmenter_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}"
 
 
-def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
+def _print_others(result: dict[str, Any]) -> None:
     for name, value in result.items():
         if isinstance(value, (int, float)) and name != "frames":
             show(f"{name} {_cell(value)}")
-    return ()
 
 
-PRINTERS = {
-    "anomaly": _print_anomaly,
-    "classification": _print_classifier,
-    "combination": _print_combination,
-    "detection": _print_detector,
-    "segmentation": _print_segmenter,
-    "spans": _print_documents,
+TASKS: dict[str, tuple[Callable[[dict[str, Any]], Iterator[str]], tuple[str, ...]]] = {
+    "anomaly": (_anomaly_lines, ("auroc", "recall", "support")),
+    "classification": (_classifier_lines, ("precision", "recall", "f1", "support")),
+    "combination": (_combination_lines, ("recall", "support")),
+    "detection": (_detector_lines, ("ap50", "precision", "recall", "f1_image", "support")),
+    "segmentation": (_segmenter_lines, ("iou", "precision", "recall", "f1_image", "support")),
+    "spans": (_document_lines, ("precision", "recall", "f1", "support")),
 }
-"""By task; figures of other tasks are printed as they are."""
+"""Lines of figures, and columns of the table by type; figures of other tasks are printed as they are."""
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:

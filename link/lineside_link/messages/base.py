@@ -49,6 +49,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     actual: str | None = None
     action: str = ""
 
+    @property
+    def text(self) -> str:
+        """Code and message."""
+        return f"[{self.code}] {self.message}"
+
     def __post_init__(self) -> None:
         for name in ("error", "message", "expected", "actual", "action"):
             text: str | None = getattr(self, name)

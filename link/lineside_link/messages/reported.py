@@ -112,6 +112,11 @@ class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
     steps: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     reason: Text = ""
 
+    @property
+    def text(self) -> str:
+        """Steps and reason; empty at full service."""
+        return f"{', '.join(self.steps)}: {self.reason}" if self.steps else ""
+
 
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
     """On which device the model runs; with several models their devices are joined by ``+``.

@@ -32,8 +32,25 @@ def test_values_that_are_written_in_other_ways_are_the_same() -> None:
     assert value_key("effective_date", "3rd day of March, 2021") == value_key("effective_date", "March 3, 2021")
     assert value_key("party", "2THEMART.COM, INC.") == value_key("party", "2TheMart.com  Inc")
     assert value_key("total_amount", "RM 1,060.30") == value_key("total_amount", "1060.30") == "1060.30"
-    assert normalise("total_amount", "2 x 3.00") is None
+    assert normalise("total_amount", "2 x 3.00") is normalise("total_amount", "10-15") is None
     assert value_key("fee_amount", "$1.5 million") == value_key("fee_amount", "USD 1,500,000") == "USD 1500000"
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("60,30", "60.30"),
+        ("1.234.567,89", "1234567.89"),
+        ("EUR 1.234,50", "EUR 1234.50"),
+        ("RM 190 00", "190.00"),
+        ("12 .50", "12.50"),
+        ("52-00", "52.00"),
+        ("120.0G", "120.00"),
+        ("$2.125 million", "USD 2125000"),
+    ],
+)
+def test_the_point_of_an_amount_may_be_a_comma_or_misread(text: str, amount: str) -> None:
+    assert normalise("total_amount", text) == amount
 
 
 def test_the_dictionary_gives_a_law_its_name_and_proposes_it_in_a_clause_only() -> None:

@@ -55,7 +55,7 @@ COIN_CENTS = 5
 
 CUE_KINDS = {
     *("lines", "begins", "ends", "expression", "left cue", "above cue", "below cue"),
-    *("own cue", "first own cue", "last own cue"),
+    *("own cue", "first own cue", "last own cue", "brackets"),
     *("larger amounts", "equal amounts", f"multiple of {COIN_CENTS} cents", "rounded", "equals"),
 }
 """Indicators of a form with cues."""
@@ -156,7 +156,9 @@ class _Cues:
         yield from (f"above cue:{name}" for name in (self(lines.line(first - 1)) or NONE if first else ("start",)))
         yield from (f"below cue:{name}" for name in self(lines.line(last + 1)) or NONE)
         if value_kind(one.type) == "name":
-            own = [self(line) for line in text[one.start : one.end].split("\n")]
+            words = text[one.start : one.end]
+            yield "brackets:" + ("pairs" if words.count("(") == words.count(")") else "cut")
+            own = [self(line) for line in words.split("\n")]
             yield from (f"own cue:{name}" for line in own for name in line)
             yield from (f"first own cue:{name}" for name in own[0] or NONE)
             yield from (f"last own cue:{name}" for name in own[-1] or NONE)

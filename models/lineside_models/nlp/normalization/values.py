@@ -14,6 +14,9 @@ _MONEY = re.compile(
 _CURRENCIES = {"$": "USD", "us$": "USD", "u.s.$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 _POWERS = {"": 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![.,]?\d)")
+_ZERO = re.compile(r"(?<=\d[.,]\d)[OoCGDQ](?!\w)")
+_POINT = re.compile(r"(?<=\d)(?: ?[.,] ?| |-(?=00))(?=\d\d\W*$)")
+_GROUP = re.compile(r"(?<=\d)[.,](?=(?:\d{3}[.,])*\d{3}\.\d\d\W*$)")
 QUOTES = "\"“”'‘’`"
 _EDGES = f"{QUOTES} ,.;:()[]\t\n"
 
@@ -21,8 +24,10 @@ _EDGES = f"{QUOTES} ,.;:()[]\t\n"
 def parse_money(text: str) -> str | None:
     """Returns the first amount of a text as ``USD 1500000``; ``None`` if there is none.
 
-    A number alone, or one behind a currency that is not known, is an amount without its currency: ``60.30``.
+    A number alone, or one behind a currency that is not known, is an amount without its currency: ``60.30``. Its point
+    may be a comma, or what text recognition made of it: ``60,30``, ``60 30``, ``60-00``.
     """
+    text = _GROUP.sub("", _POINT.sub(".", _ZERO.sub("0", text)))
     found = _MONEY.search(text)
     if found is None:
         numbers = _NUMBER.findall(text)

@@ -137,6 +137,18 @@ def test_runs_of_the_first_lines_are_candidates_and_cues_tell_them_apart() -> No
     assert {"address above cue:road", "address right cue:phone"} & found["81100 Town"] == {"address above cue:road"}
 
 
+def test_brackets_tell_a_name_that_is_cut_from_a_whole_one() -> None:
+    text = "Acme Hardware (North\nArea) Ltd\n"
+    form = FormRules(line_runs={"company": 2}, cues={"business": "Ltd"})
+    candidates = candidates_of(TokenProbabilities((), (), ("company",)), text, ("company",), None, "", form)
+    whole = {
+        text[one.clearest.start : one.clearest.end]
+        for one, names in zip(candidates, indicators_of(candidates, text, ("company",), form), strict=True)
+        if "company brackets:pairs" in names
+    }
+    assert len(candidates) == 3 and whole == {"Acme Hardware (North\nArea) Ltd"}
+
+
 def test_a_misread_word_is_mended_only_by_the_one_word_of_the_lexicon_that_looks_like_it() -> None:
     form = FormRules(lexicon={"address": ("Lot", "Selangor", "S/B", "Jaya", "Rawang", "Bahru", "Bharu")})
 
