@@ -97,12 +97,11 @@ def short_warm_up() -> Iterator[None]:
 def short_gates() -> Iterator[None]:
     """Judges eight drawn frames, and times in four rounds: what a gate finds slow is timed again at length, as ever."""
     from lineside_converters.data import calibration_data
-    from lineside_converters.gates import checks, process_measurement, remote_timing
+    from lineside_converters.gates import checks, process_measurement
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration_data, "SIMULATED_JUDGED", 8)
         patch.setattr(checks, "ROUNDS", 4)
-        patch.setattr(remote_timing, "ROUNDS", 2)  # of which a device times two for one
         patch.setattr(process_measurement, "TURN_S", 0.05)
         yield
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from playwright.sync_api import Browser
 
 from lineside.commands.agent.results import print_report
 from lineside.demo import charts
@@ -37,7 +39,7 @@ from lineside_converters.training.monitoring.curves import page as curves_page
 from lineside_runtime.benchmark import BenchmarkReport
 from lineside_runtime.benchmark import page as benchmark_page
 from lineside_runtime.bundle import Manifest
-from tests.peers.browser import load_page
+from tests.peers.browser import open_browser
 
 pytestmark = pytest.mark.peer
 
@@ -134,23 +136,38 @@ PAGES: dict[str, Callable[[Path], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+def loaded(browser: Browser, path: Path) -> str:
+    """Returns a page's document as HTML after its scripts have run, and everything on it had the focus once."""
+    with contextlib.closing(browser.new_page()) as page:
+        page.goto(path.as_uri(), wait_until="networkidle")
+        page.evaluate("for (const one of document.querySelectorAll('*')) one.focus?.()")
+        return page.content()
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_no_text_of_a_report_runs_as_a_script(name: str, tmp_path: Path) -> None:
+def test_no_text_of_a_report_runs_as_a_script(browser: Browser, name: str, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     text = PAGES[name](tmp_path)
     assert any(f"ran{quote}+(40+2)" in text for quote in ("&#39;", "&#x27;", "'")), (
         "the hostile text must stand on the page"
     )
     path.write_text(text)
-    document = load_page(path, profile=tmp_path / "profile")
+    document = loaded(browser, path)
     assert "</html>" in document
     assert RAN not in document
     assert "<iframe" not in document
 
 
-def test_the_browser_would_tell(tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(f"<!doctype html><html><body><p>{HOSTILE}</p></body></html>")
-    assert RAN in load_page(tmp_path / "page.html", profile=tmp_path / "profile")
+@pytest.mark.parametrize("text", [HOSTILE, f"<svg onload={RUN}></svg>", f"<img src=x onerror={RUN}>"])
+def test_the_browser_would_tell(browser: Browser, text: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<!doctype html><html><body><p>{text}</p></body></html>")
+    assert RAN in loaded(browser, tmp_path / "page.html")
 
 
 def test_no_text_of_a_shift_report_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,11 +103,11 @@ class Bench:
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path, embedded_broker: Broker) -> Iterator[Callable[..., Bench]]:
+def make_bench(tmp_path: Path, mosquitto: Broker) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(*, time_for_hub: bool = True) -> Bench:
-        made.append(Bench(tmp_path, embedded_broker, time_for_hub=time_for_hub))
+        made.append(Bench(tmp_path, mosquitto, time_for_hub=time_for_hub))
         return made[-1]
 
     yield make
@@ -218,6 +218,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     assert [target for target in repository.targets_of("default") if target.endswith(TIMING_SUFFIX)] == []
     assert list((bench.hub / "targets").rglob("*.trial.json")) == []
     wait_for(lambda: not (bench.agent.state / "trial").exists(), what="the trial to be forgotten")
+    assert len(bench.answers) < 1000, "the hub asks once a second, not after each answer"
     assert (bench.agent.status["installed"], bench.agent.status["faults"]) == ("bright-spots@1.0.0", 0)
 
 

@@ -14,7 +14,7 @@ from lineside_agent.deployment.slots import Slots
 from lineside_hub.identity.authority import HUB_NAME
 from lineside_hub.rollouts.push import push
 from lineside_runtime.bundle import Bundle
-from tests.peers.brokers import Broker, EmbeddedBroker
+from tests.peers.brokers import Broker, Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
 from tests.worlds.hub import HubProcess, make_database, make_trusted_repository, query, write_hub
@@ -31,7 +31,7 @@ class Site:
         frames: How many images the camera gives, every second one with a defect.
         rate_hz: How fast.
         state: The agent's folder; ``folder/state`` if not given.
-        broker: The embedded one if not given.
+        broker: Mosquitto, to which anybody may connect, if not given.
         groups: Of the hub's repository; the agent is in `GROUP`.
         transfer: The hub's ``[transfer]`` table.
         settings: Of the agent, as for `configure_agent`.
@@ -51,7 +51,7 @@ class Site:
     ) -> None:
         self.folder = folder
         self.frames = frames
-        self.broker = broker or EmbeddedBroker(folder / "broker")
+        self.broker = broker or Mosquitto(folder / "broker", program=find_mosquitto())
         self.hub_folder = make_trusted_repository(folder, groups).folder
         make_database(self.hub_folder)
         write_hub(self.hub_folder, self.broker.config(HUB_NAME, site=SITE), transfer=transfer or {})

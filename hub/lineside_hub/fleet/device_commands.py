@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias, TypeVar
 
 from lineside_hub.config import HubConfig
@@ -71,35 +71,37 @@ def ask(
     client.subscribe(answer_topic, lambda _, data: answers.put(decode(data, kind)), qos=0)
     client.start()
     try:
-        answer: A | None = None
-        while answer is None or not is_last(answer):
-            answer = _next(client, command_topic, command, answers, time.monotonic() + silence_s)
-            if answer is None:
-                reached = client.last_error is None
-                raise BrokerError(
-                    f"{device} doesn't answer" if reached else f"the broker can't be reached: {client.last_error}",
-                    expected=f"an answer within {silence_s:g} s",
-                    action="`lineside fleet show` says whether it is there; an older agent knows no such command.",
-                )
+        for answer in _answers(client, command_topic, command, answers, silence_s):
+            if is_last(answer):
+                return answer
+        reached = client.last_error is None
+        raise BrokerError(
+            f"{device} doesn't answer" if reached else f"the broker can't be reached: {client.last_error}",
+            expected=f"an answer within {silence_s:g} s",
+            action="`lineside fleet show` says whether it is there; an older agent knows no such command.",
+        )
     finally:
         client.close()
-    return answer
 
 
-def _next(client: LinkClient, topic: str, command: Command, answers: queue.Queue[A], until_s: float) -> A | None:
-    while (left_s := until_s - time.monotonic()) > 0:
-        if not client.wait_connected(min(left_s, REPEAT_S)):
+def _answers(
+    client: LinkClient, topic: str, command: Command, answers: queue.Queue[A], silence_s: float
+) -> Iterator[A]:
+    """Repeats a command each second, and yields its answers until none has come for so long."""
+    repeat_at_s, until_s = 0.0, time.monotonic() + silence_s
+    while (now_s := time.monotonic()) < until_s:
+        if not client.wait_connected(min(until_s - now_s, REPEAT_S)):
             continue
-        client.publish(topic, encode(command), qos=0)
-        repeat_at_s = min(until_s, time.monotonic() + REPEAT_S)
-        while (wait_s := repeat_at_s - time.monotonic()) > 0:
-            try:
-                answer = answers.get(timeout=wait_s)
-            except queue.Empty:
-                break
-            if answer.id == command.id:
-                return answer
-    return None
+        if now_s >= repeat_at_s:
+            client.publish(topic, encode(command), qos=0)
+            repeat_at_s = now_s + REPEAT_S
+        try:
+            answer = answers.get(timeout=max(0.0, min(repeat_at_s, until_s) - time.monotonic()))
+        except queue.Empty:
+            continue
+        if answer.id == command.id:
+            until_s = time.monotonic() + silence_s
+            yield answer
 
 
 def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: float) -> RecipeAnswer:

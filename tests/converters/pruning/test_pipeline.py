@@ -146,8 +146,8 @@ def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
     assert asked.accuracy_on.endswith("fold all") and TRAINED_ON in asked.notes
 
 
-def test_level_3_tells_the_front_of_all_that_it_measured(
-    model: Path, folder: Path, tmp_path: Path, counting: None
+def test_level_3_tells_the_front_and_ships_the_whole_network_where_no_narrower_one_answers_alike(
+    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna", reason="the train extra is not installed")
     effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
@@ -156,15 +156,8 @@ def test_level_3_tells_the_front_of_all_that_it_measured(
     assert {each.series for each in report.candidates} == {"whole network", "level 2", "search"}
     assert {each.series for each in report.hypervolumes} == {"whole network", "level 2", "search"}
     assert sum(each.shipped for each in report.candidates) == 1 and any(each.front for each in report.candidates)
-
-
-def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
-    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("optuna", reason="the train extra is not installed")
     monkeypatch.setattr(pipeline, "answers_alike", lambda context, one: Path(one.model).parent.name == "whole")
-    effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
-    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5, overwrite=True).run()
     assert NOT_NARROWED in result.report.notes
     (shipped,) = (each for each in result.report.candidates if each.shipped)
     assert shipped.series == "whole network"

@@ -144,7 +144,6 @@ BAD = {
     "a Word file of before 2007": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old or encrypted"),
     "a zip": (b"PK\x03\x04" + bytes(40), "DOCX is damaged"),
     "a program": (b"\x7fELF\2\1\1\0" + bytes(64), "no known kind"),
-    "an image of 144 megapixels": (png_bomb(12_000, 12_000), "image can't be read"),
     "a head of a TIFF": (claims(900, 900)["tif"], "image can't be read"),
     "a white image": (cv2.imencode(".png", np.full((800, 600), 255, np.uint8))[1].tobytes(), "no text"),
 }
@@ -152,7 +151,14 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_can_not_be_read_is_an_error_that_says_what_to_do(what: str) -> None:
-    data, words = BAD[what]
+    check_refused(*BAD[what])
+
+
+def test_an_image_of_144_megapixels_is_refused() -> None:
+    check_refused(png_bomb(12_000, 12_000), "image can't be read")
+
+
+def check_refused(data: bytes, words: str) -> None:
     with pytest.raises(DocumentError, match=words) as raised:
         read_document(data)
     assert raised.value.code == 2030 and raised.value.expected and raised.value.actual
