@@ -174,13 +174,13 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
     from lineside_boards.agent_files import IdentityFiles
 
     with needs("convert"):
-        from lineside_hub.config import load_config
+        from lineside_hub.config import folder_config
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import enroll
         from lineside_hub.repository.repository import Repository
 
     hub = Path(options.hub)
-    link = load_config(hub / "hub.toml").link
+    link = folder_config(hub).link
     url = options.broker or link.url
 
     def identify() -> IdentityFiles:

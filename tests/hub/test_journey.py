@@ -7,7 +7,6 @@ import random
 import resource
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -186,7 +185,7 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
     assert main(["hub", "status", "--hub", str(repository.folder)]) == 1
     said = capsys.readouterr().out
     assert "! cam-1 has sent 0.00 of" in said and "is refused: raise results.device_max_bytes" in said
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert [(event.device, event.code) for event in database.events(kind="quota")] == [("cam-1", 4031)] * 2
 
 
@@ -207,7 +206,7 @@ def test_a_field_that_is_too_long_is_refused(
     inbox.start()
     inbox.close()
     assert inbox.counters["malformed"] == 1
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert database.query("SELECT * FROM devices") == []
 
 
@@ -221,7 +220,7 @@ def test_a_long_part_id_goes_into_quarantine_and_a_long_error_is_cut(repository:
     inbox.start()
     inbox.close()
     assert acks == [2]
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert [row["seq"] for row in database.query("SELECT seq FROM quarantine")] == [1]
         [kept] = database.query("SELECT reported FROM devices")
     assert len(kept["reported"]) < 3000
