@@ -68,6 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 on an error with a code, 2 on wrong usage, 3 if `evolve` offers nothing, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print(f"lineside {_command(arguments) or ''}".rstrip() + ": interrupted", file=sys.stderr)
+        return 130
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    return next((argument for argument in arguments if argument in COMMANDS), None)
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = parser_of(arguments)
     options = parser.parse_args(arguments)
     if "run" not in options:
@@ -90,9 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (known := _file_error(error)) is None:
             raise
         return _refuse(options, known)
-    except KeyboardInterrupt:
-        print(f"lineside {options.command}: interrupted", file=sys.stderr)
-        return 130
 
 
 def _refuse(options: argparse.Namespace, error: LinesideError) -> int:
@@ -142,7 +151,7 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="log level on stderr (default: warning; info for agent, hub and broker)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    wanted = next((argument for argument in arguments if argument in COMMANDS), None)
+    wanted = _command(arguments)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == wanted:

@@ -209,7 +209,7 @@ def _timed_ms(work: Callable[[], Any]) -> float:
 def _make_hub(folder: Path) -> None:
     """Makes a hub's folder with a session, and devices as their own messages make them."""
     Repository.create(folder, groups=[f"line-{number}" for number in range(LINES)], passphrase=None)
-    with closing(Database.open(folder)) as database:
+    with Database.open(folder) as database:
         timeline = FleetTimeline(database, group_of=lambda _: None)
         draw = random.Random(1)
         bundle = BundleRef(name="surface-12", version="2.4.1", target="line-0/surface-12-2.4.1.json", sha256="1" * 64)
@@ -268,7 +268,7 @@ def _wait_for(port: int, hub: Child) -> None:
 
 
 def _serve(folder: Path, url: str) -> dict[str, Any]:
-    with closing(Database.open(folder)) as database:
+    with Database.open(folder) as database:
         cookie = begin_session(database, "bench")
     with _hub(folder, url) as (hub, port, link):
         _say("pages")

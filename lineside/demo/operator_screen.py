@@ -9,7 +9,6 @@ import threading
 import urllib.error
 import urllib.request
 import webbrowser
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def _make_hub(folder: Path, link: dict[str, Any], port: int) -> str:
     for name in BUNDLES:
         push(folder, zoo.path(name), group=DEVICE, sign_only=True)
     password = secrets.token_urlsafe(9)
-    with closing(Database.open(folder)) as database, database.transaction():
+    with Database.open(folder) as database, database.transaction():
         set_account(database, ACCOUNT, "administer", password)
     return password
 

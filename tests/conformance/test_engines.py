@@ -71,7 +71,7 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("engine", "device", "check"), list(cases()))
 def test_it_conforms(engine: str, device: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "CYCLES_MAX_S", 2.0)  # Vulkan on a processor loads a model in 60 ms
+    monkeypatch.setattr(loading, "CYCLES_MAX_S", 1.0)  # Vulkan on a processor loads a model in 60 ms
     one = found(engine, device)
     if isinstance(one, NoDeviceError):
         if (engine, device) == ("ncnn", "gpu:0"):

@@ -29,6 +29,7 @@ from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_runtime.bundle import Bundle, open_bundle, time_now
+from lineside_runtime.bundle.install import staging_folder
 from lineside_runtime.errors import BundleFormatError, InputError, LinesideError
 from lineside_runtime.session import Session
 from tests.converters import nets
@@ -228,3 +229,13 @@ def test_the_machine_is_described() -> None:
 )
 def test_versions_go_up(before: str, after: str) -> None:
     assert next_version(before) == after
+
+
+def test_what_a_killed_process_left_is_removed_and_what_it_moved_aside_comes_back(tmp_path: Path) -> None:
+    dead, aside, out = tmp_path / ".made.abcdefgh.tmp", tmp_path / ".made.abcdefgh.old", tmp_path / "made"
+    dead.mkdir()
+    (dead / "half").write_bytes(b"x")
+    aside.mkdir()
+    with staging_folder(out) as first, staging_folder(out) as second:
+        assert first.is_dir() and second.is_dir()
+        assert out.is_dir() and {path.name for path in tmp_path.iterdir()} == {out.name, first.name, second.name}

@@ -7,7 +7,6 @@ import random
 import resource
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -43,6 +42,8 @@ from tests.worlds.results_device import ResultsDevice
 
 GROUP = "line-a"
 TOPICS = Topics("test")
+ONE_BROKER = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+"""For what doesn't depend on the kind of broker."""
 
 
 Trust = tuple[RepoClient, TrustStore]
@@ -84,6 +85,7 @@ def desires(device: ResultsDevice, gen: int) -> bool:
     return message is not None and decode(message, Desired).gen == gen
 
 
+@ONE_BROKER
 def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     hub_process: HubProcess,
     repository: Repository,
@@ -99,6 +101,7 @@ def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     assert store.fetch_target(ref.target, ref.sha256)
 
 
+@ONE_BROKER
 def test_another_repositorys_devices_trust_nothing_of_this_one(
     hub_process: HubProcess,
     repository: Repository,
@@ -120,6 +123,7 @@ def limit_files(process: HubProcess, size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+@ONE_BROKER
 def test_a_full_disk_at_the_hub_loses_nothing(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
@@ -181,7 +185,7 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
     assert main(["hub", "status", "--hub", str(repository.folder)]) == 1
     said = capsys.readouterr().out
     assert "! cam-1 has sent 0.00 of" in said and "is refused: raise results.device_max_bytes" in said
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert [(event.device, event.code) for event in database.events(kind="quota")] == [("cam-1", 4031)] * 2
 
 
@@ -202,7 +206,7 @@ def test_a_field_that_is_too_long_is_refused(
     inbox.start()
     inbox.close()
     assert inbox.counters["malformed"] == 1
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert database.query("SELECT * FROM devices") == []
 
 
@@ -216,7 +220,7 @@ def test_a_long_part_id_goes_into_quarantine_and_a_long_error_is_cut(repository:
     inbox.start()
     inbox.close()
     assert acks == [2]
-    with closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         assert [row["seq"] for row in database.query("SELECT seq FROM quarantine")] == [1]
         [kept] = database.query("SELECT reported FROM devices")
     assert len(kept["reported"]) < 3000

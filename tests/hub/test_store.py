@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -145,7 +144,7 @@ def test_prune_takes_trials_that_a_killed_command_left(repository: Repository, m
 def test_prune_keeps_configurations_that_are_followed(repository: Repository) -> None:
     for number in range(4):
         push_config(repository.folder, b"[inspect]\nthreads = %d\n" % (number + 1), group=GROUP)
-    with contextlib.closing(Database.open(repository.folder)) as database:
+    with Database.open(repository.folder) as database:
         last = {desired.config.target for desired in database.desired_states().values() if desired.config}
     prune(repository.folder, keep=1, dry_run=False)
     assert last <= set(repository.targets_of(GROUP))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,7 +137,7 @@ def test_repository_devices_and_results_of_a_hub_are_read(old: Path) -> None:
     assert (detail.group_desired.gen, detail.group_desired.config.sha256) == (5, REFUSED)
     assert len(list_rollouts(hub)) == 4
     assert {event.kind for _, event in timeline(hub, "cam-1")} >= {"up", "down", "active", "health_check"}
-    with closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         assert database.acknowledgements()["cam-1"].seq == 12
         assert database.next_gen() == 6
 

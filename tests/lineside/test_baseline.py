@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -62,10 +61,10 @@ def test_a_least_metric_of_zero_lets_them_through_and_is_written_down_up_to_the_
     capsys.readouterr()
     assert main(push) != 0
     assert "--below-baseline" in capsys.readouterr().err
-    with closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         assert database.events(kind="pushed") == []
     assert main([*push, "--below-baseline"]) == 0
-    with closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         (event,) = database.events(kind="override")
     assert event.bundle == "random@1" and "mean recall of 2 classes" in event.detail
     models = [{"name": "known", "bundle": "surface-12"}, {"name": "random", "bundle": str(bundle)}]
@@ -88,7 +87,7 @@ def test_a_model_that_was_judged_on_nothing_is_pushed_only_with_a_recorded_overr
     assert main(push) != 0
     assert "no annotated frames of the line" in capsys.readouterr().err
     assert main([*push, "--below-baseline"]) == 0
-    with closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         (event,) = database.events(kind="override")
     assert event.bundle == "random@1" and "no annotated frames" in event.detail
 

@@ -58,6 +58,17 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture
     assert "usage: lineside" in capsys.readouterr().err
 
 
+def test_ctrl_c_while_a_command_is_loaded_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lineside.cli.parser_of", interrupt)
+    assert main(["hub", "status"]) == 130
+    assert capsys.readouterr().err == "lineside hub: interrupted\n"
+
+
 def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pytest.CaptureFixture[str]) -> None:
     for words, near in ((["--kep", "3"], " (did you mean --keep?)"), (["more"], "")):
         with pytest.raises(SystemExit):

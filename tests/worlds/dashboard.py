@@ -8,7 +8,6 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ class DashboardWorld:
         self.folder = folder
         self.config = config or HubConfig(folder=str(folder), link=LinkConfig(url="mqtt://127.0.0.1", site="test"))
         self.web = WebConfig(port=0, **web)
-        with closing(Database.open(folder)) as database, database.transaction():
+        with Database.open(folder) as database, database.transaction():
             for role in ROLES:
                 set_account(database, NAMES[role], role, PASSWORD)
         self.url, self.server = url, None
@@ -93,7 +92,7 @@ class DashboardWorld:
 
     def session(self, role: Role, *, label: str = "") -> str:
         """Begins a session of the account of a role; returns its token."""
-        with closing(Database.open(self.folder)) as database:
+        with Database.open(self.folder) as database:
             return begin_session(database, NAMES[role], label=label)
 
     def client(self, role: Role | None = None) -> DashboardClient:

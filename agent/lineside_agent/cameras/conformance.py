@@ -174,7 +174,10 @@ def _until_lost(subject: CameraSubject, instruct: Callable[[str], object]) -> fl
 
 def _brightness(shots: list[Shot]) -> float:
     """Mean of the last image; the first ones may still have the setting before."""
-    return float(next(shot.image.mean() for shot in reversed(shots) if isinstance(shot, Frame)))
+    means = [float(shot.image.mean()) for shot in shots if isinstance(shot, Frame)]
+    if not means:
+        raise CheckFailed("none of its frames was whole")
+    return means[-1]
 
 
 CHECKS: tuple[Callable[[CameraSubject], str], ...] = (

@@ -19,6 +19,7 @@ from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
 from lineside_models.frame import UInt8Array
 from lineside_models.reference.reference_set import ReferenceSet
+from lineside_models.verdict.good_classes import names_good_part
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError, DatasetError, RegistrationError
 
@@ -53,10 +54,24 @@ def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool
     """Reads a fold as `load_dataset` does, and for a model that compares the references too.
 
     A sample that can't be laid over its reference is left out, with a warning in the log.
+
+    Args:
+        with_clean: Whether good parts are among the samples, without labels. A model of good parts knows no class of
+            them: a class whose name means good parts is one.
     """
     dataset = load_dataset(root, fold, with_clean=with_clean, references=compares(manifest))
     samples, _ = split_by_registration(dataset.samples, manifest)
+    if with_clean and manifest.task == "anomaly":
+        good = [index for index, name in enumerate(dataset.labels) if names_good_part(name)]
+        samples = [_without(sample, good) for sample in samples]
     return dataclasses.replace(dataset, samples=tuple(samples))
+
+
+def _without(sample: Sample, good: Sequence[int]) -> Sample:
+    """Returns a sample without the labels that mean a good part."""
+    kept = ~np.isin(sample.labels, good)
+    boxes = sample.boxes[kept] if len(sample.boxes) == len(kept) else sample.boxes
+    return dataclasses.replace(sample, boxes=boxes, labels=sample.labels[kept])
 
 
 def split_by_registration(samples: Sequence[Sample], manifest: Manifest) -> tuple[list[Sample], list[Sample]]:

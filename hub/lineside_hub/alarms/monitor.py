@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -76,7 +75,7 @@ class AlarmMonitor:
 
     def _run(self) -> None:
         with (
-            contextlib.closing(Database.open(Path(self._config.folder))) as database,
+            Database.open(Path(self._config.folder)) as database,
             open_runner(self._config.results.url, database) as run,
         ):
             while not self._closing.wait(self._config.alarms.every_s):

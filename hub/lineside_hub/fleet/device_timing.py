@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from lineside_hub.config import folder_config
@@ -52,7 +51,7 @@ class RemoteTimer:
         self._config = folder_config(folder)
         self._repository = Repository.open(folder, passphrase=passphrase)
         self._silence_s, self._say = silence_s, say
-        with closing(Database.open(Path(folder))) as database:
+        with Database.open(Path(folder)) as database:
             _, self._group = groups_of(database, device)
         if not self._group:
             action = "`lineside fleet ls` lists the devices; the hub must run once while the device is there."

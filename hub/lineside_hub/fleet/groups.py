@@ -12,7 +12,6 @@ Three things depend on the group:
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def move(folder: Path | str, device: str, group: str) -> GroupMove:
     Repository.open(hub).roles.check_group(group)
     # The list first: with the new list alone a device reads less, with the new group alone it would wait for ever.
     access_list = reassign(hub, device, group=group) if (hub / IDENTITY_NAME / "ca.pem").exists() else None
-    with contextlib.closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         said, before = groups_of(database, device)
         if access_list is None and not said:
             raise RolloutError(f"no device {device!r} has reported itself", action="`lineside fleet ls` lists them.")

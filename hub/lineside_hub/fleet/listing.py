@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -131,7 +130,7 @@ def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[Device
         InputNotFoundError: There is no hub's database.
     """
     counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
     return [_with_counts(_summary(*row), counts.get(row["device"])) for row in rows]
 
@@ -146,7 +145,7 @@ def show_device(folder: Path | str, device: str, *, with_counts: bool = True) ->
         InputNotFoundError: The hub does not know it.
     """
     counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
@@ -170,7 +169,7 @@ def timeline(
         device: Of this one; the hub's own entries have an empty one.
         last: Only the newest so many.
     """
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id DESC LIMIT ?3"
         rows = database.query(sql, after, device, -1 if last is None else last)[::-1]
     return [(row["id"], TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__})) for row in rows]
@@ -193,7 +192,7 @@ def list_rollouts(
     Raises:
         RolloutError: There is no such rollout.
     """
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         rollouts = Rollouts(database)
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)[-last:]
         snapshots = [(one, rollouts.snapshot(one) if count_ended or one.unfinished else ()) for one in found]

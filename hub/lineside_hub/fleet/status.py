@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -112,7 +111,7 @@ def warnings(folder: Path | str) -> list[str]:
     """
     full = []
     if (Path(folder) / DATABASE_NAME).is_file():
-        with closing(Database.open(Path(folder))) as database:
+        with Database.open(Path(folder)) as database:
             full = _full(database, folder_config_or_default(folder))
     return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), full)
 
@@ -157,7 +156,7 @@ def read_status(folder: Path | str) -> HubStatus:
         InputNotFoundError: There is no repository.
     """
     roles = role_statuses(Repository.open(folder))
-    with contextlib.closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
         config = folder_config_or_default(folder)

@@ -218,7 +218,7 @@ def _restore(archive: Path, folder: Path, place: Path, passphrase: str | None) -
         raise BundleFormatError(
             f"{archive} is no backup: no repository in it", action="Give another backup."
         ) from error
-    with contextlib.closing(Database.open(folder)) as database:
+    with Database.open(folder) as database:
         missing = _forget_frames(database, folder)
         epoch = database.new_epoch()
         with database.transaction():

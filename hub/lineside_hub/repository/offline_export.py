@@ -11,7 +11,6 @@ in contact with the hub since refuses the medium as older.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import tempfile
@@ -86,7 +85,7 @@ def export(
 
 def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
     """Returns a desired state of a new generation, which the hub does not publish."""
-    with contextlib.closing(Database.open(hub)) as database, database.transaction():
+    with Database.open(hub) as database, database.transaction():
         gen = database.next_gen()
         return Desired(epoch=database.epoch, gen=gen, bundle=ref, rollout=f"stick-{gen}")
 

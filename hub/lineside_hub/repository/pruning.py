@@ -8,7 +8,6 @@ deleted, and then the chunks that no manifest names: a kill in between leaves to
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import datetime
 import re
@@ -78,7 +77,7 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
 
 def _in_use(hub: Path) -> set[str]:
     """Returns the targets that are desired, installed or the target of a roll-back."""
-    with contextlib.closing(Database.open(hub)) as database:
+    with Database.open(hub) as database:
         states = list(database.desired_states().values())
         rollouts = Rollouts(database).list(unfinished=True)
         reports = [

@@ -101,6 +101,12 @@ class Database:
                 raise
         return cls(path, connection)
 
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Closes the connection."""
         self.connection.close()

@@ -8,7 +8,6 @@ them after the commit. An unreadable message is counted, logged and becomes an e
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import queue
 import threading
@@ -133,7 +132,7 @@ class Inbox:
 
     def _run(self) -> None:
         with (
-            contextlib.closing(Database.open(self._folder)) as database,
+            Database.open(self._folder) as database,
             open_runner(self._config.url, database) as run,
         ):
             groups = EnrolledGroups(self._folder / IDENTITY_NAME)

@@ -50,7 +50,7 @@ def open_runner(url: str, database: Database) -> Iterator[SqlRunner]:
 def runner(config: HubConfig) -> Iterator[SqlRunner]:
     """As `open_runner`, for a hub's folder."""
     with (
-        contextlib.closing(Database.open(Path(config.folder))) as database,
+        Database.open(Path(config.folder)) as database,
         open_runner(config.results.url, database) as run,
     ):
         yield run
@@ -63,7 +63,7 @@ def stream(config: HubConfig, text: str, parameters: dict[str, object]) -> Itera
 
         yield from select(config.results.url, text, parameters)
         return
-    with contextlib.closing(Database.open(Path(config.folder))) as database, mapped_errors(database.path):
+    with Database.open(Path(config.folder)) as database, mapped_errors(database.path):
         cursor = database.connection.execute(text, parameters)
         while rows := cursor.fetchmany(FETCH_ROWS):
             yield from (tuple(row) for row in rows)

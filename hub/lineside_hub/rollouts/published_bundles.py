@@ -6,7 +6,6 @@ whose key stays with the hub (a canary), a bundle that was signed for another gr
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,7 @@ def write_deployed(folder: Path | str, group: str, place: Path) -> Bundle:
     """
     repository = Repository.open(folder)
     repository.roles.check_group(group)
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         desired = database.desired_state(f"g/{group}")
     if desired is None or desired.bundle is None:
         raise RolloutError(
@@ -161,7 +160,7 @@ def start(
     """
     repository = Repository.open(folder, passphrase=passphrase)
     repository.roles.check_group(group)
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
         if group in bundle.groups:
             ref = repository.find(group, name=bundle.ref.name, version=bundle.ref.version, sha256=bundle.ref.sha256)
@@ -188,7 +187,7 @@ def roll_back(folder: Path | str, rollout_id: str) -> Rollout:
         RolloutError: There is no such rollout, it still runs, or the group had nothing before.
         TargetNotFoundError: What it had is no longer published.
     """
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         rollouts = Rollouts(database)
         known = rollouts.get(rollout_id)
         if known.unfinished:

@@ -5,12 +5,10 @@ The hub's process publishes the new rows of the database, at once or when it sta
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
@@ -102,7 +100,7 @@ def push(
     repository = Repository.open(folder, passphrase=passphrase)
     bundle = open_bundle(bundle_path, verify=False)
     check_data_terms(bundle.manifest, folder_config_or_default(folder).data_terms)
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
         ref = repository.publish(bundle, group)  # which verifies every file
         if override:
@@ -173,7 +171,7 @@ def push_agent(
         SignatureError: As for `push`.
     """
     repository = Repository.open(folder, passphrase=passphrase)
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
         first = installed_agent(repository, database, group, open_payload(before) if before is not None else None)
         ref = repository.publish_agent(open_payload(payload_path), group)
@@ -207,7 +205,7 @@ def push_config(
         SignatureError: The passphrase does not open the group's key.
     """
     repository = Repository.open(folder, passphrase=passphrase)
-    with closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
         reference = repository.publish_config(data, group)
         known = database.desired_state(f"g/{group}")
@@ -239,7 +237,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
     """
     group = ref.target.split("/")[0]
     published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)
-    with contextlib.closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         if device is None:
             return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
         desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
@@ -253,7 +251,7 @@ def check_device(folder: Path | str, device: str, *, group: str) -> None:
         RolloutError: It has not.
     """
     enrolled = enrolled_devices(Path(folder) / IDENTITY_NAME)
-    with contextlib.closing(Database.open(Path(folder))) as database:
+    with Database.open(Path(folder)) as database:
         known = {*members(database, group), *(name for name, of in enrolled.items() if of == group)}
     if device not in known:
         raise RolloutError(
@@ -266,7 +264,7 @@ def check_device(folder: Path | str, device: str, *, group: str) -> None:
 
 def release(folder: Path | str, device: str) -> bool:
     """Withdraws the own desired state of a device, so that it follows its group; returns whether it had its own."""
-    with contextlib.closing(Database.open(Path(folder))) as database, database.transaction():
+    with Database.open(Path(folder)) as database, database.transaction():
         own = database.desired_state(f"d/{device}")
         if own is None or own.withdrawn:
             return False

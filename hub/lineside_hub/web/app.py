@@ -7,7 +7,6 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -143,7 +142,7 @@ class RouteRunner:
         return answer
 
     def _serve(self, route: DashboardRoute, request: Request, body: bytes) -> Response:
-        with closing(Database.open(self._dashboard.folder)) as database:
+        with Database.open(self._dashboard.folder) as database:
             principal, token = self._principal(database, request)
             try:
                 if route.role is not None and not principal.may(route.role):

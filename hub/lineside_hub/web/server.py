@@ -7,7 +7,6 @@ cut off by the kernel, and connections, bodies and waiting requests are bounded.
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from pathlib import Path
 
 from lineside_hub.config import HubConfig, WebConfig
@@ -71,7 +70,7 @@ class WebServer:
 
     def start(self) -> None:
         """Starts the thread, after what an earlier process left pending in the audit log has become rows."""
-        with closing(Database.open(self._dashboard.folder)) as database:
+        with Database.open(self._dashboard.folder) as database:
             audit.recover(database)
             is_empty = not list_accounts(database)
         self._server.start()

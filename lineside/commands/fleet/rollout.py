@@ -86,11 +86,9 @@ def _cells(summary: RolloutSummary) -> tuple[str, ...]:
 def run_order(options: argparse.Namespace) -> int:
     """Carries out an order."""
     with needs("convert"):
-        from contextlib import closing
-
         from lineside_hub.results.database import Database
         from lineside_hub.rollouts.runner import Rollouts
-    with closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         after = Rollouts(database).order(options.rollout, options.order)
     if options.json:
         print_json(after)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import getpass
 import time
@@ -45,7 +44,7 @@ def run_list(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.alarms.storage import channel_status, closed_alarms, open_alarms
         from lineside_hub.results.database import Database
-    with contextlib.closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         found = closed_alarms(database) if options.closed else open_alarms(database)
         channels = channel_status(database)
     if options.json:
@@ -73,7 +72,7 @@ def run_acknowledge(options: argparse.Namespace) -> int:
         from lineside_hub.config import folder_config_or_default
         from lineside_hub.results.database import Database
     config = folder_config_or_default(options.hub).alarms
-    with contextlib.closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         priority = find_alarm(database, options.number).priority
         alarm = acknowledge_alarm(
             database,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
-from contextlib import closing
 from typing import Any
 
 from lineside.console import inform, print_json, show
@@ -90,7 +89,7 @@ def run_add(options: argparse.Namespace) -> int:
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
     password = read_new_secret("password", options.name)
-    with closing(Database.open(options.hub)) as database, database.transaction() as connection:
+    with Database.open(options.hub) as database, database.transaction() as connection:
         before = [one.role for one in accounts.list_accounts(database) if one.name == options.name]
         accounts.set_account(database, options.name, options.role, password)
         audit.add(
@@ -110,7 +109,7 @@ def run_list(options: argparse.Namespace) -> int:
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web.accounts import list_accounts
-    with closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         accounts = list_accounts(database)
     if options.json:
         print_json({"accounts": [{"name": one.name, "role": one.role} for one in accounts]})
@@ -127,7 +126,7 @@ def run_remove(options: argparse.Namespace) -> int:
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
-    with closing(Database.open(options.hub)) as database, database.transaction() as connection:
+    with Database.open(options.hub) as database, database.transaction() as connection:
         before = accounts.find_account(database, options.name)
         accounts.remove_account(database, options.name)
         audit.add(connection, who=_who(), action="remove account", subject=options.name, before={"role": before.role})
@@ -147,7 +146,7 @@ def run_token(options: argparse.Namespace) -> int:
             actual=f"{options.days:g} days, {options.label!r}",
             action="Correct them.",
         )
-    with closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         account = accounts.find_account(database, options.name)
         with database.transaction() as connection:
             after = {"label": options.label, "days": options.days}
@@ -167,7 +166,7 @@ def run_verify(options: argparse.Namespace) -> int:
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web.audit import verify
-    with closing(Database.open(options.hub)) as database:
+    with Database.open(options.hub) as database:
         report = verify(database, head=options.head)
     if options.json:
         print_json(report)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,12 +38,41 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 def staging_folder(out: Path) -> Iterator[Path]:
     """Makes a hidden folder beside ``out`` in which a bundle is built; it is removed afterwards."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    folder.chmod(0o755)
+    _remove_leftovers(out)
+    folder, lock = _locked_folder(out)
     try:
+        folder.chmod(0o755)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(out: Path) -> tuple[Path, int]:
+    """Makes the folder with a lock that says to `_remove_leftovers` of others that this process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # nobody was faster
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes what killed processes left beside ``out``, and brings back a bundle that one of them moved aside."""
+    beside = f".{glob.escape(out.name)}.????????"
+    for folder in out.parent.glob(f"{beside}.tmp"):
+        with contextlib.suppress(OSError):  # another process builds in it, or has ended meanwhile
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+    for aside in out.parent.glob(f"{beside}.old"):
+        if not aside.with_suffix(".tmp").exists() and not out.exists():
+            aside.rename(out)
 
 
 def install_bundle(folder: Path, out: Path) -> None:

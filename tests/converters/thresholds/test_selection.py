@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,9 @@ def test_without_good_parts_bad_ones_beside_their_defects_stand_in(bundle: Bundl
     assert 0 < found.before.false_rejects.count < FRAMES  # three cells of ten are false alarms
 
 
-def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(bundle: Bundle, data: Path, good: Path) -> None:
+def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(
+    bundle: Bundle, data: Path, good: Path, tmp_path: Path
+) -> None:
     """The cells' first output fires in bright cells: it stands for a model that has one label."""
     manifest = msgspec.structs.replace(bundle.manifest, task="anomaly")
     anomaly = Bundle(bundle.path, manifest, bundle.digest)
@@ -226,6 +229,12 @@ def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(bundle: Bundle,
     assert first.miss.of == FRAMES and not first.kept
     assert first.unsure_from is not None
     assert all(each.kept == "no frame shows it" for each in others)
+    for name, source in (("good", good), ("scratch", data)):  # a folder a class
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        for path in sorted(source.rglob("*.[pj][np]g"))[:12]:
+            shutil.copy(path, tmp_path / "parts" / name)
+    found = decide(anomaly, FrameRequest(data=[tmp_path / "parts"], fold="all"), COSTS)
+    assert found.bad_parts == 12 and found.good_parts["parts"] == 12
 
 
 def _trained(folder: Path, data: str, *, held_share: float) -> Bundle:

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ ALERTS = EXAMPLES / "lineside-alerts.yml"
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database.open(tmp_path)) as made:
+    with Database.open(tmp_path) as made:
         yield made
 
 

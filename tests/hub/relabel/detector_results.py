@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -68,7 +67,7 @@ def make_hub(folder: Path, rows: list[ResultRow], images: list[bytes], *, device
 
 def add(config: HubConfig, rows: list[ResultRow], images: list[bytes], *, device: str) -> None:
     """What a device sends, in the hub's own tables."""
-    with closing(Database.open(Path(config.folder))) as database:
+    with Database.open(Path(config.folder)) as database:
         with database.transaction():
             ResultsSink(database).write([read_batch(device, encode(Results(epoch="e", rows=tuple(rows))))])
         frames, place = open_rows(config, database), frame_blobs(config)

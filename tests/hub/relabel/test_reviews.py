@@ -44,7 +44,7 @@ def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
         sink = PostgresSink(server.url)
         sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
         sink.close()
-        with closing(Database.open(tmp_path)) as database, closing(open_rows(config, database)) as frames:
+        with Database.open(tmp_path) as database, closing(open_rows(config, database)) as frames:
             frames.add(StoredFrame(ResultKey("cam-1", "e", 1), FRAME, 10), 1)
             frames.add(StoredFrame(ResultKey("cam-1", "e", 2), "b" * 64, 10), 1)
         (bad,) = select_results(config, Selection(verdict="bad"))
@@ -123,7 +123,7 @@ def test_types_come_from_what_was_published_or_from_the_bundle_that_is_named(hub
 def test_what_the_model_was_unsure_of_goes_out_with_what_it_was_unsure_of(hub: HubConfig) -> None:
     doubt = ("pitted_surface", 0.4, 10.0, 20.0, 60.0, 80.0)
     row = ResultRow(seq=1, part_id="u-1", verdict="reject", unsure=True, doubtful=(doubt,), width=200, height=200)
-    with closing(Database.open(Path(hub.folder))) as database:
+    with Database.open(Path(hub.folder)) as database:
         with database.transaction():
             ResultsSink(database).write([read_batch("cam-9", encode(Results(epoch="e", rows=(row,))))])
         with closing(open_rows(hub, database)) as frames:

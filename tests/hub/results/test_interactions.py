@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -101,7 +100,7 @@ def test_rows_are_stored_once_beside_results_and_come_out_as_training_data(
         ("interactions", "kiosk-1", seq) for seq in (3, 6, 6, 10)
     ]
     assert (inbox.counters["repeats"], inbox.counters["conflicts"]) == (4, 1)
-    with closing(Database.open(hub.folder)) as database:
+    with Database.open(hub.folder) as database:
         known = {(kind, name): ack.seq for kind, name, ack in inbox.acknowledgements(database)}
         assert known == {("results", "kiosk-1"): 1, ("interactions", "kiosk-1"): 10}
         assert [event.kind for event in database.events()] == ["conflict", "malformed"]
@@ -137,7 +136,7 @@ def test_a_quota_of_their_own_is_counted_once(hub: Hub, capsys: pytest.CaptureFi
     inbox = hub.take("kiosk-2", ("interactions", first), ("results", result), ("up", up), ("interactions", second))
     assert inbox.counters["over_quota"] == 1
     assert hub.acks == [("interactions", "kiosk-2", 4), ("results", "kiosk-2", 1)]
-    with closing(Database.open(hub.folder)) as database:
+    with Database.open(hub.folder) as database:
         assert read_usage(database, "interactions")["kiosk-2"] == len(first)
         assert read_usage(database)["kiosk-2"] == len(result)
     quota = f"device_max_interaction_bytes = {len(first)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -80,7 +79,7 @@ def test_by_verdict_and_defect(config: HubConfig) -> None:
 def test_a_type_of_any_name_is_found(config: HubConfig, defect: str) -> None:
     box = (0.5, 1.0, 2.0, 3.0, 4.0)
     row = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("other", *box), (defect, *box)))
-    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+    with Database.open(Path(config.folder)) as database, database.transaction():
         ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=(row,))))])
     assert keys(config, Query(defect=defect)) == [("cam-03", 1)]
 
@@ -92,7 +91,7 @@ def test_a_rule_that_is_not_in_tolerance_is_found(config: HubConfig) -> None:
         ResultRow(seq=seq, part_id="p", verdict="pass" if one is fine else "reject", measurements=(fine, one))
         for seq, one in enumerate((fine, wide), 1)
     )
-    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+    with Database.open(Path(config.folder)) as database, database.transaction():
         ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
     assert keys(config, Query(defect="bore")) == [("cam-03", 2)]
     assert keys(config, Query(defect="bor")) == []
@@ -104,7 +103,7 @@ def test_a_mark_that_is_not_accepted_is_found_by_its_rule(config: HubConfig) -> 
     rows = tuple(
         ResultRow(seq=seq, part_id="p", verdict="reject", readings=(one,)) for seq, one in enumerate((fine, wrong), 1)
     )
-    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+    with Database.open(Path(config.folder)) as database, database.transaction():
         ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
     assert keys(config, Query(defect="label")) == [("cam-03", 2)]
 

@@ -243,6 +243,8 @@ class Groups(RuleBasedStateMachine):
         for action in actions:
             self.carry_out(action, before, event)
         if isinstance(event, Observed):
+            if after.whole_group and not before.whole_group:  # what a device shed was a desired state that is withdrawn
+                event = Observed(event.now_s, tuple(_unanswered(device) for device in event.devices))
             again, more = step(after, event)
             waiting = self.plan.healthy_for_s == 0  # a stage that needs no time is over at once
             if after.stage != before.stage:  # and one that this look has entered begins its time with the next one
@@ -309,6 +311,10 @@ class Groups(RuleBasedStateMachine):
             return
         assert self.own == set(self.rollout.targeted) | set(self.rollout.retries)
         assert (self.group_has == NEW) == self.rollout.whole_group
+
+
+def _unanswered(device: GroupView) -> GroupView:
+    return device._replace(answer="pending") if device.answer == "shed" else device
 
 
 Groups.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Hub:
             sink.write([batch])
             sink.close()
             return
-        with contextlib.closing(Database.open(Path(self.config.folder))) as database, database.transaction():
+        with Database.open(Path(self.config.folder)) as database, database.transaction():
             ResultsSink(database).write([batch])
 
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import urllib.request
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -93,7 +93,7 @@ ALLOWED = {
 
 def test_each_role_gets_what_the_table_says_and_nobody_a_credential(dashboard: DashboardWorld) -> None:
     assert {(route.method, route.path): route.role for route in ROUTES} == ALLOWED
-    with closing(Database.open(dashboard.folder)) as database:
+    with Database.open(dashboard.folder) as database:
         secrets = [row["password"].encode() for row in database.query("SELECT password FROM accounts")]
         secrets += [row["digest"].encode() for row in database.query("SELECT digest FROM sessions")]
     for who in (None, *ROLES):
@@ -156,7 +156,7 @@ def test_a_session_ends_when_it_idles_and_a_token_when_its_account_goes(
 ) -> None:
     administrator = dashboard.client("administer")
     administrator.json("POST", "/api/v1/accounts", {"name": "Robot", "role": "watch", "password": PASSWORD})
-    with closing(Database.open(dashboard.folder)) as database:
+    with Database.open(dashboard.folder) as database:
         token = accounts.begin_session(database, "Robot", label="nightly")
         browser = accounts.begin_session(database, "Robot")
         monkeypatch.setattr(accounts, "IDLE_S", -1.0)
@@ -238,7 +238,7 @@ def test_over_tls_the_cookie_is_secure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("password", [None, "short", "a" * 20, "Oskar and more"])
 def test_a_password_that_is_easily_guessed_is_refused(dashboard: DashboardWorld, password: str | None) -> None:
-    with closing(Database.open(dashboard.folder)) as database, pytest.raises(ConfigError), database.transaction():
+    with Database.open(dashboard.folder) as database, pytest.raises(ConfigError), database.transaction():
         accounts.set_account(database, "Oskar", "operate", password)
 
 

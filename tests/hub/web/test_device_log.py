@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def world(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     make_repository(folder, ["line-a"])
     make_database(folder)
     made = DashboardWorld(folder, config=HubConfig(folder=str(folder), link=broker.config()))
-    with closing(Database.open(folder)) as database, database.transaction():
+    with Database.open(folder) as database, database.transaction():
         for name in NAMES:
             FleetTimeline(database).write_up(Up(device=name, up=True, boot_id="b", group="line-a"))
     yield made
@@ -82,7 +81,7 @@ def test_who_may_operate_reads_the_log_of_a_connected_device(
         assert barriers(page) == []
     with world.open_page(browser, "watch", "/devices/cam-1", "phone") as page:
         assert page.locator("#log").count() == 0
-    with closing(Database.open(world.folder)) as database:
+    with Database.open(world.folder) as database:
         [entry] = [one for one in audit.list_entries(database) if one.action == "read log"]
     assert (entry.who, entry.subject, entry.error, json.loads(entry.after)) == ("Otto", "cam-1", "", {"lines": 200})
 

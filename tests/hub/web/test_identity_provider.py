@@ -6,7 +6,6 @@ import base64
 import json
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -78,7 +77,7 @@ def sign_in(page: Page, name: str) -> None:
 
 
 def rows(world: DashboardWorld) -> list[audit.AuditEntry]:
-    with closing(Database.open(world.folder)) as database:
+    with Database.open(world.folder) as database:
         return audit.list_entries(database)
 
 
@@ -249,7 +248,7 @@ def test_sessions_of_another_provider_and_of_none_have_ended(
     world: DashboardWorld, provider: IdentityProviderPeer
 ) -> None:
     session = accounts.ProviderSession(issuer=provider.issuer, role="operate", id_token="")
-    with closing(Database.open(world.folder)) as database:
+    with Database.open(world.folder) as database:
         token = accounts.begin_session(database, "frida (plant)", provider=session)
         found = accounts.find_principal(database, token, is_token=False, acts=True, issuer=provider.issuer)
         assert (found.name, found.role) == ("frida (plant)", "operate")

@@ -10,7 +10,6 @@ import random
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
 
 import cv2
 import numpy as np
@@ -58,7 +57,7 @@ def fill(world: DashboardWorld) -> None:
     bundle = open_bundle(zoo.path("surface-12"), verify=False)
     draw, now_ns = random.Random(3), time.time_ns()
     begin_ns = now_ns - 60 * HOUR_NS
-    with closing(Database.open(world.folder)) as database, runner(world.config) as run:
+    with Database.open(world.folder) as database, runner(world.config) as run:
         sink, frames = ResultsSink(database), FrameRows(run, lambda: None)
         for device in ("cam-1", "cam-2", "cam-3", "cam-4"):
             line = "line-a" if device < "cam-3" else "line-b"
@@ -137,7 +136,7 @@ def test_thumbnails_are_made_once_and_go_with_their_frame(
     assert decoded is not None and decoded.shape[:2] == (120, 160)
     assert world.client().send("GET", url)[0] == 303
     sha256 = url.split("/")[2]
-    with closing(Database.open(world.folder)) as database:
+    with Database.open(world.folder) as database:
         [row] = [tuple(row) for row in database.query("SELECT * FROM frames WHERE sha256 = ?", sha256)]
         with database.transaction() as connection:
             connection.execute("DELETE FROM frames WHERE sha256 = ?", (sha256,))

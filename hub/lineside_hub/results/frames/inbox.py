@@ -129,7 +129,7 @@ class FrameInbox:
 
     def _run(self) -> None:
         with (
-            contextlib.closing(Database.open(Path(self._config.folder))) as database,
+            Database.open(Path(self._config.folder)) as database,
             contextlib.closing(open_rows(self._config, database)) as rows,
         ):
             worker = FrameWorker(
