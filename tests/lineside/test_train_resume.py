@@ -95,9 +95,9 @@ def _interrupted(out: Path, *more: str, after: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "lineside", *words]
     # A shell gives what it starts in the background SIGINT as ignored, and with it these tests.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_sigint) as process:
-        wait_for(lambda: (out / after).exists(), timeout_s=60, what=after)
+        wait_for(lambda: (out / after).exists(), timeout_s=180, what=after)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     return process.returncode, said
 
 

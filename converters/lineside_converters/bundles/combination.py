@@ -108,8 +108,8 @@ def combine(combination: Combination, base: Path, out: Path, *, overwrite: bool 
         made = _manifest(combination, manifests)
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(made.labels), indent=1))
         write_atomic(folder / CARD_NAME, _card(combination, manifests).encode())
-        write_manifest(folder, made)
         try:
+            write_manifest(folder, made)
             open_bundle(folder)
         except BundleFormatError as error:  # of the roles: each bundle was opened before
             action = "Correct the [[model]] tables."

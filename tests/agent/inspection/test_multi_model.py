@@ -148,7 +148,7 @@ def test_tables_of_models_are_checked_when_the_file_is_read_and_a_hub_names_no_f
     [
         ([SPOTS], "two or more"),
         ([SHADE, SPOTS], "a model before it"),
-        ([SPOTS, {**SPOTS}], r"name of a model; .* Correct the \[\[model\]\] tables"),
+        ([SPOTS, {**SPOTS}], "got 'spots'. Correct the [[model]] tables."),
         ([SPOTS, {**SHADE, "types": ["bird"]}], "no type 'bird'"),
         ([SPOTS, {**SHADE, "boxes_min": 9, "boxes_max": 3}], "boxes_min"),
         ([SPOTS, {**SHADE, "inspect": {"cache": {"sqlite": "/tmp/x"}}}], "can't be set by a bundle"),
