@@ -37,7 +37,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
         outputs: The same of its outputs.
         whole: Whether an engine that can run only a part of the model must refuse it (`PartialFallbackError`). If not,
             it leaves the rest to the CPU and reports that in `Executable.shortfall`.
-        calls: Calls that are to run at once on a CPU, for engines that must be told (OpenVINO's streams).
+        calls: Calls that are to run at once on a CPU, for engines that must be told (OpenVINO's streams, ONNX Runtime's
+            arena).
     """
 
     threads: int | None = None

@@ -32,6 +32,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from lineside_models import zoo
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.system import heap
 from lineside_runtime.session import Config, Session
 if sys.argv[1] == "sparing":
@@ -41,7 +43,8 @@ with Session(zoo.path("surface-12"), Config(threads=1, engines=("ort",))) as ses
     for _ in range(3):
         found = session.predict(image)
     held = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-    np.savez(sys.argv[2], held=int(held[0].split()[1]), **found)
+    own = [session_options(LoadOptions(calls=calls)).enable_mem_pattern for calls in (1, 2)]
+    np.savez(sys.argv[2], held=int(held[0].split()[1]), own=own, **found)
 """
 
 
@@ -78,6 +81,8 @@ def test_a_sparing_process_holds_less_and_finds_the_same(tmp_path: Path) -> None
         found[way] = dict(np.load(target))
     sparing, plain = (int(found[way].pop("held")) for way in ("sparing", "plain"))
     assert sparing < plain - 6_000, "kB: in arenas that double, tensors are held about twice"
+    assert found["plain"].pop("own").tolist() == [True, True]
+    assert found["sparing"].pop("own").tolist() == [False, True], "calls at once have an arena of their own"
     for name, array in found["plain"].items():
         np.testing.assert_array_equal(found["sparing"][name], array)
 

@@ -1,9 +1,13 @@
-"""One arena for all sessions of ONNX Runtime in a process that saves memory (`system.heap.save_memory`).
+"""One arena for the sessions of ONNX Runtime in a process that saves memory (`system.heap.save_memory`).
 
 A session's own arena begins with 1 MB and doubles; from the second call on its memory pattern takes one block more of
 what the first call needed. For `surface-12` at 640x480 that made 100 MB of 38 MB that are in use at once. In one region
 from the start freed tensors lie side by side, and what is never touched is never resident: 39 MB, no slower. (Without
 any arena the camera's frames get between the tensors: 20 MB more, and each call asks the kernel for its pages anew.)
+
+A session whose calls run at once keeps its own arena, with the memory pattern: in the shared one, a tensor that one
+call has freed is taken by the other, and goes from the cache of one core to that of the other at each operator. Two
+calls of `surface-12` at once took 32.6 ms of processor time each there and 22.9 ms here, for 12 MB more.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ _GROWS_BY_DOUBLING = 0
 
 
 def share_arena(options: Any) -> None:
-    """Makes a session use the process's arena, where the process is sparing; its weights don't go there."""
+    """Makes a session use the process's arena, where the process saves memory; its weights don't go there."""
     if heap.saves_memory() and _has_arena():
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -129,7 +129,8 @@ def session_options(options: LoadOptions, *, exact_sums: bool | None = None) -> 
     """
     result = onnxruntime.SessionOptions()
     result.inter_op_num_threads = 1
-    share_arena(result)
+    if options.calls == 1:
+        share_arena(result)
     exact = vnni.saturates() if exact_sums is None else exact_sums
     result.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     result.log_severity_level = 4  # what fails is raised, and logged by the session with its device
