@@ -251,7 +251,7 @@ def test_one_dead_camera_stops_no_other(gige_camera: CameraProcess, rtsp_server:
 
 
 def test_child_that_hangs_is_ended_and_gone(gige_camera: CameraProcess, tmp_path: Path) -> None:
-    frames = open_camera(gige(timeout_s=LOST_AFTER_S)).frames()
+    frames = open_camera(gige(timeout_s=10.0)).frames()  # on a busy machine its first frame takes seconds
     next(frames)
     (child,) = _children()
     os.kill(child, signal.SIGSTOP)

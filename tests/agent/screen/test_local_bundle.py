@@ -116,9 +116,12 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     told = screen.wizard()
     assert (told["step"], told["replaced"], told["deployment"]) == ("learned", True, "rolled_back")
     assert made.agent.machine.installed == local
-    wait_for(lambda: list_devices(made.hub_folder)[0].installed == "bright-spots@9.0.0")
-    [device] = list_devices(made.hub_folder)
-    assert (device.installed, device.wanted, device.made_by) == ("bright-spots@9.0.0", "bright-spots@2.0.0", "Sara")
+
+    def reported() -> tuple[str, str, str]:
+        [device] = list_devices(made.hub_folder)
+        return device.installed, device.wanted, device.made_by
+
+    wait_for(lambda: reported() == ("bright-spots@9.0.0", "bright-spots@2.0.0", "Sara"))
 
     made.push(make_bundle(tmp_path / "3", version="3.0.0", gain=30.0))
     made.wait_installed("bright-spots@3.0.0")  # "active" may be said late, of the bundle that came back
