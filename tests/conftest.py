@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import sqlite3
@@ -14,8 +15,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from hypothesis.internal.conjecture import providers
-from hypothesis.internal.constants_ast import Constants
 
 pytest_plugins = ["tests.peers"]
 
@@ -24,8 +23,13 @@ hypothesis.settings.register_profile("lineside", deadline=None, suppress_health_
 hypothesis.settings.load_profile("lineside")
 
 # Hypothesis now and then draws a constant of the tested code. Among those of a thousand files the few that matter are
-# hardly ever met, and to read them takes each worker of a parallel run three seconds.
-providers._get_local_constants = Constants
+# hardly ever met, and to read them takes each worker of a parallel run three seconds. Other releases of hypothesis may
+# keep them elsewhere.
+with contextlib.suppress(ImportError):
+    from hypothesis.internal.conjecture import providers
+    from hypothesis.internal.constants_ast import Constants
+
+    providers._get_local_constants = Constants
 
 
 class WatchedConnection(sqlite3.Connection):

@@ -57,7 +57,7 @@ def device(
     store.close()
 
 
-def test_a_device_recovers_that_the_access_list_does_not_know_yet_or_not_any_more(
+def test_a_device_that_the_access_list_leaves_out_recovers_when_it_is_added(
     secure_mosquitto: SecureMosquitto, device: HubClient, desired_states: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "REPEAT_S", 0.2)

@@ -35,7 +35,7 @@ SCORE = 0.25
 MORTAL = """
 import os, signal, sys
 from pathlib import Path
-from lineside_hub.federation.pool_config import PoolConfig, load_pool
+from lineside_hub.federation.pool_config import load_pool
 from lineside_hub.federation.training_coordinator import TrainingCoordinator
 from lineside_link.aggregation.identity import read_key
 
