@@ -62,7 +62,7 @@ class CommandParser(argparse.ArgumentParser):
             import difflib  # only who mistypes pays for it
 
             near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            self.error(f"unknown: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
         return found, unknown
 
 

@@ -74,7 +74,8 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pyte
         with pytest.raises(SystemExit):
             main(["hub", "prune", "--hub", "hub", *words])
         error = capsys.readouterr().err
-        assert error.startswith("usage: lineside hub prune") and f"unknown: {' '.join(words)}{near}\n" in error
+        assert error.startswith("usage: lineside hub prune")
+        assert f"unrecognized arguments: {' '.join(words)}{near}\n" in error
 
 
 def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
