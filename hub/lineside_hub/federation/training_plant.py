@@ -161,7 +161,7 @@ class TrainingPlant:
 
         Raises:
             ConfigError: A certificate, key or password file cannot be read.
-            TrainingError: The training failed, or is over and this plant has not its result.
+            TrainingError: The training failed, or is over and this plant does not have its result.
         """
         self._runner.start()
         done = ""
@@ -195,9 +195,6 @@ class TrainingPlant:
         self._runner.close()
 
     def _on_announcement(self, _topic: str, data: bytes) -> None:
-        if not data:  # the end, of a coordinator of an older release
-            self._over.set()
-            return
         try:
             found = read_announcement(data)
         except msgspec.DecodeError as error:
@@ -225,16 +222,16 @@ class TrainingPlant:
                     return None if self._closing else self._end or self._wanted
             waits += 1
             problem = self._runner.client.last_error
-            self._say(f"waits: {problem or 'no round is announced. Does the coordinator run: lineside federate run?'}")
+            self._say(f"waiting: {problem or 'no round is announced. The coordinator must run: lineside federate run'}")
 
     def _leave(self, end: TrainingEnd) -> bool:
-        """Ends taking part in a training that is over."""
+        """Ends the part of this plant in a training that is over."""
         has = self._folder / HAS_RESULT_NAME
         if has.is_file() and has.read_text() == self._root_sha256:
             self._say("the training is over, and this plant has its result")
             return True
         raise TrainingError(
-            f"the federated training was over after {end.rounds} rounds, and this plant has not its result",
+            f"the federated training was over after {end.rounds} rounds, and this plant does not have its result",
             action="Take the folder result of another plant, or begin a new training from it: lineside federate init "
             "--start RESULT.",
         )
