@@ -28,8 +28,8 @@ ECHO = Backoff(10.0, 300.0)
 """Time after a connection within which the device's own birth must come back; it grows with each reconnection."""
 
 REPEAT_S = 300.0
-"""How often the birth is published while the connection stands. It may come back late, behind much that waits for a
-slow link."""
+"""How often the birth is published while the connection stands. It may wait on a slow link behind other messages, so it
+then has the longest time of `ECHO` to come back."""
 
 
 def last_will(config: AgentConfig, boot_id: str) -> bytes:

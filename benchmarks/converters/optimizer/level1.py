@@ -59,7 +59,7 @@ def run() -> dict[str, Any]:
             "baseline": "the float file in ONNX Runtime, one thread, interleaved",
             "bars": BARS,
             "lite0": _optimize(LITE0(), Path(folder) / "lite0", *photos, *judged),
-            "resnet50": {"left_out": "ResNet-50, which the small network has stood for"}
+            "resnet50": {"left_out": "in a smoke run: the small network stands for both"}
             if SMOKE
             else _optimize(networks.resnet50_float(), Path(folder) / "resnet50", *photos, *UNJUDGED),
         }

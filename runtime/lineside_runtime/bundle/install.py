@@ -54,7 +54,7 @@ def _locked_folder(out: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
         lock = os.open(folder, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # nobody was faster
+        if folder.exists():  # another process may have removed it before the lock was held
             return folder, lock
         os.close(lock)
 

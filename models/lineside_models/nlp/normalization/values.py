@@ -14,6 +14,8 @@ _MONEY = re.compile(
 _CURRENCIES = {"$": "USD", "us$": "USD", "u.s.$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 _POWERS = {"": 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![.,]?\d)")
+# What text recognition makes of amounts: a letter for the last zero (120.0G); a comma, a blank or a dash for the point,
+# before two digits at the end (60,30, 12 .50, 52-00); and points between groups of three (1.234.50, once that is done).
 _ZERO = re.compile(r"(?<=\d[.,]\d)[OoCGDQ](?!\w)")
 _POINT = re.compile(r"(?<=\d)(?: ?[.,] ?| |-(?=00))(?=\d\d\W*$)")
 _GROUP = re.compile(r"(?<=\d)[.,](?=(?:\d{3}[.,])*\d{3}\.\d\d\W*$)")
