@@ -23,6 +23,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         path: Such as ``/dev/sda``.
         name: As the kernel calls it, such as ``sda``.
         model: Vendor and model, as it calls itself.
+        size_bytes: Of the whole device.
         removable: Whether its medium can be removed, or it is connected by USB or in a card reader.
         read_only: Whether the kernel refuses to write.
         used: Uses of it or of a partition: mount points, ``swap``, or devices built on it.

@@ -32,6 +32,7 @@ def examine(found: Inventory, profile: BoardProfile | None, *, expects_camera: b
     """Returns the problems, the worst first.
 
     Args:
+        profile: Of such a board; ``None`` if there is none.
         expects_camera: Whether the kernel should see a camera.
     """
     findings = [

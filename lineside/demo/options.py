@@ -18,6 +18,7 @@ class DemoOptions:
         frames: Number of frames, at most.
         images: Folder of photos to inspect, or ``None``.
         camera: Number of a local camera, or ``None``.
+        video: Video file, or ``None``.
         broker: URL of a running broker, or ``None`` for the embedded one.
         keep: Whether repository, agent state and bundles are kept.
         seed: Of the line simulator.

@@ -53,6 +53,7 @@ def slice_frame(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSl
 
     Args:
         size: ``(height, width)`` of the frame in pixels.
+        slicing: How; ``None`` for not at all.
 
     Returns:
         The frame as one piece, if it is not to be cut or is no larger than a piece.

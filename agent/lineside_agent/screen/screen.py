@@ -84,6 +84,7 @@ def make_server(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | Non
 
     Args:
         is_local: Whether only this machine reaches the address.
+        set_up: The set-up views; ``None`` where there are none.
 
     Raises:
         ConfigError: The address can't be used, or TLS files are no good.

@@ -29,6 +29,7 @@ class Partition(msgspec.Struct, frozen=True):
     Attributes:
         number: From 1, as the kernel counts them.
         start: First byte.
+        size: In bytes.
         kind: MBR type, such as 0x0c for FAT32 or 0x83 for Linux; 0 with a GPT.
         label: Name in the partition table (GPT) or of the file system in it (FAT, ext4); empty if it has none.
         filesystem: ``fat``, ``ext4`` or empty.

@@ -340,6 +340,7 @@ def annotated_frame(
 
     Args:
         dataset: Where the sample is from; its labels are lineside's own if ``None``.
+        read_mask: Reads the sample's mask; ``None`` where there is none.
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.

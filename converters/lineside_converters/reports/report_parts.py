@@ -54,6 +54,7 @@ class SensitivityCurve(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         layer: Name of the layer, or of layers that can only be pruned together.
         ratios: Shares of removed channels, rising, from 0.
+        metrics: The metric at each.
         chosen: The share that was removed in the end.
     """
 

@@ -47,6 +47,7 @@ def time_on_device(
         context: Has the device, the manifest and a folder for the bundle.
         forms: At least one.
         frames: Whole inputs, one of each size that matters.
+        rounds: Of each network.
 
     Returns:
         Milliseconds of a frame: geometric mean over the frames of the least times, as the device's line adds to others.

@@ -198,6 +198,7 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the sum says.
 
     Attributes:
+        plants: Whose counts are in it.
         types: Most frequent first.
         false_reject_share: Of the reviewed rejects; ``None`` where none was reviewed.
         escape_share: Of the reviewed passes; ``None`` where none was reviewed.

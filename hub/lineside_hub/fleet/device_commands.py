@@ -55,6 +55,7 @@ def ask(
     """Sends a command and waits for the final answer.
 
     Args:
+        silence_s: How long to wait for each answer.
         is_last: Called with each answer; returns whether it is the final one.
 
     Raises:

@@ -23,6 +23,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         file_name: Its path, relative to the folder of the images.
+        width: In pixels.
+        height: In pixels.
         date_captured: ISO 8601, UTC.
         bundle: ``name@version``.
         bundle_sha256: Digest of that bundle's manifest.

@@ -40,6 +40,7 @@ def assign(groups: Mapping[str, str], known: Mapping[str, str], *, val_share: fl
     """Returns the fold of each image.
 
     Args:
+        groups: Image to group, of all images.
         known: Image to fold, for images that have one; their groups keep it.
         val_share: Share of the groups that go to ``val``, 0 to 1.
     """

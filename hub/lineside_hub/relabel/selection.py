@@ -65,6 +65,8 @@ class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image as it was exported.
 
     Attributes:
+        width: In pixels.
+        height: In pixels.
         captured_at_ns: Unix time of the capture.
         bundle: ``name@version``.
         boxes: The model's.

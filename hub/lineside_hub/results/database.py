@@ -57,6 +57,7 @@ class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
             (another product), ``degraded`` (reduced service), ``placement`` (another device runs
             the model), ``override`` (a gate that a push ignored), ``malformed`` or ``conflict``.
         bundle: ``name@version``, if there is one.
+        code: Of the error, if there was one.
     """
 
     at_ns: int

@@ -39,6 +39,7 @@ class Extension:
     """An extended model, and its scores of the added frames.
 
     Attributes:
+        entries: Entries that were added to each scale.
         above_before: Frames that the old model rejects.
         above_left_out: Frames that it would reject if all added frames but their part's had been added.
     """

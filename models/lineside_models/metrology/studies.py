@@ -140,6 +140,8 @@ class ProcessCapability(msgspec.Struct, frozen=True, kw_only=True, tag="process"
     """Cp and Cpk: many parts of a process, each measured once, against their limits.
 
     Attributes:
+        lower: Lower limit; ``None`` for none.
+        upper: Upper limit; ``None`` for none.
         sd: Of all values, so that slow changes of the process count (also called Pp and Ppk).
         cp: Tolerance over six standard deviations; ``None`` with one limit.
         cpk: Distance of the mean to the nearer limit over three standard deviations.

@@ -22,6 +22,8 @@ def draw_layout(rng: np.random.Generator, height: int, width: int) -> tuple[Mask
 
     Args:
         rng: Source of all randomness.
+        height: In pixels.
+        width: In pixels.
 
     Returns:
         ``(height, width) uint8``, 255 where copper is; and the straight pieces of trace.

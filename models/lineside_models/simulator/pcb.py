@@ -85,6 +85,8 @@ def render_pcb(
 
     Args:
         rng: Source of all randomness.
+        height: In pixels.
+        width: In pixels.
         count: How many defects at most.
 
     Returns:

@@ -22,6 +22,8 @@ def render_steel(
 
     Args:
         rng: Source of all randomness.
+        height: In pixels.
+        width: In pixels.
         count: How many defects at most.
 
     Returns:

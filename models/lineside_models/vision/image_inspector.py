@@ -62,6 +62,7 @@ class ExaminedImage:
     Attributes:
         source: The file's path; empty for an array.
         frame: Its pixels; ``None`` if it could not be read.
+        inspection: The verdict; ``None`` if there is an error.
         error: Why it could not be read, or not be compared with the reference.
     """
 

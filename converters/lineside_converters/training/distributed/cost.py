@@ -138,6 +138,7 @@ class ScalingPrediction(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes_per_step: Sent by a worker.
         communication_share: Waiting of a step.
+        samples_per_second: Of all workers.
     """
 
     workers: int

@@ -88,6 +88,7 @@ def split_groups(
 
     Args:
         documents: Of train folds.
+        seed: Of the order of the groups.
         number: Which of the shares that have no document in common, from 0; the last one holds all that are left.
     """
     documents = list(documents)
