@@ -10,7 +10,6 @@ import re
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ import pytest
 from benchmarks import harness, provenance
 from benchmarks.provenance import Provenance, collect, sources_sha256
 from benchmarks.registry import BENCHMARKS, RESULTS, Benchmark, select
+from tests.benchmarks.written_benchmark import WrittenBenchmark
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,16 +58,15 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def written() -> Iterator[list[Benchmark]]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Benchmark]:
     """Two benchmarks, of which the second one calls a function by a wrong keyword."""
-    found = []
+    (folder := tmp_path / "modules").mkdir()
+    monkeypatch.syspath_prepend(folder)  # the processes of the harness start with this path, too
+    found: list[Benchmark] = []
     for name, text in (("zz_working", WORKING), ("zz_broken", BROKEN)):
-        path = ROOT / "benchmarks" / f"{name}.py"
-        path.write_text(text)
-        found.append(Benchmark(name, "", "nothing", ()))
-    yield found
-    for each in found:
-        (ROOT / "benchmarks" / f"{each.name}.py").unlink()
+        (folder / f"{name}.py").write_text(text)
+        found.append(WrittenBenchmark(name, "", "nothing", ()))
+    return found
 
 
 def test_hash_follows_the_content_of_tracked_files(checkout: Path) -> None:
