@@ -38,6 +38,18 @@ def measured(*, rounds: int) -> int:
 def run() -> dict[str, object]:
     return {"rounds": measured(round=3)}
 """
+UNLUCKY = """
+from pathlib import Path
+from benchmarks.smoke import kept
+
+def run() -> dict[str, object]:
+    first = Path(__file__).with_suffix(".once")
+    kept("half").mkdir()
+    if not first.exists():
+        first.touch()
+        raise TimeoutError("no core for it")
+    return {}
+"""
 
 
 def git(folder: Path, *words: str) -> None:
@@ -181,6 +193,17 @@ def test_smoke_run_is_small_writes_no_result_and_names_what_failed(
     assert "zz_working runs" in said.out
     assert "left out: the other machine" in said.out
     assert re.search("zz_broken failed.*unexpected keyword argument 'round'", said.err, re.DOTALL)
+
+
+def test_a_benchmark_that_fails_once_runs_again_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "zz_unlucky.py").write_text(UNLUCKY)
+    assert not harness.smoke([WrittenBenchmark("zz_unlucky", "", "nothing", ())])
+    said = capfd.readouterr()
+    assert "no core for it" in said.err
+    assert re.search("running again, alone: zz_unlucky\n.*zz_unlucky runs", said.out, re.DOTALL)
 
 
 def test_worker_ends_when_the_program_that_started_it_is_killed() -> None:
