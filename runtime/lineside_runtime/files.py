@@ -13,6 +13,11 @@ from pathlib import Path
 from lineside_runtime.errors import ConfigError, DiskFullError, LinesideError
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Returns whether a write failed for lack of room: the disk is full, or the user's quota is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes a rename inside ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -114,7 +119,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(path=str(path), needed_bytes=len(data)) from error
         raise
     fsync_folder(path.parent)

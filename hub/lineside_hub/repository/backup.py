@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import re
@@ -40,7 +39,7 @@ from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
 from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError, SignatureError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.files import fsync_folder, is_disk_full, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
 
@@ -192,7 +191,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
         fsync_folder(folder)
     except BaseException as error:
         _clear(folder)  # so that the next attempt finds it empty
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise DiskFullError(path=str(folder)) from error
         raise
     return report
