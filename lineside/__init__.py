@@ -33,7 +33,10 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'lineside' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    from lineside_runtime.system.collector import paused
+
+    with paused():
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
