@@ -7,7 +7,6 @@ Another package adds one by an entry point in the group ``lineside.backends`` th
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -203,6 +202,8 @@ def missing(name: str) -> EngineMissingError | None:
 def _importable(module: str) -> bool:
     if module in sys.modules:
         return sys.modules[module] is not None  # None is how Python marks what must not be imported
+    import importlib.util  # only for engines that are named
+
     return importlib.util.find_spec(module) is not None
 
 
