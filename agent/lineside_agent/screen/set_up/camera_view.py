@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lineside_agent.cameras import LostFrame, decoded
 from lineside_agent.cameras.reader import Reader
-from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg
+from lineside_agent.screen.feed import page_jpeg
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import InputNotFoundError
@@ -127,7 +127,7 @@ class CameraView:
         frame = self._frame
         if frame is None or frame.sequence != number:
             raise InputNotFoundError("this picture has made way", action="")
-        return as_jpeg(frame.image, IMAGE_SIDE_MAX, IMAGE_QUALITY)
+        return page_jpeg(frame.image)
 
     @property
     def size(self) -> tuple[int, int] | None:
