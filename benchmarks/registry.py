@@ -163,6 +163,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "few_defects.peers",
+        "models",
+        "the same frames: anomalib's PatchCore and SuperSimpleNet, and YOLOX-Nano",
+        (),
+        ("inputs/data", "inputs/tiles", "models/few_defects", "others/environments"),
+        long=True,
+    ),
+    Benchmark(
         "recommendation",
         "models",
         "DINModel against mean pooling and simple rankings: GAUC, INT8, latency, daily patch, cold items",

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+import scipy
 
 from lineside.cli import main
 from lineside.demo.strip_frames import write_frames
@@ -59,7 +59,7 @@ def test_evaluate_gives_the_auroc_that_scipy_gives_of_inspects_scores(
     assert main(["inspect", *good, str(data / "stain"), "--model", str(bundle), "--json"]) == 0
     verdicts = json.loads(capfd.readouterr().out)["inspections"]
     scores = [one["anomaly_score"] for one in verdicts]
-    wanted = mannwhitneyu(scores[TRIES:], scores[:TRIES]).statistic / TRIES**2
+    wanted = scipy.stats.mannwhitneyu(scores[TRIES:], scores[:TRIES]).statistic / TRIES**2
     assert result["auroc"] == pytest.approx(wanted, abs=1e-9)
     assert result["recall"] == np.mean([not one["passed"] for one in verdicts[TRIES:]])
     assert result["per_class"]["stain"]["auroc"] == result["auroc"]

@@ -8,10 +8,15 @@ from benchmarks.figures.results import Value
 from benchmarks.figures.tables import table, verdict
 
 METHODS = {
+    "good": "`learn-good`, good parts only",
     "learn-good": "`learn-good --bad`",
     "classifier": "`train classifier`, ImageNet's weights",
     "detector": "`train detector`, from `surface-12`",
+    "starter": "`train detector`, from `surface-starter`",
     "segmenter": "`train segmenter`, ImageNet's trunk",
+    "patchcore": "anomalib's PatchCore, good parts only",
+    "supersimplenet": "anomalib's SuperSimpleNet",
+    "yolox": "YOLOX-Nano, random weights at the start",
 }
 
 
@@ -27,12 +32,18 @@ def fine_tuning(found: Value) -> str:
     return _rows(found)
 
 
+@block("few_defects.peers", "few_defects.peers")
+def peers(found: Value) -> str:
+    """The same of other projects' models."""
+    return _rows(found)
+
+
 def _rows(found: Value) -> str:
     """Returns escapes of each method by number of labelled defects."""
     rows = []
     for of in found["rows"].values():
         count, escapes = of["count"].number, of["escapes_each"].numbers
-        method = METHODS[of["method"].text] if count else "`learn-good`, good parts only"
+        method = METHODS[of["method"].text if count or of["method"].text == "patchcore" else "good"]
         rows.append(
             (
                 of["kind"].text.removeprefix("MT_"),

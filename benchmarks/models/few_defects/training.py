@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from lineside_converters.training.detection.architecture_selection import train_
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.trainer import train_segmenter
+from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.config import Config
@@ -39,8 +41,8 @@ def _classifier(data: Path, out: Path, epochs: int, seed: int) -> None:
     train_classifier(config, lambda _: None)
 
 
-def _detector(data: Path, out: Path, epochs: int, seed: int) -> None:
-    given = {"canvas_px": 224, "simulated_share": 0.0, "framing": "scale"}
+def _detector(data: Path, out: Path, epochs: int, seed: int, start: str = "surface-12") -> None:
+    given = {"canvas_px": 224, "simulated_share": 0.0, "framing": "scale", "start": zoo.path(start)}
     config = msgspec.convert(_common(data, out, epochs, seed) | given, DetectorConfig)
     train_best(config, lambda _: None, lambda _: None)
 
@@ -59,11 +61,12 @@ def _common(data: Path, out: Path, epochs: int, seed: int) -> dict[str, Any]:
 METHODS: dict[str, Callable[[Path, Path, int, int], None]] = {
     "classifier": _classifier,
     "detector": _detector,
+    "starter": functools.partial(_detector, start="surface-starter"),
     "segmenter": _segmenter,
 }
-"""How each is trained: the data, the run's folder, epochs, seed. The detector begins with surface-12."""
+"""How each is trained: the data, the run's folder, epochs, seed. ``starter`` is a detector, too."""
 
-IMAGES_A_MINUTE = {"classifier": 1800, "detector": 1200, "segmenter": 780}
+IMAGES_A_MINUTE = {"classifier": 1800, "detector": 1200, "starter": 1200, "segmenter": 780}
 """Images that one thread trains on in a minute of processor time."""
 
 
