@@ -89,15 +89,25 @@ def run(
 def smoke(benchmarks: Sequence[Benchmark]) -> list[str]:
     """Runs benchmarks with their smallest inputs, two at a time, and keeps nothing.
 
+    One that fails is run once more, alone: beside the tests it may wait longer for a core than its limits allow.
+
     Returns:
-        The names of those that failed.
+        The names of those that failed twice.
     """
+    failed = _smoke_run(benchmarks, SMOKE_WORKERS)
+    if failed:
+        print(f"running again, alone: {', '.join(failed)}", flush=True)
+        failed = _smoke_run([each for each in benchmarks if each.name in failed], 1)
+    return failed
+
+
+def _smoke_run(benchmarks: Sequence[Benchmark], workers: int) -> list[str]:
     failed = []
     with tempfile.TemporaryDirectory(prefix="lineside-smoke-") as name:
         folder = Path(name)
         os.environ |= {FOLDER_VARIABLE: name, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         try:
-            with _pool(SMOKE_WORKERS) as pool:
+            with _pool(workers) as pool:
                 longest_first = sorted(benchmarks, key=lambda each: not each.long)
                 futures = {pool.submit(_smoked, each, folder): each.name for each in longest_first}
                 for future in as_completed(futures):

@@ -223,7 +223,7 @@ class DatasetError(InputError):
     """A data folder has none of the known layouts, or its annotations are damaged."""
 
     code = 2008
-    default_action = "Lay the folder out as one of the known layouts, and correct the file that the message names."
+    default_action = "Correct or add what the message names; docs/guides/train.md says what a data folder holds."
 
 
 class CameraError(InputError):

@@ -24,7 +24,7 @@ from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import CandidateChoice, choose, device_first
 from lineside_runtime.serving.health import Failures, Fallback
 from lineside_runtime.serving.placement import Placement
-from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan
+from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan, plans_folder
 from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import DeviceShare, Prediction
 from lineside_runtime.tensors import Array, InputCheck
@@ -414,12 +414,15 @@ class Session:
             self._given_for = bundle.digest
         if self._given_plan is not None and bundle.digest == self._given_for:
             return self._given_plan
-        from lineside_runtime.serving.plan_file import plan_file, read_plan
-
         try:
-            plan = read_plan(plan_file(bundle, self._config), bundle, self._config)
+            kept = plans_folder().is_dir()
         except ConfigError:  # no home, so no plan
-            plan = None
+            kept = False
+        if not kept:
+            return AS_CONFIGURED
+        from lineside_runtime.serving.plan_file import plan_file, read_plan  # only where there are plans
+
+        plan = read_plan(plan_file(bundle, self._config), bundle, self._config)
         if plan is None:
             return AS_CONFIGURED
         log.info("%s: served as measured here: %s", bundle.manifest.identity, plan.why)

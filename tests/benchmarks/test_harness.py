@@ -10,7 +10,6 @@ import re
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ import pytest
 from benchmarks import harness, provenance
 from benchmarks.provenance import Provenance, collect, sources_sha256
 from benchmarks.registry import BENCHMARKS, RESULTS, Benchmark, select
+from tests.benchmarks.written_benchmark import WrittenBenchmark
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +37,18 @@ def measured(*, rounds: int) -> int:
 
 def run() -> dict[str, object]:
     return {"rounds": measured(round=3)}
+"""
+UNLUCKY = """
+from pathlib import Path
+from benchmarks.smoke import kept
+
+def run() -> dict[str, object]:
+    first = Path(__file__).with_suffix(".once")
+    kept("half").mkdir()
+    if not first.exists():
+        first.touch()
+        raise TimeoutError("no core for it")
+    return {}
 """
 
 
@@ -58,16 +70,15 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def written() -> Iterator[list[Benchmark]]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Benchmark]:
     """Two benchmarks, of which the second one calls a function by a wrong keyword."""
-    found = []
+    (folder := tmp_path / "modules").mkdir()
+    monkeypatch.syspath_prepend(folder)  # the processes of the harness start with this path, too
+    found: list[Benchmark] = []
     for name, text in (("zz_working", WORKING), ("zz_broken", BROKEN)):
-        path = ROOT / "benchmarks" / f"{name}.py"
-        path.write_text(text)
-        found.append(Benchmark(name, "", "nothing", ()))
-    yield found
-    for each in found:
-        (ROOT / "benchmarks" / f"{each.name}.py").unlink()
+        (folder / f"{name}.py").write_text(text)
+        found.append(WrittenBenchmark(name, "", "nothing", ()))
+    return found
 
 
 def test_hash_follows_the_content_of_tracked_files(checkout: Path) -> None:
@@ -182,6 +193,17 @@ def test_smoke_run_is_small_writes_no_result_and_names_what_failed(
     assert "zz_working runs" in said.out
     assert "left out: the other machine" in said.out
     assert re.search("zz_broken failed.*unexpected keyword argument 'round'", said.err, re.DOTALL)
+
+
+def test_a_benchmark_that_fails_once_runs_again_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "zz_unlucky.py").write_text(UNLUCKY)
+    assert not harness.smoke([WrittenBenchmark("zz_unlucky", "", "nothing", ())])
+    said = capfd.readouterr()
+    assert "no core for it" in said.err
+    assert re.search("running again, alone: zz_unlucky\n.*zz_unlucky runs", said.out, re.DOTALL)
 
 
 def test_worker_ends_when_the_program_that_started_it_is_killed() -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+import scipy
 
-from lineside_converters.evaluation.good_parts import PartStrengths, rate
+from lineside_converters.evaluation.part_verdicts import PartStrengths, rate
 from lineside_converters.gates.statistics import interval_of_f1, interval_of_map50, interval_of_ratio
 from lineside_models.metrics import evaluate, wilson
 from lineside_models.postprocess import Candidates
@@ -19,7 +19,7 @@ def test_the_interval_of_an_f1_is_about_scipys() -> None:
     def f1(right: np.ndarray, false: np.ndarray, missed: np.ndarray, axis: int = -1) -> np.ndarray:
         return 2 * right.sum(axis) / (2 * right.sum(axis) + false.sum(axis) + missed.sum(axis))
 
-    theirs = bootstrap(
+    theirs = scipy.stats.bootstrap(
         tuple(counts.T), f1, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=random
     ).confidence_interval
     assert interval_of_f1(counts) == pytest.approx((theirs.low, theirs.high), abs=0.015)
@@ -52,7 +52,9 @@ def test_intervals_by_part_are_those_of_parts_drawn_whole() -> None:
     def share(of: np.ndarray, axis: int = -1) -> np.ndarray:
         return of.mean(axis)
 
-    theirs = bootstrap((right[::6],), share, method="percentile", n_resamples=4000, rng=random).confidence_interval
+    theirs = scipy.stats.bootstrap(
+        (right[::6],), share, method="percentile", n_resamples=4000, rng=random
+    ).confidence_interval
     by_part = interval_of_ratio(right, np.ones(180), parts=parts)
     assert by_part == pytest.approx((theirs.low, theirs.high), abs=0.035)
     assert interval_of_f1(counts, parts=parts) == pytest.approx(by_part, abs=0.02)  # as many wrong ones as missed ones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from lineside.cli import main
 from lineside.commands.bundle.command import variants_by_board
 from lineside_models import zoo
-from lineside_runtime.bundle import Variant, open_bundle
+from lineside_runtime.bundle import Bundle, Variant, open_bundle
 
 NCNN = Variant(name="ncnn-int8", format="ncnn", file="ncnn-int8/model.param", level=1, precision="int8")
 
@@ -28,7 +29,16 @@ def test_each_board_is_listed_with_what_its_engines_run(capsys: pytest.CaptureFi
 
 
 def test_a_variant_is_listed_for_the_engine_that_reads_it() -> None:
-    manifest = open_bundle(zoo.path("surface-12")).manifest
-    wider = msgspec.structs.replace(manifest, variants=(manifest.variants[0], NCNN))
+    bundle = open_bundle(zoo.path("surface-12"))
+    variants = (bundle.manifest.variants[0], NCNN)
+    wider = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
     assert variants_by_board(wider)["rpi5"]["ncnn"] == ["ncnn-int8"]
     assert "ncnn" not in variants_by_board(wider)["rpi4"]
+
+
+def test_boards_run_the_models_of_a_combination(tmp_path: Path) -> None:
+    tables = "".join(f'[[model]]\nname = "{name}"\nbundle = "surface-12"\n' for name in ("first", "second"))
+    (tmp_path / "both.toml").write_text('name = "both"\nversion = "1.0.0"\n' + tables)
+    assert main(["bundle", "combine", str(tmp_path / "both.toml"), str(tmp_path / "both")]) == 0
+    variants = variants_by_board(open_bundle(tmp_path / "both"))["rpi5"]
+    assert variants["ncnn"] == ["first/ncnn-int8", "second/ncnn-int8"] and variants["litert"] == []

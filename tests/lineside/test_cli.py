@@ -211,6 +211,7 @@ def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixtur
         ({"fault": "LATE"}, "at fault LATE: every part is rejected until `lineside agent trigger --reset`"),
         ({"problem": "no bundle runs"}, "not ready: no bundle runs"),
         ({"triggers": 3, "answered": 2, "passed": 2, "rejected": 0, "faults": 0}, "not ready: a part is under way"),
+        ({"challenge_left": 1}, "1 challenge part must be rejected first"),
         ({"challenge_left": 2}, "2 challenge parts must be rejected first"),
     ],
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pydoc
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,39 @@ def test_import_loads_nothing_heavy() -> None:
     code = "import sys, lineside; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not any(f"'{name}'" in loaded for name in ("numpy", "onnxruntime", "torch", "cv2", "msgspec", "paho"))
+
+
+ONLY_WHERE_NEEDED = (
+    "lineside_runtime.backends.common.error_texts",
+    "lineside_runtime.backends.common.operator_times",
+    "lineside_runtime.backends.ort.arena",
+    "lineside_runtime.cache.levels",
+    "lineside_runtime.files",
+    "lineside_runtime.serving.memory_pressure",
+    "lineside_runtime.serving.plan_file",
+    "lineside_runtime.serving.replicas",
+    "lineside_runtime.serving.standby",
+    "lineside_runtime.serving.submit",
+    "packaging",
+)
+"""What a session that serves one model on one device does without."""
+
+PLAIN_SESSION = """
+import sys, numpy
+from lineside import Config, Session
+
+with Session("surface-12", Config(threads=1)) as session:
+    session.predict(numpy.zeros((1, 1, 224, 224), numpy.float32))
+    print(*sys.modules)
+"""
+
+
+def test_plain_session_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", PLAIN_SESSION]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    assert "lineside_runtime.session" in printed
+    assert not set(ONLY_WHERE_NEEDED) & set(printed)
 
 
 def test_session_benchmark_and_optimizer_take_the_name_of_a_shipped_bundle() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from scipy.stats import binomtest
+import scipy
 
 from lineside_models.metrics import wilson
 from lineside_runtime.errors import BadInputFormatError
@@ -10,7 +10,7 @@ from lineside_runtime.errors import BadInputFormatError
 @pytest.mark.parametrize(("hits", "trials"), [(0, 15), (1, 15), (7, 15), (15, 15), (3, 1015), (1, 1)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 def test_wilsons_interval_is_what_scipy_says(hits: int, trials: int, confidence: float) -> None:
-    theirs = binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+    theirs = scipy.stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
     assert wilson(hits, trials, confidence=confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 

@@ -337,7 +337,9 @@ class Handshake:
         if self.fault:
             return f"the line is at fault ({self.fault.name}) and was not reset"
         if self.challenge_left:
-            return f"{self.challenge_left} challenge parts must be rejected first"
+            return (
+                f"{self.challenge_left} challenge part{'s' if self.challenge_left > 1 else ''} must be rejected first"
+            )
         return ENCODER_SILENT if self._gate is not None and self._gate.needs_count else ""
 
     def _change_over(self, event: RecipeRuns) -> None:

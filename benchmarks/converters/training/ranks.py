@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +12,15 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from tests.peers.waiting import free_port
+
 
 def together(work: Callable[..., None], *arguments: Any, world: int = 2) -> None:
     """Runs a module-level function in processes of one group, each on one thread; rank 0's own output counts.
 
     They are forked from a server that has imported torch and the function's module, which takes 5 s of processor time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     multiprocessing.get_context("forkserver").set_forkserver_preload([work.__module__])
     start_processes(_run, args=(work, arguments, world, port), nprocs=world, start_method="forkserver")  # type: ignore[no-untyped-call]
 

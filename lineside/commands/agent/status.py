@@ -84,7 +84,8 @@ def _line(status: Status) -> Lines:
     elif line.get("problem"):
         yield "line", f"not ready: {line['problem']}"
     elif line.get("challenge_left"):
-        yield "line", f"{line['challenge_left']} challenge parts must be rejected first"
+        parts = "1 challenge part" if line["challenge_left"] == 1 else f"{line['challenge_left']} challenge parts"
+        yield "line", f"{parts} must be rejected first"
     elif line.get("ready"):
         yield "line", "ready"
     else:
@@ -123,7 +124,9 @@ def _bundle(status: Status) -> Lines:
 def _parts(status: Status) -> Lines:
     line = status.get("line") or {}
     if line.get("triggers"):
-        faults = [f"{line[name]} {name}" for name in ("late", "refused", "malformed") if line.get(name)]
+        malformed = f", {line['malformed']} of them malformed" if line.get("malformed") else ""
+        faults = [f"{line[name]} {name}" for name in ("late", "refused") if line.get(name)]
+        faults[-1:] = [faults[-1] + malformed] if faults else []
         why = f" ({', '.join(faults)})" if faults else ""
         unsure = f" ({line['unsure']} unsure)" if line.get("unsure") else ""
         counts = f"{line['passed']} passed, {line['rejected']} rejected{unsure}, {line['faults']} faults{why}"

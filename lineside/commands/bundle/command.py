@@ -74,7 +74,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the manifest."""
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
-        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": variants_by_board(bundle.manifest)})
+        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": variants_by_board(bundle)})
     else:
         _print_summary(bundle)
     return 0
@@ -104,7 +104,7 @@ def _print_summary(bundle: Bundle) -> None:
     for entry in manifest.several:
         takes = f"up to {entry.boxes_max} boxes of {entry.of}" if entry.of else "the frame"
         show(f"model    {entry.name}: {bundle.open_model(entry).manifest.identity}, takes {takes}")
-    _print_boards(manifest)
+    _print_boards(bundle)
     show(f"licence  {manifest.licence or 'not stated'}")
     show(f"data     {terms_of_data(manifest)}")
     golden = (
@@ -113,11 +113,17 @@ def _print_summary(bundle: Bundle) -> None:
     show(f"golden   {golden}")
 
 
-def variants_by_board(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
-    """Returns what each supported board can run: its engines, best first, with the names of their variants."""
+def variants_by_board(bundle: Bundle) -> dict[str, dict[str, list[str]]]:
+    """Returns what each supported board can run: its engines, best first, with the names of their variants.
+
+    A variant of one of several models is named ``MODEL/VARIANT``.
+    """
+    variants = [(variant.name, variant) for variant in bundle.manifest.variants]
+    for entry in bundle.manifest.several:
+        variants += [(f"{entry.name}/{one.name}", one) for one in bundle.open_model(entry).manifest.variants]
     return {
         board: {
-            engine: [variant.name for variant in manifest.variants if _may_run(engine, variant)]
+            engine: [name for name, variant in variants if _may_run(engine, variant)]
             for engine in profile.load(board).engines.order
         }
         for board in profile.names()
@@ -128,10 +134,10 @@ def _may_run(engine: str, variant: Variant) -> bool:
     return any(registry.may_read(engine, variant.format, kind) for kind in variant.device_kinds)
 
 
-def _print_boards(manifest: Manifest) -> None:
+def _print_boards(bundle: Bundle) -> None:
     """Prints what each board can run; boards for which that is the same share a line."""
     same: dict[str, list[str]] = {}
-    for board, engines in variants_by_board(manifest).items():
+    for board, engines in variants_by_board(bundle).items():
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
             by_names.setdefault(", ".join(names) or "nothing", []).append(engine)

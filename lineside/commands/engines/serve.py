@@ -64,8 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(how: argparse._ArgumentGroup) -> None:
-    how.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="calls that run at once")
-    how.add_argument("--max-in-flight", type=int, default=32, help="calls that run or wait; further ones get 503")
+    how.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="calls that run at once (default: one a core)"
+    )
+    how.add_argument(
+        "--max-in-flight",
+        type=int,
+        default=32,
+        help="calls that run or wait; further ones get 503 (default: %(default)s)",
+    )
     how.add_argument(
         "--max-body-mb", type=int, default=64, metavar="MIB", help="largest request (default: %(default)s)"
     )

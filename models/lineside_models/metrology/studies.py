@@ -269,7 +269,11 @@ def process_capability(values: Floats, *, lower: float | None = None, upper: flo
         ConfigError: There are too few values, all are the same, or there is no limit.
     """
     if lower is None and upper is None:
-        raise ConfigError("capability needs a limit", expected="a lower or an upper limit, or both", action="")
+        raise ConfigError(
+            "capability needs a limit",
+            expected="lower (--lower), upper (--upper) or both",
+            action="Give the limits of the drawing's tolerance.",
+        )
     mean, sd = _spread(values, least=10)
     sides = ([] if upper is None else [(upper - mean) / (3 * sd)]) + (
         [] if lower is None else [(mean - lower) / (3 * sd)]

@@ -21,7 +21,6 @@ from lineside_runtime.bundle.manifest import (
     parse_manifest,
 )
 from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
-from lineside_runtime.files import write_atomic
 
 
 class Bundle:
@@ -174,6 +173,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
     Raises:
         BundleFormatError: The folder holds something that may not be in a bundle, or lacks a named file.
     """
+    from lineside_runtime.files import write_atomic  # only who makes bundles pays for it
+
     files = {relative: describe_bytes((folder / relative).read_bytes()) for relative in _files_in(folder)}
     data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)), indent=1)
     checked = parse_manifest(data)

@@ -47,6 +47,7 @@ class Access:
                     status=403,
                     expected="localhost or a loopback address",
                     actual=host[:100],
+                    action="Call it by localhost, or start it with --token-file and a --host.",
                 )
             if origin and not _names_loopback(origin.partition("://")[2] or origin):
                 raise RequestError(

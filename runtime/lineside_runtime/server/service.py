@@ -26,7 +26,7 @@ from lineside_runtime.server.limits import AdmissionGate, ServerLimits
 from lineside_runtime.server.metrics import Metrics
 from lineside_runtime.server.model_interface import ModelInterface
 from lineside_runtime.server.repository import ModelRepository
-from lineside_runtime.server.wire import to_array
+from lineside_runtime.server.wire import METADATA_ACTION, to_array
 from lineside_runtime.tensors import Array
 
 NAME = "lineside"
@@ -171,7 +171,7 @@ def _arrays(request: InferRequest, interface: ModelInterface) -> dict[str, Array
     given = [tensor.name for tensor in request.inputs]
     if sorted({*given, *interface.optional}) != sorted(specs) or len(set(given)) != len(given):
         shown = ", ".join(name[:100] for name in given[:20]) or "none"
-        raise BadInputFormatError("other inputs", expected=", ".join(specs), actual=shown, action="")
+        raise BadInputFormatError("other inputs", expected=", ".join(specs), actual=shown, action=METADATA_ACTION)
     return {tensor.name: to_array(tensor, specs[tensor.name]) for tensor in request.inputs}
 
 

@@ -34,6 +34,9 @@ _DTYPES = {
 _KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 """Kind of numpy type to the kinds that a list of its elements may turn out to be."""
 
+METADATA_ACTION = "The model's metadata, GET /v2/models/NAME, says what it takes."
+"""What a client does whose tensors do not fit."""
+
 BYTES = "BYTES"
 """The protocol's name of texts, each with its length before it as raw data."""
 
@@ -196,5 +199,5 @@ def _bad(given: GivenTensor, what: str, expected: object, actual: object) -> Bad
         f"input {given.name[:100]!r}: {what}",
         expected=expected,
         actual=actual,
-        action="The model's metadata, GET /v2/models/NAME, says what it takes.",
+        action=METADATA_ACTION,
     )

@@ -16,6 +16,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -34,14 +35,15 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
-from lineside_runtime.serving import memory_pressure
 from lineside_runtime.serving.balancer import ReplicaLoad
 from lineside_runtime.serving.candidates import CandidateChoice, PlacementCandidate
 from lineside_runtime.serving.health import RETRY_MAX_S, Failures, pause_s
-from lineside_runtime.serving.replicas import Replicas
 from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import CallPlan, Prediction, Slot, SlotFailure
 from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lineside_runtime.serving.replicas import Replicas
 
 _FALLBACK_ERRORS = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
 
@@ -94,7 +96,7 @@ class DevicePool:
             raise NoDeviceError(f"nothing here runs {self._identity}")
         self.requested_device = str(choice.absent_device or first.candidate.device)
         replicas = self._find_replicas()
-        self._replicas = Replicas(replicas, config.gpu_ratio) if len(replicas) > 1 else None
+        self._replicas = _shared_by(replicas, config) if len(replicas) > 1 else None
 
     @property
     def replicas(self) -> tuple[Slot, ...]:
@@ -516,8 +518,18 @@ def _nothing() -> None:
     pass
 
 
+def _shared_by(slots: tuple[Slot, ...], config: Config) -> Replicas:
+    from lineside_runtime.serving.replicas import Replicas  # only where several devices share the calls
+
+    return Replicas(slots, config.gpu_ratio)
+
+
 def _memory_freed(error: LinesideError) -> bool:
-    return isinstance(error, OutOfDeviceMemoryError) and memory_pressure.relieve() > 0
+    if not isinstance(error, OutOfDeviceMemoryError):
+        return False
+    from lineside_runtime.serving.memory_pressure import relieve  # only who runs out of memory pays for it
+
+    return relieve() > 0
 
 
 def _abandon(used: Shared[Executable]) -> None:

@@ -17,25 +17,16 @@ from lineside_runtime.errors import ConfigError, DeviceError
 from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import engine_of
-from lineside_runtime.serving.serving_plan import PlacementPlan
+from lineside_runtime.serving.serving_plan import PlacementPlan, plans_folder
 
 
 def plan_file(bundle: Bundle, config: Config) -> Path:
-    """Returns where the plan of a bundle under a configuration is kept.
-
-    The XDG base directory specification names the folder: ``$XDG_STATE_HOME/lineside/plans``.
+    """Returns where the plan of a bundle under a configuration is kept, in `plans_folder`.
 
     Raises:
-        ConfigError: The user has no home folder, and the variable is not set.
+        ConfigError: The user has no home folder, and ``XDG_STATE_HOME`` is not set.
     """
-    try:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    except RuntimeError as error:
-        raise ConfigError(
-            "no folder for plans: this user has no home",
-            action="Set XDG_STATE_HOME to a folder that can be written to.",
-        ) from error
-    return Path(state) / "lineside" / "plans" / f"{plan_key(bundle, config)[:32]}.json"
+    return plans_folder() / f"{plan_key(bundle, config)[:32]}.json"
 
 
 def plan_key(bundle: Bundle, config: Config) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -152,3 +154,21 @@ class PlacementPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     inputs: str
     remarks: tuple[str, ...] = ()
     measured: tuple[MeasuredAlternative, ...]
+
+
+def plans_folder() -> Path:
+    """Returns the folder of the plans that are kept on this machine; it need not exist.
+
+    The XDG base directory specification names it: ``$XDG_STATE_HOME/lineside/plans``.
+
+    Raises:
+        ConfigError: The user has no home folder, and the variable is not set.
+    """
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise ConfigError(
+            "no folder for plans: this user has no home",
+            action="Set XDG_STATE_HOME to a folder that can be written to.",
+        ) from error
+    return Path(state) / "lineside" / "plans"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import bootstrap
+import scipy
 
 from lineside_converters.gates.statistics import drop_of_map50, drop_of_mean
 from lineside_models.metrics import evaluate
@@ -25,7 +25,7 @@ def test_interval_of_top1_is_scipys_paired_one(frames: int) -> None:
     before = _right(rng, frames, 0.8)
     after = np.where(rng.random(frames) < 0.1, 1 - before, before)
     found = drop_of_mean(before, after, resamples=20_000)
-    theirs = bootstrap(
+    theirs = scipy.stats.bootstrap(
         (before, after),
         lambda a, b, axis=-1: a.mean(axis) - b.mean(axis),
         paired=True,

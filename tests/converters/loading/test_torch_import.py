@@ -137,10 +137,11 @@ def test_what_its_program_says_when_it_fails_is_passed_on(tmp_path: Path, monkey
     program.write_text("#!/bin/sh\necho 'cannot find a tail' >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    before = set(Path(tempfile.gettempdir()).glob("lineside-import-*"))
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     with pytest.raises(ConvertError, match="cannot find a tail"):
         import_pt(path, trust=True)
-    assert set(Path(tempfile.gettempdir()).glob("lineside-import-*")) <= before
+    assert not list(temporary.iterdir())
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

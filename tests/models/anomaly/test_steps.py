@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
-from scipy.spatial.distance import cdist
-from scipy.stats import gamma, genextreme, gumbel_r, lognorm, mannwhitneyu, norm
+import scipy
 
 from lineside_models.anomaly.bank import entries_within, learn_bank
 from lineside_models.anomaly.coreset import choose_spread
@@ -19,7 +19,11 @@ from lineside_models.metrics import auroc
 from lineside_runtime.errors import BadInputFormatError, InputError
 
 
-def _random(rows: int, columns: int, seed: int = 0) -> np.typing.NDArray[np.float32]:
+def _distances(rows: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return scipy.spatial.distance.cdist(rows, others)
+
+
+def _random(rows: int, columns: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
@@ -32,7 +36,7 @@ def test_weights_behind_a_graph_are_read_by_the_onnx_package(tmp_path: Path) -> 
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    weights: dict[str, np.typing.NDArray[Any]] = {
+    weights: dict[str, npt.NDArray[Any]] = {
         "w": _random(1, 300),
         "unused": np.arange(-3, 3, dtype=np.int8).reshape(2, 3),
     }
@@ -57,8 +61,8 @@ def test_a_spread_choice_covers_better_than_chance_and_takes_the_outlier() -> No
     assert len(set(chosen.tolist())) == 40
     assert 777 in chosen
 
-    def worst(kept: np.typing.NDArray[np.int64]) -> float:
-        return float(cdist(features, features[kept]).min(axis=1).max())
+    def worst(kept: npt.NDArray[np.int64]) -> float:
+        return float(_distances(features, features[kept]).min(axis=1).max())
 
     drawn = [worst(np.random.default_rng(seed).choice(2000, 40, replace=False)) for seed in range(5)]
     assert worst(chosen) < min(drawn)
@@ -80,10 +84,10 @@ def test_distances_to_a_bank_are_those_of_scipy_and_can_leave_a_frame_out() -> N
     bank = learn_bank(features, owners, entries=50, seed=1)
     asked = _random(30, 60, seed=2)
     turned = asked @ bank.whiten + bank.shift
-    np.testing.assert_allclose(bank.distances(asked), cdist(turned, bank.vectors).min(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(bank.distances(asked), _distances(turned, bank.vectors).min(axis=1), rtol=1e-3)
     owner = int(bank.owners[0])
     others = bank.vectors[bank.owners != owner]
-    np.testing.assert_allclose(bank.distances(asked, without=owner), cdist(turned, others).min(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(bank.distances(asked, without=owner), _distances(turned, others).min(axis=1), rtol=1e-3)
 
 
 def test_a_kept_feature_is_nearly_at_no_distance_in_int8() -> None:
@@ -100,33 +104,35 @@ def test_a_bank_keeps_to_its_bytes() -> None:
 
 
 def test_the_bar_is_the_wanted_quantile_of_scores_that_are_greatest_values() -> None:
-    drawn = gumbel_r.rvs(loc=20, scale=2, size=(20_000, 1), random_state=0).astype(np.float32)
+    drawn = scipy.stats.gumbel_r.rvs(loc=20, scale=2, size=(20_000, 1), random_state=0).astype(np.float32)
     bar = fit_threshold(drawn, np.arange(len(drawn)), 0.99)
     distance = (bar.value - bar.offsets[0]) / bar.gains[0]
-    assert distance == pytest.approx(float(gumbel_r.ppf(0.99, loc=20, scale=2)), rel=0.02)
+    assert distance == pytest.approx(float(scipy.stats.gumbel_r.ppf(0.99, loc=20, scale=2)), rel=0.02)
     slope, shift = bar.calibration
     scores = 1 / (1 + np.exp(-(slope * np.array(bar.left_out) + shift)))
     assert np.mean(scores < 0.5) == pytest.approx(0.99, abs=0.004)
     assert np.median(scores) == pytest.approx(0.05, abs=1e-3)
 
 
-SHAPES: dict[str, Any] = {
-    "gumbel": gumbel_r(loc=20, scale=2),
-    "gamma": gamma(9, loc=5),
-    "lognormal": lognorm(0.25, scale=20),
-    "normal": norm(20, 2),
-    "bounded": genextreme(0.15, loc=20, scale=2),
+SHAPES: dict[str, tuple[str, tuple[float, ...], dict[str, float]]] = {
+    "gumbel": ("gumbel_r", (), {"loc": 20, "scale": 2}),
+    "gamma": ("gamma", (9,), {"loc": 5}),
+    "lognormal": ("lognorm", (0.25,), {"scale": 20}),
+    "normal": ("norm", (20, 2), {}),
+    "bounded": ("genextreme", (0.15,), {"loc": 20, "scale": 2}),
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("parts", "quantile"), [(8, 0.99), (25, 0.9), (140, 0.95)])
 def test_no_more_new_parts_are_rejected_than_the_quantile_says(shape: str, parts: int, quantile: float) -> None:
-    drawn = SHAPES[shape].rvs(size=(200, parts), random_state=parts)
+    name, values, named = SHAPES[shape]
+    distribution = getattr(scipy.stats, name)(*values, **named)
+    drawn = distribution.rvs(size=(200, parts), random_state=parts)
     rejected = []
     for scores in drawn:
         bar = fit_threshold(scores[:, None].astype(np.float32), np.arange(parts), quantile)
-        rejected.append(SHAPES[shape].sf((bar.value - bar.offsets[0]) / bar.gains[0]))
+        rejected.append(distribution.sf((bar.value - bar.offsets[0]) / bar.gains[0]))
     share = float(np.mean(rejected)) / (1 - quantile)
     assert share < 1.5
     if shape == "gumbel":
@@ -138,9 +144,9 @@ def test_frames_of_one_part_do_not_count_as_parts() -> None:
     rejected = []
     for _ in range(200):
         parts = np.repeat(np.arange(10), 6)
-        scores = gumbel_r.rvs(size=10, random_state=random)[parts] + 0.3 * random.standard_normal(60)
+        scores = scipy.stats.gumbel_r.rvs(size=10, random_state=random)[parts] + 0.3 * random.standard_normal(60)
         bar = fit_threshold(scores[:, None].astype(np.float32), parts, 0.95)
-        new = gumbel_r.rvs(size=500, random_state=random) + 0.3 * random.standard_normal(500)
+        new = scipy.stats.gumbel_r.rvs(size=500, random_state=random) + 0.3 * random.standard_normal(500)
         rejected.append(np.mean(new >= (bar.value - bar.offsets[0]) / bar.gains[0]))
     assert np.mean(rejected) < 1.5 * 0.05
 
@@ -163,7 +169,7 @@ def test_one_picture_again_and_again_gives_no_bar() -> None:
 def test_auroc_is_that_of_scipys_mann_whitney_also_with_ties(levels: int) -> None:
     random = np.random.default_rng(levels)
     good, bad = random.integers(0, levels, 70), random.integers(0, levels, 40) + levels // 3
-    wanted = mannwhitneyu(bad, good).statistic / (70 * 40)
+    wanted = scipy.stats.mannwhitneyu(bad, good).statistic / (70 * 40)
     assert auroc(good, bad) == pytest.approx(wanted, abs=1e-12)
 
 

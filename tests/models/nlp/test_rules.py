@@ -183,6 +183,9 @@ def test_a_schema_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         schema.write_text(broken)
         with pytest.raises(ConfigError, match="schema"):
             load_schema(schema)
+    schema.write_text('name = "own"\n[[fields]]\nname = "a"\nkind = "nummer"\nlabels = ["A"]\n')
+    with pytest.raises(ConfigError, match=r"fields\[0\]\.kind.*`number`.*date, identifier, number, text"):
+        load_schema(schema)
     with pytest.raises(InputNotFoundError, match="certificate, delivery-note"):
         load_schema("certficate")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,17 @@ import torch
 from torch import Tensor
 
 from lineside_models.quantum.circuit import VariationalCircuit
-from lineside_models.quantum.pennylane_circuit import qnode_of
 from lineside_runtime.errors import ConfigError
 
 pytestmark = pytest.mark.torch
 
 BATCH = 5
+
+
+def qnode_of(circuit: VariationalCircuit, **how: Any) -> Any:
+    from lineside_models.quantum.pennylane_circuit import qnode_of as made  # not in processes that only collect: 3 s
+
+    return made(circuit, **how)
 
 
 def circuit_of(qubits: int = 4, layers: int = 3, bond_dimension: int | None = None) -> VariationalCircuit:

@@ -36,7 +36,7 @@ def test_without_a_token_this_machine_passes(host: str) -> None:
 def test_without_a_token_other_names_do_not(host: str) -> None:
     with pytest.raises(RequestError) as caught:
         Access().check("", host)
-    assert caught.value.status == 403
+    assert caught.value.status == 403 and "--token-file" in str(caught.value)
 
 
 def test_a_token_file_is_one_line_that_others_cannot_read(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def load_document_data(
         trained, held = documents, []
     elif not trained or not held:
         raise DatasetError(
-            "too few documents to train on", expected="annotated documents of two groups", actual=len(documents)
+            "too few documents to train on",
+            expected="annotated documents of two groups in the fold train",
+            actual=f"{len(documents)} documents of {len({one.group for one in documents})} groups",
+            action="Annotate more documents, or give documents of different sources different groups.",
         )
     labelled = [one for document in trained for one in labelled_windows(document, windows, labels)]
     labelled = _fewer_empty(labelled, seed)

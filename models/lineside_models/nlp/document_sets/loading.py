@@ -77,7 +77,12 @@ def _document(folder: Path, line: bytes, number: int) -> tuple[str, AnnotatedDoc
         values.setdefault(span.type, set()).add(key)
     for relation in row.relations:
         if not (0 <= relation.head < len(keys) and 0 <= relation.tail < len(keys)):
-            raise DatasetError(f"{where}: relation", expected=f"indices below {len(keys)}", actual=str(relation))
+            raise DatasetError(
+                f"{where}: relation {relation.type!r}",
+                expected=f"head and tail from 0 to {len(keys) - 1}, as indices of entities" if keys else "entities",
+                actual=f"head {relation.head}, tail {relation.tail}",
+                action=f"Correct this line of {ANNOTATIONS}.",
+            )
     pairs = {(one.type, keys[one.head], keys[one.tail]) for one in row.relations}
     document = AnnotatedDocument(
         name=row.file, text=text, group=row.group or row.file, spans=row.entities, values=values, pairs=pairs

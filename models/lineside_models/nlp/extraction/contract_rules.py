@@ -23,7 +23,10 @@ SCORE = 0.5
 CLAUSE = 500
 """Characters around a phrase of the governing law."""
 
-_TITLE = re.compile(r"((?:[A-Z][A-Za-z&,\-']*\s+){0,8}(?:AGREEMENT|Agreement|CONTRACT|Contract|LICENSE))\b")
+_CALLED = r"(?:AGREEMENT|Agreement|CONTRACT|Contract|LICENSE)"
+_TITLE = re.compile(  # neither beyond the empty line below it, nor with "This" of the first sentence
+    rf"((?:(?!(?:This|THIS)\b|{_CALLED}\s*?\n\s*?\n)[A-Z][A-Za-z&,\-']*\s+){{0,8}}{_CALLED})\b"
+)
 _FORMS = r"(?:Inc|Incorporated|Corp|Corporation|LLC|L\.L\.C|Ltd|Limited|LP|L\.P|PLC|plc|GmbH|S\.A|N\.V|B\.V|Company|Co"
 _FORMS += r"|Bank|Trust|LLP|AG|KGaA|University|Pte)\.?"
 COMPANY = re.compile(rf"((?:[A-Z0-9][\w&.'’\-]*,?\s+){{1,7}}{_FORMS})(?!\w)")

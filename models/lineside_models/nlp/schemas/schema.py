@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from lineside_models.nlp.extraction.model_schema import ModelSchema
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -16,6 +17,7 @@ SHIPPED = ("contract", "certificate", "delivery-note", "label")
 """Names of the schemas that lineside ships."""
 
 _BYTES_MAX = 1 << 20
+_ACTION = "Correct the file; docs/guides/documents.md says what it holds."
 
 Kind = Literal["identifier", "date", "number", "text"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$")]
@@ -156,15 +158,16 @@ def load_schema(source: str | Path) -> Schema:
             expected=f"one of {', '.join(SHIPPED)}, or a TOML file",
             action="docs/guides/documents.md says what such a file holds.",
         )
-    data = path.read_bytes()[: _BYTES_MAX + 1]
+    with path.open("rb") as file:
+        data = file.read(_BYTES_MAX + 1)
+    if len(data) > _BYTES_MAX:
+        raise ConfigError(f"schema {path} is too large", expected=f"at most {_BYTES_MAX} bytes", action=_ACTION)
     try:
-        if len(data) > _BYTES_MAX:
-            raise msgspec.ValidationError(f"it is larger than {_BYTES_MAX} bytes")
         return decode_toml(data, type=Schema)
+    except msgspec.ValidationError as error:
+        raise config_error(error, Schema, decode_toml(data), where=f"schema {path}", action=_ACTION) from error
     except msgspec.DecodeError as error:
-        raise ConfigError(
-            f"schema {path}", expected="a schema of a document", actual=str(error), action="Correct the named key."
-        ) from error
+        raise ConfigError(f"schema {path} is not TOML: {error}", action=_ACTION) from error
 
 
 def load_model_schema(source: str | Path) -> ModelSchema:

@@ -7,13 +7,17 @@ ranges of plain numbers, which is what bundles hold, are compared here, and ever
 from __future__ import annotations
 
 import operator
-import re
+from collections.abc import Callable
 
 from lineside_runtime.errors import BundleFormatError
 
-_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
-_CLAUSE = re.compile(r"\s*(>=|<=|<|>)\s*([0-9]+(?:\.[0-9]+)*)\s*")
-_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
+_COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+"""The longer signs first, as each begins with a shorter one."""
 
 
 def allows(wanted: str, version: str) -> bool:
@@ -26,16 +30,36 @@ def allows(wanted: str, version: str) -> bool:
     Raises:
         BundleFormatError: It is no range of versions.
     """
-    clauses = [_CLAUSE.fullmatch(clause) for clause in wanted.split(",")] if wanted else []
-    if not _NUMBERS.fullmatch(version) or not all(clauses):
+    try:
+        have = _numbers(version)
+        held = [_holds(clause.strip(), have) for clause in wanted.split(",")] if wanted else []
+    except ValueError:  # not as plain as that
         return _by_packaging(wanted, version)
-    have = _numbers(version)
-    return all(_COMPARE[clause[1]](have, _numbers(clause[2])) for clause in clauses if clause)
+    return all(held)
+
+
+def _holds(clause: str, have: tuple[int, ...]) -> bool:
+    """Returns whether a version fulfils one clause.
+
+    Raises:
+        ValueError: The clause is no sign and a plain version.
+    """
+    sign = next((sign for sign in _COMPARE if clause.startswith(sign)), None)
+    if sign is None:
+        raise ValueError(clause)
+    return _COMPARE[sign](have, _numbers(clause.removeprefix(sign).lstrip()))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Returns the numbers without zeros at the end, which mean nothing: 1.0 is 1."""
-    numbers = [int(part) for part in version.split(".")]
+    """Returns the numbers without zeros at the end, which mean nothing: 1.0 is 1.
+
+    Raises:
+        ValueError: It has other than numbers with dots between them.
+    """
+    parts = version.split(".")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(version)
+    numbers = [int(part) for part in parts]
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)

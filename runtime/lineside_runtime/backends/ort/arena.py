@@ -19,7 +19,6 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.logs import log
-from lineside_runtime.system import heap
 
 FIRST_BYTES = 64 << 20
 """Only as much of it is resident as was ever used, and 2 MB of the arena's own lists. What it can't hold is taken in
@@ -32,8 +31,8 @@ _GROWS_BY_DOUBLING = 0
 
 
 def share_arena(options: Any) -> None:
-    """Makes a session use the process's arena, where the process saves memory; its weights don't go there."""
-    if heap.saves_memory() and _has_arena():
+    """Makes a session use the process's arena, where ONNX Runtime has one; its weights don't go there."""
+    if _has_arena():
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")

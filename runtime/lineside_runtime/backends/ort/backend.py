@@ -15,7 +15,6 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.ort import providers
 from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
@@ -92,6 +91,8 @@ class OrtBackend(Backend):
         return (*(getattr(vendor, name) for name in ERRORS if hasattr(vendor, name)), *_PYTHON_ERRORS)
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
+        from lineside_runtime.backends.common.error_texts import error_kind  # not before something fails
+
         text = str(error).strip()
         kind: type[LinesideError] | None = error_kind(error) or ERRORS.get(type(error).__name__, {}).get(stage)
         if kind is None and stage == "load" and any(mark in text for mark in _UNREADABLE):

@@ -296,7 +296,7 @@ def register_plugins() -> None:
 def _plugin_packages() -> list[str]:
     """Names of packages that may be plug-ins; each folder is listed once, as this is asked at each start."""
     found: set[str] = set()
-    for place in filter(None, sys.path):
+    for place in dict.fromkeys(filter(None, sys.path)):
         with contextlib.suppress(OSError):  # not a folder, as an archive on the path
             names = os.listdir(place)  # noqa: PTH208  # Path.iterdir would make a path of each of hundreds of names
             wanted = [name for name in names if name == "onnxruntime_qnn" or name.startswith("onnxruntime_ep_")]

@@ -11,13 +11,11 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
-from lineside_runtime.backends.common.operator_times import OperatorTimes
 from lineside_runtime.backends.common.options import operator_library, threads_of
-from lineside_runtime.backends.ort.arena import share_arena
 from lineside_runtime.backends.ort.providers import cuda_card
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, DeviceError
-from lineside_runtime.system import vnni
+from lineside_runtime.system import heap, vnni
 from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import Array, DType
 
@@ -98,6 +96,8 @@ class _Event(msgspec.Struct):
 
 
 def _operator_times(profile: bytes) -> tuple[OperatorTime, ...]:
+    from lineside_runtime.backends.common.operator_times import OperatorTimes  # only who profiles pays for it
+
     sums = OperatorTimes()
     sums.add(
         (event.name.removesuffix(_KERNEL), str(event.args.get("op_name", "")), event.dur)
@@ -129,7 +129,9 @@ def session_options(options: LoadOptions, *, exact_sums: bool | None = None) -> 
     """
     result = onnxruntime.SessionOptions()
     result.inter_op_num_threads = 1
-    if options.calls == 1:
+    if options.calls == 1 and heap.saves_memory():
+        from lineside_runtime.backends.ort.arena import share_arena  # only a device's own process saves memory
+
         share_arena(result)
     exact = vnni.saturates() if exact_sums is None else exact_sums
     result.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from lineside_agent.health.drift.cusum import Cusum, upper_share
 
@@ -14,7 +14,7 @@ from lineside_agent.health.drift.cusum import Cusum, upper_share
 @pytest.mark.parametrize(("count", "frames"), [(0, 100), (1, 500), (9, 500), (250, 500), (499, 500)])
 @pytest.mark.parametrize("risk", [0.05, 3e-4])
 def test_the_bound_is_clopper_and_pearsons(count: int, frames: int, risk: float) -> None:
-    theirs = stats.beta.ppf(1 - risk, count + 1, frames - count)
+    theirs = scipy.stats.beta.ppf(1 - risk, count + 1, frames - count)
     assert upper_share(count, frames, risk=risk) == pytest.approx(theirs, rel=1e-6)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from lineside import quantum
 from lineside.cli import main
-from lineside.quantum import QuantumHead
 from lineside_converters.training.quantum.features import pool_maps, pooled_features, read_fold
 from lineside_models.anomaly.features import features_bundle
 from lineside_models.frame import Frame
@@ -60,7 +60,7 @@ def test_the_bundle_computes_what_the_head_does(bundle: Path, data: Path) -> Non
     report = json.loads((bundle / "report.json").read_text())
     assert report["difference_from_pennylane"] <= 1e-6
     assert report["images"] == {"train": 14, "held": 2}
-    head = QuantumHead.load(opened)
+    head = quantum.QuantumHead.load(opened)
     image = read_image(data / "good" / "9.png")
     with Session(opened, Config(threads=1)) as session:
         inspector = Inspector(session)
@@ -78,7 +78,7 @@ def test_the_bundle_computes_what_the_head_does(bundle: Path, data: Path) -> Non
 
 
 def test_a_loaded_head_is_evaluated_exactly_with_shots_and_with_noise(bundle: Path, data: Path) -> None:
-    head = QuantumHead.load(bundle)
+    head = quantum.QuantumHead.load(bundle)
     assert head.labels == ("board", "good")
     assert head.evaluate(data) == 1
     assert head.evaluate(data, shots=4000, device="default.qubit") == 1
@@ -107,18 +107,18 @@ def test_features_in_numpy_are_those_of_the_graph() -> None:
 
 def test_what_cannot_be_used_is_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not trained"):
-        QuantumHead().optimize(tmp_path / "out")
+        quantum.QuantumHead().optimize(tmp_path / "out")
     with pytest.raises(TrainingError, match="not trained"):
-        QuantumHead().evaluate(data)
+        quantum.QuantumHead().evaluate(data)
     with pytest.raises(TrainingError, match="learning_rate"):
-        QuantumHead(learning_rate=2.0)
+        quantum.QuantumHead(learning_rate=2.0)
     with pytest.raises(BundleFormatError, match="no quantum head"):
-        QuantumHead.load(features_bundle())
+        quantum.QuantumHead.load(features_bundle())
     single = tmp_path / "single"
     (single / "a").mkdir(parents=True)
     cv2.imwrite(str(single / "a" / "0.png"), render("steel", 0, size=(96, 96)).image)
     with pytest.raises(DatasetError):
-        QuantumHead().train(single)
+        quantum.QuantumHead().train(single)
     assert main(["train", "quantum-head", "--data", str(data), "--out", str(bundle)]) != 0
 
 
@@ -127,7 +127,7 @@ def test_a_head_that_has_learned_nothing_becomes_no_bundle(tmp_path: Path) -> No
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(8):
             cv2.imwrite(str(tmp_path / "data" / name / f"{number}.png"), render("steel", number, size=(96, 96)).image)
-    head = QuantumHead(2, 1)
+    head = quantum.QuantumHead(2, 1)
     head.train(tmp_path / "data")
     with pytest.raises(AccuracyGateError, match="hardly better"):
         head.optimize(tmp_path / "out")

@@ -195,5 +195,14 @@ def test_what_does_not_fit_is_refused(work: Path, bundle: Bundle, tmp_path: Path
     (tmp_path / "annotations.jsonl").write_text(json.dumps(row))
     with pytest.raises(DatasetError, match=r"line 1: offsets.*0 to 5"):
         train_document(settings(work, data=(tmp_path,), out=tmp_path / "run"), lambda _: None)
+    row = {"file": "a.txt", "entities": [{"type": "title", "start": 0, "end": 5}]}
+    wrong = row | {"relations": [{"type": "alias_of", "head": 0, "tail": 1}]}
+    for given, reason in (
+        (wrong, "relation 'alias_of'; expected head and tail from 0 to 0.*got head 0, tail 1"),
+        (row, "too few documents.*got 1 documents of 1 groups.*Annotate more"),
+    ):
+        (tmp_path / "annotations.jsonl").write_text(json.dumps(given))
+        with pytest.raises(DatasetError, match=reason):
+            train_document(settings(work, data=(tmp_path,), out=tmp_path / "run"), lambda _: None)
     with pytest.raises(TrainingError, match="frozen_layers"):
         settings(work, frozen_layers=-1)

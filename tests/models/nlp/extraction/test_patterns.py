@@ -12,6 +12,7 @@ from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
 from lineside_models.nlp.extraction.candidate_scoring import shared_scores
+from lineside_models.nlp.extraction.contract_rules import contract_mentions
 from lineside_models.nlp.extraction.form_rules import RUN_LINES, FormRules
 from lineside_models.nlp.extraction.indicators import check_indicators, indicator_features, indicators_of
 from lineside_models.nlp.extraction.logistic import CURVATURE_MIN, LogisticModel, fit_logistic
@@ -254,3 +255,17 @@ def test_line_breaks_and_tabs_become_tokens_with_places_in_the_text(tmp_path: Pa
     assert TEXT[slice(*window.offsets[2])] == "\n" and TEXT[slice(*window.offsets[5])] == "\t"
     with pytest.raises(TrainingError, match="line_breaks"):
         with_line_breaks(json.dumps({"model": {"vocab": {}}, "added_tokens": []}).encode())
+
+
+@pytest.mark.parametrize(
+    ("head", "title"),
+    [
+        ("AGREEMENT\n\nThis Supply Agreement is made", "AGREEMENT"),
+        ("Non-Disclosure Agreement\n\nTHIS AGREEMENT is entered into", "Non-Disclosure Agreement"),
+        ("SUPPLY\n\nAGREEMENT\nThis Agreement", "SUPPLY\n\nAGREEMENT"),
+        ("MASTER LICENSE AGREEMENT\n \nThe Master License Agreement", "MASTER LICENSE AGREEMENT"),
+    ],
+)
+def test_the_title_of_a_contract_ends_before_its_first_sentence(head: str, title: str) -> None:
+    found = contract_mentions(f"{head} between A and B.")
+    assert [head[one.start : one.end] for one in found if one.type == "title"] == [title]
