@@ -239,7 +239,7 @@ def _manifest(model: Path) -> Manifest:
     onnx_facts = read_onnx(model)
     return Manifest(
         name="patch-features",
-        version="2.0.0",
+        version="3.0.0",
         created_at=time_now(),
         task="generic",
         labels=(),
