@@ -6,6 +6,7 @@ Public API. Names are imported on first use, so that ``import lineside`` is fast
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'lineside' has no attribute {name!r}")
-    from lineside_runtime.system.collector import paused
+    module = _MODULES[name]
+    if module not in sys.modules:
+        from lineside_runtime.system.collector import paused
 
-    with paused():
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        with paused():
+            importlib.import_module(module)
+    return getattr(importlib.import_module(module), name)  # waits for a thread that is importing it
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,6 @@ imported only when it is called: ``lineside --help`` loads no engine, no network
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import json
 import logging
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from lineside import __version__
 from lineside.options import CommandParser
 from lineside_runtime.errors import ConfigError, DiskFullError, InputError, InputNotFoundError, LinesideError
+from lineside_runtime.files import is_disk_full
 
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
@@ -130,7 +130,7 @@ def _of_option(arguments: Sequence[str], error: LinesideError) -> LinesideError:
 
 def _file_error(error: OSError) -> LinesideError | None:
     """Returns the error for a file that can't be read or written and that nobody checked, or ``None``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         action = "Free some space, and run the command again."
         return DiskFullError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", action=action)
     if error.filename is None or isinstance(error.filename, int):

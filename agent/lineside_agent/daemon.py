@@ -215,7 +215,7 @@ class Daemon:
         status = status_of(self._parts, source_finished=finished)
         write_status(self._status_path, status)
         if self._parts.screen is not None:
-            self._parts.screen.show(status)
+            self._parts.screen.update_status(status)
 
 
 def _in_use(folder: Path) -> ConfigError:

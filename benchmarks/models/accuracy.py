@@ -25,15 +25,8 @@ from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
 from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import find
-from lineside_converters.evaluation.good_parts import (
-    GoodParts,
-    PartStrengths,
-    factor_of,
-    rate,
-    simulated,
-    strengths,
-    templates,
-)
+from lineside_converters.evaluation.good_parts import GoodParts, simulated, templates
+from lineside_converters.evaluation.part_verdicts import PartStrengths, factor_of, rate, strengths
 from lineside_converters.gates.statistics import interval_of_f1, interval_of_map50, interval_of_ratio
 from lineside_models import zoo
 from lineside_models.datasets import Dataset, load_dataset

@@ -30,7 +30,8 @@ from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_converters.data.calibration_data import annotated_frame, gather_inputs
 from lineside_converters.evaluation import bundle_accuracy
-from lineside_converters.evaluation.good_parts import strengths, templates
+from lineside_converters.evaluation.good_parts import templates
+from lineside_converters.evaluation.part_verdicts import strengths
 from lineside_converters.formats import ENGINES, MAKERS, ConversionRequest
 from lineside_converters.gates.statistics import interval_of_map50
 from lineside_converters.graph.cleanup import clean_graph

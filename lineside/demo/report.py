@@ -18,6 +18,7 @@ from lineside.demo.count import DemoEvent, DemoRow
 from lineside_converters.reports.templating import render
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
+from lineside_models.image_file import encode_jpeg
 from lineside_models.inspection import Detection
 from lineside_runtime.files import write_atomic
 from lineside_runtime.reports.svg import bars
@@ -160,13 +161,12 @@ def _choose(results: Sequence[DemoRow], annotated: dict[int, UInt8Array]) -> lis
 
 
 def _picture(row: DemoRow, image: UInt8Array) -> dict[str, Any]:
-    _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     found = ", ".join(f"{name} {score:.2f}" for name, score, *_ in row.detections[:4])
     more = len(row.detections) - 4
     return {
         "part_id": row.part_id,
         "verdict": row.verdict,
-        "jpeg": base64.b64encode(jpeg.tobytes()).decode(),
+        "jpeg": base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode(),
         "found": (found + (f" and {more} more" if more > 0 else "")) or row.error or "no defect found",
     }
 

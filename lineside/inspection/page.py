@@ -8,10 +8,10 @@ import dataclasses
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.image_file import encode_jpeg
 from lineside_models.inspection import Inspection
 from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.reports.markup import document, header, section, tiles
@@ -63,7 +63,7 @@ class VerdictPage:
         wrong += [one.summary for one in verdict.readings if not one.accepted]
         fine = "no defect found" if verdict.anomaly_score is None else f"score {score:.2f}"
         caption = ", ".join(filter(None, [types, *wrong])) or fine
-        jpeg = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        jpeg = encode_jpeg(drawn, JPEG_QUALITY)
         self._pictures.append(_Picture(rank, verdict.verdict, f"{verdict.part_id or 'frame'}: {caption}", jpeg))
         self._pictures.sort(key=lambda one: one.rank)
         del self._pictures[SHOWN:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lineside_runtime.errors import ConfigError, DiskFullError, MissingExtraError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, is_disk_full
 
 BATCH_ROWS = 10_000
 
@@ -46,7 +45,7 @@ def export_table(rows: Iterator[TableRow], path: Path, columns: ColumnTypes, *, 
         written = writers[path.suffix](rows, temporary, columns)
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(path=str(path)) from error
         raise
     finally:

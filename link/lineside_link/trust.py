@@ -18,7 +18,6 @@ checked against its manifest.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ from lineside_runtime.errors import (
     StoreError,
     TargetNotFoundError,
 )
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, is_disk_full
 
 _BASE = "lineside:"
 
@@ -237,6 +236,6 @@ def _tuf_errors_mapped(what: str) -> Iterator[None]:
         kind = next(MAPPED[base] for base in type(error).__mro__ if base in MAPPED)
         raise kind(f"{what}: {error}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise DiskFullError(f"no room for the metadata of {what}") from error

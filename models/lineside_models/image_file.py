@@ -1,4 +1,4 @@
-"""Decode untrusted image files: their size is read from the header and bounded before the pixels are unpacked.
+"""Encode image files, and decode untrusted ones: their size is bounded before the pixels are unpacked.
 
 A PNG of 400 KB can contain 400 megapixels, and OpenCV's own limit is a gigapixel.
 """
@@ -50,6 +50,21 @@ def decode_image(
     if image is None:
         raise ValueError("it is damaged")
     return np.asarray(image)
+
+
+def encode_jpeg(image: npt.NDArray[np.uint8], quality: int, *, side_max: int | None = None) -> bytes:
+    """Encodes ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
+
+    Args:
+        quality: 1 to 100.
+        side_max: Of the longer side, in pixels: a larger image is made smaller; ``None`` for no limit.
+    """
+    height, width = image.shape[:2]
+    scale = 1.0 if side_max is None else side_max / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
 def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False) -> npt.NDArray[np.uint8]:

@@ -134,9 +134,19 @@ def prepare_batch(images: Sequence[UInt8Array], how: Preprocess) -> tuple[Batch,
     )
 
 
+def to_grey(image: UInt8Array) -> UInt8Array:
+    """Returns an image as ``(H, W) uint8``: itself if it is grey, else its luma.
+
+    Raises:
+        BadInputFormatError: It is no image.
+    """
+    image = check_image(image)
+    return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
 def _convert(image: UInt8Array, colour: str) -> UInt8Array:
     if colour == "grey":
-        return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        return to_grey(image)
     if image.ndim == 2:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
     return image if colour == "bgr" else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

@@ -13,6 +13,11 @@ from pathlib import Path
 from lineside_runtime.errors import ConfigError, DiskFullError, LinesideError
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Returns whether a write failed for lack of room: the disk is full, or the user's quota is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes a rename inside ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -41,6 +46,44 @@ def file_lock(path: Path, *, mode: int = 0o644, refusal: LinesideError | None = 
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Makes a hidden folder beside ``out`` that only this user can enter, and removes it afterwards.
+
+    What processes that were killed have left there of the same name is removed first.
+    """
+    import glob  # only who writes needs them
+    import shutil
+
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.????????.tmp"):
+        with contextlib.suppress(OSError):  # another process works in it, or has ended meanwhile
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+    folder, lock = _locked_folder(out)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(out: Path) -> tuple[Path, int]:
+    """Makes the folder with a lock that tells others that this process lives."""
+    import tempfile
+
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # another process may have removed it before the lock was held
+            return folder, lock
+        os.close(lock)
 
 
 def ensure_writable(path: Path) -> None:
@@ -114,7 +157,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(path=str(path), needed_bytes=len(data)) from error
         raise
     fsync_folder(path.parent)

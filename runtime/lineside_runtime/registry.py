@@ -16,6 +16,7 @@ import msgspec
 from lineside_runtime.backend import Backend
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
+from lineside_runtime.system.collector import paused
 
 PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "mnn", "torch")
 """The engines in the order in which they are tried for one kind of device; those of entry points follow by name."""
@@ -228,7 +229,8 @@ def _import(name: str) -> Backend:
     target, install = _target(name)
     module, _, attribute = target.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
+        with paused():
+            factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, OSError) as error:  # OSError: a native library that it wraps is missing
         raise EngineMissingError(f"engine {name!r} cannot be imported: {error}", action=_sentence(install)) from error
     if not (isinstance(factory, type) and issubclass(factory, Backend)):

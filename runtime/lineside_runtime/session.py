@@ -27,7 +27,6 @@ from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan, plans_folder
 from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import DeviceShare, Prediction
-from lineside_runtime.system import collector
 from lineside_runtime.tensors import Array, InputCheck
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ class Session:
         self._absent_noted: set[str] = set()
         self._cache = _cache(self._config)
         try:
-            with collector.paused():  # an engine is imported
-                self._serving = self._open(bundle, None)
+            self._serving = self._open(bundle, None)
         except BaseException:
             if self._cache is not None:
                 self._cache.close()

@@ -220,7 +220,7 @@ def test_wpa_key_is_the_standards() -> None:
 )
 def test_settings_that_would_break_a_file_are_refused(changes: dict[str, Any]) -> None:
     values: dict[str, Any] = {"hostname": "cam-07", **changes}
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
         FirstBootSettings(**values).checked()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy
 
-from lineside_converters.evaluation.good_parts import PartStrengths, rate
+from lineside_converters.evaluation.part_verdicts import PartStrengths, rate
 from lineside_converters.gates.statistics import interval_of_f1, interval_of_map50, interval_of_ratio
 from lineside_models.metrics import evaluate, wilson
 from lineside_models.postprocess import Candidates

@@ -31,6 +31,7 @@ from lineside_models.labels import LABELS
 from lineside_runtime.bundle import Bundle, open_bundle, time_now
 from lineside_runtime.bundle.install import staging_folder
 from lineside_runtime.errors import BundleFormatError, InputError, LinesideError
+from lineside_runtime.files import scratch_folder
 from lineside_runtime.session import Session
 from tests.converters import nets
 from tests.peers.waiting import wait_for
@@ -239,3 +240,16 @@ def test_what_a_killed_process_left_is_removed_and_what_it_moved_aside_comes_bac
     with staging_folder(out) as first, staging_folder(out) as second:
         assert first.is_dir() and second.is_dir()
         assert out.is_dir() and {path.name for path in tmp_path.iterdir()} == {out.name, first.name, second.name}
+
+
+def test_an_old_bundle_that_a_killed_replacement_left_beside_the_new_one_is_removed(tmp_path: Path) -> None:
+    aside, living, out = tmp_path / ".made.abcdefgh.old", tmp_path / ".made.ijklmnop.old", tmp_path / "made"
+    for folder in (aside, living, out):
+        folder.mkdir()
+        (folder / "whose").write_text(folder.name)
+    with scratch_folder(out) as replacing:
+        living.rename(replacing.with_suffix(".old"))  # of a process that lives
+        with staging_folder(out):
+            assert not aside.exists()
+            assert replacing.with_suffix(".old").exists()
+    assert (out / "whose").read_text() == "made"

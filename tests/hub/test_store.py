@@ -40,6 +40,7 @@ from lineside_runtime.errors import (
     RollbackAttackError,
     SignatureError,
 )
+from lineside_runtime.files import scratch_folder
 from tests.hub.sources import device
 from tests.worlds.hub import make_repository
 
@@ -225,6 +226,18 @@ def test_without_the_root_keys_devices_take_it_for_a_rollback_until_they_are_bro
         (tmp_path / "again" / "keys" / path.name).write_bytes(path.read_bytes())
     assert main(["hub", "keys", "rotate", "snapshot", "timestamp", "--hub", str(tmp_path / "again")]) == 0
     device(again, tmp_path / "device").fetch_target(first.ref.target, first.ref.sha256)
+
+
+def test_a_backup_removes_what_a_killed_one_left_and_leaves_a_running_one_alone(
+    repository: Repository, tmp_path: Path
+) -> None:
+    out, killed = tmp_path / "hub.tar", tmp_path / ".hub.tar.abcdefgh.tmp"
+    killed.mkdir()
+    (killed / "hub.sqlite").write_bytes(b"half a copy")
+    with scratch_folder(out) as running:
+        backup(repository.folder, out)
+        assert running.is_dir() and not killed.exists()
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def test_an_encrypted_root_key_needs_its_passphrase_for_the_restore(tmp_path: Path) -> None:

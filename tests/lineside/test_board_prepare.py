@@ -106,7 +106,7 @@ def test_image_goes_onto_a_card_in_the_same_command(
     ("changes", "extra", "words"),
     [
         ({"board": "rpi6"}, [], "[7001] no profile"),
-        ({"name": "cam 07"}, [], "host name"),
+        ({"name": "cam 07"}, [], "[2001] --name"),
         ({"group": "line-9"}, [], "no group 'line-9'; expected line-3"),
         ({"hub": None}, [], "the device has no identity"),
         ({"image": "/absent.img"}, [], "[2002]"),

@@ -75,24 +75,19 @@ ONLY_WHERE_NEEDED = (
 """What a session that serves one model on one device does without."""
 
 PLAIN_SESSION = """
-import gc, sys, numpy
+import sys, numpy
 from lineside import Config, Session
 
 with Session("surface-12", Config(threads=1)) as session:
     session.predict(numpy.zeros((1, 1, 224, 224), numpy.float32))
-    print(gc.isenabled(), *sys.modules)
+    print(*sys.modules)
 """
 
 
-@pytest.mark.parametrize("collects", [True, False])
-def test_plain_session_loads_no_more_than_it_needs_and_leaves_the_collector_alone(
-    tmp_path: Path, collects: bool
-) -> None:
-    before = "" if collects else "import gc; gc.disable()"
+def test_plain_session_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", f"{before}\n{PLAIN_SESSION}"]
+    command = [sys.executable, "-c", PLAIN_SESSION]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
-    assert printed[0] == str(collects)
     assert "lineside_runtime.session" in printed
     assert not set(ONLY_WHERE_NEEDED) & set(printed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
@@ -16,6 +15,7 @@ import numpy as np
 
 from lineside_agent.cameras.base import Camera, EncodedFrame, LostFrame, RawShot, Shot, decoded
 from lineside_runtime.errors import CameraError
+from lineside_runtime.files import is_disk_full
 
 log = logging.getLogger("lineside.camera")
 
@@ -120,6 +120,6 @@ class FileNumbers:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             log.error("which file has which number can't be written down: %s", error)

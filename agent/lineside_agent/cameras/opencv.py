@@ -110,8 +110,8 @@ def _capture(source: str | int, backend: int) -> Iterator[cv2.VideoCapture]:
     try:
         if not capture.isOpened():
             place = f"/dev/video{source}" if isinstance(source, int) else source
-            cure = "`lineside camera ls` lists cameras" if isinstance(source, int) else "it must be a video file"
-            action = f"Check $.camera: {cure}."
+            hint = "`lineside camera ls` lists cameras" if isinstance(source, int) else "it must be a video file"
+            action = f"Check $.camera: {hint}."
             raise CameraError(f"{place} can't be opened", action=action)
         yield capture
     finally:

@@ -116,11 +116,9 @@ def try_camera(
 
 def write_jpeg(frame: Frame, path: Path) -> None:
     """Writes a frame as a JPEG."""
-    import cv2
+    from lineside_models.image_file import encode_jpeg
 
-    done, data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     try:
-        if done:
-            write_atomic(path, data.tobytes())
+        write_atomic(path, encode_jpeg(frame.image, 90))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", action="Give another --out.") from error

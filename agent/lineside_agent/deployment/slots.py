@@ -15,14 +15,13 @@ A slot is unmade in the opposite order in which it is made: the digest goes firs
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 
 from lineside_agent.deployment.machine import Slot
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, InputNotFoundError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.files import fsync_folder, is_disk_full, write_atomic
 
 _WANTED, _DIGEST, _BUNDLE = "wanted", "digest", "bundle"
 
@@ -72,7 +71,7 @@ class Slots:
         try:
             bundle.mkdir(exist_ok=True)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise DiskFullError(path=str(bundle)) from error
             raise
         return bundle

@@ -40,18 +40,6 @@ CREATE INDEX IF NOT EXISTS interactions_oldest ON interactions (label) WHERE lab
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 
-_FROM_OLDER = """
-INSERT INTO interactions (user_id, item_id, at_ns, label, answer, propensity, bundle)
-SELECT answers.user, shown.item, answers.at_ns AS at_ns, 0, shown.answer, shown.propensity, answers.bundle
-FROM shown JOIN answers ON answers.id = shown.answer
-UNION ALL
-SELECT chosen.user, chosen.item, chosen.at_ns, 1, chosen.answer, shown.propensity, coalesce(answers.bundle, '')
-FROM chosen LEFT JOIN answers ON answers.id = chosen.answer
-LEFT JOIN shown ON shown.answer = chosen.answer AND shown.item = chosen.item
-ORDER BY at_ns
-"""
-"""Of the first release with recommendations, whose rows had no common number."""
-
 _INSERT = (
     "INSERT INTO interactions (user_id, item_id, at_ns, label, answer, propensity, bundle) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
@@ -88,16 +76,12 @@ class InteractionLog:
         self._acked = min(int(known["acked"]), self._last_seq)
 
     def _prepare(self) -> None:
-        """Makes the tables where they are missing, in one transaction with the rows of an older release."""
+        """Makes the tables where they are missing, in one transaction."""
         with self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?), ('acked', 0)", (secrets.token_hex(8),))
-            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'shown'").fetchone():
-                connection.execute(_FROM_OLDER)
-                connection.execute("DROP TABLE shown")
-                connection.execute("DROP TABLE chosen")
 
     def history(self, user: str, limit: int) -> list[str]:
         """Returns the last items that a user chose here, oldest first."""

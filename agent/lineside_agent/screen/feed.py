@@ -16,6 +16,7 @@ import numpy as np
 from lineside_agent.line_io.codes import defect_types
 from lineside_link.messages import ResultRow, View
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.image_file import encode_jpeg
 
 REJECTS_MAX = 50
 
@@ -33,9 +34,8 @@ kept whatever its size."""
 PARTS_KEPT = 8
 """Published parts whose images are kept, for browsers that fetch late."""
 
-IMAGE_SIDE_MAX = 1024
-THUMBNAIL_SIDE_MAX = 240
-IMAGE_QUALITY, THUMBNAIL_QUALITY = 85, 75
+IMAGE_SIDE_MAX, IMAGE_QUALITY = 1024, 85
+THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY = 240, 75
 
 BOXES_MAX = 100
 """Boxes of an image that are drawn, the surest first."""
@@ -115,7 +115,7 @@ class PartFeed:
     def add_older(self, found: Iterable[tuple[ResultRow, UInt8Array | None, str]]) -> None:
         """Takes parts of the time before this start, newest first, with their image and mark."""
         for row, image, mark in found:
-            thumbnail = None if image is None else as_jpeg(image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+            thumbnail = None if image is None else thumbnail_jpeg(image)
             with self._lock:
                 if len(self._rejects) >= REJECTS_MAX:
                     return
@@ -131,14 +131,14 @@ class PartFeed:
             if part is None:
                 break
             image = part.frames[0].image if part.frames else None
-            thumbnail = None if image is None else as_jpeg(image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+            thumbnail = None if image is None else thumbnail_jpeg(image)
             with self._lock:
                 self._rejects.append(Reject(part.number, part.row, thumbnail))
                 self._reject_count += 1
         latest = self._latest
         if not has_viewers or latest is None or (self.published and self.published.number == latest.number):
             return
-        images = tuple(as_jpeg(frame.image, IMAGE_SIDE_MAX, IMAGE_QUALITY) for frame in in_order(latest))
+        images = tuple(page_jpeg(frame.image) for frame in in_order(latest))
         with self._lock:
             self._shown[latest.number] = (latest.row, images)
             while len(self._shown) > PARTS_KEPT:
@@ -199,22 +199,18 @@ def in_order(part: Part) -> list[Frame]:
     return sorted(part.frames, key=lambda frame: order.get(frame.source, 0))
 
 
-def as_jpeg(image: UInt8Array, side_max: int, quality: int) -> bytes:
-    """Encodes an image, ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``; a larger one is made smaller.
+def page_jpeg(image: UInt8Array) -> bytes:
+    """Encodes the image of a part for a page."""
+    return encode_jpeg(image, IMAGE_QUALITY, side_max=IMAGE_SIDE_MAX)
 
-    Args:
-        side_max: Of the longer side, in pixels.
-    """
-    height, width = image.shape[:2]
-    scale = side_max / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+def thumbnail_jpeg(image: UInt8Array) -> bytes:
+    """Encodes the thumbnail of a part for a list."""
+    return encode_jpeg(image, THUMBNAIL_QUALITY, side_max=THUMBNAIL_SIDE_MAX)
 
 
 def from_jpeg(data: bytes) -> UInt8Array:
-    """Decodes an image of `as_jpeg` to ``(H, W, 3) uint8`` BGR."""
+    """Decodes a JPEG of this program to ``(H, W, 3) uint8`` BGR."""
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 

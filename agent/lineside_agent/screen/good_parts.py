@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_agent.config import AgentConfig
-from lineside_agent.screen.feed import as_jpeg, from_jpeg
+from lineside_agent.screen.feed import from_jpeg
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_queries import CHALLENGE, RecordQuery, rows
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.image_file import encode_jpeg
 from lineside_runtime.errors import InputNotFoundError
 
 KEPT = 32
@@ -102,7 +103,7 @@ class RecentGoodParts:
         if waiting is None:
             return
         row, frames = waiting
-        made = [GoodPart(row, frame.source, as_jpeg(frame.image, SIDE_MAX, QUALITY)) for frame in frames]
+        made = [GoodPart(row, frame.source, encode_jpeg(frame.image, QUALITY, side_max=SIDE_MAX)) for frame in frames]
         with self._lock:
             self._kept.extend(made)
 

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg, in_order, part_fields, verdict_of
+from lineside_agent.screen.feed import in_order, page_jpeg, part_fields, verdict_of
 from lineside_agent.screen.good_parts import SimilarPart
-from lineside_agent.screen.heat import heat_picture
+from lineside_agent.screen.heat_map import heat_picture
 from lineside_agent.screen.marks import MarkedBox, MarkKind, kind_of, note_of
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.record_files import database
@@ -93,16 +93,20 @@ class ScreenRecords:
 
     def recent_image(self, source: str, sequence: int, view: int) -> bytes | None:
         """Returns the image of a part that has just come, as JPEG; ``None`` if it has made way."""
+        image = self._recent(source, sequence, view)
+        return None if image is None else page_jpeg(image)
+
+    def _recent(self, source: str, sequence: int, view: int) -> UInt8Array | None:
         part = self._screen.feed.hold(source, sequence)
         frames = [] if part is None else in_order(part)
-        return as_jpeg(frames[view].image, IMAGE_SIDE_MAX, IMAGE_QUALITY) if 0 <= view < len(frames) else None
+        return frames[view].image if 0 <= view < len(frames) else None
 
     def heat(self, source: str, sequence: int, view: int) -> bytes:
         """Returns a record's image under its heat map, as JPEG. The model runs once more for it.
 
         Raises:
             InputNotFoundError: The image was not kept.
-            ConfigError: As `lineside_agent.screen.heat.heat_picture`.
+            ConfigError: As `lineside_agent.screen.heat_map.heat_picture`.
         """
         row, _ = self._find(source, sequence)
         return heat_picture(self._screen, row, view, self._full_image(source, sequence, view))
@@ -121,11 +125,10 @@ class ScreenRecords:
         path = self.image(source, sequence, view)
         if path is not None and (image := cv2.imread(str(path), cv2.IMREAD_COLOR)) is not None:
             return np.asarray(image, np.uint8)
-        part = self._screen.feed.hold(source, sequence)
-        frames = [] if part is None else in_order(part)
-        if not 0 <= view < len(frames):
+        recent = self._recent(source, sequence, view)
+        if recent is None:
             raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
-        return frames[view].image
+        return recent
 
     def mark(
         self, source: str, sequence: int, kind: MarkKind | None, box: MarkedBox | None, *, by: str

@@ -19,11 +19,11 @@ from starlette.routing import Route
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_agent.screen.feed import Part, Reject, part_fields
 from lineside_agent.screen.guard import COOKIE, Guard
-from lineside_agent.screen.heat import LiveHeat
+from lineside_agent.screen.heat_map import LiveHeat
 from lineside_agent.screen.marks import MarkedBox, MarkKind
 from lineside_agent.screen.people import SESSION_MAX_S, Visitor
 from lineside_agent.screen.records import ScreenRecords
-from lineside_agent.screen.route_kit import (
+from lineside_agent.screen.routing import (
     RouteContext,
     RouteRule,
     jpeg_response,
@@ -160,7 +160,7 @@ class ScreenRoutes(RouteContext):
     async def _stream(self, request: Request) -> AsyncIterator[bytes]:
         screen, shown, state_s = self.screen, -1, 0.0
         news = screen.viewers.add()
-        screen.look()
+        screen.request_encoding()
         try:
             loop = asyncio.get_running_loop()
             while not screen.is_ending and self._guard.visitor(request, acts=False).may("watch"):

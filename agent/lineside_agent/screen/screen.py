@@ -51,9 +51,9 @@ class Screen:
         """Takes a record and its images, after the line was told its verdict."""
         self._state.observe(row, frames)
 
-    def show(self, status: Mapping[str, Any]) -> None:
+    def update_status(self, status: Mapping[str, Any]) -> None:
         """Takes the agent's status, as for ``status.json``."""
-        self._state.show(status)
+        self._state.update_status(status)
 
     def close(self) -> None:
         """Ends streams and threads."""

@@ -79,7 +79,7 @@ class ScreenState:
         self.agent, self.config = agent, config
         self.active, self.archive = active, archive
         self.flush, self.send_image = flush, send_image
-        self.feed = PartFeed(self._wake)
+        self.feed = PartFeed(self.request_encoding)
         self.good_parts = RecentGoodParts(agent, archive)
         self.shift = ShiftCounters(config.shift_starts)
         self.observers: list[Callable[[ResultRow, Sequence[Frame]], None]] = []
@@ -127,7 +127,7 @@ class ScreenState:
         for observer in self.observers:
             observer(row, frames)
 
-    def show(self, status: Mapping[str, Any]) -> None:
+    def update_status(self, status: Mapping[str, Any]) -> None:
         """Takes the agent's status, about twice a second; called in the agent's main thread."""
         now_s, now_ns = time.monotonic(), time.time_ns()
         if now_s - self._board_look_s >= BOARD_LOOK_S or not self._board:
@@ -208,8 +208,8 @@ class ScreenState:
 
     # The worker thread.
 
-    def _wake(self) -> None:
-        """Has the feed encoded by the worker, unless it is about to."""
+    def request_encoding(self) -> None:
+        """Has the feed encoded by the worker, unless it is about to: for a new part, or a new viewer of the last."""
         if self._work_due.is_set() or self._stop.is_set():
             return
         self._work_due.set()
@@ -223,10 +223,6 @@ class ScreenState:
         self.feed.encode(has_viewers=self.viewers.count > 0)
         self.good_parts.encode()
         self.viewers.notify()
-
-    def look(self) -> None:
-        """Shows a new viewer the last part."""
-        self._wake()
 
     def _read_older(self) -> None:
         """Counts the running shift and shows the last rejects, as after a restart."""

@@ -57,16 +57,16 @@ class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not _HOSTNAME.fullmatch(self.hostname):
             expected = "lower-case letters, digits and -, at most 63: it is the host name"
-            raise ConfigError("--name", expected=expected, actual=self.hostname)
+            raise ConfigError("hostname", expected=expected, actual=self.hostname)
         if not _USER.fullmatch(self.user) or (self.user in _NEVER and not (root and self.user == "root")):
-            raise ConfigError("--user", expected=f"a Linux user's name, not {' or '.join(_NEVER)}", actual=self.user)
+            raise ConfigError("user", expected=f"a Linux user's name, not {' or '.join(_NEVER)}", actual=self.user)
         if self.password_hash and not re.fullmatch(r"\$[56y]\$[^\s:]+", self.password_hash):
-            raise ConfigError("--password-hash-file", expected="a hash as `openssl passwd -6` prints it")
+            raise ConfigError("password_hash", expected="a hash as `openssl passwd -6` prints it")
         for key in self.ssh_keys:
             if not _KEY.fullmatch(key):
-                raise ConfigError("--ssh-key", expected="a line as in id_ed25519.pub", actual=key[:24])
+                raise ConfigError("ssh_keys", expected="a line as in id_ed25519.pub", actual=key[:24])
         if self.wifi is not None and not _COUNTRY.fullmatch(self.wifi.country):
-            raise ConfigError("--wifi-country", expected="two letters, such as DE", actual=self.wifi.country)
+            raise ConfigError("wifi.country", expected="two letters, such as DE", actual=self.wifi.country)
         return self
 
 
@@ -83,9 +83,9 @@ def wpa_key(ssid: str, password: str) -> str:
     if re.fullmatch(r"[0-9a-fA-F]{64}", password):
         return password.lower()
     if not 1 <= len(ssid.encode()) <= 32 or not ssid.isprintable():
-        raise ConfigError("--wifi", expected="1 to 32 bytes of printable text", actual=f"{len(ssid.encode())} bytes")
+        raise ConfigError("wifi.ssid", expected="1 to 32 bytes of printable text", actual=f"{len(ssid.encode())} bytes")
     if not (8 <= len(password) <= 63 and password.isascii() and password.isprintable()):
-        raise ConfigError("--wifi-password-file", expected="8 to 63 printable ASCII characters")
+        raise ConfigError("password", expected="8 to 63 printable ASCII characters")
     return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid.encode(), 4096, 32).hex()
 
 

@@ -18,16 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Final, NamedTuple, TypeVar
 
-import msgspec
-
 from lineside_converters.cluster.connection import connect
-from lineside_runtime.errors import ClusterError, LinesideError, TrainingError
+from lineside_converters.settings import CheckedSettings
+from lineside_runtime.errors import ClusterError, LinesideError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class TaskCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TaskCluster(CheckedSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Cores that tasks run on.
 
     Attributes:
@@ -42,14 +41,8 @@ class TaskCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("max_failures", 0)):
-            if getattr(self, name) < least:
-                raise TrainingError(
-                    f"{name} is not usable",
-                    expected=f"{least} or more",
-                    actual=getattr(self, name),
-                    action="Give another value.",
-                )
+        self._check("workers", self.workers >= 1, "1 or more")
+        self._check("max_failures", self.max_failures >= 0, "0 or more")
 
 
 class TaskRunner:

@@ -26,14 +26,13 @@ from lineside_converters.evaluation.figures import (
     WorstFrame,
 )
 from lineside_converters.evaluation.frame_tasks import find_in_tasks
-from lineside_converters.evaluation.good_parts import (
+from lineside_converters.evaluation.good_parts import simulated, templates
+from lineside_converters.evaluation.part_verdicts import (
     JUDGED,
     Floats,
     PartStrengths,
     good_or_bad,
-    simulated,
     strengths,
-    templates,
     with_faults,
 )
 from lineside_converters.evaluation.predictions import write_predictions

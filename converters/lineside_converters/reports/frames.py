@@ -6,13 +6,11 @@ import base64
 import dataclasses
 from collections.abc import Sequence
 
-import cv2
-import numpy as np
-
 from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
+from lineside_models.image_file import encode_jpeg
 from lineside_models.inspection import Detection
 
 SHOWN_MAX = 12
@@ -68,9 +66,4 @@ def draw_frames(
 def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
     """Returns a small frame in base64, with the detections drawn unless they are of the whole frame."""
     drawn = image if whole else annotate(image, found)
-    scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(drawn.shape[1] * scale)), max(1, round(drawn.shape[0] * scale)))
-        drawn = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, jpeg = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return base64.b64encode(jpeg.tobytes()).decode()
+    return base64.b64encode(encode_jpeg(drawn, JPEG_QUALITY, side_max=SIDE_MAX)).decode()

@@ -19,9 +19,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from lineside_converters.settings import CheckedSettings
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
@@ -33,7 +34,7 @@ _OF_THE_CALL = ("out", "resume", "overwrite")  # they belong to one call, not to
 _PATHS = ("data", "out", "start")
 
 
-class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainingSettings(CheckedSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of every training.
 
     Attributes:
@@ -87,12 +88,6 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         self._check("val_share", 0.01 <= self.val_share <= 0.5, "between 0.01 and 0.5")
         self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
         self._check("threads", self.threads >= 1, "1 or more")
-
-    def _check(self, name: str, good: bool, expected: str) -> None:
-        if not good:
-            raise TrainingError(
-                f"{name} is not usable", expected=expected, actual=getattr(self, name), action="Give another value."
-            )
 
     @property
     def first_model(self) -> Path | None:

@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import re
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +38,7 @@ from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
 from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError, SignatureError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.files import fsync_folder, is_disk_full, scratch_folder, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
 
@@ -99,8 +97,8 @@ def backup(
     count = 0
     local = chunks and not (hub / "chunks.url").exists()
     try:
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=out.resolve().parent) as scratch:
-            copy = _copy_database(hub, Path(scratch))
+        with scratch_folder(out.resolve()) as scratch:
+            copy = _copy_database(hub, scratch)
             with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(hub):
                 tar.add(copy, arcname=hub_database.NAME)
                 for path in _files(hub, chunks=local, offline_keys=offline_keys):
@@ -192,7 +190,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
         fsync_folder(folder)
     except BaseException as error:
         _clear(folder)  # so that the next attempt finds it empty
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise DiskFullError(path=str(folder)) from error
         raise
     return report

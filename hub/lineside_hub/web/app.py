@@ -288,16 +288,11 @@ def _error_response(
         return HTMLResponse(dashboard.templates.get_template("message.html").render(error=fields), status)
     if dashboard is None or request.url.path.startswith(f"{API}/") or request.method != "GET":
         return Response(msgspec.json.encode(fields), status, media_type=_JSON)
-    entries = [entry for entry in dashboard.navigation if principal is not None and principal.may(entry.role)]
-    page = dashboard.templates.get_template("error.html").render(
-        error=fields, status=status, principal=principal or Principal(), navigation=entries, path="", url=""
-    )
+    page = dashboard.render("error.html", principal or Principal(), error=fields, status=status, path="", url="")
     return HTMLResponse(page, status)
 
 
-def make_app(
-    dashboard: Dashboard, routes: tuple[DashboardRoute, ...], runner: RouteRunner, policy: OriginPolicy
-) -> ASGIApp:
+def make_app(dashboard: Dashboard, runner: RouteRunner, policy: OriginPolicy) -> ASGIApp:
     """Returns the application."""
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -319,14 +314,7 @@ def make_app(
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=400)
 
-    by_path: dict[str, list[DashboardRoute]] = {}
-    for route in routes:
-        by_path.setdefault(route.path, []).append(route)
-    table = [
-        Route(path, runner.endpoint(route), methods=[route.method])
-        for path, group in by_path.items()
-        for route in group
-    ]
+    table = [Route(route.path, runner.endpoint(route), methods=[route.method]) for route in dashboard.routes]
     app = Starlette(
         routes=[*table, Mount("/static", StaticFiles(directory=STATIC))],
         exception_handlers={

@@ -115,7 +115,7 @@ class IdentityProvider:
     """
 
     def __init__(self, config: OidcConfig) -> None:
-        self._config = config
+        self.config = config
         self._secret = ""
         if config.client_secret_file:
             self._secret = read_secret(config.client_secret_file, "web.oidc.client_secret_file")
@@ -151,15 +151,15 @@ class IdentityProvider:
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
             verifier=secrets.token_urlsafe(48),
-            redirect_url=f"{self._config.url.rstrip('/') or origin}{RETURN_PATH}",
+            redirect_url=f"{self.config.url.rstrip('/') or origin}{RETURN_PATH}",
             next=next_path,
         )
         challenge = hashlib.sha256(pending.verifier.encode()).digest()
         asked = {
             "response_type": "code",
-            "client_id": self._config.client_id,
+            "client_id": self.config.client_id,
             "redirect_uri": pending.redirect_url,
-            "scope": " ".join(self._config.scopes),
+            "scope": " ".join(self.config.scopes),
             "state": pending.state,
             "nonce": pending.nonce,
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
@@ -191,11 +191,11 @@ class IdentityProvider:
             "code": code,
             "redirect_uri": pending.redirect_url,
             "code_verifier": pending.verifier,
-            "client_id": self._config.client_id,
+            "client_id": self.config.client_id,
         }
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         if self._secret and "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:
-            pair = f"{quote(self._config.client_id, safe='')}:{quote(self._secret, safe='')}"
+            pair = f"{quote(self.config.client_id, safe='')}:{quote(self._secret, safe='')}"
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         elif self._secret:
             form["client_secret"] = self._secret
@@ -217,7 +217,7 @@ class IdentityProvider:
                 token,
                 key.key,  # without the algorithm that PyJWT guesses for a key that names none
                 algorithms=ALGORITHMS,
-                audience=self._config.client_id,
+                audience=self.config.client_id,
                 issuer=self.issuer,
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"], "enforce_minimum_key_length": True},
@@ -229,7 +229,7 @@ class IdentityProvider:
         if not secrets.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
             raise _refused("the ID token is refused: it belongs to another sign-in (nonce)")
         audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
-        if claims.get("azp", self._config.client_id) != self._config.client_id or (
+        if claims.get("azp", self.config.client_id) != self.config.client_id or (
             len(audiences) > 1 and "azp" not in claims
         ):
             raise _refused("the ID token is refused: it was issued to another client (azp)")
@@ -245,14 +245,10 @@ class IdentityProvider:
             return ""
         asked = {
             "id_token_hint": id_token,
-            "client_id": self._config.client_id,
-            "post_logout_redirect_uri": f"{self._config.url.rstrip('/') or origin}/sign-in",
+            "client_id": self.config.client_id,
+            "post_logout_redirect_uri": f"{self.config.url.rstrip('/') or origin}/sign-in",
         }
         return _with_query(metadata.end_session_endpoint, asked)
-
-    def role_of(self, identity: ProviderIdentity) -> Role:
-        """As `decide_role`."""
-        return decide_role(self._config, identity)
 
     def _open(self, sealed: str) -> PendingSignIn:
         try:
@@ -261,20 +257,20 @@ class IdentityProvider:
             raise _refused("this browser began no sign-in, or too long ago") from error
 
     def _identity(self, metadata: ProviderMetadata, tokens: TokenAnswer, claims: dict[str, Any]) -> ProviderIdentity:
-        wanted = [self._config.roles_claim, self._config.name_claim]
-        wanted += ["email", "email_verified"] if self._config.email_domains else []
+        wanted = [self.config.roles_claim, self.config.name_claim]
+        wanted += ["email", "email_verified"] if self.config.email_domains else []
         if any(_claim(claims, name) is None for name in wanted) and metadata.userinfo_endpoint and tokens.access_token:
             headers = {"Authorization": f"Bearer {tokens.access_token}", "Accept": "application/json"}
             more = _decode(self._ask(metadata.userinfo_endpoint, None, headers), dict[str, Any])
             if more.get("sub") != claims["sub"]:
                 raise _refused("the userinfo endpoint answered for another person")
             claims = {**more, **claims}
-        name = _claim(claims, self._config.name_claim)
+        name = _claim(claims, self.config.name_claim)
         shown = "".join(letter for letter in str(name or claims["sub"]) if letter.isprintable()).strip()[:64]
         return ProviderIdentity(
             name=f"{shown} ({self._host})",
             subject=str(claims["sub"]),
-            groups=_texts(_claim(claims, self._config.roles_claim)),
+            groups=_texts(_claim(claims, self.config.roles_claim)),
             claims=claims,
             id_token=tokens.id_token,
         )
@@ -326,7 +322,7 @@ class IdentityProvider:
     def _ask(self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
         try:
             with self._calling():
-                return send(url, body, headers, ca=self._config.ca, timeout_s=TIMEOUT_S)
+                return send(url, body, headers, ca=self.config.ca, timeout_s=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
                 said = _error_text(error.read(4096))

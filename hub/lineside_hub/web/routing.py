@@ -30,17 +30,9 @@ COOKIE = "lineside_dashboard"
 """Holds a session's token."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NavigationEntry:
-    """A link to a page.
-
-    Attributes:
-        role: The least role that sees it.
-    """
-
-    text: str
-    path: str
-    role: Role
+def row_number(text: str) -> int:
+    """Returns the number of a row that a path names; 0, which no row has, if it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +49,21 @@ class Dashboard:
     provider: IdentityProvider | None
     thumbnails: ThumbnailCache
     routes: tuple[DashboardRoute, ...]
-    navigation: tuple[NavigationEntry, ...]
 
     @property
     def folder(self) -> Path:
         """The hub's."""
         return Path(self.config.folder)
+
+    def render(self, template: str, principal: Principal, **values: Any) -> str:
+        """Renders a template, which extends ``base.html``.
+
+        Args:
+            principal: Sees the pages of its role in the navigation.
+            values: For the template, beside ``principal`` and ``navigation``.
+        """
+        navigation = [route for route in self.routes if route.menu and principal.may(route.role or "watch")]
+        return self.templates.get_template(template).render(principal=principal, navigation=navigation, **values)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -123,15 +124,18 @@ class DashboardRequest:
         Args:
             values: For the template, beside ``principal``, ``navigation``, ``path`` and ``url``.
         """
-        navigation = [entry for entry in self.dashboard.navigation if self.principal.may(entry.role)]
-        made = self.dashboard.templates.get_template(template).render(
-            principal=self.principal,
-            navigation=navigation,
-            path=urlsplit(self.url).path,
-            url=self.url,
-            **values,
-        )
-        return HTMLResponse(made, status)
+        path = urlsplit(self.url).path
+        return HTMLResponse(self.dashboard.render(template, self.principal, path=path, url=self.url, **values), status)
+
+    def set_cookie(self, name: str, value: str, *, age_s: int, path: str, same_site: str) -> None:
+        """Gives the browser a cookie that no script reads; with an age of 0 it takes the cookie back."""
+        secure = "; Secure" if self.is_secure else ""
+        text = f"{name}={value}; Max-Age={age_s}; Path={path}; HttpOnly; SameSite={same_site}{secure}"
+        self.response_headers.append(("Set-Cookie", text))
+
+    def set_session(self, token: str, *, age_s: int) -> None:
+        """Gives the browser a session's token; with an age of 0 it takes the token back."""
+        self.set_cookie(COOKIE, token, age_s=age_s, path="/", same_site="Lax")
 
     def redirect(self, url: str) -> Response:
         """Sends the browser to another page of the dashboard."""

@@ -18,7 +18,7 @@ from lineside_hub.web.guard import OriginPolicy
 from lineside_hub.web.identity_provider import IdentityProvider
 from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.rendering import make_templates
-from lineside_hub.web.routing import Dashboard, NavigationEntry
+from lineside_hub.web.routing import Dashboard
 from lineside_hub.web.thumbnails import ThumbnailCache
 from lineside_link.config import is_loopback
 from lineside_runtime.server.page_server import PageAddress, PageServer
@@ -56,10 +56,9 @@ class WebServer:
             provider=None if web.oidc is None else IdentityProvider(web.oidc),
             thumbnails=ThumbnailCache(),
             routes=ROUTES,
-            navigation=tuple(NavigationEntry(one.menu, one.path, one.role or "watch") for one in ROUTES if one.menu),
         )
         self._runner = RouteRunner(self._dashboard, policy)
-        app = make_app(self._dashboard, ROUTES, self._runner, policy)
+        app = make_app(self._dashboard, self._runner, policy)
         self._server = PageServer(app, where, name="dashboard", connections_max=CONNECTIONS_MAX)
         self.url = self._server.url
 

@@ -57,15 +57,13 @@ class ThumbnailCache:
 
 def make_thumbnail(frame: bytes) -> bytes:
     """Returns a PNG as a small JPEG; errors as `ThumbnailCache.add`."""
-    width, height = check_head(frame, width=0, height=0)
+    check_head(frame, width=0, height=0)
     import cv2  # 20 MB that a hub without frames doesn't need
     import numpy as np
+
+    from lineside_models.image_file import encode_jpeg
 
     image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise FrameError("a frame can't be decoded")
-    scale = SIDE_MAX / max(width, height)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
+    return encode_jpeg(np.asarray(image, np.uint8), QUALITY, side_max=SIDE_MAX)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
 
 WIFI_VARIABLE = "LINESIDE_WIFI_PASSWORD"
 HUB_VARIABLE = "LINESIDE_HUB"
+
+_OPTIONS = {
+    "hostname": "--name",
+    "user": "--user",
+    "password_hash": "--password-hash-file",
+    "ssh_keys": "--ssh-key",
+    "wifi.ssid": "--wifi",
+    "wifi.country": "--wifi-country",
+    "password": "--wifi-password-file",
+}
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -168,14 +180,31 @@ def _settings(options: argparse.Namespace) -> FirstBootSettings:
     from lineside_boards.first_boot.settings import FirstBootSettings
 
     keys = tuple(line for path in options.ssh_key for line in _text(path).splitlines() if line.strip())
-    return FirstBootSettings(
+    settings = FirstBootSettings(
         hostname=hostname(options.name),
         user=options.user,
         password_hash=_text(options.password_hash_file) if options.password_hash_file is not None else "",
         ssh_keys=keys,
         wifi=wifi(options),
         instance=f"{options.name}-{secrets.token_hex(4)}",
-    ).checked()
+    )
+    with option_names():
+        return settings.checked()
+
+
+@contextlib.contextmanager
+def option_names() -> Iterator[None]:
+    """Names the option in the errors of first-boot settings, instead of the field."""
+    from lineside_runtime.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        if error.message not in _OPTIONS:
+            raise
+        raise ConfigError(
+            _OPTIONS[error.message], expected=error.expected, actual=error.actual, action="Correct this option."
+        ) from error
 
 
 def hostname(device: str) -> str:
@@ -200,7 +229,9 @@ def wifi(options: argparse.Namespace) -> Wifi | None:
         password = _text(options.wifi_password_file)
     else:
         password = os.environ.get(WIFI_VARIABLE) or _ask(f"password of {options.wifi}: ")
-    return Wifi(ssid=options.wifi, key=wpa_key(options.wifi, password), country=options.wifi_country.upper())
+    with option_names():
+        key = wpa_key(options.wifi, password)
+    return Wifi(ssid=options.wifi, key=key, country=options.wifi_country.upper())
 
 
 def _ask(question: str) -> str:

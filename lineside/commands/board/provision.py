@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.board.prepare import add_agent, add_identity, add_wifi, hostname, wifi
+from lineside.commands.board.prepare import add_agent, add_identity, add_wifi, hostname, option_names, wifi
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
@@ -119,11 +119,12 @@ def _request(options: argparse.Namespace) -> ProvisionRequest:
     if options.static:
         static = StaticAddress(address=options.static, gateway=options.gateway, dns=tuple(options.dns)).checked()
     texts, private = _keys(options)
+    settings = FirstBootSettings(hostname=hostname(options.name), user=options.user or "admin", ssh_keys=texts)
+    with option_names():
+        settings.checked(root=True)
     return ProvisionRequest(
         options=options,
-        settings=FirstBootSettings(
-            hostname=hostname(options.name), user=options.user or "admin", ssh_keys=texts
-        ).checked(root=True),
+        settings=settings,
         network=NetworkSettings(wifi=wifi(options), static=static, interface=options.interface),
         keys=private,
         secrets=Passwords(options),

@@ -26,15 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Finds the part and prints the table."""
-    import cv2
-    import numpy as np
-
     from lineside_models.metrology.locator import find_part
+    from lineside_models.preprocess import to_grey
     from lineside_models.vision.images import read_image
 
-    image = read_image(options.image)
-    grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
-    found = find_part(grey, options.inside, options.level)
+    found = find_part(to_grey(read_image(options.image)), options.inside, options.level)
     if options.json:
         print_json(found)
         return 0

@@ -83,7 +83,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Learns or extends, writes the bundle, and prints its figures."""
     from lineside.inspection.good_frames import bad_frames, check_bad_folders
-    from lineside_models.anomaly.learning import PARTS_MIN
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
     from lineside_runtime.bundle.install import check_target
@@ -105,10 +104,7 @@ def run(options: argparse.Namespace) -> int:
         learned, options.out, name=name, version=version, source=source, checked=checked, overwrite=options.overwrite
     )
     report = report_of(learned, source, checked)
-    few = ""
-    if learned.parts == learned.frames < PARTS_MIN:
-        few = f"{learned.parts} parts: the threshold is high, and bad parts may pass; learn from {PARTS_MIN} or more"
-    for warning in (few, learned.warning, checked.warning if checked is not None else ""):
+    for warning in (learned.warning, checked.warning if checked is not None else ""):
         if warning:
             inform(f"warning: {warning}")
     if options.json:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, check_relative, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, is_disk_full
 
 log = logging.getLogger("lineside.link")
 
@@ -304,7 +304,7 @@ class Assembly:
             self.discard()
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             self.discard()
             raise DiskFullError(path=str(self._folder), needed_bytes=self.total_bytes - self.done_bytes) from error

@@ -165,10 +165,10 @@ class AnomalyModel:
     def warning(self) -> str:
         """Warnings if there are few parts, or if they vary too much for defects to stand out; else empty."""
         warnings = []
-        if self.parts < min(PARTS_MIN, self.frames):
+        if self.parts < PARTS_MIN:
             warnings.append(
                 f"{self.frames} frames of {self.parts} parts: the threshold is high, since so few parts say little of "
-                f"others, and bad parts will pass; learn from {PARTS_MIN} parts or more"
+                f"others, and bad parts may pass; learn from {PARTS_MIN} parts or more"
             )
         if self.variation >= VARIED or self.unevenness >= UNEVEN:
             warnings.append(_WIDE.format(self.variation, self.unevenness))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lineside_models.frame import UInt8Array
 from lineside_models.identification.found_mark import FindMarks, FoundMark
 from lineside_models.identification.rules import CodeRule
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import MissingExtraError
 
 RETRY_PIXELS_MAX = 2_000_000
@@ -107,7 +108,7 @@ def open_code_reader(rule: CodeRule) -> FindMarks:
         return [mark for mark in marks if _is_inside(mark, size)]
 
     def find(image: UInt8Array) -> Iterator[list[FoundMark]]:
-        grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        grey = to_grey(image)
         size = (grey.shape[1], grey.shape[0])
         yield decode(_Form(grey), list(of_name.values()), size)
         if grey.size > RETRY_PIXELS_MAX:

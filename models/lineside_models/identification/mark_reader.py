@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import msgspec
 import numpy as np
 
@@ -29,6 +28,7 @@ from lineside_models.identification.rules import (
 from lineside_models.identification.text import open_text_reader
 from lineside_models.metrology.locator import Locator, placed
 from lineside_models.metrology.rules import Point
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import MarkError, MeasurementError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class MarkReader:
         for rule, _ in self._find:
             _check_inside(rule, size)
         try:
-            moved = None if self._locator is None else placed(self._locator, _grey(image))
+            moved = None if self._locator is None else placed(self._locator, to_grey(image))
         except MeasurementError as lost:
             read = [_unread(rule, _box(rule, size), str(lost)) for rule, _ in self._find]
         else:
@@ -234,10 +234,6 @@ def _shown(text: str) -> str:
 
 def _name(code: int) -> str:
     return f"<{_CONTROLS[code]}>" if code < len(_CONTROLS) else f"<U+{code:04X}>"
-
-
-def _grey(image: UInt8Array) -> UInt8Array:
-    return np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
 def _box(rule: MarkRule, size: tuple[int, int]) -> tuple[int, int, int, int]:

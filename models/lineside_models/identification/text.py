@@ -15,6 +15,7 @@ import numpy as np
 from lineside_models.frame import UInt8Array
 from lineside_models.identification.found_mark import FindMarks, FoundMark
 from lineside_models.identification.rules import TextRule
+from lineside_models.preprocess import to_grey
 
 RETRY_PIXELS_MAX = 500_000
 """Pixels of a region; larger ones are looked at once: each look takes a time that grows with them."""
@@ -32,7 +33,7 @@ def open_text_reader(rule: TextRule) -> FindMarks:
     reader.load()
 
     def find(image: UInt8Array) -> Iterator[list[FoundMark]]:
-        grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        grey = to_grey(image)
         for form, scale in _forms(grey):
             yield [
                 FoundMark(content=line.text, outline=tuple((x / scale, y / scale) for x, y in line.outline))

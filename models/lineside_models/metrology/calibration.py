@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
 from lineside_models.metrology.distributions import f_tail
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import MeasurementError
 
 Floats = npt.NDArray[np.float64]
@@ -89,7 +90,7 @@ def board_calibration(image: UInt8Array, columns: int, rows: int, square_mm: flo
     Raises:
         MeasurementError: No such board is in the picture.
     """
-    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    grey = to_grey(image)
     flags = cv2.CALIB_CB_EXHAUSTIVE | cv2.CALIB_CB_ACCURACY
     found, corners = cv2.findChessboardCornersSB(grey, (columns, rows), flags=flags)
     if not found:

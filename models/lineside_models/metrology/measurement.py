@@ -35,6 +35,7 @@ from lineside_models.metrology.rules import (
     PresenceRule,
     needs_mm,
 )
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import MeasurementError
 
 Floats = npt.NDArray[np.float64]
@@ -117,7 +118,7 @@ def measure(
     for rule in rules:
         _check_inside(rule, (image.shape[1], image.shape[0]))
         _check_calibrated(rule, (image.shape[1], image.shape[0]), calibration)
-    grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+    grey = to_grey(image)
     try:
         placed = rules if locator is None else following(rules, locator, grey)
     except MeasurementError as failure:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.image_file import decode_image
+from lineside_models.image_file import decode_image, encode_jpeg
 from lineside_models.nlp.document import Box, Document, DocumentReport, Entity, Page
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.ocr.page_ocr import turned_about_middle
@@ -92,8 +92,7 @@ def _picture(page: Page, image: Image | None, entities: tuple[Entity, ...], why:
     if image is None:
         parts.append(f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>')
     else:
-        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-        href = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        href = f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(image, _JPEG_QUALITY)).decode()}"
         parts.append(f'<image href="{href}" width="{width:.0f}" height="{height:.0f}" preserveAspectRatio="none"/>')
     for at, one in enumerate(entities):
         if one.page == page.number and one.box is not None:

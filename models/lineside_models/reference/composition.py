@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
-from lineside_models.reference.registration import ReferenceTemplate, Registration, to_grey
+from lineside_models.preprocess import to_grey
+from lineside_models.reference.registration import ReferenceTemplate, Registration
 from lineside_runtime.errors import BadInputFormatError
 
 _STEP = 4

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from lineside_models.anomaly.threshold import gumbel_quantile
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.preprocess import to_grey
 from lineside_models.reference.composition import Tolerance, compose, match_brightness
 from lineside_models.reference.network import DifferenceNetwork
 from lineside_models.reference.reference_set import best_match
-from lineside_models.reference.registration import ReferenceTemplate, Registration, RegistrationLimits, to_grey
+from lineside_models.reference.registration import ReferenceTemplate, Registration, RegistrationLimits
 from lineside_runtime.errors import ConfigError, InputError, RegistrationError
 
 FRAMES_MIN = 5

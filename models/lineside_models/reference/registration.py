@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.frame import UInt8Array, check_image
+from lineside_models.frame import UInt8Array
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import RegistrationError
 
 Floats = npt.NDArray[np.float32]
@@ -242,16 +243,6 @@ class ReferenceTemplate:
                 raise RegistrationError(
                     f"the part is {name} too far", expected=f"at most {most:g}{unit}", actual=f"{value:.3g}{unit}"
                 )
-
-
-def to_grey(image: UInt8Array) -> UInt8Array:
-    """Returns an image as ``(H, W) uint8``.
-
-    Raises:
-        BadInputFormatError: It is no image.
-    """
-    image = check_image(image)
-    return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
 def _ecc(template: UInt8Array, image: UInt8Array, begin: Matrix, motion: int, iterations: int) -> tuple[float, Matrix]:

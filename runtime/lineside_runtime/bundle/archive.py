@@ -23,7 +23,7 @@ from lineside_runtime.bundle import (
     parse_manifest,
 )
 from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.files import fsync_folder, is_disk_full, write_atomic
 
 SIGNED_PREFIX = "tuf/"
 """Begins the names of what an exported archive carries beside the bundle: signed metadata and the desired state."""
@@ -46,7 +46,7 @@ def pack_archive(bundle: Bundle, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(path=str(path), needed_bytes=bundle.manifest.size_bytes) from error
         raise
     finally:

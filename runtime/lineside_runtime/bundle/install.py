@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import glob
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lineside_runtime.bundle import MANIFEST_NAME
 from lineside_runtime.errors import InputError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, scratch_folder
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -38,40 +34,20 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 def staging_folder(out: Path) -> Iterator[Path]:
     """Makes a hidden folder beside ``out`` in which a bundle is built; it is removed afterwards."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    folder, lock = _locked_folder(out)
-    try:
+    with scratch_folder(out) as folder:
+        _settle_replacements(out)
         folder.chmod(0o755)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
-def _locked_folder(out: Path) -> tuple[Path, int]:
-    """Makes the folder with a lock that says to `_remove_leftovers` of others that this process lives."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # another process may have removed it before the lock was held
-            return folder, lock
-        os.close(lock)
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Removes what killed processes left beside ``out``, and brings back a bundle that one of them moved aside."""
-    beside = f".{glob.escape(out.name)}.????????"
-    for folder in out.parent.glob(f"{beside}.tmp"):
-        with contextlib.suppress(OSError):  # another process builds in it, or has ended meanwhile
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)
-    for aside in out.parent.glob(f"{beside}.old"):
-        if not aside.with_suffix(".tmp").exists() and not out.exists():
+def _settle_replacements(out: Path) -> None:
+    """Ends what killed processes began: an old bundle comes back, or is removed where the new one is in place."""
+    for aside in out.parent.glob(f".{glob.escape(out.name)}.????????.old"):
+        if aside.with_suffix(".tmp").exists():  # a living process is about to rename it
+            continue
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
             aside.rename(out)
 
 
@@ -90,5 +66,5 @@ def install_bundle(folder: Path, out: Path) -> None:
         except OSError:
             aside.rename(out)
             raise
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # another process may be at it; what stays is removed by the next
     fsync_folder(out.parent)

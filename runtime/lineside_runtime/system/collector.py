@@ -1,4 +1,4 @@
-"""Pause Python's cyclic garbage collector while what is made stays."""
+"""Import modules without Python's garbage collector walking their objects again and again meanwhile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
-    """Pauses the collector within the block; does nothing where it is off already.
+    """Pauses the collector within the block, and then counts all objects among the old ones.
 
-    Imports make some ten thousand objects that all stay, and the collector walks them again and again meanwhile: a
-    twelfth of what a session adds to the start of a process.
+    What an import makes stays. Walking it takes a tenth of what a session adds to the start of a process, and a pause
+    alone saves nothing: the first collection behind it walks all of it. `gc.freeze` and `gc.unfreeze` move all objects
+    to the oldest generation without a look at them; full collections find them there as before. Nothing is done where
+    the program has turned the collector off, and objects that it has frozen stay frozen.
     """
     if not gc.isenabled():
         yield
@@ -21,4 +23,7 @@ def paused() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

@@ -129,35 +129,6 @@ def test_the_log_is_bounded_and_survives_its_process(tmp_path: Path) -> None:
         export(tmp_path / "nothing", tmp_path / "none.csv")
 
 
-def test_a_log_of_the_first_release_goes_home_too(tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "interactions.db", isolation_level=None)) as older:
-        older.executescript(
-            """
-            CREATE TABLE answers (id INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, at_ns INTEGER NOT NULL,
-                bundle TEXT NOT NULL);
-            CREATE TABLE shown (answer INTEGER NOT NULL, item TEXT NOT NULL, propensity REAL NOT NULL);
-            CREATE TABLE chosen (id INTEGER PRIMARY KEY AUTOINCREMENT, answer INTEGER NOT NULL, user TEXT NOT NULL,
-                item TEXT NOT NULL, at_ns INTEGER NOT NULL);
-            CREATE INDEX chosen_user ON chosen (user, id);
-            CREATE INDEX shown_answer ON shown (answer);
-            INSERT INTO answers VALUES (7, 'u', 10, 'parts@1');
-            INSERT INTO shown VALUES (7, 'a', 0.5), (7, 'b', 0.25);
-            INSERT INTO chosen VALUES (3, 7, 'u', 'b', 20), (4, 0, 'u', 'c', 30);
-            """
-        )
-    log = InteractionLog(tmp_path, answers_max=100)
-    assert [(row.seq, row.item_id, row.label, row.answer, row.propensity) for row in log.rows(0, 10)] == [
-        (1, "a", 0, 7, 0.5),
-        (2, "b", 0, 7, 0.25),
-        (3, "b", 1, 7, 0.25),
-        (4, "c", 1, 0, None),
-    ]
-    assert log.shown("u", "parts@2", []) == 8
-    assert log.history("u", 10) == ["b", "c"]
-    log.close()
-    InteractionLog(tmp_path, answers_max=100).close()
-
-
 def test_no_bundle_and_another_bundle_are_named(tmp_path: Path) -> None:
     service = RecommendationService(tmp_path, RecommendConfig(), ActiveBundle(), threading.Event())
     with pytest.raises(RequestError, match="no recommender"):

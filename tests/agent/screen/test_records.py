@@ -18,7 +18,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.screen import good_parts
 from lineside_agent.screen.good_parts import RecentGoodParts
-from lineside_agent.screen.heat import WAITING_MAX, LiveHeat
+from lineside_agent.screen.heat_map import WAITING_MAX, LiveHeat
 from lineside_agent.screen.records import ScreenRecords
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive

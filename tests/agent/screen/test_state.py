@@ -94,7 +94,7 @@ def test_a_camera_that_stands_still_and_an_engine_that_hangs_are_told_apart(
 
     def alarms(frames: int, inspected: int, after_s: float) -> list[str]:
         now[0] += after_s
-        state.show({"models": ["m"], "frames": frames, "inspected": inspected})
+        state.update_status({"models": ["m"], "frames": frames, "inspected": inspected})
         return [one["key"] for one in state.snapshot()["alarms"] if not one["over"]]
 
     assert alarms(0, 0, 100.0) == []

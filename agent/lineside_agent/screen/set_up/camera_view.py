@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from lineside_agent.cameras import LostFrame, decoded
 from lineside_agent.cameras.reader import Reader
-from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg
+from lineside_agent.screen.feed import page_jpeg
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.preprocess import to_grey
 from lineside_runtime.errors import InputNotFoundError
 
 Area = tuple[float, float, float, float]
@@ -126,7 +127,7 @@ class CameraView:
         frame = self._frame
         if frame is None or frame.sequence != number:
             raise InputNotFoundError("this picture has made way", action="")
-        return as_jpeg(frame.image, IMAGE_SIDE_MAX, IMAGE_QUALITY)
+        return page_jpeg(frame.image)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -147,11 +148,11 @@ class CameraView:
 
 def figures_of(image: UInt8Array, area: Area = WHOLE) -> CameraFigures:
     """Returns the figures of an image, ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
+    grey = to_grey(image)
     peak = image.max(axis=2) if image.ndim == 3 else image
     counts = np.bincount(grey.ravel() >> 2, minlength=BINS) / grey.size
     return CameraFigures(
-        focus=round(focus_of(_piece(np.asarray(grey, np.uint8), area)), 4),
+        focus=round(focus_of(_piece(grey, area)), 4),
         mean=round(float(grey.mean()), 1),
         over=round(float((peak >= OVER).mean()), 4),
         under=round(float((peak <= UNDER).mean()), 4),

@@ -35,7 +35,7 @@ import numpy as np
 
 from lineside_agent.deployment.child_process import run_in_child
 from lineside_agent.deployment.machine import BundleMachine
-from lineside_agent.screen.feed import THUMBNAIL_QUALITY, THUMBNAIL_SIDE_MAX, as_jpeg
+from lineside_agent.screen.feed import thumbnail_jpeg
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.learning_process import ACCEPTED, BAD, BUNDLE, GOOD, PROGRESS, RESULT, LearningResult
 from lineside_agent.screen.state import ScreenState
@@ -196,7 +196,7 @@ class LearningWizard:
             with self._lock:
                 self._error, self._step, self._pending = str(error), "paused", False
             return
-        part.thumbnail = as_jpeg(frame.image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+        part.thumbnail = thumbnail_jpeg(frame.image)
         with self._lock:
             self._next += 1
             self._pending = False
@@ -219,7 +219,7 @@ class LearningWizard:
         if not found.thumbnail:  # of an earlier start
             image = cv2.imread(str(self._path(number)), cv2.IMREAD_COLOR)
             if image is not None:
-                found.thumbnail = as_jpeg(np.asarray(image, np.uint8), THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+                found.thumbnail = thumbnail_jpeg(np.asarray(image, np.uint8))
         return found.thumbnail or None
 
     # Learning.

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lineside_agent.screen.people import Visitor
-from lineside_agent.screen.route_kit import (
+from lineside_agent.screen.routing import (
     RouteContext,
     RouteRule,
     jpeg_response,

@@ -15,6 +15,7 @@ from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import PCB, STEEL, Framing
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
+from lineside_models.preprocess import to_grey
 from lineside_models.simulator import Kind, render
 from lineside_runtime.errors import DatasetError
 
@@ -148,7 +149,4 @@ def simulate_pictures(
     """
     for number in range(count):
         frame = render(kind, seed=first_seed + number, defects=defects)
-        grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY)
-        yield TrainingPicture(
-            np.asarray(grey, np.uint8), np.asarray(frame.boxes, np.float32).reshape(-1, 4), frame.labels
-        )
+        yield TrainingPicture(to_grey(frame.image), np.asarray(frame.boxes, np.float32).reshape(-1, 4), frame.labels)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from lineside_runtime.errors import TrainingError
+from lineside_converters.settings import CheckedSettings
 
 LAYOUT_NAMES = ("auto", "ddp", "zero1", "fsdp")
 SCHEME_NAMES = ("auto", "fp32", "bf16", "int8", "int4", "low-rank", "local")
 
 
-class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ClusterConfig(CheckedSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Workers, and how they share the work.
 
     Attributes:
@@ -44,9 +42,3 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         self._check("max_failures", self.max_failures >= 0, "0 or more")
         self._check("sharding", self.sharding in LAYOUT_NAMES, f"one of {', '.join(LAYOUT_NAMES)}")
         self._check("gradients", self.gradients in SCHEME_NAMES, f"one of {', '.join(SCHEME_NAMES)}")
-
-    def _check(self, name: str, good: bool, expected: str) -> None:
-        if not good:
-            raise TrainingError(
-                f"{name} is not usable", expected=expected, actual=getattr(self, name), action="Give another value."
-            )

@@ -6,20 +6,20 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lineside_converters.settings import CheckedSettings
 from lineside_runtime.errors import TrainingError
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class FittingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FittingSettings(CheckedSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of a fit.
 
     Attributes:
@@ -35,17 +35,11 @@ class FittingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        checks = (
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
-            ("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1"),
-            ("weight_decay", 0 <= self.weight_decay < 1 / self.learning_rate, "0 or more, below 1 / learning_rate"),
-        )
-        for name, good, expected in checks:
-            if not good:
-                raise TrainingError(
-                    f"{name} is not usable", expected=expected, actual=getattr(self, name), action="Give another value."
-                )
+        self._check("epochs", self.epochs >= 1, "1 or more")
+        self._check("batch", self.batch >= 1, "1 or more")
+        self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
+        decays = 0 <= self.weight_decay < 1 / self.learning_rate
+        self._check("weight_decay", decays, "0 or more, below 1 / learning_rate")
 
 
 def standardize(network: nn.Module, features: Floats) -> None:

@@ -10,8 +10,7 @@ from lineside_hub.alarms.notification import channels_for
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
 from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
 from lineside_hub.web.pages.statistics import results_runner
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, RowNumber
-from lineside_runtime.errors import InputNotFoundError
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, RowNumber, row_number
 
 CLOSED_ROWS = 50
 
@@ -61,19 +60,13 @@ def list_closed(call: DashboardRequest) -> list[FleetAlarm]:
 
 def acknowledge(call: DashboardRequest) -> FleetAlarm:
     """Acknowledge an alarm."""
-    number = _number(call.path["number"])
+    number = row_number(call.path["number"])
     before = find_alarm(call.database, number)
     channels = channels_for(call.dashboard.config.alarms, "acknowledged", before.priority)
     after = acknowledge_alarm(call.database, number, by=call.principal.name, note=call.body.note, channels=channels)
     subject = f"{number} {before.rule} {before.device}".strip()
     call.note(subject, before=before.state, after={"state": after.state, "note": call.body.note})
     return after
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InputNotFoundError(f"there is no alarm {text[:40]!r}", action="The page of alarms lists them.")
-    return int(text)
 
 
 def metrics(call: DashboardRequest) -> Response:

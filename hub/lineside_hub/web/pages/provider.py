@@ -17,8 +17,8 @@ from lineside_hub.web.accounts import (
     end_provider_sessions,
     list_provider_people,
 )
-from lineside_hub.web.identity_provider import PENDING_S, RETURN_PATH, IdentityProvider
-from lineside_hub.web.pages.sessions import SignInQuery, own_path, session_cookie
+from lineside_hub.web.identity_provider import PENDING_S, RETURN_PATH, IdentityProvider, decide_role
+from lineside_hub.web.pages.sessions import SignInQuery, own_path
 from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
@@ -47,7 +47,7 @@ class ProviderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 def begin(call: DashboardRequest) -> Response:
     """Sends the browser to the provider."""
     url, sealed = _provider(call).begin(call.origin, own_path(call.query.next))
-    call.response_headers.append(("Set-Cookie", _cookie(sealed, PENDING_S, is_secure=call.is_secure)))
+    _set_cookie(call, sealed, PENDING_S)
     return call.redirect(url)
 
 
@@ -68,18 +68,18 @@ def finish(call: DashboardRequest) -> None:
     call.note(provider.issuer, who="")
     key = f"provider {call.address}"
     call.dashboard.throttle.check(key)
-    call.response_headers.append(("Set-Cookie", _cookie("", 0, is_secure=call.is_secure)))
+    _set_cookie(call, "", 0)
     identity, pending = provider.finish(
         call.cookies.get(COOKIE, ""), code=call.body.code, state=call.body.state, issuer=call.body.iss
     )
     vouched = {"issuer": provider.issuer, "subject": identity.subject, "groups": identity.groups}
     call.note(identity.name, who=identity.name, after=vouched)
-    role = provider.role_of(identity)
+    role = decide_role(provider.config, identity)
     call.note(identity.name, who=identity.name, after={**vouched, "role": role})
     call.dashboard.throttle.succeed(key)
     vouching = ProviderSession(issuer=provider.issuer, role=role, id_token=identity.id_token)
     token = begin_session(call.database, identity.name, provider=vouching)
-    call.response_headers.append(session_cookie(token, int(SESSION_MAX_S), is_secure=call.is_secure))
+    call.set_session(token, age_s=int(SESSION_MAX_S))
     call.after = pending.next
 
 
@@ -102,9 +102,8 @@ def _provider(call: DashboardRequest) -> IdentityProvider:
     return call.dashboard.provider
 
 
-def _cookie(sealed: str, age_s: int, *, is_secure: bool) -> str:
-    secure = "; Secure" if is_secure else ""
-    return f"{COOKIE}={sealed}; Max-Age={age_s}; Path=/sign-in/provider; HttpOnly; SameSite=Strict{secure}"
+def _set_cookie(call: DashboardRequest, sealed: str, age_s: int) -> None:
+    call.set_cookie(COOKIE, sealed, age_s=age_s, path="/sign-in/provider", same_site="Strict")
 
 
 ROUTES = (

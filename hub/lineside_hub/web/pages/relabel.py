@@ -13,12 +13,9 @@ from lineside_hub.relabel.collection import NAME
 from lineside_hub.relabel.importer import FOLDER
 from lineside_hub.relabel.report import RelabelReport, report
 from lineside_hub.relabel.selection import SelectedResult, Selection, select_results
-from lineside_hub.results.frames.rows import ResultKey
-from lineside_hub.results.search import find_result
-from lineside_hub.web.pages.results import result_values
+from lineside_hub.web.pages.results import result_of_path, result_values
 from lineside_hub.web.pages.statistics import results_runner
 from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
-from lineside_runtime.errors import InputNotFoundError
 
 QUEUE_ROWS = 100
 
@@ -37,8 +34,8 @@ class QueueQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     after: str = ""
 
 
-def _queue(call: DashboardRequest) -> list[SelectedResult]:
-    """Returns the waiting frames, each once: first those that were marked as wrong, then the newest."""
+def list_queue(call: DashboardRequest) -> list[SelectedResult]:
+    """Frames that people should look at: marked as wrong, then the newest."""
     choice = Selection(verdict=call.query.verdict, device=call.query.device, limit=QUEUE_ROWS)
     first: dict[str, SelectedResult] = {}
     for result in reversed(select_results(call.dashboard.config, choice)):
@@ -51,7 +48,7 @@ def show(call: DashboardRequest) -> Response:
     """The page of the queue, and of the model against people."""
     return call.page(
         "relabel.html",
-        queue=_queue(call),
+        queue=list_queue(call),
         query=call.query,
         rows=QUEUE_ROWS,
         report=_report(call),
@@ -62,7 +59,7 @@ def show(call: DashboardRequest) -> Response:
 
 def show_next(call: DashboardRequest) -> Response:
     """Goes to the next frame of the queue."""
-    queue = _queue(call)
+    queue = list_queue(call)
     names = [one.sha256 for one in queue]
     place = names.index(call.query.after) + 1 if call.query.after in names else 0
     if not queue or place == len(queue):
@@ -74,13 +71,8 @@ def show_next(call: DashboardRequest) -> Response:
 
 def show_one(call: DashboardRequest) -> Response:
     """The page of one frame of the queue."""
-    path = call.path
-    seq = path["seq"]
-    key = ResultKey(path["device"], path["epoch"], int(seq) if seq.isascii() and seq.isdecimal() else 0)
     with results_runner(call) as run:
-        result = find_result(run, key)
-    if result is None:
-        raise InputNotFoundError("there is no such result", action="Go back to the queue.")
+        result = result_of_path(call, run)
     return call.page("result.html", **result_values(call, result), queue=_next_url(call.query, result.frame))
 
 
@@ -95,11 +87,6 @@ def _next_url(query: QueueQuery, after: str) -> str:
 def _report(call: DashboardRequest) -> RelabelReport | None:
     dataset = Path(call.dashboard.config.folder) / FOLDER
     return report(dataset) if (dataset / NAME).is_file() else None
-
-
-def list_queue(call: DashboardRequest) -> list[SelectedResult]:
-    """Frames that people should look at: marked as wrong, then the newest."""
-    return _queue(call)
 
 
 def get_report(call: DashboardRequest) -> dict[str, Any]:

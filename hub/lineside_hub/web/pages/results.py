@@ -19,10 +19,10 @@ from lineside_hub.relabel.validation import PersonBox
 from lineside_hub.results.frames.rows import ResultKey
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.queries import Query, export
-from lineside_hub.results.search import FoundResult, ResultCursor, ResultPage, find_result, search
+from lineside_hub.results.search import FoundResult, ResultCursor, find_result, search
 from lineside_hub.results.sql import SqlRunner
 from lineside_hub.web.pages.statistics import PERIODS, results_runner
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, row_number
 from lineside_link.messages import NOTE_MAX
 from lineside_link.result_table import moment
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
@@ -96,27 +96,6 @@ def _query(query: ResultsQuery, *, limit: int | None = None) -> Query:
     )
 
 
-def _search(call: DashboardRequest) -> ResultPage:
-    after = ResultCursor.decode(call.query.after) if call.query.after else None
-    with results_runner(call) as run:
-        return search(run, _query(call.query), after=after)
-
-
-def show(call: DashboardRequest) -> Response:
-    """The page of the search."""
-    page = _search(call)
-    return call.page(
-        "results.html",
-        query=call.query,
-        found=page.results,
-        after=page.after.encode() if page.after else "",
-        fields={name: value for name, value in msgspec.structs.asdict(call.query).items() if name != "after"},
-        verdicts=VERDICTS,
-        periods=PERIODS,
-        export_rows=EXPORT_ROWS_MAX,
-    )
-
-
 class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a search.
 
@@ -131,26 +110,44 @@ class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_results(call: DashboardRequest) -> FoundPage:
     """A page of results, newest first."""
-    page = _search(call)
+    after = ResultCursor.decode(call.query.after) if call.query.after else None
+    with results_runner(call) as run:
+        page = search(run, _query(call.query), after=after)
     return FoundPage(results=page.results, after=page.after.encode() if page.after else "")
 
 
-def _find(call: DashboardRequest, run: SqlRunner) -> FoundResult:
+def show(call: DashboardRequest) -> Response:
+    """The page of the search."""
+    page = list_results(call)
+    return call.page(
+        "results.html",
+        query=call.query,
+        found=page.results,
+        after=page.after,
+        fields={name: value for name, value in msgspec.structs.asdict(call.query).items() if name != "after"},
+        verdicts=VERDICTS,
+        periods=PERIODS,
+        export_rows=EXPORT_ROWS_MAX,
+    )
+
+
+def result_of_path(call: DashboardRequest, run: SqlRunner) -> FoundResult:
+    """Returns the result that the request's path names.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
     path = call.path
-    found = find_result(run, ResultKey(path["device"], path["epoch"], _number(path["seq"])))
+    found = find_result(run, ResultKey(path["device"], path["epoch"], row_number(path["seq"])))
     if found is None:
         raise InputNotFoundError("there is no such result", action="Search for it on the page of results.")
     return found
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
-
-
 def show_one(call: DashboardRequest) -> Response:
     """The page of one result."""
     with results_runner(call) as run:
-        result = _find(call, run)
+        result = result_of_path(call, run)
     return call.page("result.html", **result_values(call, result), queue="")
 
 
@@ -177,7 +174,7 @@ def _types(call: DashboardRequest, result: FoundResult) -> list[str]:
 def get_one(call: DashboardRequest) -> FoundResult:
     """One result."""
     with results_runner(call) as run:
-        return _find(call, run)
+        return result_of_path(call, run)
 
 
 def set_mark(call: DashboardRequest) -> FoundResult:
@@ -186,11 +183,11 @@ def set_mark(call: DashboardRequest) -> FoundResult:
     if len(mark.note) > NOTE_MAX or "\0" in mark.note:
         raise RequestError("the note", expected=f"at most {NOTE_MAX} characters, and no NUL", action="Shorten it.")
     with results_runner(call) as run:
-        before = _find(call, run)
+        before = result_of_path(call, run)
         Reviews(run).mark(before.key, wrong=mark.wrong, note=mark.note, by=call.principal.name)
         said = {"wrong": before.wrong, "note": before.note}
         call.note(" ".join(map(str, before.key)), before=said, after=mark)
-        return _find(call, run)
+        return result_of_path(call, run)
 
 
 def correct(call: DashboardRequest) -> dict[str, int]:

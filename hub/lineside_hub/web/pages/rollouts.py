@@ -146,7 +146,7 @@ def show_all(call: DashboardRequest) -> Response:
     return call.page(
         "rollouts.html",
         query=call.query,
-        summaries=_newest(call),
+        summaries=list_all(call),
         groups=Repository.open(call.folder).groups(),
         may_operate=call.principal.may("operate"),
     )
@@ -154,7 +154,7 @@ def show_all(call: DashboardRequest) -> Response:
 
 def list_all(call: DashboardRequest) -> list[RolloutSummary]:
     """The last rollouts, newest first."""
-    return _newest(call)
+    return list_rollouts(call.folder, group=call.query.group or None, last=ROLLOUTS_SHOWN, count_ended=False)[::-1]
 
 
 def show_one(call: DashboardRequest) -> Response:
@@ -249,10 +249,6 @@ def give_order(call: DashboardRequest) -> RolloutDetail:
     else:
         after = rollouts.order(rollout_id, order)
     return _detail(call, after.id)
-
-
-def _newest(call: DashboardRequest) -> list[RolloutSummary]:
-    return list_rollouts(call.folder, group=call.query.group or None, last=ROLLOUTS_SHOWN, count_ended=False)[::-1]
 
 
 def _detail(call: DashboardRequest, rollout_id: str) -> RolloutDetail:

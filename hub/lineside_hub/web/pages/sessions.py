@@ -13,7 +13,7 @@ from lineside_hub.web.accounts import (
     end_session,
     set_account,
 )
-from lineside_hub.web.routing import COOKIE, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import DashboardRequest, DashboardRoute
 from lineside_runtime.errors import RequestError
 
 
@@ -52,14 +52,14 @@ def sign_in(call: DashboardRequest) -> None:
     account = check_password(call.database, name, call.body.password)
     call.dashboard.throttle.succeed(*keys)
     token = begin_session(call.database, account.name)
-    call.response_headers.append(session_cookie(token, int(SESSION_MAX_S), is_secure=call.is_secure))
+    call.set_session(token, age_s=int(SESSION_MAX_S))
     call.after = own_path(call.body.next)
 
 
 def sign_out(call: DashboardRequest) -> None:
     """Ends the session, at the identity provider too if that began it."""
     id_token, provider = end_session(call.database, call.token), call.dashboard.provider
-    call.response_headers.append(session_cookie("", 0, is_secure=call.is_secure))
+    call.set_session("", age_s=0)
     call.after = (id_token and provider and provider.end(id_token, call.origin)) or "/sign-in"
 
 
@@ -90,12 +90,6 @@ def own_path(path: str) -> str:
     """Returns a path of the dashboard; not another site's, which a link to the sign-in may name."""
     is_own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_own else "/"
-
-
-def session_cookie(token: str, age_s: int, *, is_secure: bool) -> tuple[str, str]:
-    """Returns the header that gives a browser a session's token, or takes it back."""
-    secure = "; Secure" if is_secure else ""
-    return "Set-Cookie", f"{COOKIE}={token}; Max-Age={age_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
 
 
 ROUTES = (

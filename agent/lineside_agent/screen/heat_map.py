@@ -16,6 +16,7 @@ from lineside_agent.screen.state import ScreenState
 from lineside_link.messages import ResultRow
 from lineside_models.draw import overlay_heat
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.image_file import encode_jpeg
 from lineside_models.inspector import Inspector
 from lineside_models.vision.heat import heat_of
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
@@ -46,7 +47,7 @@ def heat_picture(screen: ScreenState, row: ResultRow, view: int, image: UInt8Arr
             raise ConfigError("a bundle of several models has no heat map", action="")
         heat = heat_of(inspector, [Frame(image=image, source=name)])
     shown = overlay_heat(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image, heat)
-    return bytes(cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
+    return encode_jpeg(shown, _QUALITY)
 
 
 class LiveHeat:
