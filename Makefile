@@ -56,7 +56,7 @@ $(VENV)/.convert: pyproject.toml | $(VENV)/.base
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.base
 	@echo "setting up $(VENV) with lineside[dev]: everything, with torch; this is the long one" >&2
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python tests/ci/install.py --editable '.[dev]'
 	$(COMPILE)
 	@touch $(VENV)/.convert $(VENV)/.screen $(VENV)/.train $@
 
