@@ -38,6 +38,15 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
     with pytest.raises(SystemExit):
         main([*words, "--labels", "names.txt"])
     assert "argument --labels: no file names.txt" in capsys.readouterr().err
+    for name, content, problem in (
+        ("twice.txt", b"a\nb\na\n", "the label 'a' is there twice"),
+        ("none.txt", b"\n", "no label in"),
+        ("binary.txt", b"\xff\xfe\x00", "is no text in UTF-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SystemExit):
+            main([*words, "--labels", str(tmp_path / name)])
+        assert problem in capsys.readouterr().err
 
 
 def test_the_schema_of_a_sidecar_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

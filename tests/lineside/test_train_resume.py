@@ -146,3 +146,12 @@ def test_data_that_are_not_there_are_an_error_of_each_kind(
         assert main(["train", kind, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"), *more]) == 1
         errors.append(capsys.readouterr().err)
     assert errors[0].startswith("lineside train: [2") and errors[0] == errors[1]
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    kept.mkdir()
+    for out in (run, kept):
+        assert main(["train", "detector", "--data", str(tmp_path / "empty"), "--out", str(out)]) == 1
+    assert not run.exists() and kept.is_dir()

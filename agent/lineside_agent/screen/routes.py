@@ -25,13 +25,13 @@ from lineside_agent.screen.people import SESSION_MAX_S, Visitor
 from lineside_agent.screen.records import ScreenRecords
 from lineside_agent.screen.routing import (
     RouteContext,
-    RouteRule,
+    ScreenRoute,
     jpeg_response,
     json_response,
     read_body,
     require_control,
 )
-from lineside_agent.screen.set_up.routes import SET_UP_RULES
+from lineside_agent.screen.set_up.routes import SET_UP_ROUTES
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
@@ -99,15 +99,15 @@ class ScreenRoutes(RouteContext):
         self._state = (0.0, b"")
         self._part = (-1, b"")
 
-    def endpoint(self, rule: RouteRule) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(self, route: ScreenRoute) -> Callable[[Request], Awaitable[Response]]:
         """Returns the route's handler behind the checks of host, origin and role."""
 
         async def answer(request: Request) -> Response:
             self._guard.check_origin(request)
-            visitor = self._guard.visitor(request, acts=rule.method == "POST")
-            if rule.role is not None:
-                self._guard.check_role(visitor, rule.role)
-            response = await rule.handler(self, request, visitor)
+            visitor = self._guard.visitor(request, acts=route.method == "POST")
+            if route.role is not None:
+                self._guard.check_role(visitor, route.role)
+            response = await route.handler(self, request, visitor)
             response.headers.update(_HEADERS)
             return response
 
@@ -132,7 +132,7 @@ class ScreenRoutes(RouteContext):
             raise RequestError("another person signs in", status=429, action="Try again.")
         self._signing_in = True
         try:
-            token = await self.work(lambda: self.screen.sessions.begin(given.name, given.pin))
+            token = await self.run_in_worker(lambda: self.screen.sessions.begin(given.name, given.pin))
         finally:
             self._signing_in = False
         await self.note(given.name, "sign in")
@@ -215,18 +215,18 @@ class ScreenRoutes(RouteContext):
     async def record(self, request: Request, visitor: Visitor) -> Response:
         """Returns a record with the thresholds that it was judged by."""
         source, sequence = _frame(request)
-        return json_response(await self.work(lambda: self._records.details(source, sequence)))
+        return json_response(await self.run_in_worker(lambda: self._records.details(source, sequence)))
 
     async def record_image(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a record, as it was kept."""
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
-        path = await self.work(lambda: self._records.image(source, sequence, view))
+        path = await self.run_in_worker(lambda: self._records.image(source, sequence, view))
         if path is not None:
             return FileResponse(path, media_type="image/png")
         found = self.screen.good_parts.image(source, sequence, view)
         if found is None:
-            found = await self.work(lambda: self._records.recent_image(source, sequence, view))
+            found = await self.run_in_worker(lambda: self._records.recent_image(source, sequence, view))
         reject = self.screen.feed.reject(source, sequence)
         return jpeg_response(found if found is not None or reject is None else reject.thumbnail)
 
@@ -234,17 +234,17 @@ class ScreenRoutes(RouteContext):
         """Returns the image of a record under its heat map."""
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
-        return jpeg_response(await self.work(lambda: self._records.heat(source, sequence, view)))
+        return jpeg_response(await self.run_in_worker(lambda: self._records.heat(source, sequence, view)))
 
     async def similar(self, request: Request, visitor: Visitor) -> Response:
         """Returns the good part that looks most like a record's image; ``null`` if there is none."""
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
-        return json_response(await self.work(lambda: self._records.similar(source, sequence, view)))
+        return json_response(await self.run_in_worker(lambda: self._records.similar(source, sequence, view)))
 
     async def action_list(self, request: Request, visitor: Visitor) -> Response:
         """Returns the last actions of people."""
-        return json_response(await self.work(lambda: self.screen.actions.last(ACTIONS_SHOWN)))
+        return json_response(await self.run_in_worker(lambda: self.screen.actions.last(ACTIONS_SHOWN)))
 
     # What people do.
 
@@ -255,7 +255,7 @@ class ScreenRoutes(RouteContext):
         def work() -> dict[str, Any]:
             return self._records.mark(given.source, given.sequence, given.kind, given.box, by=visitor.name)
 
-        done = await self.acted(visitor, "mark", work, subject=f"{given.source} {given.sequence}", detail=given.kind)
+        done = await self.perform(visitor, "mark", work, subject=f"{given.source} {given.sequence}", detail=given.kind)
         return json_response(done)
 
     async def acknowledge(self, request: Request, visitor: Visitor) -> Response:
@@ -276,32 +276,32 @@ class ScreenRoutes(RouteContext):
             return ask(self.screen.agent.folder, given)
 
         # Not in the worker: a recipe takes seconds, and the screen goes on showing.
-        done = await self.acted(visitor, given.do, work, subject=given.recipe or given.part_id, in_worker=False)
+        done = await self.perform(visitor, given.do, work, subject=given.recipe or given.part_id, in_worker=False)
         return json_response(done)
 
 
 STATE_EVERY_S = 0.4
 """Least time between two states of a stream; the agent's status changes every 0.5 s."""
 
-RULES = (
-    RouteRule("GET", "/", None, ScreenRoutes.page),
-    RouteRule("GET", "/session", None, ScreenRoutes.session),
-    RouteRule("POST", "/session", None, ScreenRoutes.sign_in),
-    RouteRule("POST", "/session/end", None, ScreenRoutes.sign_out),
-    RouteRule("GET", "/events", "watch", ScreenRoutes.events),
-    RouteRule("GET", "/parts/{number:int}/{view:int}.jpg", "watch", ScreenRoutes.part_image),
-    RouteRule("GET", "/parts/{number:int}/{view:int}/heat.jpg", "watch", ScreenRoutes.part_heat),
-    RouteRule("GET", "/rejects", "watch", ScreenRoutes.rejects),
-    RouteRule("GET", "/rejects/{number:int}.jpg", "watch", ScreenRoutes.thumbnail),
-    RouteRule("GET", "/record", "watch", ScreenRoutes.record),
-    RouteRule("GET", "/record/image", "watch", ScreenRoutes.record_image),
-    RouteRule("GET", "/record/heat", "watch", ScreenRoutes.record_heat),
-    RouteRule("GET", "/record/similar", "watch", ScreenRoutes.similar),
-    RouteRule("GET", "/actions", "set_up", ScreenRoutes.action_list),
-    RouteRule("POST", "/mark", "operate", ScreenRoutes.mark),
-    RouteRule("POST", "/acknowledge", "operate", ScreenRoutes.acknowledge),
-    RouteRule("POST", "/line", "operate", ScreenRoutes.control),
-    *SET_UP_RULES,
+ROUTES = (
+    ScreenRoute("GET", "/", None, ScreenRoutes.page),
+    ScreenRoute("GET", "/session", None, ScreenRoutes.session),
+    ScreenRoute("POST", "/session", None, ScreenRoutes.sign_in),
+    ScreenRoute("POST", "/session/end", None, ScreenRoutes.sign_out),
+    ScreenRoute("GET", "/events", "watch", ScreenRoutes.events),
+    ScreenRoute("GET", "/parts/{number:int}/{view:int}.jpg", "watch", ScreenRoutes.part_image),
+    ScreenRoute("GET", "/parts/{number:int}/{view:int}/heat.jpg", "watch", ScreenRoutes.part_heat),
+    ScreenRoute("GET", "/rejects", "watch", ScreenRoutes.rejects),
+    ScreenRoute("GET", "/rejects/{number:int}.jpg", "watch", ScreenRoutes.thumbnail),
+    ScreenRoute("GET", "/record", "watch", ScreenRoutes.record),
+    ScreenRoute("GET", "/record/image", "watch", ScreenRoutes.record_image),
+    ScreenRoute("GET", "/record/heat", "watch", ScreenRoutes.record_heat),
+    ScreenRoute("GET", "/record/similar", "watch", ScreenRoutes.similar),
+    ScreenRoute("GET", "/actions", "set_up", ScreenRoutes.action_list),
+    ScreenRoute("POST", "/mark", "operate", ScreenRoutes.mark),
+    ScreenRoute("POST", "/acknowledge", "operate", ScreenRoutes.acknowledge),
+    ScreenRoute("POST", "/line", "operate", ScreenRoutes.control),
+    *SET_UP_ROUTES,
 )
 """Every route; a test compares what each role may do with a table."""
 
@@ -311,8 +311,8 @@ FILES = ("screen.js", "setup.js", "screen.css", "strings.json")
 def make_app(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None = None) -> Starlette:
     """Returns the ASGI application; the arguments are those of `ScreenRoutes`."""
     routes = ScreenRoutes(screen, is_local=is_local, set_up=set_up)
-    files = RouteRule("GET", "/{name}", None, ScreenRoutes.page)
-    table = [Route(rule.path, routes.endpoint(rule), methods=[rule.method]) for rule in RULES]
+    files = ScreenRoute("GET", "/{name}", None, ScreenRoutes.page)
+    table = [Route(route.path, routes.endpoint(route), methods=[route.method]) for route in ROUTES]
     table += [Route(f"/{name}", _named(routes.endpoint(files), name), methods=["GET"]) for name in FILES]
     handlers = {LinesideError: _failed, HTTPException: _not_served, ValueError: _malformed, Exception: _crashed}
     return Starlette(routes=table, exception_handlers={**handlers, ClientDisconnect: _gone})

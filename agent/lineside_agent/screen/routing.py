@@ -1,4 +1,4 @@
-"""What routes of the screen share: the rule of a route, bodies of requests and answers."""
+"""What routes of the screen share: `ScreenRoute`, bodies of requests and answers."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class RouteContext:
         self.screen = screen
         self.set_up = set_up
 
-    async def work(self, work: Callable[[], T]) -> T:
+    async def run_in_worker(self, work: Callable[[], T]) -> T:
         """Runs what waits for the disk in the worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self.screen.worker, work)
 
-    async def acted(
+    async def perform(
         self,
         visitor: Visitor,
         action: str,
@@ -52,7 +52,7 @@ class RouteContext:
     ) -> T:
         """Does something for a person, and writes down what and how it went."""
         try:
-            done = await (self.work(work) if in_worker else asyncio.to_thread(work))
+            done = await (self.run_in_worker(work) if in_worker else asyncio.to_thread(work))
         except LinesideError as error:
             await self.note(visitor.name, action, subject, detail or "", str(error))
             raise
@@ -61,7 +61,7 @@ class RouteContext:
 
     async def note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
         """Writes down what a person did."""
-        await self.work(lambda: self.screen.actions.add(by, action, subject, detail, error))
+        await self.run_in_worker(lambda: self.screen.actions.add(by, action, subject, detail, error))
 
 
 Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]
@@ -69,7 +69,7 @@ Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RouteRule:
+class ScreenRoute:
     """One route.
 
     Attributes:

@@ -74,11 +74,8 @@ def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
             action="Leave out --clean-simulated for other surfaces.",
         )
     parts = [f"clean {number}" for number in range(count)]
-    return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds), parts)]
-
-
-def _drawn(count: int, kinds: Sequence[Kind]) -> AnnotatedFrames:
-    return AnnotatedFrames([partial(_draw, number, kinds[number % len(kinds)]) for number in range(count)])
+    frames = AnnotatedFrames([partial(_draw, number, kinds[number % len(kinds)]) for number in range(count)])
+    return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, frames, parts)]
 
 
 def _draw(number: int, kind: Kind) -> AnnotatedFrame:

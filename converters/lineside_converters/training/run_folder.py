@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +90,20 @@ def resumed_or_begun(settings: S) -> S:
     """
     resume = (settings.out / CHECKPOINT).is_file()
     return msgspec.structs.replace(settings, resume=resume, overwrite=not resume)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder, and removes it again if what follows fails before anything is written there."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def prepare_run_folder(settings: TrainingSettings) -> None:

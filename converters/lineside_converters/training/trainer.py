@@ -31,7 +31,7 @@ from lineside_converters.training.loop import (
 )
 from lineside_converters.training.objective import LabelledObjective, Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.run_folder import check_run_folder, prepare_run_folder
+from lineside_converters.training.run_folder import check_run_folder, new_folder, prepare_run_folder
 from lineside_converters.training.settings import TrainingSettings
 from lineside_converters.training.slimmable.network import SlimmableNetwork
 from lineside_converters.training.slimmable.training import (
@@ -95,14 +95,14 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         check_run_folder(config)
-        config.out.mkdir(parents=True, exist_ok=True)
         self.config, self.on_progress, self.strategy = config, on_progress, strategy
-        self.objective: O = self.load()
-        self._widths: list[dict[str, Any]] = []
-        first = config.first_model
-        self.network = None if first is None else self._open(first)
-        self.run = self._start()
-        prepare_run_folder(config)  # last: what is refused above leaves an earlier run as it was
+        with new_folder(config.out):
+            self.objective: O = self.load()
+            self._widths: list[dict[str, Any]] = []
+            first = config.first_model
+            self.network = None if first is None else self._open(first)
+            self.run = self._start()
+            prepare_run_folder(config)  # last: what is refused above leaves an earlier run as it was
 
     @abc.abstractmethod
     def load(self) -> O:

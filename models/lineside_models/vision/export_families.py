@@ -186,7 +186,7 @@ def _ask_for_labels(onnx: OnnxFacts, where: str, *, given: int = 0) -> None:
             + ("with another number of classes" if given else "and does not say its labels"),
             expected=f"{classes} labels, in the order of its outputs",
             actual=given or None,
-            action="Give them by --labels A,B,… or labels=[…], or in a .toml file beside the model.",
+            action="Give them in a .toml file beside the model, as labels=[…], or by --labels of lineside optimize.",
         )
 
 

@@ -19,7 +19,7 @@ from lineside_agent.config import AgentConfig, FolderCameraConfig, ScreenConfig,
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen import people
 from lineside_agent.screen.people import Sessions, add_person, remove_person
-from lineside_agent.screen.routes import RULES
+from lineside_agent.screen.routes import ROUTES
 from lineside_agent.screen.screen import CONNECTIONS_MAX, check_access, make_server
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
@@ -119,7 +119,7 @@ def server(state: ScreenState) -> Iterator[PageServer]:
 
 
 def test_each_role_gets_what_the_table_says_and_nobody_a_credential(server: PageServer, tmp_path: Path) -> None:
-    assert {(rule.method, rule.path) for rule in RULES} == ALLOWED.keys()
+    assert {(route.method, route.path) for route in ROUTES} == ALLOWED.keys()
     secrets = [one.digest for one in people.read_people(tmp_path)] + [one.salt for one in people.read_people(tmp_path)]
     for who in ("", *PINS):
         client = Client(server.url)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from lineside_agent.screen.people import Visitor
 from lineside_agent.screen.routing import (
     RouteContext,
-    RouteRule,
+    ScreenRoute,
     jpeg_response,
     json_response,
     read_body,
@@ -54,20 +54,20 @@ async def overview(routes: RouteContext, request: Request, visitor: Visitor) -> 
 async def look(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the figures of a camera's newest frame."""
     view, area = _views(routes).camera(request.path_params["camera"]), _area(request)
-    return json_response(await routes.work(lambda: view.look(area)))
+    return json_response(await routes.run_in_worker(lambda: view.look(area)))
 
 
 async def picture(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the frame of the last look."""
     view, number = _views(routes).camera(request.path_params["camera"]), request.path_params["number"]
-    return jpeg_response(await routes.work(lambda: view.picture(number)))
+    return jpeg_response(await routes.run_in_worker(lambda: view.picture(number)))
 
 
 async def regions(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the regions of a camera, where changed ones go, and how the last change went."""
     views, index = _views(routes), request.path_params["camera"]
     machine = views.access.configuration.machine
-    status: dict[str, Any] = await routes.work(lambda: views.editor(index).status(views.camera(index).size))
+    status: dict[str, Any] = await routes.run_in_worker(lambda: views.editor(index).status(views.camera(index).size))
     error = "" if machine.error is None else machine.error.message
     return json_response({**status, "state": machine.state, "error": error})
 
@@ -85,18 +85,18 @@ async def save_regions(routes: RouteContext, request: Request, visitor: Visitor)
 
     kinds = ", ".join(one.kind for one in given.regions) or "none"
     subject = views.sources[index] if index < len(views.sources) else ""
-    return json_response(await routes.acted(visitor, "regions", work, subject=subject, detail=kinds))
+    return json_response(await routes.perform(visitor, "regions", work, subject=subject, detail=kinds))
 
 
 async def wizard_status(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns where the wizard stands."""
-    return json_response(await routes.work(_wizard(routes).status))
+    return json_response(await routes.run_in_worker(_wizard(routes).status))
 
 
 async def wizard_part(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the thumbnail of a collected part."""
     wizard, number = _wizard(routes), request.path_params["part"]
-    return jpeg_response(await routes.work(lambda: wizard.thumbnail(number)))
+    return jpeg_response(await routes.run_in_worker(lambda: wizard.thumbnail(number)))
 
 
 async def wizard_step(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
@@ -119,7 +119,7 @@ async def wizard_step(routes: RouteContext, request: Request, visitor: Visitor) 
             wizard.discard()
 
     detail = f"{given.score:.2f}" if given.do == "accept" else str(given.part) if given.do == "remove" else ""
-    await routes.acted(visitor, "learn good parts", work, subject=given.do, detail=detail)
+    await routes.perform(visitor, "learn good parts", work, subject=given.do, detail=detail)
     return json_response(wizard.status())
 
 
@@ -151,13 +151,13 @@ def _area(request: Request) -> Area:
     return (sides[0], sides[1], sides[2], sides[3])
 
 
-SET_UP_RULES = (
-    RouteRule("GET", "/set-up", "set_up", overview),
-    RouteRule("GET", "/cameras/{camera:int}", "set_up", look),
-    RouteRule("GET", "/cameras/{camera:int}/{number:int}.jpg", "set_up", picture),
-    RouteRule("GET", "/cameras/{camera:int}/regions", "set_up", regions),
-    RouteRule("POST", "/cameras/{camera:int}/regions", "set_up", save_regions),
-    RouteRule("GET", "/learning", "set_up", wizard_status),
-    RouteRule("GET", "/learning/{part:int}.jpg", "set_up", wizard_part),
-    RouteRule("POST", "/learning", "set_up", wizard_step),
+SET_UP_ROUTES = (
+    ScreenRoute("GET", "/set-up", "set_up", overview),
+    ScreenRoute("GET", "/cameras/{camera:int}", "set_up", look),
+    ScreenRoute("GET", "/cameras/{camera:int}/{number:int}.jpg", "set_up", picture),
+    ScreenRoute("GET", "/cameras/{camera:int}/regions", "set_up", regions),
+    ScreenRoute("POST", "/cameras/{camera:int}/regions", "set_up", save_regions),
+    ScreenRoute("GET", "/learning", "set_up", wizard_status),
+    ScreenRoute("GET", "/learning/{part:int}.jpg", "set_up", wizard_part),
+    ScreenRoute("POST", "/learning", "set_up", wizard_step),
 )
