@@ -115,6 +115,8 @@ def test_a_demo_that_fails_is_red_and_the_tests_are_not_begun(tmp_path: Path) ->
     assert "test-ci" not in run["seconds"]
     assert clone.run(record=False).returncode != 0
     assert len(clone.runs) == 1
+    looked = ["pgrep", "-f", f"^{clone.beside}"]
+    wait_for(lambda: subprocess.run(looked, capture_output=True, check=False).returncode == 1)
 
 
 def test_a_check_that_fails_is_red_and_the_tests_beside_it_are_counted(tmp_path: Path) -> None:
