@@ -97,6 +97,8 @@ demo-federated: $(VENV)/.train
 # good parts took 17 s of processor time instead of 2.
 test test-ci: export OMP_WAIT_POLICY := PASSIVE
 test test-ci: export OPENBLAS_NUM_THREADS := 1
+# Ray's workers have niceness 15 otherwise: beside other tests they got no core, and two of them trained for four minutes.
+test test-ci: export RAY_worker_niceness := 0
 
 TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
