@@ -10,6 +10,7 @@ from pathlib import Path
 HOME = Path(__file__).parent.parent / ".envs"
 
 REQUIREMENTS = {
+    "device": (str(HOME.parent.parent),),  # this checkout, without extras
     "ultralytics": ("ultralytics>=8.3,<9", "onnxruntime>=1.20,<2", "onnx>=1.17,<2"),
     "model-api": ("openvino-model-api>=0.3,<1",),
     "olive": ("olive-ai>=0.13,<1", "onnxruntime>=1.20,<2", "requests>=2"),  # it imports requests without asking for it

@@ -52,9 +52,9 @@ def test_a_collector_that_is_off_stays_off() -> None:
 
 
 def test_what_the_program_has_frozen_stays_frozen() -> None:
+    kept = [[] for _ in range(5000)]  # type: ignore[var-annotated]
     gc.freeze()
-    before = gc.get_freeze_count()
     with paused():
         pass
-    assert gc.get_freeze_count() == before > 0
+    assert gc.get_freeze_count() >= len(kept)  # others of the frozen may end meanwhile
     assert gc.isenabled()
