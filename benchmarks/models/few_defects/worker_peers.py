@@ -7,8 +7,9 @@ Usage: python worker_peers.py JOB OUT. JOB is JSON: ``method`` (``patchcore``, `
 
 anomalib's own backbones come from a model hub; here both of its models take EfficientNet-Lite2 with ImageNet's weights
 from a package, which is the trunk that the features of `lineside learn-good` were made from. PatchCore keeps 1 % of its
-patches, since the default of 10 % takes 50 minutes here. Losses, optimizers and schedules are those of
-anomalib's Lightning modules; half of each batch are bad frames, mirrored at random, for YOLOX-Nano too. YOLOX-Nano begins with random weights: no package has its weights.
+patches, since the default of 10 % takes 50 minutes here. Losses, optimizers and schedules are those of anomalib's
+Lightning modules; half of each batch are bad frames, mirrored at random, for YOLOX-Nano too. YOLOX-Nano begins with
+random weights: no package has its weights.
 """
 
 from __future__ import annotations
