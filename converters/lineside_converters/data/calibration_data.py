@@ -158,8 +158,7 @@ def gather_inputs(
     if not data:
         judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
     else:
-        read = partial(_read, manifest=manifest, drawn_folds=drawn_folds)
-        tuning, judged, files = _annotated(manifest, data, fold, judge_fold or fold, limit, read)
+        tuning, judged, files = _annotated(manifest, data, (fold, judge_fold or fold), limit, drawn_folds)
         names = " and ".join(folder.name for folder in data)
         evaluation_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
         if frames is None:
@@ -208,12 +207,13 @@ def _simulated(manifest: Manifest, count: int) -> tuple[AnnotatedFrames, list[Fr
 def _annotated(
     manifest: Manifest,
     data: Sequence[Path],
-    fold: str,
-    judge_fold: str,
+    folds: tuple[str, str],
     limit: int,
-    read: Callable[[Path, str], tuple[Dataset, masks.MaskDataset | None]],
+    drawn_folds: Mapping[Path, Path],
 ) -> tuple[AnnotatedFrames, AnnotatedFrames, frozenset[Path]]:
     """Returns frames to calibrate and choose on, frames to judge on, and the files of those."""
+    fold, judge_fold = folds
+    read = partial(_read, manifest=manifest, drawn_folds=drawn_folds)
     tuning, judged, files = AnnotatedFrames(), AnnotatedFrames(), set[Path]()
     most, most_judged = -(-limit // len(data)), -(-DATA_JUDGED // len(data))
     for folder in data:
