@@ -16,6 +16,9 @@ from lineside_runtime.errors import InputNotFoundError
 LABELS = {"state": "bundle_state", "ready": "has_judged", "error": "bundle_error"}
 """Keys of ``status.json`` that are shown under a clearer name."""
 
+LIVE = ("line", "lines", "hub")
+"""Labels of states that hold while the agent runs."""
+
 Status = Mapping[str, Any]
 Lines = Iterator[tuple[str, str]]
 """Label and text; an empty label continues the one before."""
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
         return 0
-    lines = [(LABELS.get(key, key), text) for key, text in _flattened(status)] if options.all else [*_summary(status)]
+    lines = [(LABELS.get(key, key), text) for key, text in _flattened(status)] if options.all else [*_stated(status)]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         show(f"{label:<{width}}  {text}")
@@ -56,6 +59,13 @@ def run(options: argparse.Namespace) -> int:
         why = f"it runs, and {free_mib:.1f} MiB are free" if status["runs"] else "it does not run"
         inform(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); the values may be outdated")
     return 0
+
+
+def _stated(status: Status) -> Lines:
+    """Yields the summary; states of an agent that does not run or no longer writes are those of its last status."""
+    outdated = status["stale"] or not status["runs"]
+    for label, text in _summary(status):
+        yield label, f"last known: {text}" if outdated and label in LIVE else text
 
 
 def _summary(status: Status) -> Lines:
