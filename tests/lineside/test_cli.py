@@ -141,6 +141,10 @@ def test_mistyped_shipped_bundle_is_answered_with_those_that_there_are(capsys: p
     assert "no shipped bundle 'surface-13'" in said
     assert "one of surface-12, surface-12-float, surface-starter" in said
     assert "Did you mean surface-12?" in said
+    with pytest.raises(SystemExit):
+        main(["bench", "elsewhere"])
+    said = capsys.readouterr().err
+    assert "no shipped bundle 'elsewhere'" in said and "one of surface-12, " in said
     assert main(["board", "detect", "--bundle", "surfaces"]) == 1
     assert "surface-12" in capsys.readouterr().err
 
@@ -271,6 +275,6 @@ def test_a_shipped_bundle_is_found_by_its_name_and_a_folder_of_that_name_comes_f
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert bundle_path("surface-12") == zoo.path("surface-12")
-    assert bundle_path("no-such") == Path("no-such")
+    assert bundle_path("no/such") == Path("no/such")
     (tmp_path / "surface-12").mkdir()
     assert bundle_path("surface-12") == Path("surface-12")
