@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from lineside.cache_folder import cache_folder
 from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
@@ -27,6 +28,8 @@ from lineside_runtime.errors import (
 class AgentInspector:
     """Inspects images one by one, with the placement and rules of ``[inspect]``.
 
+    Times of variants that are measured here are kept in the user's cache folder.
+
     Args:
         bundle: Of several models.
         config: As in ``agent.toml``.
@@ -37,7 +40,7 @@ class AgentInspector:
     """
 
     def __init__(self, bundle: Bundle, config: InspectConfig) -> None:
-        self._loaded = load("a", bundle, config)
+        self._loaded = load("a", bundle, config, measured=cache_folder())
 
     @property
     def models(self) -> tuple[str, ...]:

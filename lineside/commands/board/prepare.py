@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineside.cache_folder import cache_folder
 from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
@@ -163,15 +164,9 @@ def _built() -> Path:
     place = cache_folder() / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
     if not place.exists():
         inform("building a Debian image: some minutes, once")
-        place.parent.mkdir(parents=True, exist_ok=True)
         build.build(place, say=inform)
     inform(f"base image: {place}")
     return place
-
-
-def cache_folder() -> Path:
-    """Returns the user's cache folder by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside"
 
 
 def _settings(options: argparse.Namespace) -> FirstBootSettings:
