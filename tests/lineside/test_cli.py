@@ -204,7 +204,7 @@ def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixtur
     assert (lines["line"], lines["bundle"]) == ("ready", "surface-12@1.0.0")
     assert lines["parts"] == "9 since the start: 4 passed, 3 rejected (1 unsure), 2 faults (2 late)"
     assert lines["defects"] == "scratches 2, pits 1"
-    assert lines["cameras"] == "top: 7 frames, 1 outages; [2009] gone"
+    assert lines["cameras"] == "top: 7 frames, 1 outage; [2009] gone"
     assert lines["lines"] == "gpio: not open, 3 verdicts sent, 1 missed"
     assert lines["degraded"] == "images: 80 C"
     assert lines["problems"] == "[2009] gone"
