@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from lineside.cache_folder import cache_folder
 from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
@@ -23,6 +22,7 @@ from lineside_runtime.errors import (
     PartNotFoundError,
     RegistrationError,
 )
+from lineside_runtime.files import cache_folder
 
 
 class AgentInspector:

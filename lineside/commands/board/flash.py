@@ -7,13 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lineside.cache_folder import cache_folder
 from lineside.commands.board.prepare import add_preparation, prepare_image
 from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside_boards import disk as disks
 from lineside_boards.errors import UnsafeTargetError
+from lineside_runtime.files import cache_folder
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.cache_folder import cache_folder
 from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.secret_input import add_passphrase
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from lineside_boards.first_boot.settings import FirstBootSettings, Wifi
