@@ -20,7 +20,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import helper, numpy_helper
 
 from lineside_converters.formats import ConversionRequest
-from lineside_converters.formats.tflite_writer import Quantization, Tensor, TfliteWriter
+from lineside_converters.formats.tflite_writer import Quantization, TfliteTensor, TfliteWriter
 from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
 
@@ -84,8 +84,8 @@ class _Translation:
                 self._users.setdefault(name, []).append(node)
         self._outputs = {value.name for value in graph.output}
         self._writer = TfliteWriter()
-        self._found: dict[str, Tensor] = {}
-        self._floats: dict[int, Tensor] = {}
+        self._found: dict[str, TfliteTensor] = {}
+        self._floats: dict[int, TfliteTensor] = {}
 
     def content(self) -> bytes:
         if len(self._graph.input) != 1:
@@ -103,7 +103,7 @@ class _Translation:
         outputs = [(value.name, self._output(value.name)) for value in self._graph.output]
         return self._writer.finished(SIGNATURE, [(given.name, entry)], outputs)
 
-    def _output(self, name: str) -> Tensor:
+    def _output(self, name: str) -> TfliteTensor:
         return self._writer.as_float(self._writer.transposed(self._value(name), TO_NCHW), name)
 
     def _translate(self, node: onnx.NodeProto) -> None:
@@ -121,17 +121,17 @@ class _Translation:
         else:
             raise GraphError(f"LiteRT's translation takes no {node.op_type} here", actual=node.name)
 
-    def _value(self, name: str) -> Tensor:
+    def _value(self, name: str) -> TfliteTensor:
         if name not in self._found:
             raise GraphError("LiteRT's translation takes no constant here", actual=name)
         return self._found[name]
 
-    def _float(self, source: Tensor) -> Tensor:
+    def _float(self, source: TfliteTensor) -> TfliteTensor:
         if source.index not in self._floats:
             self._floats[source.index] = self._writer.as_float(source)
         return self._floats[source.index]
 
-    def _quantized(self, source: Tensor, wanted: Quantization, name: str) -> Tensor:
+    def _quantized(self, source: TfliteTensor, wanted: Quantization, name: str) -> TfliteTensor:
         if source.quantization == wanted:
             return source
         target = self._writer.tensor(name, source.shape, np.int8, quantization=wanted)
@@ -178,14 +178,14 @@ class _Translation:
             raise GraphError("LiteRT's translation takes limits of 0 and 6", actual=limits or node.name)
         return int(_Activation.RELU6 if node.op_type == "Clip" else _Activation.RELU)
 
-    def _finish(self, made: Tensor, target: _Target) -> None:
+    def _finish(self, made: TfliteTensor, target: _Target) -> None:
         """Notes what a node has made, under all its names."""
         if target.quantization is not None:
             made = self._quantized(made, target.quantization, target.names[-1])
         for name in target.names:
             self._found[name] = made
 
-    def _new(self, target: _Target, shape: list[int], *, quantized: bool) -> Tensor:
+    def _new(self, target: _Target, shape: list[int], *, quantized: bool) -> TfliteTensor:
         if quantized and target.quantization is not None:
             return self._writer.tensor(target.names[-1], shape, np.int8, quantization=target.quantization)
         return self._writer.tensor(target.names[-1] + "_float", shape, np.float32)
@@ -249,8 +249,8 @@ class _Translation:
         self._finish(made, target)
 
     def _padded(
-        self, source: Tensor, facts: dict[str, Any], kernel: list[int], strides: list[int], dilations: list[int]
-    ) -> tuple[Tensor, bool]:
+        self, source: TfliteTensor, facts: dict[str, Any], kernel: list[int], strides: list[int], dilations: list[int]
+    ) -> tuple[TfliteTensor, bool]:
         """Returns the input, padded where the operator itself doesn't do it for every size, and whether that does."""
         top, left, bottom, right = facts.get("pads", [0, 0, 0, 0])
         if not (top or left or bottom or right):
@@ -279,8 +279,8 @@ class _Translation:
         return weights, np.broadcast_to(scale.reshape(-1), weights.shape[:1])
 
     def _kernels(
-        self, node: onnx.NodeProto, source: Tensor, weights: Array, scales: Array | None, *, depthwise: bool
-    ) -> list[Tensor]:
+        self, node: onnx.NodeProto, source: TfliteTensor, weights: Array, scales: Array | None, *, depthwise: bool
+    ) -> list[TfliteTensor]:
         """Returns the operator's weights and sums to add: integers where there are scales."""
         _, whole_scales = self._weights(node.input[1])
         turned = np.ascontiguousarray(weights.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))

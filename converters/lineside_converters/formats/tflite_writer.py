@@ -48,7 +48,7 @@ class Quantization:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Tensor:
+class TfliteTensor:
     """A tensor of the file.
 
     Attributes:
@@ -79,7 +79,7 @@ class TfliteWriter:
         *,
         quantization: Quantization | None = None,
         free: Sequence[int] = (),
-    ) -> Tensor:
+    ) -> TfliteTensor:
         """Adds a tensor that is computed, or given by the caller.
 
         Args:
@@ -94,9 +94,9 @@ class TfliteWriter:
             made.quantization.zeroPoint = [quantization.zero] * len(quantization.scales)
             made.quantization.quantizedDimension = quantization.axis
         self._graph.tensors.append(made)
-        return Tensor(len(self._graph.tensors) - 1, tuple(shape), quantization)
+        return TfliteTensor(len(self._graph.tensors) - 1, tuple(shape), quantization)
 
-    def constant(self, name: str, content: Array, *, quantization: Quantization | None = None) -> Tensor:
+    def constant(self, name: str, content: Array, *, quantization: Quantization | None = None) -> TfliteTensor:
         """Adds a tensor with its content."""
         made = self.tensor(name, content.shape, content.dtype.type, quantization=quantization)
         buffer = schema.BufferT()
@@ -105,7 +105,7 @@ class TfliteWriter:
         self._graph.tensors[made.index].buffer = len(self._buffers) - 1
         return made
 
-    def operator(self, kind: str, inputs: Sequence[Tensor], output: Tensor, **options: Any) -> None:
+    def operator(self, kind: str, inputs: Sequence[TfliteTensor], output: TfliteTensor, **options: Any) -> None:
         """Adds an operator.
 
         Args:
@@ -122,19 +122,19 @@ class TfliteWriter:
             setattr(made.builtinOptions, field, value)
         self._graph.operators.append(made)
 
-    def transposed(self, source: Tensor, order: Sequence[int]) -> Tensor:
+    def transposed(self, source: TfliteTensor, order: Sequence[int]) -> TfliteTensor:
         """Returns a tensor with its dimensions in another order."""
         name = self.name_of(source)
         target = self.like(f"{name}_transposed", source, shape=[source.shape[axis] for axis in order])
         self.operator("TRANSPOSE", [source, self.constant(f"{name}_order", np.array(order, np.int32))], target)
         return target
 
-    def like(self, name: str, source: Tensor, *, shape: Sequence[int] | None = None) -> Tensor:
+    def like(self, name: str, source: TfliteTensor, *, shape: Sequence[int] | None = None) -> TfliteTensor:
         """Adds a tensor of a source's type and scale, and its shape unless another is given."""
         dtype = np.float32 if source.quantization is None else np.int8
         return self.tensor(name, shape or source.shape, dtype, quantization=source.quantization)
 
-    def as_float(self, source: Tensor, name: str = "") -> Tensor:
+    def as_float(self, source: TfliteTensor, name: str = "") -> TfliteTensor:
         """Returns a tensor's floats."""
         if source.quantization is None:
             return source
@@ -142,12 +142,12 @@ class TfliteWriter:
         self.operator("DEQUANTIZE", [source], target)
         return target
 
-    def name_of(self, tensor: Tensor) -> str:
+    def name_of(self, tensor: TfliteTensor) -> str:
         """Returns a tensor's name."""
         return str(self._graph.tensors[tensor.index].name)
 
     def finished(
-        self, signature: str, inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[tuple[str, Tensor]]
+        self, signature: str, inputs: Sequence[tuple[str, TfliteTensor]], outputs: Sequence[tuple[str, TfliteTensor]]
     ) -> bytes:
         """Returns the file's content.
 
@@ -191,7 +191,7 @@ def _code(kind: str) -> Any:
     return made
 
 
-def _named(name: str, tensor: Tensor) -> Any:
+def _named(name: str, tensor: TfliteTensor) -> Any:
     made = schema.TensorMapT()
     made.name, made.tensorIndex = name, tensor.index
     return made
