@@ -18,7 +18,7 @@ from lineside_runtime.bundle import Format, Manifest
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.precision import Precision
 
-__all__ = ["vendor_variant"]
+__all__ = ["litert_qdq", "vendor_variant"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
