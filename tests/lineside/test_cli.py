@@ -80,6 +80,13 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pyte
         assert f"unrecognized arguments: {' '.join(words)}{near}\n" in error
 
 
+def test_an_unknown_command_or_choice_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, near in ((["trian"], "train"), (["hub", "prun"], "prune"), (["--log-level", "warn", "hub"], "warning")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert capsys.readouterr().err.endswith(f" (did you mean {near}?)\n")
+
+
 def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tmp_path / "nothing")]) == 1
     printed = capsys.readouterr()
