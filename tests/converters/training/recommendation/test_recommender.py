@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,8 +64,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DINModel:
 
 
 @pytest.fixture(scope="module")
-def bundle(model: DINModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model.optimize(tmp_path_factory.mktemp("bundles") / "parts").path
+def said() -> list[str]:
+    """What was said while `bundle` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def bundle(model: DINModel, said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model.optimize(tmp_path_factory.mktemp("bundles") / "parts", on_progress=said.append).path
+
+
+def test_only_files_that_stay_are_named(bundle: Path, said: list[str]) -> None:
+    assert said and not [text for text in said if tempfile.gettempdir() in text and str(bundle) not in text]
 
 
 def test_a_bundle_that_ranks_well_passes_the_baseline_gate(bundle: Path) -> None:
