@@ -28,6 +28,7 @@ from lineside_link.messages import (
     Up,
     encode,
 )
+from tests.worlds.hub import make_repository, open_database
 
 GROUP = "line-a"
 
@@ -36,10 +37,10 @@ GROUP = "line-a"
 def hub(tmp_path: Path) -> Path:
     """Three devices that are up, with a result each."""
     folder = tmp_path / "hub"
-    Repository.create(folder, groups=[GROUP])
+    make_repository(folder, [GROUP])
     config = {"folder": ".", "link": {"url": "mqtt://127.0.0.1:1883", "site": "test"}}
     (folder / "hub.toml").write_text(tomli_w.dumps(config))
-    database = Database.open(folder)
+    database = open_database(folder)
     sink = ResultsSink(database)
     with database.transaction():
         for number in (1, 2, 3):
