@@ -53,6 +53,13 @@ def hub(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_device_that_the_hub_does_not_know_is_not_released(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "release", "cam-1", "--hub", str(hub)]) == 0
+    assert "it had no desired state of its own" in capsys.readouterr().err
+    assert main(["fleet", "release", "cam-99", "--hub", str(hub)]) == 1
+    assert "the hub has not heard of 'cam-99'" in capsys.readouterr().err
+
+
 def test_ls_and_show_say_which_configuration_a_device_follows_and_should(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
