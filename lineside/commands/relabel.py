@@ -195,6 +195,8 @@ def _print(done: ImportReport) -> None:
     if done.repeated_boxes:
         show(f"{done.repeated_boxes} boxes were there twice")
     _print_changes(done.boxes, done.confusion)
+    if done.new + done.corrected and not any(count for kind, count in done.boxes.items() if kind != "kept"):
+        inform("no box was changed: if the file was imported before it was corrected, correct it and import it again")
 
 
 def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:

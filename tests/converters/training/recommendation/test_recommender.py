@@ -262,6 +262,8 @@ def test_the_command_line_trains_and_recommends(
     data = str(model.config.data[0])
     assert main(["train", "recommender", "--data", data, "--epochs", "1", "--out", str(out), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["held_gauc"].keys() == {"gauc_uniform", "gauc_popular"}
+    assert main(["recommend", str(out), "--history", "i1-1", "--top", "1"]) == 0  # the run's folder
+    capsys.readouterr()
     assert main(["recommend", str(out / "bundle"), "--history", "i1-1", "nix", "--top", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["recommendations"]) == 2
