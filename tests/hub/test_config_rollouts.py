@@ -131,13 +131,14 @@ def test_a_bundle_that_a_group_of_one_rolls_back_is_not_called_completed(
     pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, healthy_for_s=0.0)
     desired = fleet.desired("cam-0")
     assert desired is not None
-    problem = Problem(code=5001, error="E", message="the golden frame differs")
+    problem = Problem(code=5001, error="E", message="the golden frame differs", expected="no difference")
     report = Reported(device="cam-0", epoch=desired.epoch, gen=desired.gen, state="rolled_back", wanted=pushed.ref)
     fleet.report(msgspec.structs.replace(report, error=problem))
     for second in range(5):
         fleet.rollouts.tick(float(second))
     ended = fleet.rollouts.get(pushed.rollout or "")
-    assert (ended.state, ended.reason.partition(": ")[2]) == ("rolled_back", "cam-0: [5001] the golden frame differs")
+    reason = "cam-0: [5001] the golden frame differs; expected no difference"
+    assert (ended.state, ended.reason.partition(": ")[2]) == ("rolled_back", reason)
     fleet.close()
 
 

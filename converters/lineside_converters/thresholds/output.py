@@ -136,13 +136,16 @@ def check_gain(decision: ThresholdReport, *, force: bool = False) -> ThresholdRe
     worse = {where: cost for where, cost in found.items() if own is not None and cost is not None and cost > own}
     if not worse:
         return decision
-    costs = ", ".join(f"{cost:.4g} a part on frames that they were {where}" for where, cost in worse.items())
+    unit = "a part"
+    if decision.tolerated is not None:
+        unit += f" in costs that lead to {decision.tolerated:.2%} false rejects (a miss costs 1)"
+    costs = ", ".join(f"{cost:.4g} on frames that they were {where}" for where, cost in worse.items())
     if force:
-        note = f"forced: these thresholds cost {costs}; the bundle's own cost {own:.4g}"
+        note = f"forced: these thresholds cost {costs}; the bundle's own cost {own:.4g}, {unit}"
         return msgspec.structs.replace(decision, notes=(*decision.notes, note))
     raise AccuracyGateError(
         "the chosen thresholds cost more than the bundle's own, which stay",
-        expected=f"at most {own:.4g} a part",
+        expected=f"at most {own:.4g} {unit}",
         actual=costs,
         action="Give more frames, good parts among them (--good); --force writes them all the same.",
     )

@@ -141,7 +141,7 @@ def _configuration_events(message: Reported, old: Reported | None, now_ns: int) 
     subject = now.installed if error is None else now.wanted
     detail = "active" if subject else "agent.toml alone"
     if error is not None:
-        detail = f"{error.message}; expected {error.expected}" if error.expected else error.message
+        detail = error.explanation
     yield TimelineEvent(
         at_ns=now_ns,
         device=message.device,

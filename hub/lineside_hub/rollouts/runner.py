@@ -304,7 +304,7 @@ def members(database: Database, group: str) -> list[str]:
 
 
 def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tuple[DeviceAnswer, str]:
-    """Returns a device's answer to a rollout and, if it failed, code and message of its error."""
+    """Returns a device's answer to a rollout and, if it failed, its error."""
     if reported is None or asked is None or asked.pushed_by(rollout.kind) != rollout.id:
         return "pending", ""
     whole = decode(reported.encode(), Reported)
@@ -313,7 +313,7 @@ def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tu
         return "pending", ""
     answer = judge(said, rollout.target)
     error = said.error if answer == "failed" else None
-    return answer, error.text if error is not None else ""
+    return answer, error.full_text if error is not None else ""
 
 
 def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> DeviceAnswer:

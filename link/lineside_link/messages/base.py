@@ -54,6 +54,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         """Code and message."""
         return f"[{self.code}] {self.message}"
 
+    @property
+    def full_text(self) -> str:
+        """Code, message and what would have been right."""
+        return f"[{self.code}] {self.explanation}"
+
+    @property
+    def explanation(self) -> str:
+        """Message and what would have been right."""
+        return f"{self.message}; expected {self.expected}" if self.expected else self.message
+
     def __post_init__(self) -> None:
         for name in ("error", "message", "expected", "actual", "action"):
             text: str | None = getattr(self, name)
