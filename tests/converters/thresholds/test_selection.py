@@ -352,9 +352,9 @@ def test_thresholds_that_cost_more_are_written_only_if_forced(
         worse = msgspec.structs.replace(
             decision, **{field: msgspec.structs.replace(getattr(decision, field), cost=own + 1.0)}
         )
-        with pytest.raises(AccuracyGateError, match="cost more.* a part; got"):
+        with pytest.raises(AccuracyGateError, match=r"cost more.* a part; got"):
             check_gain(worse)
-        with pytest.raises(AccuracyGateError, match="costs that lead to 0.50% false rejects"):
+        with pytest.raises(AccuracyGateError, match=r"costs that lead to 0\.50% false rejects"):
             check_gain(msgspec.structs.replace(worse, tolerated=0.005))
         made = write_bundle(bundle, check_gain(worse, force=True), tmp_path / field)
         assert b"forced: these thresholds cost" in made.file("decision.json").read_bytes()
