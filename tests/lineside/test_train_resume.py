@@ -78,6 +78,12 @@ def test_a_run_goes_on_with_its_own_data_and_network_only(
     assert main(go_on) == 0
 
 
+def test_a_run_that_is_not_there_begins_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_squares(tmp_path / "parts", {"bad": 10, "good": 40})
+    assert train(data, tmp_path / "mistyped", "--resume", "--epochs", "1") == 0
+    assert "mistyped holds no checkpoint to go on from: the training begins" in caplog.text
+
+
 def test_a_checkpoint_of_another_network_is_an_error_with_a_code(run: Path) -> None:
     (run / "config.toml").unlink()
     config = ClassifierConfig(out=run, data=(run.parent / "parts",), side_px=32, width=0.5, threads=1, resume=True)

@@ -290,7 +290,7 @@ def _updates(observed: Examination) -> Iterator[BoardFinding]:
         action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
         yield BoardFinding(level="note", what=what, action=action)
     if observed.changed_files is None:
-        action = "Without a service it is not started again: lineside agent install-service."
+        action = "Without a service it is not started again: lineside agent install-service --payload DIR."
         yield BoardFinding(level="note", what="the agent is not installed as a service", action=action)
         return
     if observed.changed_files:

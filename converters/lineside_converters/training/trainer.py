@@ -171,7 +171,10 @@ class Trainer(abc.ABC, Generic[S, O, R]):
     def checkpoint(self) -> dict[str, Any] | None:
         """Returns the content of the checkpoint to resume from; ``None`` to begin."""
         path = self.config.out / CHECKPOINT
-        if not self.config.resume or (self.begins_again and not path.exists()):
+        if not self.config.resume:
+            return None
+        if self.begins_again and not path.exists():
+            log.warning("%s holds no checkpoint to go on from: the training begins", self.config.out)
             return None
         return checkpoints.load(path)
 

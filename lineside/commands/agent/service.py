@@ -96,9 +96,10 @@ def run_pack(options: argparse.Namespace) -> int:
 
 
 def run_install(options: argparse.Namespace) -> int:
-    """Installs the service."""
+    """Installs the service; says so if there is no agent that it could start."""
+    from lineside_agent.deployment.self_update.guard import Installation
     from lineside_agent.deployment.self_update.payload import open_payload
-    from lineside_agent.service.install import install
+    from lineside_agent.service.install import HOME, install
 
     install(
         options.root,
@@ -108,6 +109,11 @@ def run_install(options: argparse.Namespace) -> int:
         start=not options.no_start,
         progress=inform,
     )
+    if not Installation(options.root / HOME).whole():
+        inform(
+            "no slot holds an agent, so the service starts nothing yet: lineside agent install-service --payload DIR, "
+            "with DIR from `lineside agent pack`"
+        )
     return 0
 
 

@@ -116,7 +116,9 @@ def test_commands_install_and_remove(root: Path, capsys: pytest.CaptureFixture[s
     assert not (root / "etc/systemd/system").exists()  # not enabled
     assert main(["agent", "uninstall-service", "--root", str(root)]) == 0
     assert tree(root) == before
-    assert capsys.readouterr().out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no slot holds an agent" in printed.err and "--payload DIR" in printed.err
 
 
 @pytest.mark.parametrize("unit", ["lineside-agent.service", "lineside-guard.service"])
