@@ -41,11 +41,11 @@ from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.peers.brokers import find_mosquitto
 
 GROUP = "line"
-LOOPBACK_BYTES, ROUNDS = scaled((50_000_000, 15), smoke=(4_000_000, 1))
-BAD_BYTES, UP_S, DOWN_S = scaled((6_000_000, 7.0, 1.0), smoke=(4_000_000, 7.0, 1.0))
+LOOPBACK_BYTES, ROUNDS = scaled((50_000_000, 15), smoke=(5_000_000, 1))
+BAD_BYTES, UP_S, DOWN_S = scaled((6_000_000, 7.0, 1.0), smoke=(5_000_000, 7.0, 1.0))
 BAD = LinkQuality(bits_s=2e6, delay_s=0.05, loss=0.02)
 _BARE = (sys.executable, "-m", "benchmarks.link.bare_mqtt")
-FLEET_BYTES, DEVICES = scaled((5_000_000, 200), smoke=(4_000_000, 3))
+FLEET_BYTES, DEVICES = scaled((5_000_000, 200), smoke=(5_000_000, 3))
 FLEET_BYTES_S = scaled(200_000, smoke=4_000_000)
 GATHER_S = scaled(8.0, smoke=0.5)
 """Two hundred devices share this machine's cores and receive 40 MB/s at this rate."""
