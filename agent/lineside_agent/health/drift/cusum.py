@@ -49,6 +49,10 @@ class Cusum:
         elif self.value == 0.0:
             self.alarm = False
 
+    def resume(self) -> None:
+        """Is in alarm again, as before a restart."""
+        self.value, self.alarm = self.limit, True
+
     def clear(self) -> None:
         """Forgets the evidence."""
         self.value, self.alarm = 0.0, False

@@ -61,12 +61,14 @@ class DriftState(msgspec.Struct, kw_only=True):
         verdicts: Reference of the verdicts; ``None`` while it is learned.
         samples: Frames learned so far.
         judged: Verdicts learned so far.
+        alarms: Since when each test is in alarm, in nanoseconds since 1970, by name.
     """
 
     frames: FrameReference | None = None
     verdicts: VerdictReference | None = None
     samples: list[tuple[float, float, float]] = []
     judged: list[DriftVerdict] = []
+    alarms: dict[str, int] = {}
 
 
 class DriftDetector:
@@ -85,8 +87,10 @@ class DriftDetector:
         self._frame_tests: dict[str, Cusum] = {}
         self._verdict_tests: dict[str, Cusum] = {}
         self._mean, self._precision = np.zeros(3), np.zeros((3, 3))
+        self._resumed = set(self.learned.alarms)  # alarms from before a restart whose tests have not begun again
         if self.learned.frames is not None:
             self._begin_frames(self.learned.frames)
+        self._resumed = self._resumed - set(FRAME_TESTS) if self.learned.verdicts is not None else set()
 
     def tests(self) -> Iterator[tuple[str, Cusum]]:
         """Yields every active test with its name."""
@@ -94,11 +98,12 @@ class DriftDetector:
         yield from self._verdict_tests.items()
 
     def alarms(self) -> tuple[str, ...]:
-        """Returns the names of the tests that are in alarm."""
-        return tuple(name for name, test in self.tests() if test.alarm)
+        """Returns the names of the tests that are in alarm, those from before a restart included."""
+        return (*(name for name, test in self.tests() if test.alarm), *sorted(self._resumed))
 
     def clear(self) -> None:
         """Ends every alarm; the references stay."""
+        self._resumed.clear()
         for _, test in self.tests():
             test.clear()
 
@@ -127,6 +132,7 @@ class DriftDetector:
         known = self.learned.verdicts
         if known is not None and known.bundle != verdict.bundle:
             known = self.learned.verdicts = None
+            self._resumed.clear()
         if known is None:
             self._learn(verdict)
             return
@@ -157,6 +163,7 @@ class DriftDetector:
         shares = 2 * len(FRAME_TESTS)
         named = zip(FRAME_TESTS, tails, strict=True)
         self._frame_tests = {name: self._test(tail.count, tail.frames, shares) for name, tail in named}
+        self._resume(self._frame_tests)
 
     def _begin_verdicts(self, known: VerdictReference, types: tuple[str, ...]) -> None:
         self._types = types
@@ -168,6 +175,12 @@ class DriftDetector:
         self._verdict_tests = dict(zip(VERDICT_TESTS, (bad, good, unsure, miss), strict=True))
         counts = {name: known.types.get(name, 0) for name in types}
         self._verdict_tests |= {f"type:{name}": self._test(count, frames, shares) for name, count in counts.items()}
+        self._resume(self._verdict_tests)
+        self._resumed.clear()  # what is left is of a type that the bundle no longer has
+
+    def _resume(self, tests: dict[str, Cusum]) -> None:
+        for name in self._resumed & tests.keys():
+            tests[name].resume()
 
     def _test(self, count: int, frames: int, shares: int) -> Cusum:
         return self._test_of(upper_share(count, frames, risk=RISK / shares), shares)

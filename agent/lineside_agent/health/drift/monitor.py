@@ -1,8 +1,8 @@
 """Examine each frame for drift, after the line has its verdict.
 
-The references are in ``drift.json``. After the lens was cleaned a person requests ``clear``; after a change of lamp,
-camera or product ``relearn`` (see `request`). On a line with recipes each recipe has its own references, which are used
-again when its product comes back.
+The references and the alarms are in ``drift.json``, so that a restart ends no alarm. After the lens was cleaned a
+person requests ``clear``; after a change of lamp, camera or product ``relearn`` (see `request`). On a line with recipes
+each recipe has its own references, which are used again when its product comes back.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class DriftMonitor:
         self._alarm_count = 0
         self._problem = ""
         self._saved_at_s = time.monotonic()
-        self._saved = self._learned()
+        self._changed(set(self._detector.alarms()))
+        self._saved = self._changes()
         self._reported: DriftReport | None = None
 
     def observe(self, row: ResultRow, capture: Capture | None) -> None:
@@ -104,15 +105,15 @@ class DriftMonitor:
         detector = DriftDetector(self._rules, read_state(path, DriftState))
         with self._lock:
             self._recipe, self._path, self._detector = recipe, path, detector
-            self._saved = self._learned()
             self._changed(set(detector.alarms()))
+            self._saved = self._changes()
 
     def _changed(self, alarms: set[str]) -> None:
         for name in self._since_ns.keys() - alarms:
             log.warning("drift is over: %s", name)
             del self._since_ns[name]
         for name in sorted(alarms - self._since_ns.keys()):
-            self._since_ns[name] = time.time_ns()
+            self._since_ns[name] = self._detector.learned.alarms.get(name) or time.time_ns()
             self._alarm_count += 1
             log.error("drift: %s", self._text(name))
         self._problem = f"drift: {', '.join(sorted(alarms))}" if alarms and self._config.stops_line else ""
@@ -121,6 +122,8 @@ class DriftMonitor:
         """Describes an alarm: the current and the learned value."""
         learned, recent = self._detector.learned, self._detector.recent
         what = name.rpartition("-")[0]
+        if what in (*Descriptors._fields, "bad") and what not in recent:
+            return f"{name}: in alarm since before the agent was started; no part has come since"
         if what in Descriptors._fields and learned.frames is not None:
             median = learned.frames.median[Descriptors._fields.index(what)]
             return f"{name}: {what} is {recent[what]:.3g}, learned was {median:.3g}"
@@ -149,15 +152,16 @@ class DriftMonitor:
             self._report(report)
 
     def save(self, *, now: bool = False) -> None:
-        """Writes the references: always with ``now``, otherwise when a reference is complete or it is time."""
+        """Writes the state: always with ``now``, otherwise when a reference or the alarms change, or it is time."""
         with self._lock:
-            learned_now = self._learned()
-            due = now or learned_now != self._saved or time.monotonic() - self._saved_at_s > SAVE_EVERY_S
+            changes = self._changes()
+            due = now or changes != self._saved or time.monotonic() - self._saved_at_s > SAVE_EVERY_S
             growing = bool(self._detector.learned.samples or self._detector.learned.judged)
-            if not due or (learned_now == self._saved and not growing):
+            if not due or (changes == self._saved and not growing):
                 return
-            self._saved, self._saved_at_s = learned_now, time.monotonic()
+            self._saved, self._saved_at_s = changes, time.monotonic()
             learned = self._detector.learned
+            learned.alarms = dict(self._since_ns)
             kept = msgspec.structs.replace(learned, samples=list(learned.samples), judged=list(learned.judged))
             path = self._path
         try:  # outside of the lock: the line must not wait for the disk
@@ -168,6 +172,10 @@ class DriftMonitor:
     def _learned(self) -> tuple[bool, str]:
         learned = self._detector.learned
         return learned.frames is not None, learned.verdicts.bundle if learned.verdicts is not None else ""
+
+    def _changes(self) -> tuple[bool, str, frozenset[str]]:
+        """Returns what is written at once when it changes."""
+        return (*self._learned(), frozenset(self._since_ns))
 
     def report(self) -> DriftReport:
         """Returns the report for the hub."""

@@ -94,6 +94,39 @@ def test_what_was_learned_outlives_a_restart_also_in_the_middle_of_it(camera: Mo
     assert third.monitor.status()["alarm"]
 
 
+def test_an_alarm_outlives_a_restart_and_stops_the_line_until_its_cause_is_gone(tmp_path: Path) -> None:
+    config = DriftConfig(reference_frames=100, stops_line=True)
+    before = MonitoredCamera(tmp_path, config)
+    before.run(160)
+    before.run(40, sigma=1.5, bad=0.9)
+    (told, *_) = (alarm for alarm in before.monitor.report().alarms if alarm.name == "sharpness-low")
+    names = {alarm.name for alarm in before.monitor.report().alarms}
+    assert {"sharpness-low", "bad-high"} <= names
+    after = MonitoredCamera(tmp_path, config)
+    assert "sharpness-low" in after.monitor.problem() and "bad-high" in after.monitor.problem()
+    assert {alarm.name for alarm in after.monitor.report().alarms} == names
+    assert all("since before the agent was started" in text for text in after.monitor.status()["alarms"][:1])
+    assert told.since_ns in {alarm.since_ns for alarm in after.monitor.report().alarms}
+    after.run(1, sigma=1.5, bad=1.0)
+    assert {alarm.name for alarm in after.monitor.report().alarms} == names
+    after.run(400)
+    assert not after.monitor.status()["alarm"] and not after.monitor.problem()
+    assert not MonitoredCamera(tmp_path, config).monitor.status()["alarm"]
+
+
+def test_an_alarm_from_before_a_restart_can_be_cleared(camera: MonitoredCamera, tmp_path: Path) -> None:
+    camera.run(160)
+    camera.run(40, sigma=1.5, bad=0.9)
+    after = MonitoredCamera(tmp_path)
+    request_thread = threading.Thread(target=request, args=(tmp_path, "clear"))
+    request_thread.start()
+    while request_thread.is_alive():
+        after.monitor.check()
+        request_thread.join(0.01)
+    assert not after.monitor.status()["alarm"]
+    assert not MonitoredCamera(tmp_path).monitor.status()["alarm"]
+
+
 def test_a_damaged_file_is_set_aside_and_learned_anew(camera: MonitoredCamera, tmp_path: Path) -> None:
     (tmp_path / "drift.json").write_text("{")
     again = MonitoredCamera(tmp_path)
