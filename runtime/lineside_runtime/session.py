@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_runtime.bundle import Bundle, Manifest, sample_inputs
-from lineside_runtime.bundle.folder import open_while_loading
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
+from lineside_runtime.bundle.verification import BundleVerification
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.errors import (
     ConfigError,
@@ -556,7 +556,9 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
         return source, None
     path = Path(source)
     if path.suffix != ARCHIVE_SUFFIX or path.is_dir():
-        return open_while_loading(path), None
+        bundle = open_bundle(path, verify=False)
+        bundle.verification = BundleVerification(bundle)
+        return bundle, None
     import tempfile  # only an archive needs it, and the zip
 
     from lineside_runtime.bundle.archive import unpack_archive

@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import os
 import threading
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
-from lineside_runtime.bundle.manifest import CHUNK_BYTES, FileEntry
-from lineside_runtime.errors import BundleIntegrityError, LinesideError
-
-
-def verify_file(path: Path | str, entry: FileEntry) -> None:
-    """Compares a file with its entry, reading at most one byte more than the entry's size.
-
-    Raises:
-        BundleIntegrityError: It is missing, or its size or hash is another.
-    """
-    digest = hashlib.sha256()
-    try:
-        size = os.stat(path).st_size  # noqa: PTH116  see `_files_in`
-        if size == entry.size:
-            block = memoryview(bytearray(CHUNK_BYTES * 2))  # one buffer that stays in the processor's cache
-            with io.FileIO(path) as file:
-                while count := file.readinto(block):
-                    digest.update(block[:count])
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise BundleIntegrityError(f"{path} is missing", expected=f"{entry.size} bytes") from error
-    if size != entry.size:
-        raise BundleIntegrityError(f"{path} has another size", expected=f"{entry.size} bytes", actual=f"{size} bytes")
-    if digest.hexdigest() != entry.sha256:
-        raise BundleIntegrityError(
-            f"{path} has another hash", expected=f"sha256 {entry.sha256}", actual=digest.hexdigest()
-        )
+from lineside_runtime.bundle.folder import Bundle, check_named, verify_file
+from lineside_runtime.errors import LinesideError
 
 
 class BundleVerification:
@@ -47,9 +19,15 @@ class BundleVerification:
     - `finish` returns only if every file is as the manifest says, whatever became of the thread.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, FileEntry]) -> None:
-        self._folder = folder
-        self._left = dict(files)
+    def __init__(self, bundle: Bundle) -> None:
+        """Lists the folder; no file is read yet.
+
+        Raises:
+            BundleFormatError: The folder holds a link, a special file, or a file that the manifest does not name.
+        """
+        check_named(bundle)
+        self._bundle = bundle
+        self._left = dict(bundle.manifest.files)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -85,5 +63,5 @@ class BundleVerification:
     def _verify(self, name: str) -> None:
         entry = self._left.get(name)
         if entry is not None:
-            verify_file(f"{self._folder}/{name}", entry)
+            verify_file(f"{self._bundle.path}/{name}", entry)
             self._left.pop(name, None)
