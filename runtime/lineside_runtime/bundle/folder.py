@@ -7,7 +7,6 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,19 +22,13 @@ from lineside_runtime.bundle.manifest import (
 )
 from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
 
-if TYPE_CHECKING:
-    from lineside_runtime.bundle.verification import BundleVerification
-
 
 class Bundle:
     """An opened bundle.
 
     Attributes:
         digest: sha256 of the manifest's bytes, hexadecimal; names the bundle's whole content.
-        verification: The comparison of its files while that goes on beside the loading of an engine; else ``None``.
     """
-
-    verification: BundleVerification | None = None
 
     def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
         self.path = path
@@ -126,23 +119,14 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
         data = file.read(MANIFEST_MAX_BYTES + 1)
     bundle = Bundle(folder, parse_manifest(data), hashlib.sha256(data).hexdigest())
     if verify:
-        check_named(bundle)
+        unnamed = sorted(set(_files_in(folder)) - bundle.manifest.files.keys())
+        if unnamed:
+            raise BundleFormatError(
+                f"{folder} holds what its manifest does not name: {', '.join(unnamed[:5])}",
+                action="Remove these files, or build the bundle again.",
+            )
         bundle.verify()
     return bundle
-
-
-def check_named(bundle: Bundle) -> None:
-    """Refuses a folder that holds more than the manifest names.
-
-    Raises:
-        BundleFormatError: It holds a link, a special file, or a file that the manifest does not name.
-    """
-    unnamed = sorted(set(_files_in(bundle.path)) - bundle.manifest.files.keys())
-    if unnamed:
-        raise BundleFormatError(
-            f"{bundle.path} holds what its manifest does not name: {', '.join(unnamed[:5])}",
-            action="Remove these files, or build the bundle again.",
-        )
 
 
 def _files_in(folder: Path) -> list[str]:
