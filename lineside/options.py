@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,24 @@ class CommandParser(argparse.ArgumentParser):
         """Ends with this action's usage and the nearest option where argparse would print that of the program."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            import difflib  # only who mistypes pays for it
-
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
+            near = _nearest(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
         return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Names the nearest command or choice, too."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _nearest(str(value), map(str, action.choices or ()))
+            raise
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    import difflib  # only who mistypes pays for it
+
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def numbers(text: str) -> tuple[float, ...]:

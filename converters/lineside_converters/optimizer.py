@@ -114,7 +114,7 @@ class Optimizer:
 
         Raises:
             ConfigError: A value out of range.
-            InputNotFoundError: The path looks like the mistyped name of a shipped bundle.
+            InputNotFoundError: There is no such path, and it looks like the name of a shipped bundle.
             ConvertError: This release has no such level.
         """
         self._model = zoo.find(model_path) if isinstance(model_path, (str, Path)) else model_path

@@ -12,6 +12,7 @@ import msgspec
 from lineside.console import inform, one_line, print_json, show, show_frames
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, LinesideError, PartNotFoundError, RegistrationError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside.inspection.agent_inspector import AgentInspector
@@ -202,8 +203,8 @@ class _VerdictPrinter:
             totals = {name: getattr(counts, name) for name in names}
             rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **rest})
-        unread = counts.unreadable - self._faults
-        more = (f", {self._faults} faults" if self._faults else "") + (f", {unread} not read" if unread else "")
+        unread, faults = counts.unreadable - self._faults, counted(self._faults, "fault")
+        more = (f", {faults}" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
         inform(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")

@@ -9,6 +9,7 @@ import msgspec
 
 from lineside.console import print_json, show
 from lineside.options import add_json, positive
+from lineside_runtime.bundle import MANIFEST_NAME
 from lineside_runtime.config import Config
 
 _EPILOG = """\
@@ -21,7 +22,7 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("bundle", type=Path, help="a recommender's bundle: its folder or .lsb file")
+    parser.add_argument("bundle", type=_bundle, help="a recommender's bundle: its folder, .lsb file or training run")
     parser.add_argument("--history", nargs="*", default=[], metavar="ITEM", help="what was chosen, oldest first")
     parser.add_argument("--candidates", nargs="+", metavar="ITEM", help="items to rank (default: all of the bundle)")
     parser.add_argument(
@@ -71,6 +72,13 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         show(f"not known to this bundle: {', '.join(unknown)}")
     return 0
+
+
+def _bundle(text: str) -> Path:
+    """Returns the path given, or that of the bundle in it, as in the folder of a training run."""
+    path = Path(text)
+    inside = path / "bundle"
+    return inside if not (path / MANIFEST_NAME).exists() and (inside / MANIFEST_NAME).exists() else path
 
 
 def _attributes(text: str) -> tuple[str, list[str]]:

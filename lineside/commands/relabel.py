@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, bundle_path
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_hub.relabel.importer import ImportReport
@@ -151,7 +152,8 @@ def run_export(options: argparse.Namespace) -> int:
     if options.json:
         print_json(done)
         return 0
-    inform(f"{done.images} images with {done.boxes} boxes of the model in {done.folder}; {done.marked} called wrong")
+    with_boxes = f"{counted(done.images, 'image')} with {counted(done.boxes, 'box', 'boxes')}"
+    inform(f"{with_boxes} of the model in {done.folder}; {done.marked} called wrong")
     if done.without_frame:
         inform(f"{done.without_frame} more results have no frame at the hub")
     if done.missing:
@@ -193,6 +195,8 @@ def _print(done: ImportReport) -> None:
     if done.repeated_boxes:
         show(f"{done.repeated_boxes} boxes were there twice")
     _print_changes(done.boxes, done.confusion)
+    if done.new + done.corrected and not any(count for kind, count in done.boxes.items() if kind != "kept"):
+        inform("no box was changed: if the file was imported before it was corrected, correct it and import it again")
 
 
 def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:

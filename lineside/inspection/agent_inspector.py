@@ -22,10 +22,13 @@ from lineside_runtime.errors import (
     PartNotFoundError,
     RegistrationError,
 )
+from lineside_runtime.files import cache_folder
 
 
 class AgentInspector:
     """Inspects images one by one, with the placement and rules of ``[inspect]``.
+
+    Times of variants that are measured here are kept in the user's cache folder.
 
     Args:
         bundle: Of several models.
@@ -37,7 +40,7 @@ class AgentInspector:
     """
 
     def __init__(self, bundle: Bundle, config: InspectConfig) -> None:
-        self._loaded = load("a", bundle, config)
+        self._loaded = load("a", bundle, config, measured=cache_folder())
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lineside_models.image_file import encode_jpeg
 from lineside_models.inspection import Inspection
 from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.reports.markup import document, header, section, tiles
+from lineside_runtime.wording import counted
 
 SHOWN = 100
 """Frames on a page: about 4 MB."""
@@ -77,7 +78,7 @@ class VerdictPage:
         ]
         note = "" if total <= SHOWN else f"The {SHOWN} strangest of {total} frames."
         pictures = "".join(_figure(one) for one in self._pictures)
-        body = header(f"{total} frames inspected", self._title) + tiles(figures)
+        body = header(f"{counted(total, 'frame')} inspected", self._title) + tiles(figures)
         body += section("Frames, the strangest first", f'<div class="gallery">{pictures}</div>', note)
         write_atomic(self._path, document("lineside: verdicts", body).encode(errors="replace"))
 

@@ -13,6 +13,8 @@ import dataclasses
 import datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lineside_link.messages import CertificateRequest
 from lineside_runtime.errors import ConfigError, IdentityError
 
@@ -25,6 +27,30 @@ _CONTEXT = b"lineside certificate request 1\n"
 
 RENEW_BELOW = 1 / 3
 """Share of its life below which a certificate is renewed."""
+
+
+class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of mode 0600 with which a device requests its first certificate.
+
+    Attributes:
+        issued_at: Lower bound for the device's clock.
+        ca: The authority's certificate in PEM: the only one that the device trusts.
+        certificate: The token's own, which only allows the request.
+        key: Its private key in PEM: the secret.
+        url: Of the broker.
+        root: The TUF root in JSON, which the device trusts from then on.
+    """
+
+    id: str
+    device: str
+    group: str
+    issued_at: datetime.datetime
+    ca: str
+    certificate: str
+    key: str
+    url: str
+    site: str
+    root: str
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

@@ -39,7 +39,11 @@ def export_table(rows: Iterator[TableRow], path: Path, columns: ColumnTypes, *, 
 
     writers = {".csv": as_csv, ".parquet": _write_parquet, ".jsonl": _write_json_lines}
     if path.suffix not in writers:
-        raise ConfigError(f"export to {path.name}", expected="a name that ends with .csv, .parquet or .jsonl")
+        raise ConfigError(
+            f"export to {path.name}",
+            expected="a name that ends with .csv, .parquet or .jsonl",
+            action="Give another name: its end chooses the format.",
+        )
     temporary = path.with_name(f".{path.name}.part")
     try:
         written = writers[path.suffix](rows, temporary, columns)

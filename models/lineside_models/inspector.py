@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 CPU_BATCH_PIXELS = 4 * 224 * 224
 """Pixels of a batch on a CPU. Four images of 224x224 take 3 % less time each than one alone; of 640x640, whose
 activations leave the cache, two take 4 % more and four 9 %."""
+
+
+PROBABILITY_MOST = 1.05
+"""Score above which a model's scores are no probabilities. Rounding of FP16 and INT8 outputs stays below."""
+
+log = logging.getLogger("lineside.models")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -283,6 +291,8 @@ def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_
     found = decode(prediction.outputs, manifest.postprocess, letterboxes, least_score=least_score)
     postprocess_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(batch)
     for prepared, candidates in zip(batch, found, strict=True):
+        if len(candidates) and candidates.scores[0] > PROBABILITY_MOST:
+            _warn_of_logits(manifest.identity, pinned.bundle.digest)
         answer = answers[prepared.index]
         answer.found.append((prepared.piece, candidates))
         answer.last = prediction
@@ -291,6 +301,17 @@ def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_
         answer.preprocess_ms += prepared.preprocess_ms
         answer.inference_ms += prediction.inference_ms / len(batch)
         answer.postprocess_ms += postprocess_ms
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_of_logits(identity: str, _digest: str) -> None:
+    """Warns once a bundle; several inspectors may run it."""
+    log.warning(
+        "%s: its scores go above 1, so they are no probabilities and no threshold fits them: they are probably logits. "
+        'Set activation = "sigmoid" (or "softmax") in postprocess.params if the decoder has it, or export the model '
+        "with its sigmoid",
+        identity,
+    )
 
 
 def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> FrameCandidates:

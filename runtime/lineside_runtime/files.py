@@ -27,6 +27,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Returns lineside's part of the user's cache folder, by the XDG base directory specification.
+
+    It is made if it is not there; where that fails, so does writing to it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, *, mode: int = 0o644, refusal: LinesideError | None = None) -> Iterator[None]:
     """Holds the lock of a file within the block; makes the file if it is not there.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
+from lineside_runtime.bundle import Bundle, Manifest, sample_inputs
+from lineside_runtime.bundle.folder import open_while_loading
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.errors import (
     ConfigError,
@@ -390,23 +391,33 @@ class Session:
 
     def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
         bundle, cleanup = _opened(source)
+        serving: Serving | None = None
         try:
-            if bundle.manifest.several:
-                raise UnsupportedModelError(
-                    f"{bundle.manifest.identity} is a bundle of several models",
-                    expected="a bundle of one model",
-                    action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
-                )
-            if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
-                try:
-                    return self._serve_by(plan, bundle, level, cleanup)
-                except (ConfigError, DeviceError, IncompatibleBundleError) as error:
-                    log.warning("%s: its plan (%s) is not used: %s", bundle.manifest.identity, plan, error)
-            return self._serve_by(AS_CONFIGURED, bundle, level, cleanup)
+            try:
+                serving = self._serve(bundle, level, cleanup)
+            finally:  # a damaged bundle is told as such, whatever else went wrong with it
+                _finish_verification(bundle)
         except BaseException:
-            if cleanup is not None:
+            if serving is not None:
+                serving.close()
+            elif cleanup is not None:
                 cleanup()
             raise
+        return serving
+
+    def _serve(self, bundle: Bundle, level: int | None, cleanup: Callable[[], None] | None) -> Serving:
+        if bundle.manifest.several:
+            raise UnsupportedModelError(
+                f"{bundle.manifest.identity} is a bundle of several models",
+                expected="a bundle of one model",
+                action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
+            )
+        if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
+            try:
+                return self._serve_by(plan, bundle, level, cleanup)
+            except (ConfigError, DeviceError, IncompatibleBundleError) as error:
+                log.warning("%s: its plan (%s) is not used: %s", bundle.manifest.identity, plan, error)
+        return self._serve_by(AS_CONFIGURED, bundle, level, cleanup)
 
     def _plan_of(self, bundle: Bundle) -> ServingPlan:
         """Returns the plan that was given if this is the first bundle, else the one that is kept for this one."""
@@ -458,6 +469,7 @@ class Session:
         wanted = config.stage_engines or config.stage_cores
         if not wanted and not any(variant.stages for variant in bundle.manifest.variants):
             return None
+        _finish_verification(bundle)  # a stage's file is loaded by another way
         from lineside_runtime.stages.placement import StagedPlacement
         from lineside_runtime.stages.plan import plan_stages  # only who cuts pays for it
 
@@ -528,12 +540,23 @@ def _cache(config: Config) -> ResultCache | None:
     return ResultCache(config.cache)
 
 
+def _finish_verification(bundle: Bundle) -> None:
+    """Returns when every file of a bundle is compared with its manifest.
+
+    Raises:
+        BundleIntegrityError: A file is missing or differs.
+    """
+    if bundle.verification is not None:
+        bundle.verification.finish()
+        bundle.verification = None
+
+
 def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | None]:
     if isinstance(source, Bundle):
         return source, None
     path = Path(source)
     if path.suffix != ARCHIVE_SUFFIX or path.is_dir():
-        return open_bundle(path), None
+        return open_while_loading(path), None
     import tempfile  # only an archive needs it, and the zip
 
     from lineside_runtime.bundle.archive import unpack_archive

@@ -161,7 +161,7 @@ def test_bundle_is_held_against_the_engines(tmp_path: Path) -> None:
     bundle = open_bundle(zoo.path("surface-12"))
     root = machines.raspberry_pi_5(tmp_path)
     able = inventory.take(root, machine="aarch64", engines=(ORT,), bundle=bundle)
-    assert [one.engine for one in able.bundle or ()] == ["ort", "ort", "ort", ""], "one for each of its variants"
+    assert [one.engine for one in able.bundle or ()] == ["ort", "ort", "ort", "", ""], "one for each of its variants"
     absent = EngineReport(name="ort", available=False, reason="not installed")
     unable = inventory.take(root, machine="aarch64", engines=(absent,), bundle=bundle)
     assert [one.reason for one in unable.bundle or ()][:3] == 3 * ["ort: not installed"]

@@ -266,7 +266,7 @@ def test_the_pi_gets_int8_of_every_engine_that_can_be_written_here(tmp_path: Pat
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
     report = Optimizer(tmp_path / "net.onnx", "rpi5", 1, out=tmp_path / "out", frames=FRAMES, max_drop=1.0).run()
     forms = {one.name: one for one in report.report.variants}
-    assert {"onnx-int8", "litert-int8", "ncnn-int8", "ncnn-fp16"} <= forms.keys()
+    assert {"onnx-int8", "litert-int8", "litert-qdq-int8", "ncnn-int8", "ncnn-fp16"} <= forms.keys()
     assert forms["onnx-int8"].kept
     made = {variant.precision for variant in report.bundle.manifest.variants if variant.format == "onnx"}
     assert "fp16" not in made, "a processor computes it in float32"

@@ -15,6 +15,8 @@ import pytest
 
 from lineside_agent.config import parse_config
 from lineside_hub.config import HubConfig
+from lineside_models import zoo
+from lineside_runtime.bundle import open_bundle
 from tests.docs.__main__ import main
 from tests.docs.cli import parsers
 from tests.docs.pages import ROOT, Page, pages
@@ -172,3 +174,9 @@ def test_shell_examples_can_be_split() -> None:
         for kind, body in page.fences():
             if kind.strip() == "sh":
                 shlex.split(body, comments=True)
+
+
+def test_guides_name_the_shipped_detector() -> None:
+    shipped = open_bundle(zoo.path("surface-12"), verify=False).manifest.identity
+    for name in ("docs/guides/get-started.md", "docs/guides/deploy.md"):
+        assert shipped in (ROOT / name).read_text(), f"{name} names another version than {shipped}"

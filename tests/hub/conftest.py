@@ -14,7 +14,7 @@ from lineside_runtime.bundle import Bundle
 from tests.peers import Broker
 from tests.peers.postgres import PostgresServer
 from tests.worlds.bundles import make_opaque_bundle
-from tests.worlds.hub import HubProcess, make_database, make_repository, write_hub
+from tests.worlds.hub import HubProcess, make_database, make_repository, open_database, write_hub
 from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
@@ -28,7 +28,7 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path)
+    opened = open_database(tmp_path)
     yield opened
     opened.close()
 

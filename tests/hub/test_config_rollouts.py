@@ -119,7 +119,7 @@ def test_a_configuration_that_a_group_of_one_refuses_ends_with_its_error_and_the
     fleet.answer(code=2002)
     fleet.rollouts.tick(100.0)
     ended = fleet.rollouts.get(bad.rollout)
-    assert (ended.state, ended.reason) == ("rolled_back", "1 of 1 devices failed: cam-0: [2002] m")
+    assert (ended.state, ended.reason) == ("rolled_back", "1 of 1 device failed: cam-0: [2002] m")
     assert fleet.wanted("cam-0") == good.ref.sha256
     fleet.close()
 

@@ -79,7 +79,7 @@ def test_a_configuration_that_the_device_refuses_ends_its_rollout_and_leaves_the
     wait_for(lambda: not rollout(site, bad.rollout).rollout.unfinished, 60, what="the end of the bad one")
     ended = rollout(site, bad.rollout).rollout
     assert ended.state == "rolled_back"
-    assert "1 of 1 devices failed: cam-1: [" in ended.reason and "nowhere" in ended.reason
+    assert "1 of 1 device failed: cam-1: [" in ended.reason and "nowhere" in ended.reason
     wait_for(lambda: list_devices(site.hub_folder)[0].configuration_error == "", 60, what="the way back")
     assert list_devices(site.hub_folder)[0].configuration == good.ref.identity
     shown = rollout(site, bundle.rollout)

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from lineside.cli import main
-from lineside.commands.bundle.command import variants_by_board
+from lineside.commands.bundle.command import HOW_TO_MAKE, variants_by_board
+from lineside_boards import profile
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, Variant, open_bundle
 
@@ -20,12 +21,28 @@ def test_each_board_is_listed_with_what_its_engines_run(capsys: pytest.CaptureFi
     assert main(["bundle", "show", "surface-12"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("on       ")]
     (line,) = (line for line in lines if "rpi5-hailo," in line)
-    assert "hailo, litert: nothing" in line and "ort: onnx-int8-mirrored, onnx-s8s8-mirrored, onnx-int8" in line
+    assert "hailo: nothing in this bundle" in line and "litert: litert-int8" in line
+    assert "ort: onnx-int8-mirrored, onnx-s8s8-mirrored, onnx-int8" in line
     assert main(["bundle", "show", "surface-12", "--json"]) == 0
-    boards = json.loads(capsys.readouterr().out)["boards"]
+    facts = json.loads(capsys.readouterr().out)
+    boards = facts["boards"]
     onnx = ["onnx-int8-mirrored", "onnx-s8s8-mirrored", "onnx-int8"]
     assert boards["jetson-orin-nano"] == {"tensorrt": [], "ort": onnx}
-    assert boards["rpi5"] == {"ort": onnx, "litert": [], "ncnn": ["ncnn-int8"]}
+    assert boards["rpi5"] == {"ort": onnx, "litert": ["litert-int8"], "ncnn": ["ncnn-int8"]}
+    assert set(facts["no_form_for"]) == {"hailo", "rknn", "tensorrt"}
+
+
+def test_an_engine_without_a_form_is_listed_with_the_command_that_makes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "show", "surface-starter"]) == 0
+    lines = [line.removeprefix("no form  for ") for line in capsys.readouterr().out.splitlines()]
+    made = {line.partition(":")[0]: line for line in lines if ": " in line and "`lineside" in line}
+    assert made.keys() >= {"hailo", "litert", "ncnn", "rknn", "tensorrt"}
+    assert "--engine hailo --device npu" in made["hailo"] and "lineside optimize" in made["tensorrt"]
+
+
+def test_every_engine_of_a_board_has_a_way_to_its_form() -> None:
+    engines = {engine for board in profile.names() for engine in profile.load(board).engines.order}
+    assert engines - {"torch"} <= HOW_TO_MAKE.keys(), "torch reads what ort reads"
 
 
 def test_a_variant_is_listed_for_the_engine_that_reads_it() -> None:
@@ -41,4 +58,4 @@ def test_boards_run_the_models_of_a_combination(tmp_path: Path) -> None:
     (tmp_path / "both.toml").write_text('name = "both"\nversion = "1.0.0"\n' + tables)
     assert main(["bundle", "combine", str(tmp_path / "both.toml"), str(tmp_path / "both")]) == 0
     variants = variants_by_board(open_bundle(tmp_path / "both"))["rpi5"]
-    assert variants["ncnn"] == ["first/ncnn-int8", "second/ncnn-int8"] and variants["litert"] == []
+    assert variants["ncnn"] == ["first/ncnn-int8", "second/ncnn-int8"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -78,6 +80,13 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pyte
         assert f"unrecognized arguments: {' '.join(words)}{near}\n" in error
 
 
+def test_an_unknown_command_or_choice_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, near in ((["trian"], "train"), (["hub", "prun"], "prune"), (["--log-level", "warn", "hub"], "warning")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert capsys.readouterr().err.endswith(f" (did you mean {near}?)\n")
+
+
 def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tmp_path / "nothing")]) == 1
     printed = capsys.readouterr()
@@ -139,6 +148,10 @@ def test_mistyped_shipped_bundle_is_answered_with_those_that_there_are(capsys: p
     assert "no shipped bundle 'surface-13'" in said
     assert "one of surface-12, surface-12-float, surface-starter" in said
     assert "Did you mean surface-12?" in said
+    with pytest.raises(SystemExit):
+        main(["bench", "elsewhere"])
+    said = capsys.readouterr().err
+    assert "no shipped bundle 'elsewhere'" in said and "one of surface-12, " in said
     assert main(["board", "detect", "--bundle", "surfaces"]) == 1
     assert "surface-12" in capsys.readouterr().err
 
@@ -178,13 +191,15 @@ STATUS = {
 
 
 @pytest.fixture
-def status_file(tmp_path: Path) -> Path:
-    """``status.json`` of an agent whose configuration stands beside its folder."""
+def status_file(tmp_path: Path) -> Iterator[Path]:
+    """``status.json`` of an agent that runs (this process has its lock); its configuration stands beside its folder."""
     config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
     config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')
     status.parent.mkdir()
     status.write_text(json.dumps(STATUS))
-    return status
+    with (status.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield status
 
 
 def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,11 +207,11 @@ def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixtur
     assert main(["agent", "status", "--config", config]) == 0
     printed = capsys.readouterr()
     lines = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
-    assert lines["device"].startswith("a of group line-1, agent 1.2.3; does not run, written 0.")
+    assert lines["device"].startswith("a of group line-1, agent 1.2.3; runs, written 0.")
     assert (lines["line"], lines["bundle"]) == ("ready", "surface-12@1.0.0")
     assert lines["parts"] == "9 since the start: 4 passed, 3 rejected (1 unsure), 2 faults (2 late)"
     assert lines["defects"] == "scratches 2, pits 1"
-    assert lines["cameras"] == "top: 7 frames, 1 outages; [2009] gone"
+    assert lines["cameras"] == "top: 7 frames, 1 outage; [2009] gone"
     assert lines["lines"] == "gpio: not open, 3 verdicts sent, 1 missed"
     assert lines["degraded"] == "images: 80 C"
     assert lines["problems"] == "[2009] gone"
@@ -238,9 +253,21 @@ def test_status_says_when_it_is_stale(status_file: Path, capsys: pytest.CaptureF
     config = str(status_file.parents[1] / "agent.toml")
     os.utime(status_file, (1e9, 1e9))
     assert main(["agent", "status", "--config", config]) == 0
-    assert "stale" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "stale" in printed.err
+    lines = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
+    assert lines["line"] == "last known: ready" and lines["lines"].startswith("last known: gpio")
     assert main(["agent", "status", "--config", config, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stale"] is True
+
+
+def test_the_line_of_an_agent_that_has_just_ended_is_not_ready(
+    status_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (status_file.parent / "lock").unlink()
+    assert main(["agent", "status", "--config", str(status_file.parents[1] / "agent.toml")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert "; does not run, written" in lines["device"] and lines["line"] == "last known: ready"
 
 
 def test_paths_are_printed_as_text_and_strangers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +282,6 @@ def test_a_shipped_bundle_is_found_by_its_name_and_a_folder_of_that_name_comes_f
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert bundle_path("surface-12") == zoo.path("surface-12")
-    assert bundle_path("no-such") == Path("no-such")
+    assert bundle_path("no/such") == Path("no/such")
     (tmp_path / "surface-12").mkdir()
     assert bundle_path("surface-12") == Path("surface-12")

@@ -50,7 +50,7 @@ def test_the_variant_that_is_named_is_judged(data: Path, tmp_path: Path, capsys:
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["code"], error["expected"]) == (
         2001,
-        "one of onnx-int8-mirrored, onnx-s8s8-mirrored, onnx-int8, ncnn-int8",
+        "one of onnx-int8-mirrored, onnx-s8s8-mirrored, onnx-int8, ncnn-int8, litert-int8",
     )
 
 

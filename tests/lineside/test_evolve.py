@@ -114,18 +114,23 @@ def relabel(hub: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     told(capsys, "relabel", "import", folder, "--hub", hub, "--by", "a", "--val-share", "0.4", "--json")
 
 
-def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_canary_group(
-    site: Site, detector: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def inspect_all(site: Site, bundle: Bundle) -> None:
+    """Starts the site with this bundle, and waits until the hub has all frames."""
     site.broker.start()
     site.hub.start()
     site.agent.start()
-    site.wait_state("active", site.push(blind(detector, tmp_path / "blind")))
+    site.wait_state("active", site.push(bundle))
     wait_for(
         lambda: query(site.hub_folder, "SELECT count(*) FROM frames")[0][0] >= FRAMES,
         TIMEOUT_S,
         what=f"all frames at the hub\n{site.agent.log[-2000:]}",
     )
+
+
+def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_canary_group(
+    site: Site, detector: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect_all(site, blind(detector, tmp_path / "blind"))
     relabel(site.hub_folder, tmp_path / "export", capsys)
     out = tmp_path / "evolved"
     call = call_of(site, data, out)
@@ -165,15 +170,7 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
 def test_nothing_is_offered_that_is_not_better(
     site: Site, detector: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site.broker.start()
-    site.hub.start()
-    site.agent.start()
-    site.wait_state("active", site.push(detector))
-    wait_for(
-        lambda: query(site.hub_folder, "SELECT count(*) FROM frames")[0][0] >= FRAMES,
-        TIMEOUT_S,
-        what=f"all frames at the hub\n{site.agent.log[-2000:]}",
-    )
+    inspect_all(site, detector)
     relabel(site.hub_folder, tmp_path / "export", capsys)
     out = tmp_path / "evolved"
     call = call_of(site, data, out)

@@ -28,6 +28,7 @@ from lineside_link.messages import (
     Up,
     encode,
 )
+from tests.worlds.hub import make_repository, open_database
 
 GROUP = "line-a"
 
@@ -36,10 +37,10 @@ GROUP = "line-a"
 def hub(tmp_path: Path) -> Path:
     """Three devices that are up, with a result each."""
     folder = tmp_path / "hub"
-    Repository.create(folder, groups=[GROUP])
+    make_repository(folder, [GROUP])
     config = {"folder": ".", "link": {"url": "mqtt://127.0.0.1:1883", "site": "test"}}
     (folder / "hub.toml").write_text(tomli_w.dumps(config))
-    database = Database.open(folder)
+    database = open_database(folder)
     sink = ResultsSink(database)
     with database.transaction():
         for number in (1, 2, 3):
@@ -50,6 +51,13 @@ def hub(tmp_path: Path) -> Path:
             sink.write([read_batch(name, encode(Results(epoch="e", rows=(row,))))])
     database.close()
     return folder
+
+
+def test_a_device_that_the_hub_does_not_know_is_not_released(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "release", "cam-1", "--hub", str(hub)]) == 0
+    assert "it had no desired state of its own" in capsys.readouterr().err
+    assert main(["fleet", "release", "cam-99", "--hub", str(hub)]) == 1
+    assert "the hub has not heard of 'cam-99'" in capsys.readouterr().err
 
 
 def test_ls_and_show_say_which_configuration_a_device_follows_and_should(

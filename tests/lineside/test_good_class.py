@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
+from lineside_models.datasets.base import read_folds
 from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle, write_manifest
 
@@ -76,6 +77,20 @@ def test_the_bundle_of_a_run_knows_the_good_class_and_its_card_says_what_passes(
     metric = json.loads(bundle.file("report.json").read_bytes())["metric"]
     assert metric["after"] == 1.0  # good parts that are called good are right
     assert verdicts(tmp_path / "b", run.parent / "parts" / "good", capsys)[0] == {"good"}
+
+
+def test_the_bundle_of_a_run_is_judged_on_images_that_the_run_was_not_trained_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = list(read_folds(run / "folds-parts.csv").values())
+    made = ["bundle", "from-run", str(run), "--name", "parts", "--level", "0", "--data"]
+    assert main([*made, str(run.parent / "parts"), str(tmp_path / "b")]) == 0
+    assert f"on {folds.count('val')} frames of parts, fold val" in capsys.readouterr().err
+    other = write_squares(tmp_path / "parts", {"bad": 10, "good": 240})
+    for image in list(other.glob("*/*.png")):
+        image.rename(image.with_stem(f"new-{image.stem}"))  # of other images the run's table says nothing
+    assert main([*made, str(other), str(tmp_path / "c")]) == 0
+    assert "of parts, fold train" in capsys.readouterr().err
 
 
 def test_a_good_class_of_another_name_is_named_by_hand(

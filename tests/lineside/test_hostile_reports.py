@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -39,7 +39,7 @@ from lineside_converters.training.monitoring.curves import page as curves_page
 from lineside_runtime.benchmark import BenchmarkReport
 from lineside_runtime.benchmark import page as benchmark_page
 from lineside_runtime.bundle import Manifest
-from tests.peers.browser import open_browser
+from tests.peers.browser import browser as browser
 
 pytestmark = pytest.mark.peer
 
@@ -134,12 +134,6 @@ PAGES: dict[str, Callable[[Path], str]] = {
     "demo": demo_report,
     "model card": lambda _: f"<!doctype html><html><body>{model_card()}</body></html>",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 def loaded(browser: Browser, path: Path) -> str:

@@ -52,7 +52,7 @@ def test_a_bundle_of_good_parts_finds_bad_ones_and_names_faults(
     said_of_frames = capfd.readouterr()
     told = json.loads(said_of_frames.out)
     assert f"FAULT   {data / 'other' / 'board.png'}: [2021]" in said_of_frames.err
-    assert "3 inspected, 3 rejected, 1 faults" in said_of_frames.err
+    assert "3 inspected, 3 rejected, 1 fault" in said_of_frames.err
     assert [one["verdict"] for one in told["inspections"]] == ["bad"] * 3
     assert [one["error"]["code"] for one in told["unreadable"]] == [2021]
     drawn = cv2.imread(str(sorted((tmp_path / "drawn").iterdir())[0]))

@@ -32,7 +32,10 @@ def test_frames_go_out_come_back_and_the_shipped_detector_is_judged_on_them(
     assert told(capsys, "import", out, "--hub", hub, "--into", dataset, "--by", "a")["new"] == PARTS - 1
     assert told(capsys, "import", out, "--hub", hub, "--into", dataset, "--by", "a")["unchanged"] == PARTS - 1
     assert main(["relabel", "import", out, "--into", dataset]) == 0
-    assert "kept" in capsys.readouterr().out
+    again = capsys.readouterr()
+    assert "kept" in again.out and "no box was changed" not in again.err
+    assert main(["relabel", "import", out, "--into", str(tmp_path / "uncorrected")]) == 0
+    assert "no box was changed: if the file was imported before it was corrected" in capsys.readouterr().err
     report = told(capsys, "report", dataset)
     assert (report["images"], report["agreed"], report["people"]) == (PARTS - 1, 1.0, {"a": PARTS - 1})
     assert main(["relabel", "report", dataset]) == 0

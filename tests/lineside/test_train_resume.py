@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import signal
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
+from lineside.commands.train.training import resumable
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.trainer import train_classifier
-from lineside_runtime.errors import TrainingError
+from lineside_runtime.errors import DiskFullError, TrainingError
 from tests.lineside.test_good_class import train, write_squares
 from tests.peers.waiting import wait_for
 
@@ -111,6 +113,17 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
     again = shlex.split(told.partition(" by: ")[2])
     assert main([*again[1:], "--minutes", "0.001"]) == 0
     assert (out / "float.onnx").exists()
+
+
+def test_a_full_disk_says_how_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+
+    def train(_: argparse.Namespace) -> int:
+        raise DiskFullError("no room")
+
+    with pytest.raises(DiskFullError):
+        resumable("classifier", train)(argparse.Namespace(out=tmp_path))
+    assert capsys.readouterr().err.endswith(f" by: lineside train classifier --out {tmp_path} --resume\n")
 
 
 def test_time_that_is_spent_before_the_first_evaluation_ends_with_a_model_all_the_same(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pytest
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
 from lineside_models.verdict.rules import Rules
-from lineside_runtime.bundle import Bundle, Slicing
+from lineside_runtime.bundle import Bundle, Postprocess, Slicing, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.session import Session
 from tests.models.small_detector import detector_bundle, part
+from tests.worlds.bundles import make_shade_classifier
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def test_a_verdict_says_what_where_by_whom_and_how_long(session: Session) -> Non
     assert (verdict.bundle, verdict.requested_device, verdict.used_device) == ("cells@1", "cpu:0", "ort/cpu:0")
     assert (verdict.width, verdict.height) == (64, 48)
     assert min(verdict.timings.preprocess_ms, verdict.timings.inference_ms, verdict.timings.postprocess_ms) > 0
+
+
+def test_logits_that_are_read_as_scores_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_shade_classifier(tmp_path / "b")
+    params = {**made.manifest.postprocess.params, "activation": "none"}
+    manifest = msgspec.structs.replace(made.manifest, postprocess=Postprocess(name="classification", params=params))
+    with Session(write_manifest(made.path, manifest), Config(threads=1)) as session:
+        for _ in range(2):
+            Inspector(session).inspect(Frame(image=np.zeros((96, 96, 3), np.uint8)))
+    (warning,) = caplog.messages
+    assert "scores go above 1" in warning and 'activation = "sigmoid"' in warning
 
 
 def test_a_clean_part_passes(session: Session) -> None:

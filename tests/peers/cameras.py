@@ -5,19 +5,18 @@ from __future__ import annotations
 import fcntl
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.peers.programs import find_program, left_out
-from tests.peers.waiting import free_port
+from tests.peers.waiting import MACHINE_FOLDER, free_port
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's, which has GObject's packages."""
 
-_GIGE_LOCK = Path(tempfile.gettempdir()) / "lineside-tests-gige.lock"
+_GIGE_LOCK = MACHINE_FOLDER / "lineside-tests-gige.lock"
 
 _SERVER = Path(__file__).with_name("rtsp_server.py")
 

@@ -73,7 +73,7 @@ class Supervisor:
                 self.starts += 1
                 command = [*GUARD, "--home", str(self._home), "run", "--", *self._arguments]
                 with self._log.open("ab") as log:
-                    child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                    child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
                 result = self._watch(child, listener)
                 self.results.append(result)
                 if result != "power":  # which leaves nobody to note anything

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,9 @@ _PAUSE_PER_LOOK = 40
 
 LIMIT_S = 60.0
 """Ends a hang. Two busy cores can stop a process for many seconds, so it is far above what anything takes."""
+
+MACHINE_FOLDER = Path("/tmp")  # not $TMPDIR, which two runs of tests may have of their own
+"""Of locks and counters for what a machine has once, such as its ports."""
 
 _END_PORT = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 _FIRST_PORT = _END_PORT // 2
@@ -49,10 +51,10 @@ def wait_for(
 def free_port() -> int:
     """Returns a loopback port on which nothing listens.
 
-    Test processes share a counter, so no two of them get the same port. The ports lie below the range from which the
-    kernel takes those of outgoing connections, so none of these takes the port before the peer listens.
+    All test processes of a machine share a counter, so no two of them get the same port. The ports lie below the range
+    from which the kernel takes those of outgoing connections, so none of these takes the port before the peer listens.
     """
-    counter = Path(tempfile.gettempdir()) / f"lineside-tests-port-{os.getuid()}"
+    counter = MACHINE_FOLDER / f"lineside-tests-port-{os.getuid()}"
     with counter.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)

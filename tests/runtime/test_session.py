@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import lineside
-from lineside_runtime.bundle import Bundle
+from lineside_models import zoo
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
@@ -96,6 +98,35 @@ def test_a_changed_file_is_refused(bundle: Bundle) -> None:
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     with pytest.raises(BundleIntegrityError):
         Session(bundle.path)
+
+
+def damaged(bundle: Bundle, name: str, folder: Path) -> Path:
+    """A copy of a bundle, with one byte of one file changed."""
+    shutil.copytree(bundle.path, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_changed_file_that_no_engine_reads_is_refused_before_any_answer(tmp_path: Path) -> None:
+    shipped = open_bundle(zoo.path("surface-starter"))
+    model = shipped.manifest.variants[0].file
+    for number, name in enumerate(shipped.manifest.files):
+        with pytest.raises(BundleIntegrityError, match=name.rpartition("/")[2]):
+            Session(damaged(shipped, name, tmp_path / str(number)))
+    with pytest.raises(BundleIntegrityError):  # nothing here runs it, and it is damaged: that comes first
+        Session(tmp_path / str(list(shipped.manifest.files).index(model)), Config(engines=("hailo",)))
+
+
+def test_a_reload_of_a_changed_bundle_leaves_the_old_one(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / "note.txt").write_text("read by nobody")
+    whole = write_manifest(bundle.path, bundle.manifest)
+    with Session(bundle.path) as session:
+        with pytest.raises(BundleIntegrityError, match=r"note\.txt"):
+            session.reload(damaged(whole, "note.txt", tmp_path / "other"))
+        assert session.predict(X)["y"].tolist() == [[2, 2, 2, 2]]
+        assert session.bundle.verification is None
 
 
 @pytest.mark.parametrize(

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lineside_hub.federation.training_coordinator import read_federation
 from lineside_link.aggregation.coordinator import STEPS
+from tests.hub.federation.conftest import broker as broker
 from tests.hub.federation.federations import Federation, run_command, same
 from tests.hub.federation.plants import Plants
-from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.brokers import Mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.processes import ChildProcess
 
 ROUNDS = 2
 MOMENTS = [f"{kind}, {step}" for kind in ("exponents", "update") for step in STEPS]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

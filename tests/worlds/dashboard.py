@@ -16,12 +16,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from lineside_hub.config import HubConfig, WebConfig
-from lineside_hub.results.database import Database
 from lineside_hub.web.accounts import ROLES, Role, begin_session, set_account
 from lineside_hub.web.routing import COOKIE
 from lineside_hub.web.server import WebServer
 from lineside_link.config import LinkConfig
 from tests.peers.waiting import wait_for
+from tests.worlds.hub import open_database
 
 NAMES: dict[Role, str] = {"watch": "Wanda", "operate": "Otto", "administer": "Ada"}
 
@@ -76,7 +76,7 @@ class DashboardWorld:
         self.folder = folder
         self.config = config or HubConfig(folder=str(folder), link=LinkConfig(url="mqtt://127.0.0.1", site="test"))
         self.web = WebConfig(port=0, **web)
-        with Database.open(folder) as database, database.transaction():
+        with open_database(folder) as database, database.transaction():
             for role in ROLES:
                 set_account(database, NAMES[role], role, PASSWORD)
         self.url, self.server = url, None
@@ -92,7 +92,7 @@ class DashboardWorld:
 
     def session(self, role: Role, *, label: str = "") -> str:
         """Begins a session of the account of a role; returns its token."""
-        with Database.open(self.folder) as database:
+        with open_database(self.folder) as database:
             return begin_session(database, NAMES[role], label=label)
 
     def client(self, role: Role | None = None) -> DashboardClient:

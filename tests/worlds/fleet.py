@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineside_hub.fleet.timeline import FleetTimeline
-from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import Rollout
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import BundleRef, Desired, Problem, Reported, State, Up
+from tests.worlds.hub import open_database
 
 
 class RecordedFleet:
@@ -25,7 +25,7 @@ class RecordedFleet:
         self.folder = folder
         self.group = group
         self.names = [f"cam-{number}" for number in range(devices)]
-        self.database = Database.open(folder)
+        self.database = open_database(folder)
         self.rollouts = Rollouts(self.database)
         with self.database.transaction():
             for name in self.names if born else ():

@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lineside_boards import inventory, profile
 from lineside_boards.doctor import BoardFinding
 from lineside_boards.doctor import examine as examine_board
 from lineside_models.identification.expected_values import ExpectedValues
+from lineside_runtime.bundle import MANIFEST_NAME
 from lineside_runtime.errors import InputNotFoundError, LinesideError
 
 STALE_S = 10.0
@@ -40,6 +41,7 @@ FREE_BYTES_LEAST = 512 << 20
 """Two agents in their slots and the records of a week; below it the next update may not find room."""
 
 CERTIFICATE_DAYS = 30
+DAY_S = 86_400
 OUTBOX_MANY = 10_000
 CONNECT_TIMEOUT_S = 3.0
 
@@ -327,7 +329,7 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
         broker_problem=_try_broker(config),
         certificate_days=days,
         certificate_problem=certificate_problem,
-        clock_behind_s=_clock_behind_s(config.folder / "clock"),
+        clock_behind_s=_clock_behind_s(config.folder),
     )
 
 
@@ -390,9 +392,19 @@ def _certificate(config: AgentConfig) -> tuple[float | None, str]:
     return left.total_seconds() / 86400, ""
 
 
-def _clock_behind_s(path: Path) -> float:
+def _clock_behind_s(folder: Path) -> float:
+    """Returns how far the clock is behind the floor of an agent's state folder, or a day and more behind its bundle.
+
+    A new device whose clock was never set has no floor yet that would show it.
+    """
+    floor_s = _behind_s(lambda: (folder / "clock").read_text(encoding="ascii"))
+    bundle_s = _behind_s(lambda: json.loads((folder / "current" / MANIFEST_NAME).read_bytes())["created_at"])
+    return max(floor_s, bundle_s if bundle_s > DAY_S else 0.0)  # clocks of hosts differ
+
+
+def _behind_s(read: Callable[[], str]) -> float:
     try:
-        floor = datetime.datetime.fromisoformat(path.read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
+        then = datetime.datetime.fromisoformat(read().strip().replace("Z", "+00:00"))  # Python 3.10 knows no Z
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0.0
-    return max(0.0, (floor - datetime.datetime.now(datetime.timezone.utc)).total_seconds()) if floor.tzinfo else 0.0
+    return max(0.0, (then - datetime.datetime.now(datetime.timezone.utc)).total_seconds()) if then.tzinfo else 0.0

@@ -19,13 +19,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lineside_link.certificates import (
+    EnrolmentToken,
     Life,
     check_issued,
     common_name,
@@ -58,21 +58,6 @@ REQUEST_AGAIN_S = 60.0
 
 ENROLL_AGAIN_S = 5.0
 """The same for a first certificate, where a person waits beside the device."""
-
-
-class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
-
-    id: str
-    device: str
-    group: str
-    issued_at: str
-    ca: str
-    certificate: str
-    key: str
-    url: str
-    site: str
-    root: str
 
 
 class DeviceIdentity:
@@ -235,7 +220,7 @@ def enroll(
     if (folder / "cert.pem").exists():
         raise ConfigError(f"{folder} holds an identity already", action="Choose another folder.")
     clock = ClockFloor(folder / "clock")
-    clock.raise_to(_time(token))
+    clock.raise_to(token.issued_at)
     key = _own_key(folder)
     with _claim_files(folder, token) as (certificate, claim_key):
         config = LinkConfig(
@@ -247,7 +232,7 @@ def enroll(
     return msgspec.structs.replace(config, certificate=str(folder / "cert.pem"), key=str(folder / "key.pem"))
 
 
-def read_token(path: Path) -> JoinToken:
+def read_token(path: Path) -> EnrolmentToken:
     """Reads a token's file."""
     try:
         data = path.read_bytes()
@@ -256,14 +241,10 @@ def read_token(path: Path) -> JoinToken:
             f"{path}: {error.strerror}", action="`lineside hub token DEVICE` makes one."
         ) from error
     try:
-        return decode_json(data, type=JoinToken)
+        return decode_json(data, type=EnrolmentToken)
     except msgspec.DecodeError as error:
         # The decoder's words are left out: they could quote the secret.
         raise ConfigError(f"{path} is no token", action="`lineside hub token DEVICE` makes one.") from error
-
-
-def _time(token: JoinToken) -> datetime:
-    return datetime.fromisoformat(token.issued_at.replace("Z", "+00:00"))
 
 
 def _own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
@@ -277,7 +258,7 @@ def _own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
 
 
 @contextlib.contextmanager
-def _claim_files(folder: Path, token: JoinToken) -> Iterator[tuple[str, str]]:
+def _claim_files(folder: Path, token: EnrolmentToken) -> Iterator[tuple[str, str]]:
     write_atomic(folder / "ca.pem", token.ca.encode())
     certificate, key = folder / ".claim-cert.pem", folder / ".claim-key.pem"
     try:
@@ -290,7 +271,7 @@ def _claim_files(folder: Path, token: JoinToken) -> Iterator[tuple[str, str]]:
 
 
 def _ask(
-    token: JoinToken,
+    token: EnrolmentToken,
     config: LinkConfig,
     key: ec.EllipticCurvePrivateKey,
     *,

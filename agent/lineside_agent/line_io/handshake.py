@@ -62,6 +62,7 @@ from lineside_agent.line_io.events import (
     part_id_problem,
 )
 from lineside_agent.line_io.gate import GateEntry, GateSettings, RejectGate
+from lineside_runtime.wording import counted
 
 ENCODER_SILENT = "the encoder has not been heard of"
 """A reason not to be ready."""
@@ -317,7 +318,8 @@ class Handshake:
 
     def _begin_challenge(self, actions: list[Action]) -> None:
         self.challenge_left = self._settings.challenge_parts
-        actions.append(LogLine(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
+        parts = counted(self.challenge_left, "part")
+        actions.append(LogLine(f"a challenge begins: {parts} must be rejected", is_error=False))
 
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
@@ -337,9 +339,7 @@ class Handshake:
         if self.fault:
             return f"the line is at fault ({self.fault.name}) and was not reset"
         if self.challenge_left:
-            return (
-                f"{self.challenge_left} challenge part{'s' if self.challenge_left > 1 else ''} must be rejected first"
-            )
+            return f"{counted(self.challenge_left, 'challenge part')} must be rejected first"
         return ENCODER_SILENT if self._gate is not None and self._gate.needs_count else ""
 
     def _change_over(self, event: RecipeRuns) -> None:

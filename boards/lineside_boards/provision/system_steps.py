@@ -6,6 +6,7 @@ import time
 
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
+from lineside_runtime.wording import counted
 
 CLOCK_OFF_S = 60.0
 """Deviation that certificates and logs tolerate."""
@@ -75,7 +76,7 @@ def key_step(user: str, keys: tuple[str, ...]) -> ProvisionStep:
             data=lines.encode(),
         )
 
-    return ProvisionStep(name=f"{user} may log in with {len(keys)} key{'s' if len(keys) > 1 else ''}", look=look, do=do)
+    return ProvisionStep(name=f"{user} may log in with {counted(len(keys), 'key')}", look=look, do=do)
 
 
 def server_step() -> ProvisionStep:

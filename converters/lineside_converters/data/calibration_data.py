@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
@@ -24,7 +25,8 @@ from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, masks
-from lineside_models.datasets.base import evenly_spread
+from lineside_models.datasets.base import ALL, evenly_spread
+from lineside_models.datasets.folds import in_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
@@ -125,6 +127,7 @@ def gather_inputs(
     data: Sequence[Path] = (),
     fold: str = "train",
     judge_fold: str | None = None,
+    drawn_folds: Mapping[Path, Path] = MappingProxyType({}),
 ) -> ModelInputs:
     """Collects the inputs that a caller gave, else images of the data, else the line simulator's.
 
@@ -138,6 +141,7 @@ def gather_inputs(
         data: Folders that `lineside_models.datasets` knows; each gives its share.
         fold: Fold of the data to calibrate and to choose on.
         judge_fold: Fold of the data to judge on; a folder without any folds gives other frames than those of ``fold``.
+        drawn_folds: For folders of ``data`` without folds, the tables of those that the model's training drew.
 
     Raises:
         CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
@@ -154,7 +158,7 @@ def gather_inputs(
     if not data:
         judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
     else:
-        tuning, judged, files = _annotated(manifest, data, fold, judge_fold or fold, limit)
+        tuning, judged, files = _annotated(manifest, data, (fold, judge_fold or fold), limit, drawn_folds)
         names = " and ".join(folder.name for folder in data)
         evaluation_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
         if frames is None:
@@ -201,18 +205,24 @@ def _simulated(manifest: Manifest, count: int) -> tuple[AnnotatedFrames, list[Fr
 
 
 def _annotated(
-    manifest: Manifest, data: Sequence[Path], fold: str, judge_fold: str, limit: int
+    manifest: Manifest,
+    data: Sequence[Path],
+    folds: tuple[str, str],
+    limit: int,
+    drawn_folds: Mapping[Path, Path],
 ) -> tuple[AnnotatedFrames, AnnotatedFrames, frozenset[Path]]:
     """Returns frames to calibrate and choose on, frames to judge on, and the files of those."""
+    fold, judge_fold = folds
+    read = partial(_read, manifest=manifest, drawn_folds=drawn_folds)
     tuning, judged, files = AnnotatedFrames(), AnnotatedFrames(), set[Path]()
     most, most_judged = -(-limit // len(data)), -(-DATA_JUDGED // len(data))
     for folder in data:
-        dataset, drawn = _read(folder, fold, manifest)
+        dataset, drawn = read(folder, fold)
         samples = dataset.samples
         taken, rest = _split(samples, min(most, max(1, len(samples) // 2)), most_judged)
         tuning += _lazily(taken, dataset, manifest.labels, len(tuning), drawn)
         if judge_fold != fold:
-            dataset, drawn = _read(folder, judge_fold, manifest)
+            dataset, drawn = read(folder, judge_fold)
             seen = {sample.path for sample in taken}  # a folder without folds gives the same ones for every name
             _, rest = _split([one for one in dataset.samples if one.path not in seen], 0, most_judged)
         judged += _lazily(rest, dataset, manifest.labels, len(judged), drawn)
@@ -220,11 +230,16 @@ def _annotated(
     return tuning, judged, frozenset(files)
 
 
-def _read(folder: Path, fold: str, manifest: Manifest) -> tuple[Dataset, masks.MaskDataset | None]:
-    if not has_masks(folder, manifest):
-        return load_compared(folder, fold, manifest), None
-    drawn = masks.load_masks(folder, fold)
-    return masks.boxes_of(drawn), drawn
+def _read(
+    folder: Path, fold: str, manifest: Manifest, drawn_folds: Mapping[Path, Path]
+) -> tuple[Dataset, masks.MaskDataset | None]:
+    table = drawn_folds.get(folder) if fold != ALL else None
+    stored = fold if table is None else ALL
+    drawn = masks.load_masks(folder, stored) if has_masks(folder, manifest) else None
+    dataset = load_compared(folder, stored, manifest) if drawn is None else masks.boxes_of(drawn)
+    if table is not None:
+        dataset = dataclasses.replace(dataset, samples=in_fold(dataset.samples, folder, table, fold))
+    return dataset, drawn
 
 
 def _lazily(

@@ -18,7 +18,7 @@ from lineside_runtime.bundle import Format, Manifest
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.precision import Precision
 
-__all__ = ["vendor_variant"]
+__all__ = ["litert_qdq", "vendor_variant"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +161,15 @@ MAKERS = (
         target=f"{_HERE}.litert:make",
         needs=("litert_torch", "ai_edge_quantizer", "onnx2torch"),
         install="pip install 'lineside[tflite]'",
+    ),
+    FormatMaker(
+        name="litert-qdq",
+        engine="litert",
+        precision="int8",
+        target=f"{_HERE}.litert_qdq:make",
+        needs=("ai_edge_litert",),
+        install="pip install 'lineside[litert]'",
+        kinds=("cpu",),
     ),
     _NCNN,
     dataclasses.replace(_NCNN, precision="int8", target=f"{_HERE}.ncnn:make_int8", kinds=("cpu",)),

@@ -1,7 +1,9 @@
 """LiteRT (``.tflite``): the ONNX graph as a torch module, `litert_torch` from there, INT8 by `ai_edge_quantizer`.
 
-No converter from ONNX alone served: ``onnx2tf`` for our Pythons pins TensorFlow 2.19, numpy 1.26 and an onnxruntime of
-last year. `litert_torch` brings jax and transformers (2 GB), so it is an extra of its own.
+For graphs that `litert_qdq` does not translate. ``onnx2tf`` did not serve: for our Pythons it pins TensorFlow 2.19,
+numpy 1.26 and an onnxruntime of last year. `litert_torch` brings jax and transformers (2 GB), so it is an extra of its
+own. The file is for one size of input. A graph with a Resize is refused: ``onnx2torch`` reads its scale as data, which
+``torch.export`` does not follow.
 """
 
 from __future__ import annotations

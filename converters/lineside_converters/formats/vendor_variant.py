@@ -191,7 +191,9 @@ def _write(
     overwrite: bool,
 ) -> Bundle:
     report = read_report(old.path)
+    first = old.manifest.variants[0]
     ahead = evaluated is None or candidate.variant.device_kinds != ("cpu",) or _is_fastest(evaluated, report)
+    ahead &= speed != "by_level" or candidate.variant.level == first.level  # the first one's level is what is timed
     variants = (candidate.variant, *old.manifest.variants) if ahead else (*old.manifest.variants, candidate.variant)
     manifest = msgspec.structs.replace(
         old.manifest,

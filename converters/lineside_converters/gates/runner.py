@@ -49,6 +49,7 @@ from lineside_converters.tasks import DetectionTask, Task
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import ConvertError, DeviceError, LinesideError, UnsupportedModelError
 from lineside_runtime.precision import Precision
+from lineside_runtime.wording import counted
 
 TIMED_PER_SHAPE = 2
 TIMED_MAX = 6
@@ -237,7 +238,7 @@ class _GateRun:
     def _check_speed_of(self, subject: _Subject, final: bool) -> EvaluatedVariant | None:
         context, own = self._context, self.times[subject.name]
         limit, threads = self._limit(subject), context.target.threads
-        where = f"{subject.place.device.name} {subject.place}, {threads} thread{'s' if threads > 1 else ''}"
+        where = f"{subject.place.device.name} {subject.place}, {counted(threads, 'thread')}"
         try:
             if final and context.target.here and subject.place.wanted:
                 gate = check_speed(self._reference(subject), own, max_slowdown=limit, where=where, drop=subject.drop)

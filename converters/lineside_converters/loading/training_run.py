@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lineside_models.datasets.folds import divides, folds_of
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.backends.ort.backend import read_metadata
 from lineside_runtime.bundle import Postprocess, Preprocess
@@ -92,3 +94,26 @@ def run_of(model: Path) -> Path | None:
     """Returns the finished run that a folder is, or that a ``.pt`` stands in; ``None`` for anything else."""
     run = model if model.is_dir() else model.parent if model.name == WEIGHTS else None
     return run if run is not None and (run / FACTS).is_file() and (run / GRAPH).is_file() else None
+
+
+def drawn_folds(model: Path, folders: Sequence[Path]) -> dict[Path, Path]:
+    """Returns the tables of the folds that a run drew, by data folder: for those without folds of their own.
+
+    Without them the model would be judged on images that it was trained on.
+
+    Args:
+        model: The run's folder or a file in it; anything else has no table.
+        folders: Annotated images.
+
+    Raises:
+        DatasetError: A table is damaged.
+    """
+    run = model if model.is_dir() else model.parent
+    if not (run / FACTS).is_file():
+        return {}
+    tables = {folder: run / f"folds-{folder.resolve().name}.csv" for folder in folders if folder.is_dir()}
+    return {
+        folder: table
+        for folder, table in tables.items()
+        if table.is_file() and not folds_of(folder) and divides(table, folder)
+    }

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +71,14 @@ TRIALS_TIMED = "; the times of the trials are {whose}"
 NOT_NARROWED = "no narrower network held the metric and the parity gate: the whole one ships, in INT8 as of level 1"
 
 
-def evaluation_fold(data: Sequence[Path], fold: str) -> str:
-    """Returns the fold to judge on where no other is asked for: val if all have one and ``fold`` is trained on."""
+def evaluation_fold(data: Sequence[Path], fold: str, *, drawn: Collection[Path] = ()) -> str:
+    """Returns the fold to judge on where no other is asked for: val if all have one and ``fold`` is trained on.
+
+    The training drew a val fold of the folders in ``drawn``.
+    """
     trained = fold in (TRAIN_FOLD, ALL)
-    return VAL_FOLD if data and trained and all(root.is_dir() and has_fold(root, VAL_FOLD) for root in data) else fold
+    has_val = (root.is_dir() and (root in drawn or has_fold(root, VAL_FOLD)) for root in data)
+    return VAL_FOLD if data and trained and all(has_val) else fold
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from lineside_converters.data.calibration_data import ModelInputs, gather_inputs
 from lineside_converters.data.document_inputs import DOCUMENT_METRIC, gather_documents, is_document_model
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.source import open_source
+from lineside_converters.loading.training_run import drawn_folds
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.pipeline import evaluation_fold
@@ -61,7 +63,11 @@ def load(
     progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
-    inputs, limits = _inputs(source, manifest, level, data, limits)
+    # Levels 2 and 3 fine-tune on the whole of a folder without folds, and say that they judge on it too.
+    folds = drawn_folds(model, data.folders) if isinstance(model, Path) and level.level <= 1 else {}
+    for table in folds.values():
+        progress.report(f"folds of {table}: those of the training")
+    inputs, limits = _inputs(source, manifest, level, data, limits, folds)
     context = Context(
         source=source,
         manifest=manifest,
@@ -82,7 +88,12 @@ def load(
 
 
 def _inputs(
-    source: SourceModel, manifest: Manifest, level: LevelOptions, data: DataOptions, limits: LimitOptions
+    source: SourceModel,
+    manifest: Manifest,
+    level: LevelOptions,
+    data: DataOptions,
+    limits: LimitOptions,
+    folds: Mapping[Path, Path],
 ) -> tuple[ModelInputs, LimitOptions]:
     """Returns the inputs; of a model of texts the limits get its metric."""
     if is_document_model(manifest):
@@ -104,7 +115,8 @@ def _inputs(
         frames=data.frames,
         data=data.folders,
         fold=data.fold,
-        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
+        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold, drawn=folds),
+        drawn_folds=folds,
     )
     return inputs, limits
 

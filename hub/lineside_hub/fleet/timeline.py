@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_link.messages import AgentReport, BundleRef, Reported, Up, decode, encode
+from lineside_link.messages import AgentReport, BundleRef, ConfigReport, Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
 
 log = logging.getLogger("lineside.hub")
@@ -76,7 +76,12 @@ class FleetTimeline:
         ):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
         self._warn_of_foreign_epoch(message, old, now_ns)
-        for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
+        events = (
+            *_configuration_events(message, old, now_ns),
+            *_drift_events(message, old, now_ns),
+            *_line_events(message, old, now_ns),
+        )
+        for event in events:
             self._database.add_event(event)
 
     def _assign_enrolled(self, message: Up, said_before: str, now_ns: int) -> None:
@@ -124,6 +129,27 @@ class FleetTimeline:
 def _identity(report: Reported | AgentReport) -> tuple[object, ...]:
     code = report.error.code if report.error else None
     return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
+
+
+def _configuration_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
+    """Yields an event if the device follows another configuration, or refuses another desired state for one."""
+    before = old.configuration if old is not None else None
+    now, had = message.configuration or ConfigReport(), before or ConfigReport()
+    error = now.error if (now.gen, now.error) != (had.gen, had.error) else None
+    if now.installed == had.installed and error is None:
+        return
+    subject = now.installed if error is None else now.wanted
+    detail = "active" if subject else "agent.toml alone"
+    if error is not None:
+        detail = f"{error.message}; expected {error.expected}" if error.expected else error.message
+    yield TimelineEvent(
+        at_ns=now_ns,
+        device=message.device,
+        kind="configuration",
+        bundle=subject.identity if subject else "",
+        code=error.code if error is not None else None,
+        detail=detail,
+    )
 
 
 def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:

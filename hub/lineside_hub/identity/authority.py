@@ -35,7 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.registry import CertificateKind, Claim, IssuedCertificate, Registry
 from lineside_hub.repository.key_encryption import PASSPHRASE_ACTION, key_pem
-from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
+from lineside_link.certificates import EnrolmentToken, check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
 from lineside_link.topics import check_name
 from lineside_runtime.decoding import decode_json
@@ -69,29 +69,6 @@ class Credentials:
     ca: Path
     certificate: Path
     key: Path
-
-
-class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of mode 0600 with which a device requests its first certificate.
-
-    Attributes:
-        issued_at: Lower bound for the device's clock.
-        ca: The authority's certificate in PEM: the only one that the device trusts.
-        certificate: The token's own, which only allows the request.
-        key: Its private key in PEM: the secret.
-        root: The TUF root in JSON, which the device trusts from then on.
-    """
-
-    id: str
-    device: str
-    group: str
-    issued_at: datetime.datetime
-    ca: str
-    certificate: str
-    key: str
-    url: str = ""
-    site: str = ""
-    root: str = ""
 
 
 class Authority:
@@ -197,6 +174,9 @@ class Authority:
             ca=self.ca_bytes().decode(),
             certificate=issued.certificate,
             key=key_bytes(key).decode(),
+            url="",
+            site="",
+            root="",
         )
 
     def ca_bytes(self) -> bytes:

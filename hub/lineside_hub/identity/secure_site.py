@@ -19,13 +19,12 @@ from lineside_hub.identity.authority import (
     TOKEN_HOURS,
     Authority,
     Credentials,
-    EnrolmentToken,
     check_hosts,
     enrolled_devices,
     read_claims,
 )
 from lineside_hub.repository.repository import Repository
-from lineside_link.certificates import read_certificate
+from lineside_link.certificates import EnrolmentToken, read_certificate
 from lineside_link.config import PORTS, LinkConfig
 from lineside_link.topics import check_name
 from lineside_runtime.decoding import decode_toml

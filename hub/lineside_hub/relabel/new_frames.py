@@ -42,7 +42,7 @@ def new_frames(dataset: Path, bundle_sha256: str) -> NewFrames:
     if not (dataset / NAME).is_file():
         raise InputNotFoundError(
             f"{dataset} is no dataset of corrected frames",
-            action="`lineside relabel export` and `lineside relabel import` make one.",
+            action="`lineside relabel export` and `lineside relabel import` make one; --relabelled names its folder.",
         )
     collection = open_collection(dataset, labels=())
     fold_of = collection.folds()

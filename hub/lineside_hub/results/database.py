@@ -53,9 +53,10 @@ class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
         at_ns: Unix time at the hub.
         device: Its subject; empty for the hub itself.
         kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
-            (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``recipe``
-            (another product), ``degraded`` (reduced service), ``placement`` (another device runs
-            the model), ``override`` (a gate that a push ignored), ``malformed`` or ``conflict``.
+            (its own update), ``rollout``, ``moved``, ``frames``, ``configuration`` (another one, or why one was
+            refused), ``drift`` (an alarm began or ended), ``recipe`` (another product), ``degraded`` (reduced service),
+            ``placement`` (another device runs the model), ``override`` (a gate that a push ignored), ``malformed`` or
+            ``conflict``.
         bundle: ``name@version``, if there is one.
         code: Of the error, if there was one.
     """

@@ -41,6 +41,7 @@ import msgspec
 
 from lineside_link.messages import BundleRef, MaintenanceWindow
 from lineside_runtime.serving.backoff import Backoff
+from lineside_runtime.wording import counted
 
 RolloutState = Literal["running", "paused", "completed", "rolled_back", "aborted", "superseded"]
 UNFINISHED: tuple[RolloutState, ...] = ("running", "paused")
@@ -270,7 +271,7 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) 
 def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
     reached = found.healthy + found.failed + found.pending + found.shed
     if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
-        return f"{found.failed} of {reached} devices failed"
+        return f"{found.failed} of {counted(reached, 'device')} failed"
     return None
 
 
@@ -303,8 +304,8 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
     if rollout.whole_group:
         failed = _failed_devices(rollout, devices)
         found = count(rollout, devices.values())
-        answered = found.healthy + found.failed
-        return _finish(rollout, "completed", f"{found.failed} of {answered} devices failed{failed}" if failed else "")
+        answered = counted(found.healthy + found.failed, "device")
+        return _finish(rollout, "completed", f"{found.failed} of {answered} failed{failed}" if failed else "")
     return _enter(rollout, rollout.stage + 1, devices)
 
 

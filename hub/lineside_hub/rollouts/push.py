@@ -24,7 +24,7 @@ from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, p
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import Manifest, open_bundle
-from lineside_runtime.errors import RolloutError
+from lineside_runtime.errors import InputNotFoundError, RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -263,9 +263,16 @@ def check_device(folder: Path | str, device: str, *, group: str) -> None:
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Withdraws the own desired state of a device, so that it follows its group; returns whether it had its own."""
+    """Withdraws the own desired state of a device, so that it follows its group; returns whether it had its own.
+
+    Raises:
+        InputNotFoundError: The hub does not know the device.
+    """
     with Database.open(Path(folder)) as database, database.transaction():
         own = database.desired_state(f"d/{device}")
+        known = own is not None or database.query("SELECT 1 FROM devices WHERE device = ?", device)
+        if not known and device not in enrolled_devices(Path(folder) / IDENTITY_NAME):
+            raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
         if own is None or own.withdrawn:
             return False
         database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)

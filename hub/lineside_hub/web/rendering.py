@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 _TILES_KEPT = 4096
 
-_AGES = ((86_400, "d"), (3600, "h"), (60, "min"))
+_AGES = ((365 * 86_400, "y"), (86_400, "d"), (3600, "h"), (60, "min"))
 
 
 def make_templates() -> jinja2.Environment:
@@ -30,7 +30,7 @@ def make_templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals.update({"refresh": refresh, "tiles": tiles})
-    made.filters.update({"when": when, "age": age, "size": size, "percent": percent})
+    made.filters.update({"when": when, "age": age, "duration": duration, "size": size, "percent": percent})
     return made
 
 
@@ -78,7 +78,11 @@ def age(at_ns: int | None) -> str:
     """Returns how long ago a time is, such as ``5 min``; nothing for ``None`` and 0."""
     if not at_ns:
         return ""
-    seconds = max(0.0, time.time() - at_ns / 1e9)
+    return duration(max(0.0, time.time() - at_ns / 1e9))
+
+
+def duration(seconds: float) -> str:
+    """Returns a time span in its largest unit, such as ``5 min``."""
     for unit_s, name in _AGES:
         if seconds >= unit_s:
             return f"{seconds / unit_s:.0f} {name}"

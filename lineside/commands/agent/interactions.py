@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lineside.console import print_json, show
 from lineside.options import Actions, add_agent_config, add_json
+from lineside_runtime.wording import counted
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -34,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"file": options.out, "rows": rows})
     else:
-        show(f"wrote {rows} rows to {options.out}")
+        show(f"wrote {counted(rows, 'row')} to {options.out}")
     return 0

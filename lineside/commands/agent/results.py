@@ -10,6 +10,7 @@ from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of, utc
 from lineside_runtime.errors import InputError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_agent.config import AgentConfig
@@ -75,9 +76,9 @@ def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery
         print_json(made | ({} if frames is None else {"frames": {"folder": folder, "frames": frames}}))
         return
     if made:
-        inform(f"{made['rows']} results in {options.out}")
+        inform(f"{counted(made['rows'], 'result')} in {options.out}")
     if frames is not None:
-        inform(f"{frames} frames in {folder}")
+        inform(f"{counted(frames, 'frame')} in {folder}")
 
 
 def print_report(report: ShiftReport) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.wording import counted
 
 LABELS = {"state": "bundle_state", "ready": "has_judged", "error": "bundle_error"}
 """Keys of ``status.json`` that are shown under a clearer name."""
+
+LIVE = ("line", "lines", "hub")
+"""Labels of states that hold while the agent runs."""
 
 Status = Mapping[str, Any]
 Lines = Iterator[tuple[str, str]]
@@ -47,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
         return 0
-    lines = [(LABELS.get(key, key), text) for key, text in _flattened(status)] if options.all else [*_summary(status)]
+    lines = [(LABELS.get(key, key), text) for key, text in _flattened(status)] if options.all else [*_stated(status)]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         show(f"{label:<{width}}  {text}")
@@ -56,6 +60,13 @@ def run(options: argparse.Namespace) -> int:
         why = f"it runs, and {free_mib:.1f} MiB are free" if status["runs"] else "it does not run"
         inform(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); the values may be outdated")
     return 0
+
+
+def _stated(status: Status) -> Lines:
+    """Yields the summary; states of an agent that does not run or no longer writes are those of its last status."""
+    outdated = status["stale"] or not status["runs"]
+    for label, text in _summary(status):
+        yield label, f"last known: {text}" if outdated and label in LIVE else text
 
 
 def _summary(status: Status) -> Lines:
@@ -84,8 +95,7 @@ def _line(status: Status) -> Lines:
     elif line.get("problem"):
         yield "line", f"not ready: {line['problem']}"
     elif line.get("challenge_left"):
-        parts = "1 challenge part" if line["challenge_left"] == 1 else f"{line['challenge_left']} challenge parts"
-        yield "line", f"{parts} must be rejected first"
+        yield "line", f"{counted(line['challenge_left'], 'challenge part')} must be rejected first"
     elif line.get("ready"):
         yield "line", "ready"
     else:
@@ -108,7 +118,7 @@ def _bundle(status: Status) -> Lines:
             yield "", f"the {what} that was pushed last does not run: {status[key]}"
     if status.get("used_device"):
         standby = f"; {status['standby_device']} is on standby" if status.get("standby_device") else ""
-        fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
+        fallbacks = f"; {counted(n, 'call')} went to another device" if (n := status.get("fallbacks")) else ""
         yield "runs on", f"{status['used_device']} (requested {status['requested_device']}){standby}{fallbacks}"
         if status.get("placement_plan"):
             yield "measured best", status["placement_plan"]
@@ -129,16 +139,16 @@ def _parts(status: Status) -> Lines:
         faults[-1:] = [faults[-1] + malformed] if faults else []
         why = f" ({', '.join(faults)})" if faults else ""
         unsure = f" ({line['unsure']} unsure)" if line.get("unsure") else ""
-        counts = f"{line['passed']} passed, {line['rejected']} rejected{unsure}, {line['faults']} faults{why}"
+        counts = f"{line['passed']} passed, {line['rejected']} rejected{unsure}, {_faults(line)}{why}"
         yield "parts", f"{line['triggers']} since the start: {counts}"
     elif status.get("inspected"):
         unsure = f" ({status['unsure']} unsure)" if status.get("unsure") else ""
-        counts = f"{status['passed']} passed, {status['rejected']} rejected{unsure}, {status['faults']} faults"
+        counts = f"{status['passed']} passed, {status['rejected']} rejected{unsure}, {_faults(status)}"
         yield "parts", f"{status['inspected']} since the start: {counts}"
     defects = (status.get("results") or {}).get("defects")
     if defects:
-        counted = sorted(defects.items(), key=lambda one: -one[1])
-        yield "defects", ", ".join(f"{kind} {count}" for kind, count in counted)
+        by_count = sorted(defects.items(), key=lambda one: -one[1])
+        yield "defects", ", ".join(f"{kind} {count}" for kind, count in by_count)
     marks = (status.get("results") or {}).get("marks", {})
     for place, (rule, counts) in enumerate(marks.items()):
         total = sum(counts.values())
@@ -148,14 +158,20 @@ def _parts(status: Status) -> Lines:
         yield "time", f"{status['latency_ms']:.1f} ms from the last frame to its verdict"
 
 
+def _faults(counts: Mapping[str, Any]) -> str:
+    return counted(counts["faults"], "fault")
+
+
 def _ports(status: Status) -> Lines:
     for place, camera in enumerate(status.get("cameras", ())):
-        outages = f", {camera['outages']} outages" if camera.get("outages") else ""
+        outages = f", {counted(camera['outages'], 'outage')}" if camera.get("outages") else ""
         spoiled = f", {camera['spoiled']} damaged first frames skipped" if camera.get("spoiled") else ""
         lost = f"; {camera['problem']}" if camera.get("problem") else ""
-        yield "" if place else "cameras", f"{camera['source']}: {camera['frames']} frames{outages}{spoiled}{lost}"
+        frames = counted(camera["frames"], "frame")
+        yield "" if place else "cameras", f"{camera['source']}: {frames}{outages}{spoiled}{lost}"
     for place, port in enumerate(status.get("line_io", ())):
-        text = f"{port['name']}: {'open' if port.get('open') else 'not open'}, {port.get('sent', 0)} verdicts sent"
+        is_open = "open" if port.get("open") else "not open"
+        text = f"{port['name']}: {is_open}, {counted(port.get('sent', 0), 'verdict')} sent"
         text += f", {port['missed']} missed" if port.get("missed") else ""
         if "polled_s_ago" in port and port["polled_s_ago"] is None:
             text += ", no PLC has polled yet"
@@ -165,7 +181,7 @@ def _ports(status: Status) -> Lines:
 
 
 def _hub(status: Status) -> Lines:
-    pending = f", {status['outbox_pending']} results to send" if status.get("outbox_pending") else ""
+    pending = f", {counted(status['outbox_pending'], 'result')} to send" if status.get("outbox_pending") else ""
     if status.get("connected"):
         yield "hub", f"connected{pending}"
     elif status.get("link_problem"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lineside.console import print_json, show, show_findings
 from lineside.options import Actions, add_json
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_boards.inventory import FoundAccelerator, Inventory
@@ -100,7 +101,7 @@ def _page(found: Inventory) -> list[str]:
     where = " ".join(word for word in (disk.kind, disk.device, disk.name) if word) or "disk unknown"
     lines = [
         f"{found.model}: profile {found.board}",
-        f"  {found.architecture}, {found.cores} cores, {memory}, kernel {found.kernel}",
+        f"  {found.architecture}, {counted(found.cores, 'core')}, {memory}, kernel {found.kernel}",
         f"  {heat}, {slow}",
         f"  {where}, {disk.free_bytes / 2**30:.1f} GiB free",
         "accelerators",

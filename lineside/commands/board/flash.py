@@ -7,12 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lineside.commands.board.prepare import add_preparation, cache_folder, prepare_image
+from lineside.commands.board.prepare import add_preparation, prepare_image
 from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside_boards import disk as disks
 from lineside_boards.errors import UnsafeTargetError
+from lineside_runtime.files import cache_folder
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -47,7 +48,6 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 def run_flash(options: argparse.Namespace) -> int:
     """Prepares and writes."""
     _confirm(options)  # before the image is prepared, which takes minutes
-    cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="flash-", dir=cache_folder()) as scratch:
         image = Path(scratch, "prepared.img")
         prepare_image(options, image)

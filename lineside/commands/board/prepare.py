@@ -16,6 +16,7 @@ from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.secret_input import add_passphrase
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from lineside_boards.first_boot.settings import FirstBootSettings, Wifi
@@ -163,15 +164,9 @@ def _built() -> Path:
     place = cache_folder() / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
     if not place.exists():
         inform("building a Debian image: some minutes, once")
-        place.parent.mkdir(parents=True, exist_ok=True)
         build.build(place, say=inform)
     inform(f"base image: {place}")
     return place
-
-
-def cache_folder() -> Path:
-    """Returns the user's cache folder by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside"
 
 
 def _settings(options: argparse.Namespace) -> FirstBootSettings:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
+from lineside_runtime.bundle import Bundle
 from lineside_runtime.devices import DeviceKind
+from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.precision import Precision
 
 
@@ -17,7 +22,9 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     parser = actions.add_parser(
         "add-variant",
         help="add a variant from a vendor's compiler",
-        description="Writes a new bundle with one more variant, through the gates if its engine is installed here.",
+        description="Writes a new bundle with one more variant, through the gates if its engine is installed here. "
+        "For --engine litert the file may also be an INT8 .onnx of the bundle: it is translated, with its own weights "
+        "and scales.",
     )
     add_bundle(parser)
     parser.add_argument("file", type=Path, help="output of the vendor's compiler: .hef, .rknn, .tflite, .plan, …")
@@ -58,12 +65,40 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Adds the variant."""
     with needs("convert"):
-        from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
         from lineside_converters.reports.report import read_report
-    made = add_variant(
+    with model_file(options.file, options.engine) as file:
+        made = _add(options, file)
+    if options.json:
+        variants = read_report(made.path).variants
+        print_json(
+            {"bundle": str(made.path), "digest": made.digest, "speed": made.manifest.speed, "variants": variants}
+        )
+    else:
+        show(made.path)
+    return 0
+
+
+@contextmanager
+def model_file(file: Path, engine: str) -> Iterator[Path]:
+    """Gives the file that the engine reads: the given one, or what an ONNX file is translated to."""
+    if file.suffix != ".onnx" or engine != "litert":
+        yield file
+        return
+    if not file.is_file():
+        raise InputNotFoundError(f"no file at {file}")
+    with needs("litert"):
+        from lineside_converters.formats.litert_qdq import translate_file
+    with tempfile.TemporaryDirectory() as folder:
+        yield translate_file(file, Path(folder) / "model.tflite")
+
+
+def _add(options: argparse.Namespace, file: Path) -> Bundle:
+    from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
+
+    return add_variant(
         options.bundle,
         VendorVariant(
-            file=options.file,
+            file=file,
             engine=options.engine,
             kind=options.device,
             precision=options.precision,
@@ -81,11 +116,3 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         report=inform,
     )
-    if options.json:
-        variants = read_report(made.path).variants
-        print_json(
-            {"bundle": str(made.path), "digest": made.digest, "speed": made.manifest.speed, "variants": variants}
-        )
-    else:
-        show(made.path)
-    return 0

@@ -70,11 +70,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add(actions)
 
 
+NOTHING = "nothing in this bundle"
+_COMPILE = (
+    "compile an ONNX form with the vendor's compiler, then `lineside bundle add-variant BUNDLE FILE --engine {engine} "
+    "--device npu --out NEW`"
+)
+_OPTIMIZE = "`lineside optimize BUNDLE --target BOARD --out NEW`"
+
+HOW_TO_MAKE = {
+    "hailo": _COMPILE.format(engine="hailo"),
+    "rknn": _COMPILE.format(engine="rknn"),
+    "tensorrt": f"{_OPTIMIZE} on such a board compiles it there, for that kind of GPU (untested on hardware)",
+    "litert": "`lineside bundle add-variant BUNDLE ONNX --engine litert --device cpu --out NEW` translates an INT8 "
+    "ONNX form",
+    "ncnn": f"{_OPTIMIZE} with a board that has ncnn",
+    "openvino": f"{_OPTIMIZE} with x86-openvino",
+    "ort": f"{_OPTIMIZE} with any board",
+}
+"""How a bundle gets a form for an engine that has none in it."""
+
+
 def run_show(options: argparse.Namespace) -> int:
     """Prints the manifest."""
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
-        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": variants_by_board(bundle)})
+        boards, absent = variants_by_board(bundle), how_to_make(bundle)
+        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": boards, "no_form_for": absent})
     else:
         _print_summary(bundle)
     return 0
@@ -140,11 +161,20 @@ def _print_boards(bundle: Bundle) -> None:
     for board, engines in variants_by_board(bundle).items():
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
-            by_names.setdefault(", ".join(names) or "nothing", []).append(engine)
+            by_names.setdefault(", ".join(names) or NOTHING, []).append(engine)
         text = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
         same.setdefault(text, []).append(board)
     for text, boards in same.items():
         show(f"on       {', '.join(boards)}: {text}")
+    for engine, text in how_to_make(bundle).items():
+        show(f"no form  for {engine}: {text}")
+
+
+def how_to_make(bundle: Bundle) -> dict[str, str]:
+    """Returns the engines of supported boards for which the bundle has no form, and how it gets one."""
+    by_board = variants_by_board(bundle).values()
+    absent = {engine for engines in by_board for engine, names in engines.items() if not names}
+    return {engine: HOW_TO_MAKE.get(engine, "") for engine in sorted(absent)}
 
 
 def terms_of_data(manifest: Manifest) -> str:

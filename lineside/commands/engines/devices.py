@@ -13,6 +13,7 @@ from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
 from lineside_runtime.system.probing import DeviceReport, EngineReport
+from lineside_runtime.wording import counted
 
 UNTESTED = "untested on hardware"
 EMULATED = "computes on the CPU"
@@ -97,7 +98,7 @@ def _machine_line(board: Board) -> str:
     name = "this machine" if board.model == UNKNOWN else board.model
     memory = f", {board.memory_bytes / 2**30:.1f} GiB" if board.memory_bytes else ""
     system = f"Linux {drivers.kernel()}, Python {platform.python_version()}"
-    return f"{name}: {platform.machine()}, {board.cores} cores{memory}, {system}"
+    return f"{name}: {platform.machine()}, {counted(board.cores, 'core')}{memory}, {system}"
 
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from lineside.console import inform, print_json, show
 from lineside.options import add_bundle, add_json
 from lineside_runtime.config import Config
 from lineside_runtime.errors import InputError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_runtime.bundle import Bundle
@@ -89,7 +90,7 @@ def _inputs(bundle: Bundle, folder: Path | None) -> tuple[list[dict[str, Array]]
     how, golden = bundle.manifest.preprocess, bundle.manifest.golden
     if folder is not None:
         files = image_files(folder)[:FRAMES_MAX]
-        images, source = [read_image(file) for file in files], f"{len(files)} photos of {folder}"
+        images, source = [read_image(file) for file in files], f"{counted(len(files), 'photo')} of {folder}"
     elif golden is not None:
         images, source = [read_png(bundle.file(golden.frame))], "the bundle's golden input"
     else:

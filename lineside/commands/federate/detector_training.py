@@ -11,6 +11,7 @@ from lineside_hub.federation.training_coordinator import create_federation
 from lineside_hub.federation.training_plant import LocalUpdate
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
 from lineside_models.datasets import load_dataset
+from lineside_runtime.wording import counted
 
 RESULT_NAME = "result"
 """Folder of the trained model at a plant."""
@@ -100,5 +101,5 @@ class DetectorTraining:
                 threads=self._threads,
                 on_progress=self._say,
             )
-            self._say(f"{self._trainer.pictures} pictures to train on")
+            self._say(f"{counted(self._trainer.pictures, 'picture')} to train on")
         return self._trainer

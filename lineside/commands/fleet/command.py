@@ -11,6 +11,7 @@ from lineside.commands.fleet import interactions, pool, recipe, results, rollout
 from lineside.console import add_row, draw, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -166,8 +167,8 @@ def _device_use(about: DeviceSummary) -> str:
     if not about.used_device:
         return ""
     problem = f": {about.device_problem}" if about.device_problem else ""
-    counts = f"; {about.fallbacks} calls on another device" if about.fallbacks else ""
-    counts += f"; {about.cache_hits} calls answered by the cache" if about.cache_hits else ""
+    counts = f"; {counted(about.fallbacks, 'call')} on another device" if about.fallbacks else ""
+    counts += f"; {counted(about.cache_hits, 'call')} answered by the cache" if about.cache_hits else ""
     return f"{about.used_device} (requested {about.requested_device}){problem}{counts}"
 
 

@@ -10,6 +10,7 @@ from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.result_listing import SHOWN, add_period, period_of, utc
+from lineside_runtime.wording import counted
 
 
 def add(actions: Any) -> None:
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(made)
         else:
-            inform(f"{made['rows']} interactions in {options.out}")
+            inform(f"{counted(made['rows'], 'interaction')} in {options.out}")
         return 0
     found = [dict(zip(EXPORT_TYPES, row, strict=True)) for row in interactions(config, query)]
     if options.json:

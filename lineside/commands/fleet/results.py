@@ -10,6 +10,7 @@ from lineside.console import inform, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_hub.config import HubConfig
@@ -60,8 +61,8 @@ def _export(options: argparse.Namespace, config: HubConfig, query: Query, folder
         print_json(made | ({"frames": frames} if frames is not None else {}))
         return 0
     if made:
-        inform(f"{made['rows']} results in {options.out}")
+        inform(f"{counted(made['rows'], 'result')} in {options.out}")
     if frames is not None:
         gone = f"; {frames.missing} more are gone" if frames.missing else ""
-        inform(f"{frames.frames} frames in {frames.folder}{gone}")
+        inform(f"{counted(frames.frames, 'frame')} in {frames.folder}{gone}")
     return 0

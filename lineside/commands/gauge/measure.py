@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_models.metrology.measurement import Measurement
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"photos": [{"source": name, "measurements": values} for name, values in found], "failed": failed})
     out = sum(any(not one.in_tolerance and not one.error for one in values) for _, values in found)
-    inform(f"{len(found)} photos, {out} out of tolerance, {failed} not measured")
+    inform(f"{counted(len(found), 'photo')}, {out} out of tolerance, {failed} not measured")
     return 1 if failed else 0
 
 

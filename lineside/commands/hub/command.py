@@ -169,14 +169,18 @@ def run_broker(options: argparse.Namespace) -> int:
 def run_secure(options: argparse.Namespace) -> int:
     """Makes the authority, the two certificates, mosquitto's files, and points hub.toml at them."""
     with needs("convert"):
+        from lineside_hub.config import folder_config
         from lineside_hub.identity.secure_site import renew, secure
         from lineside_link.config import PORTS
     if not options.host and not options.renew:
         raise ConfigError("--host is missing", expected="the broker's name or address in the plant's network")
     secret = passphrase(options, new=not options.renew)
     if options.renew:
+        before = folder_config(options.hub).link.url
         made = renew(options.hub, hosts=options.host, port=options.port, passphrase=secret)
         inform(f"broker and hub have new certificates for {made.url}: restart mosquitto and the hub")
+        if made.url != before:
+            inform(f"devices still connect to {before}: write {made.url} into [link] of each agent.toml")
         return 0
     made = secure(options.hub, hosts=options.host, port=options.port or PORTS["mqtts"], passphrase=secret)
     inform(f"start the broker: mosquitto -c {made.broker_configuration}")

@@ -10,6 +10,7 @@ from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.secret_input import add_passphrase, passphrase
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_hub.repository.repository import Repository
@@ -194,7 +195,7 @@ def _conclude(options: argparse.Namespace, draft: Any, state: Any) -> int:
 
 
 def _say_progress(path: Path, state: Any) -> None:
-    inform(f"{path}: root version {state.version}, signed by {len(state.signed)} keys")
+    inform(f"{path}: root version {state.version}, signed by {counted(len(state.signed), 'key')}")
     if state.complete:
         inform(f"complete: lineside hub keys publish {path} --hub DIR")
     else:

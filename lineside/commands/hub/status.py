@@ -9,6 +9,7 @@ from lineside.commands.hub.keys import print_roles
 from lineside.console import print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
+from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
@@ -31,7 +32,8 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        show(f"{status.devices_up} of {status.devices} devices connected, {status.results} results")
+        devices, results = counted(status.devices, "device"), counted(status.results, "result")
+        show(f"{status.devices_up} of {devices} connected, {results}")
         for used in status.usage:
             show(
                 f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "

@@ -12,6 +12,7 @@ from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.secret_input import read_new_secret
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
@@ -173,7 +174,7 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         for problem in report.problems:
             show(f"! {problem}")
-        show(f"{report.rows} rows; head {report.head}")
+        show(f"{counted(report.rows, 'row')}; head {report.head}")
     return 1 if report.problems else 0
 
 

@@ -20,6 +20,7 @@ from lineside.options import (
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_converters.thresholds import ErrorCosts, RejectTolerance, ThresholdReport
@@ -130,7 +131,7 @@ def _print_table(decision: ThresholdReport) -> None:
     from lineside_converters.thresholds.page import PER, cost, rate
 
     goods = ", ".join(f"{count} of {source}" for source, count in decision.good_parts.items()) or "none"
-    show(f"{decision.bundle}: {decision.bad_parts} bad parts; good parts: {goods}")
+    show(f"{decision.bundle}: {counted(decision.bad_parts, 'bad part')}; good parts: {goods}")
     show(f"scores from {decision.frames_from}")
     show(f"{'type':<18}{'before':>8}{'now':>8}{'unsure':>8}  missed")
     for each in decision.types:

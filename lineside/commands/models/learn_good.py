@@ -12,6 +12,7 @@ from lineside.console import inform, print_json, show
 from lineside.options import add_good_parts, add_json, add_overwrite
 from lineside_models.anomaly.learning import ENTRIES_A_FRAME, ENTRIES_MAX, ENTRIES_MIN, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_models.anomaly.learning import AnomalyModel
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
     show(
-        f"{bundle.manifest.identity}: {learned.frames} frames of {learned.parts} parts, "
+        f"{bundle.manifest.identity}: {counted(learned.frames, 'frame')} of {counted(learned.parts, 'part')}, "
         f"{sum(learned.seconds.values()):.1f} s"
     )
     show(f"bank {learned.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")

@@ -15,6 +15,7 @@ import msgspec
 
 from lineside.console import inform
 from lineside.options import add_json
+from lineside_runtime.errors import DiskFullError
 
 if TYPE_CHECKING:
     from lineside_converters.training.progress import OnProgress, TrainingProgress
@@ -104,15 +105,17 @@ def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
 
 
 def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Returns a training command that prints after Ctrl-C how to resume it."""
+    """Returns a training command that prints after Ctrl-C, or on a full disk, how to resume it."""
 
     def interruptible(options: argparse.Namespace) -> int:
         try:
             return run(options)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DiskFullError) as error:
             from lineside_converters.training.run_folder import how_to_resume
 
             inform(how_to_resume(kind, vars(options)))
+            if isinstance(error, DiskFullError):
+                raise
             return INTERRUPTED
 
     return interruptible

@@ -136,6 +136,26 @@ def divide(samples: Iterable[Sample], group_of: Callable[[Sample], str], *, shar
     return {sample.path for part in chosen for sample in parts[part]}
 
 
+def in_fold(samples: Iterable[Sample], root: Path, table: Path, fold: str) -> tuple[Sample, ...]:
+    """Returns the samples of a folder that a table beside another folder, written by `folds_csv`, counts to a fold.
+
+    Raises:
+        DatasetError: The table is damaged.
+    """
+    fold_of, base = read_folds(table), base_of(root)
+    return tuple(sample for sample in samples if fold_of.get(_below(sample.path, base)) == fold)
+
+
+def divides(table: Path, root: Path) -> bool:
+    """Returns whether most images that a table of folds lists are in this folder: some may have been deleted since.
+
+    Raises:
+        DatasetError: The table is damaged.
+    """
+    base, names = base_of(root), read_folds(table)
+    return 2 * sum((base / name).is_file() for name in names) > len(names)
+
+
 def folds_csv(
     samples: Sequence[Sample], fold_of: Mapping[Path, str], root: Path, group_of: Callable[[Sample], str]
 ) -> str:

@@ -21,6 +21,7 @@ from lineside_models.metrology.studies import (
 )
 from lineside_models.metrology.study_data import StudyData
 from lineside_runtime.reports import markup, svg
+from lineside_runtime.wording import counted
 
 _HEIGHT = 260
 _BINS = 24
@@ -59,7 +60,7 @@ def facts(study: Study) -> dict[str, str]:
         method = "analysis of variance" if study.method == "anova" else "average and range"
         term = "not significant: part of the repeatability" if study.pooled else "part of the model"
         return {
-            "data": f"{study.operators} operators, {study.parts} parts, {study.trials} trials",
+            "data": ", ".join(counted(getattr(study, f"{noun}s"), noun) for noun in ("operator", "part", "trial")),
             "method": method,
             "interaction": term if study.anova and study.operators > 1 else "",
             "tolerance": "" if study.tolerance is None else f"{study.tolerance:g}",

@@ -33,7 +33,9 @@ def path(name: str) -> Path:
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
         raise InputNotFoundError(
-            f"no shipped bundle {name!r}", expected=f"one of {', '.join(NAMES)}", action=_nearest(name) or None
+            f"no shipped bundle {name!r}",
+            expected=f"one of {', '.join(NAMES)}",
+            action=_nearest(name) or "Give one of them, or the path of a bundle that is there.",
         )
     return folder
 
@@ -45,11 +47,10 @@ def find(given: str | Path) -> Path:
         given: A path, or one of `NAMES`.
 
     Raises:
-        InputNotFoundError: There is no such path, and it looks like a mistyped name.
+        InputNotFoundError: There is no such path, and it looks like a name: it has neither folders nor a suffix.
     """
     place, name = Path(given), str(given)
-    is_name = name in NAMES or ("/" not in name and not place.suffix and _nearest(name))
-    return path(name) if is_name and not place.exists() else place
+    return place if "/" in name or place.suffix or place.exists() else path(name)
 
 
 def _nearest(name: str) -> str:

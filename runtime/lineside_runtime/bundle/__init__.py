@@ -21,7 +21,6 @@ from lineside_runtime.bundle.folder import (
     Bundle,
     open_bundle,
     time_now,
-    verify_file,
     write_manifest,
 )
 from lineside_runtime.bundle.manifest import (
@@ -50,6 +49,7 @@ from lineside_runtime.bundle.manifest import (
     sample_inputs,
 )
 from lineside_runtime.bundle.preprocessing import Preprocess, Reference, ReferenceImage, Rows, Slicing, TextForm
+from lineside_runtime.bundle.verification import verify_file
 
 __all__ = [
     "CHUNK_BYTES",

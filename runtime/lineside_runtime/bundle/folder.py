@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import time
 from pathlib import Path
@@ -11,16 +10,15 @@ from pathlib import Path
 import msgspec
 
 from lineside_runtime.bundle.manifest import (
-    CHUNK_BYTES,
     MANIFEST_MAX_BYTES,
     MANIFEST_NAME,
-    FileEntry,
     Manifest,
     ModelEntry,
     describe_bytes,
     parse_manifest,
 )
-from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
+from lineside_runtime.bundle.verification import BundleVerification, verify_file
+from lineside_runtime.errors import BundleFormatError, InputNotFoundError
 
 
 class Bundle:
@@ -28,7 +26,10 @@ class Bundle:
 
     Attributes:
         digest: sha256 of the manifest's bytes, hexadecimal; names the bundle's whole content.
+        verification: The comparison of its files while that goes on beside the loading of an engine; else ``None``.
     """
+
+    verification: BundleVerification | None = None
 
     def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
         self.path = path
@@ -70,30 +71,6 @@ class Bundle:
             verify_file(f"{self.path}/{relative}", entry)
 
 
-def verify_file(path: Path | str, entry: FileEntry) -> None:
-    """Compares a file with its entry, reading at most one byte more than the entry's size.
-
-    Raises:
-        BundleIntegrityError: It is missing, or its size or hash is another.
-    """
-    digest = hashlib.sha256()
-    try:
-        size = os.stat(path).st_size  # noqa: PTH116  see `_files_in`
-        if size == entry.size:
-            block = memoryview(bytearray(CHUNK_BYTES * 2))  # one buffer that stays in the processor's cache
-            with io.FileIO(path) as file:
-                while count := file.readinto(block):
-                    digest.update(block[:count])
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise BundleIntegrityError(f"{path} is missing", expected=f"{entry.size} bytes") from error
-    if size != entry.size:
-        raise BundleIntegrityError(f"{path} has another size", expected=f"{entry.size} bytes", actual=f"{size} bytes")
-    if digest.hexdigest() != entry.sha256:
-        raise BundleIntegrityError(
-            f"{path} has another hash", expected=f"sha256 {entry.sha256}", actual=digest.hexdigest()
-        )
-
-
 def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
     """Opens a bundle folder.
 
@@ -119,14 +96,36 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
         data = file.read(MANIFEST_MAX_BYTES + 1)
     bundle = Bundle(folder, parse_manifest(data), hashlib.sha256(data).hexdigest())
     if verify:
-        unnamed = sorted(set(_files_in(folder)) - bundle.manifest.files.keys())
-        if unnamed:
-            raise BundleFormatError(
-                f"{folder} holds what its manifest does not name: {', '.join(unnamed[:5])}",
-                action="Remove these files, or build the bundle again.",
-            )
+        check_named(bundle)
         bundle.verify()
     return bundle
+
+
+def open_while_loading(path: Path | str) -> Bundle:
+    """Opens a bundle folder whose files are compared while an engine is loaded: see `Bundle.verification`.
+
+    Raises:
+        InputNotFoundError: As for `open_bundle`.
+        BundleFormatError: As for `open_bundle`.
+    """
+    bundle = open_bundle(path, verify=False)
+    check_named(bundle)
+    bundle.verification = BundleVerification(bundle.path, bundle.manifest.files)
+    return bundle
+
+
+def check_named(bundle: Bundle) -> None:
+    """Refuses a folder that holds more than the manifest names.
+
+    Raises:
+        BundleFormatError: It holds a link, a special file, or a file that the manifest does not name.
+    """
+    unnamed = sorted(set(_files_in(bundle.path)) - bundle.manifest.files.keys())
+    if unnamed:
+        raise BundleFormatError(
+            f"{bundle.path} holds what its manifest does not name: {', '.join(unnamed[:5])}",
+            action="Remove these files, or build the bundle again.",
+        )
 
 
 def _files_in(folder: Path) -> list[str]:

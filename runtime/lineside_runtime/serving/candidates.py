@@ -18,7 +18,7 @@ import msgspec
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend, Executable, LoadOptions
 from lineside_runtime.backends.common import versions
-from lineside_runtime.bundle import Bundle, Manifest, Variant
+from lineside_runtime.bundle import Bundle, Manifest, Variant, files_of
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
@@ -46,6 +46,8 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
 
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
         """Loads the variant on the device."""
+        if (verification := bundle.verification) is not None:
+            verification.begin(files_of(self.variant.format, self.variant.file))
         libraries = config.operator_libraries.get(self.backend.name, ())
         options = LoadOptions(
             threads=config.threads,

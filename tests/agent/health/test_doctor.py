@@ -147,6 +147,14 @@ def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("made", "behind"), [("2999-01-01T00:00:00Z", True), ("2026-01-01T00:00:00Z", False)])
+def test_a_clock_that_was_never_set_is_behind_the_bundle(tmp_path: Path, made: str, behind: bool) -> None:
+    (tmp_path / "state" / "current").mkdir(parents=True)
+    (tmp_path / "state" / "current" / "manifest.json").write_text(json.dumps({"created_at": made}))
+    (tmp_path / "agent.toml").write_bytes(CONFIG.replace(b"1883", str(free_port()).encode()))
+    assert (collect(tmp_path / "agent.toml", tmp_path / "root").clock_behind_s > 1e9) is behind
+
+
 @pytest.mark.parametrize(("camera", "expected"), [('type = "simulator"', False), ('type = "v4l2"', True)])
 def test_board_without_a_camera_is_told_only_where_one_is_configured(
     camera: str, expected: bool, tmp_path: Path

@@ -19,12 +19,12 @@ import pytest
 from cryptography import x509
 
 from lineside.cli import main
-from lineside_agent.hub_client.identity import ENROLL_AGAIN_S, DeviceIdentity, JoinToken, enroll
+from lineside_agent.hub_client.identity import ENROLL_AGAIN_S, DeviceIdentity, enroll
 from lineside_hub.identity import authority as authority_module
 from lineside_hub.identity.authority import Authority
 from lineside_hub.identity.registrar import Registrar, sign_waiting, waiting
 from lineside_hub.identity.registry import Registry
-from lineside_link.certificates import Life, make_request, new_key, read_certificate, read_key
+from lineside_link.certificates import EnrolmentToken, Life, make_request, new_key, read_certificate, read_key
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
@@ -397,8 +397,8 @@ def test_the_command_enrols_and_shows_no_secret(service: EnrollmentService, tmp_
         assert body not in service.broker.log.read_text(errors="replace")
 
 
-def decode_token(path: Path) -> JoinToken:
-    return msgspec.json.decode(path.read_bytes(), type=JoinToken)
+def decode_token(path: Path) -> EnrolmentToken:
+    return msgspec.json.decode(path.read_bytes(), type=EnrolmentToken)
 
 
 def test_the_hubs_commands_make_a_token_sign_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

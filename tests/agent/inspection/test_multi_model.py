@@ -153,6 +153,8 @@ def test_tables_of_models_are_checked_when_the_file_is_read_and_a_hub_names_no_f
         ([SPOTS, {**SHADE, "boxes_min": 9, "boxes_max": 3}], "boxes_min"),
         ([SPOTS, {**SHADE, "inspect": {"cache": {"sqlite": "/tmp/x"}}}], "can't be set by a bundle"),
         ([SPOTS, {**SHADE, "inspect": {"threads": 0}}], "threads"),
+        ([SPOTS, {**SHADE, "inspect": {"engines": ["ort", "tpu9"]}}], "engines; expected some of tensorrt, hailo,"),
+        ([SPOTS, {**SHADE, "inspect": {"stage_engines": ["ort/cpu:0", "tpu9/npu:0"]}}], "got tpu9/npu:0"),
         ([SPOTS, {**SHADE, "bundle": "nothing/here"}], "nothing/here"),
     ],
 )

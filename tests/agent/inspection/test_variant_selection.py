@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lineside.inspection.agent_inspector import AgentInspector
 from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.variant_selection import SUFFIX, TimedVariant, best_of, fastest_first
@@ -60,6 +61,14 @@ def test_times_of_a_bundle_that_lies_elsewhere_are_kept_where_the_agent_may_writ
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"bundle{SUFFIX}"]
     assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["bundle"]
     load("factory", bundle, InspectConfig(), measured=tmp_path / "not there").close()  # measured, and not kept
+
+
+def test_times_of_lineside_inspect_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = two_forms(tmp_path / "bundles" / "bundle")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    AgentInspector(bundle, InspectConfig()).close()
+    assert [path.name for path in (tmp_path / "bundles").iterdir()] == ["bundle"]
+    assert [path.name for path in (tmp_path / "cache" / "lineside").iterdir()] == [f"bundle{SUFFIX}"]
 
 
 def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def ptys(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 def poll(port: Path, unit: int, kind: str, address: int, *values: int, count: int = 1) -> list[int]:
     command = [find_program("mbpoll", "mbpoll"), "-m", "rtu", "-b", "115200", "-P", "none", "-0", "-1", "-q"]
-    command += ["-a", str(unit), "-t", kind, "-r", str(address), "-o", "3" if unit == 17 else "0.3"]
+    command += ["-a", str(unit), "-t", kind, "-r", str(address), "-o", "10" if unit == 17 else "0.3"]
     command += ["-c", str(count)] if not values else []
     done = subprocess.run([*command, str(port), *map(str, values)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

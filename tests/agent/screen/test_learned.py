@@ -25,7 +25,7 @@ from lineside_models.simulator import render
 from lineside_runtime.bundle import Bundle
 from tests.agent.screen.panels import SIZES, check_view, new_page
 from tests.peers import free_port, wait_for
-from tests.peers.browser import open_browser
+from tests.peers.browser import browser as browser
 from tests.worlds.agent import AgentProcess, write_agent
 
 pytestmark = pytest.mark.peer
@@ -33,13 +33,6 @@ pytestmark = pytest.mark.peer
 NUMBERS = itertools.count(1)
 
 PICTURES = 18
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

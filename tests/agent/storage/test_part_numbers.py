@@ -218,13 +218,19 @@ def test_line_that_is_faster_than_its_commits_has_its_numbers_on_disk_before_it_
     store.close()
 
 
-def test_numbers_are_unique_on_a_full_disk_even_after_a_power_cut(disk: SmallDisk, restart_machine: Restart) -> None:
-    first = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
-    first.resume("cam")
-    judge(first, *range(10))
-    assert first.flush(60.0)
+def filled_after_ten(disk: SmallDisk) -> RecordStore:
+    """Returns a store with the records of ten parts, whose disk is then full."""
+    store = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
+    store.resume("cam")
+    judge(store, *range(10))
+    assert store.flush(60.0)
     (disk.path / "ballast").unlink(missing_ok=True)
     disk.fill()
+    return store
+
+
+def test_numbers_are_unique_on_a_full_disk_even_after_a_power_cut(disk: SmallDisk, restart_machine: Restart) -> None:
+    first = filled_after_ten(disk)
     judge(first, *range(10, 700))
     wait_for(lambda: first.problem is not None)
     assert first.numbers.problem == ""
@@ -252,12 +258,7 @@ def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_w
 def test_parts_of_an_agent_that_ends_on_a_full_disk_have_their_rows_after_the_next_start(
     disk: SmallDisk, restart_machine: Restart
 ) -> None:
-    first = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
-    first.resume("cam")
-    judge(first, *range(10))
-    assert first.flush(60.0)
-    (disk.path / "ballast").unlink(missing_ok=True)
-    disk.fill()
+    first = filled_after_ten(disk)
     judge(first, *range(10, 30))
     first.close(1.0)
     restart_machine()

@@ -69,6 +69,15 @@ def test_devices_can_be_left_the_choice_between_the_variants_of_a_level(old: Bun
     assert {variant.name for variant in made.manifest.to_time} == {"onnx-fp32", "openvino-fp32"}
 
 
+def test_a_variant_of_another_level_does_not_lead_where_devices_time_the_first_level(
+    old: Bundle, tmp_path: Path
+) -> None:
+    new = VendorVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=1)
+    made = add_variant(old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=1e9, device_chooses=True)
+    assert [one.name for one in made.manifest.variants] == ["onnx-fp32", "openvino-fp32"]
+    assert [one.name for one in made.manifest.to_time] == ["onnx-fp32"]
+
+
 def test_a_file_that_computes_something_else_is_refused(old: Bundle, tmp_path: Path) -> None:
     new = VendorVariant(
         file=compiled(tmp_path, old, scramble=True), engine="openvino", kind="cpu", precision="fp32", level=0

@@ -26,7 +26,6 @@ from lineside_hub.alarms.notification import SIGNATURE_HEADER
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, open_alarms
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.fleet.timeline import FleetTimeline
-from lineside_hub.results.database import Database
 from lineside_hub.results.sql import runner
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
@@ -44,6 +43,7 @@ from lineside_link.messages import (
 )
 from lineside_runtime.errors import ConfigError
 from tests.peers import free_port
+from tests.worlds.hub import open_database
 
 RULES = (
     AlarmRule(name="silent", figure="silent_s", limit=60.0, priority="high"),
@@ -64,7 +64,7 @@ class AlarmedHub:
         self.config = HubConfig(folder=str(folder), link=LinkConfig("mqtt://127.0.0.1:1", "plant"), alarms=alarms)
         self.now_ns = time.time_ns()
         self.published: dict[str, list[str]] = {}
-        self.database = Database.open(folder)
+        self.database = open_database(folder)
         self.restart()
 
     def restart(self) -> None:

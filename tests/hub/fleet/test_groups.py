@@ -16,7 +16,7 @@ from lineside_hub.results.database import Database
 from lineside_hub.rollouts.runner import members
 from lineside_link.messages import BundleRef, Up
 from lineside_runtime.errors import ConfigError, RolloutError
-from tests.worlds.hub import make_repository
+from tests.worlds.hub import make_repository, open_database
 
 OLD = BundleRef(name="m", version="1", target="line-a/m-1.json", sha256="1" * 64)
 
@@ -30,7 +30,7 @@ def hub(tmp_path: Path) -> Path:
 
 
 def be_born(hub: Path, group: str = "line-a") -> None:
-    database = Database.open(hub)
+    database = open_database(hub)
     with database.transaction():
         enrolled = EnrolledGroups(hub / "identity")
         FleetTimeline(database, group_of=enrolled.group_of).write_up(

@@ -8,6 +8,8 @@ from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.messages import (
     BundleRef,
+    ConfigRef,
+    ConfigReport,
     DegradationReport,
     DriftAlarm,
     DriftReport,
@@ -100,6 +102,28 @@ def test_another_device_for_the_model_is_told_with_its_reason_and_the_way_back(d
     assert [event.detail for event in database.events(kind="placement")] == [
         "openvino/cpu:0 runs the model: ort/cpu:0 failed: [3003]",
         "ort/cpu:0 runs the model: as requested again",
+    ]
+
+
+def test_a_configuration_is_told_when_it_is_active_and_when_it_is_refused(database: Database) -> None:
+    first, second = (ConfigRef(target=f"a/config-{digit}.toml", sha256=digit * 64) for digit in "01")
+    typo = Problem(
+        code=2001, error="ConfigError", expected="of dent", message="$.thresholds: the bundle has no type 'dentt'"
+    )
+    for configuration in (
+        None,
+        ConfigReport(gen=1, installed=first, wanted=first),
+        ConfigReport(gen=1, installed=first, wanted=first),
+        ConfigReport(gen=2, installed=first, wanted=second, error=typo),
+        ConfigReport(gen=2, installed=first, wanted=second, error=typo),
+        ConfigReport(gen=3, installed=first, wanted=first),
+        ConfigReport(gen=4, installed=None, wanted=None),
+    ):
+        report(database, state="active", configuration=configuration)
+    assert [(event.bundle, event.code, event.detail) for event in database.events(kind="configuration")] == [
+        (first.identity, None, "active"),
+        (second.identity, 2001, f"{typo.message}; expected of dent"),
+        ("", None, "agent.toml alone"),
     ]
 
 

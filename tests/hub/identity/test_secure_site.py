@@ -116,7 +116,10 @@ def test_certificates_of_broker_and_hub_are_renewed_in_time(hub: Path, capsys: p
     assert renewed.serial_number != read_certificate(old).serial_number
     assert load_config(hub / "hub.toml").link.url == "mqtts://broker.plant:8884"
     assert "listener 8884\n" in broker_file.read_text() and broker_file.read_text().endswith("log_type error\n")
-    capsys.readouterr()
+    assert "agent.toml" not in capsys.readouterr().err
+    assert main(["hub", "secure", "--renew", "--hub", str(hub), "--host", "hub.plant"]) == 0
+    moved = "devices still connect to mqtts://broker.plant:8884: write mqtts://hub.plant:8884 into [link]"
+    assert moved in capsys.readouterr().err
     assert main(["hub", "secure", "--hub", str(hub)]) == 1
     assert "--host is missing" in capsys.readouterr().err
 

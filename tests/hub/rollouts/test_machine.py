@@ -95,7 +95,7 @@ def test_a_group_in_which_all_fail_goes_back_even_where_every_share_is_borne() -
     devices = (GroupView("d0", True, "failed", "[5002] the golden frame differs"),)
     rollout, actions = step(rollout, Observed(10, devices))
     assert (rollout.state, actions) == ("rolled_back", (RestoreGroup(),))
-    assert rollout.reason == "1 of 1 devices failed: d0: [5002] the golden frame differs"
+    assert rollout.reason == "1 of 1 device failed: d0: [5002] the golden frame differs"
 
 
 def test_a_rollout_that_bears_failures_names_them_at_its_end() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lineside_hub.config import HubConfig, ResultsConfig
-from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, Statements
 from lineside_hub.results.sql import SqlRunner, runner
 from lineside_hub.results.streams import read_batch
@@ -16,6 +15,7 @@ from lineside_hub.results.writer import ResultsSink, Sink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from tests.peers.postgres import PostgresServer
+from tests.worlds.hub import make_database, open_database
 
 
 class Hub:
@@ -36,7 +36,7 @@ class Hub:
             sink.write([batch])
             sink.close()
             return
-        with Database.open(Path(self.config.folder)) as database, database.transaction():
+        with open_database(Path(self.config.folder)) as database, database.transaction():
             ResultsSink(database).write([batch])
 
 
@@ -51,6 +51,8 @@ def hub(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hub]:
         admin(f"CREATE DATABASE {name}", {})
         admin.close()
         url = f"{server.url.rsplit('/', 1)[0]}/{name}"
+    else:
+        make_database(tmp_path)
     config = HubConfig(folder=str(tmp_path), link=LinkConfig("mqtt://127.0.0.1:1", "s"), results=ResultsConfig(url=url))
     with runner(config) as run:
         yield Hub(config, run)

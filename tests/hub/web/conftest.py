@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
 
-from tests.peers.browser import open_browser
+from tests.peers.browser import browser as browser
 from tests.worlds.dashboard import DashboardWorld
 from tests.worlds.hub import make_database, make_repository
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

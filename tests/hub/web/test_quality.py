@@ -302,3 +302,14 @@ def test_an_operator_acknowledges_an_alarm_and_marks_a_result(world: DashboardWo
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert b'lineside_fleet_results_total{device="cam-1",verdict="pass"}' in client.send("GET", "/metrics")[1]
     assert AlarmsConfig().rule[0].name == "device-silent"
+
+
+def test_the_page_of_a_device_without_a_set_clock_says_where_its_results_are(world: DashboardWorld) -> None:
+    lines = [ResultRow(seq=seq, part_id=str(seq), captured_at_ns=seq * 10**9, verdict="pass") for seq in (1, 2)]
+    with Database.open(world.folder) as database, database.transaction():
+        FleetTimeline(database, group_of=lambda _: None).write_up(Up(device="cam-9", up=True, boot_id="b"))
+        batch = encode(Results(epoch="e", rows=tuple(lines)))
+        ResultsSink(database).write([read_batch("cam-9", batch)])
+    page = world.client("watch").send("GET", "/devices/cam-9")[1].decode()
+    assert f"{time.time() / 31_536_000:.0f} y behind the hub" in page
+    assert "kept under these wrong times" in page

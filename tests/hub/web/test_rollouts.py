@@ -94,7 +94,7 @@ def test_a_failed_canary_shows_with_its_error_and_one_that_is_aborted_goes_back(
     with world.open_page(browser, "operate", "/rollouts/new?group=line-a") as page:
         page.on("dialog", lambda dialog: dialog.accept())
         begin(page, "3.0.0", canary="cam-1", healthy_for_s="600")
-        expect(page.locator("dl")).to_contain_text("rolled back: 1 of 1 devices failed: cam-1")
+        expect(page.locator("dl")).to_contain_text("rolled back: 1 of 1 device failed: cam-1")
         page.goto(world.url + "/rollouts/new?group=line-a")
         begin(page, "2.0.0", canary="cam-3", healthy_for_s="600")
         wait_for(lambda: world.group.runs()["cam-3"] == "2.0.0")

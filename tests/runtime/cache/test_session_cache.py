@@ -222,7 +222,9 @@ def test_a_level_that_had_it_fills_those_before_it(bundle: Bundle, tmp_path: Pat
     cache = CacheConfig(sqlite=tmp_path / "cache.db")
     with Session(bundle, config(cache)) as session:
         session.predict(X)
+        wait_for(lambda: level_of(session, "sqlite").stored == 1)
     with Session(bundle, config(cache)) as session:
+        wait_for(lambda: level_of(session, "sqlite").up)  # on a busy disk it opens later than a session waits for
         assert [session.infer(X).cached for _ in range(3)] == ["sqlite", "memory", "memory"]
         assert stats_of(session).hit_rate == 1
 

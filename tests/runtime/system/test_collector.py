@@ -41,7 +41,7 @@ def test_what_is_made_meanwhile_is_not_walked_and_is_collected_later() -> None:
     assert len(made) == 5000 and alive() is not None
     gc.collect()
     assert alive() is None
-    assert gc.isenabled() and not gc.get_freeze_count()
+    assert gc.isenabled() and gc.get_threshold()[0] and not gc.get_freeze_count()
 
 
 def test_a_collector_that_is_off_stays_off() -> None:
@@ -49,6 +49,22 @@ def test_a_collector_that_is_off_stays_off() -> None:
     with paused():
         pass
     assert not gc.isenabled()
+
+
+def test_a_collector_that_is_turned_off_meanwhile_stays_off() -> None:
+    with paused():
+        gc.disable()
+    assert not gc.isenabled() and gc.get_threshold()[0]
+
+
+def test_a_threshold_that_is_set_meanwhile_stays() -> None:
+    found = gc.get_threshold()
+    try:
+        with paused():
+            gc.set_threshold(found[0] + 1)
+        assert gc.get_threshold()[0] == found[0] + 1
+    finally:
+        gc.set_threshold(*found)
 
 
 def test_what_the_program_has_frozen_stays_frozen() -> None:

@@ -78,7 +78,7 @@ def divide_samples(
     """Reads the train fold of a folder, or draws one, and holds a share of its parts out.
 
     Where folds are drawn, they are written to ``settings.out / folds-<name>.csv``: as ``folds.csv`` in the data set's
-    folder they hold for every command.
+    folder they hold for every command. A cross-validation writes none.
 
     Args:
         root: The data set's folder.
@@ -118,6 +118,8 @@ def _drawn(
             expected="images of at least two parts",
             actual=f"{len(everything)} images",
         )
+    if settings.held_number is not None:  # a fold of a cross-validation, whose folder is gone afterwards
+        return rest
     table = settings.out / f"folds-{root.resolve().name}.csv"
     fold_of = {sample.path: "val" if sample.path in val else "train" for sample in everything}
     settings.out.mkdir(parents=True, exist_ok=True)

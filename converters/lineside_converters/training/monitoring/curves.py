@@ -97,7 +97,7 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
         elapsed_s=curve[-1]["elapsed_s"] if curve else 0.0,
         pictures=pictures,
         figures=[
-            (f"{value:.3f}", f"{figure} {name}, at the best step {best['step']:.0f}")
+            (f"{value:.3f}", f"{_named(figure, name)}, at the best step {best['step']:.0f}")
             for name, value in figures_of(best).items()
         ]
         if best
@@ -105,6 +105,11 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
         rows=list(curve)[::-1],
         names=[line.name for line in figures],
     )
+
+
+def _named(figure: str, name: str) -> str:
+    """Returns a figure with what it was measured on; the figure alone if that is only its key, such as ``top1``."""
+    return figure if name == figure.replace("-", "") else f"{figure} {name}"
 
 
 def mean_of(row: Row) -> float:

@@ -72,6 +72,13 @@ def test_a_set_has_its_own_types_and_divides_no_part(coco: Path, tmp_path: Path)
         assert (picture.image[y1:y2, x1:x2] == grey).all()
 
 
+def test_a_fold_of_a_cross_validation_writes_no_table_that_is_gone_afterwards(
+    coco: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_detection_data(config(coco, out=tmp_path, val_share=0.2, held_number=1))
+    assert not list(tmp_path.glob("folds-*.csv")) and "copy" not in caplog.text
+
+
 def test_types_of_several_sets_are_put_together_by_name(coco: Path, tmp_path: Path) -> None:
     steel = write_strips(tmp_path / "strip", {"train": 9})
     data = load_detection_data(config(coco, steel, out=tmp_path))

@@ -45,6 +45,11 @@ def test_the_page_shows_the_best_evaluation_escapes_names_and_loads_nothing(tmp_
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|src=", text)
 
 
+def test_a_classifiers_figure_is_named_once() -> None:
+    text = page("r", [{"step": 20, "elapsed_s": 1.0, "top1": 0.5}], [], figure="top-1", steps=20)
+    assert "<span>top-1, at the best step 20" in text
+
+
 def test_the_numbers_stand_beside_the_page(tmp_path: Path) -> None:
     write_curves(tmp_path, CURVE, LOSSES, figure="mAP@0.5", steps=60)
     found = json.loads((tmp_path / NUMBERS).read_text())

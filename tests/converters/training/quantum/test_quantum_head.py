@@ -95,7 +95,10 @@ def test_an_agent_runs_it(bundle: Path, data: Path, tmp_path: Path) -> None:
     write_agent(tmp_path, bundle=str(bundle), camera=folder_camera(), exit_when_done=True)
     agent = AgentProcess(tmp_path)
     agent.start()
-    assert agent.wait() == 0, agent.log
+    try:
+        assert agent.wait(240.0) == 0, agent.log
+    finally:
+        agent.stop()
     assert [row.verdict for row in agent.rows()] == ["pass", "reject", "pass"]
 
 

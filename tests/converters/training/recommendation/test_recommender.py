@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,8 +64,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DINModel:
 
 
 @pytest.fixture(scope="module")
-def bundle(model: DINModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model.optimize(tmp_path_factory.mktemp("bundles") / "parts").path
+def said() -> list[str]:
+    """What was said while `bundle` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def bundle(model: DINModel, said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model.optimize(tmp_path_factory.mktemp("bundles") / "parts", on_progress=said.append).path
+
+
+def test_only_files_that_stay_are_named(bundle: Path, said: list[str]) -> None:
+    assert said and not [text for text in said if tempfile.gettempdir() in text and str(bundle) not in text]
 
 
 def test_a_bundle_that_ranks_well_passes_the_baseline_gate(bundle: Path) -> None:
@@ -251,6 +262,8 @@ def test_the_command_line_trains_and_recommends(
     data = str(model.config.data[0])
     assert main(["train", "recommender", "--data", data, "--epochs", "1", "--out", str(out), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["held_gauc"].keys() == {"gauc_uniform", "gauc_popular"}
+    assert main(["recommend", str(out), "--history", "i1-1", "--top", "1"]) == 0  # the run's folder
+    capsys.readouterr()
     assert main(["recommend", str(out / "bundle"), "--history", "i1-1", "nix", "--top", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["recommendations"]) == 2

@@ -17,7 +17,6 @@ import pytest
 from lineside.cli import main
 from lineside_hub.blobs import FolderBlobs
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
-from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox, FrameWorker
 from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs
@@ -37,6 +36,7 @@ from lineside_link.messages import (
 )
 from lineside_runtime.errors import ConfigError, DiskFullError
 from tests.peers.postgres import PostgresServer
+from tests.worlds.hub import open_database
 
 LINK = LinkConfig("mqtt://127.0.0.1:1", "s")
 SIDE = 96
@@ -78,7 +78,7 @@ class Hub:
     def __init__(self, folder: Path, config: HubConfig | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self.config = config or HubConfig(folder=str(folder), link=LINK)
-        self.database = Database.open(folder)
+        self.database = open_database(folder)
         self.rows = open_rows(self.config, self.database)
         self.answers: list[tuple[str, FrameAnswer]] = []
         self.begin()
