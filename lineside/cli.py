@@ -81,7 +81,10 @@ def _command(arguments: Sequence[str]) -> str | None:
 
 def _run(arguments: Sequence[str]) -> int:
     parser = parser_of(arguments)
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except LinesideError as error:  # a bundle's name that is neither shipped nor a path
+        return _refuse(argparse.Namespace(command=_command(arguments), json="--json" in arguments), error)
     if "run" not in options:
         parser.print_help(sys.stderr)
         return 2

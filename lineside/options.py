@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.extras import needs
-from lineside_runtime.errors import InputError, InputNotFoundError
+from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_converters.cluster.tasks import TaskCluster, TaskRunner
@@ -23,13 +23,14 @@ Actions = argparse._SubParsersAction  # argparse has no public name for what add
 
 
 def bundle_path(given: str) -> Path:
-    """Returns the path ``given``, or that of the shipped bundle of this name if there is no such path."""
+    """Returns the path ``given``, or that of the shipped bundle of this name if there is no such path.
+
+    Raises:
+        InputNotFoundError: There is no such path, and it looks like a name; argparse hands this on.
+    """
     from lineside_models import zoo  # `install-service` runs on a board without the shipped bundles
 
-    try:
-        return zoo.find(given)
-    except InputNotFoundError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return zoo.find(given)
 
 
 def integers(text: str) -> tuple[int, ...]:
