@@ -62,7 +62,7 @@ def config_error(
         message = f"{shown}.{unknown[1]} is not a known key{_nearest(unknown[1], allowed)}"
     elif missing := _MISSING.fullmatch(what):
         allowed = _tags(here).get(missing[1], [])
-        message = f"{shown}.{missing[1]} is missing"
+        message = f"{shown}.{missing[1]} is missing{_given_instead(missing[1], here, value)}"
     elif wrong := _VALUE.fullmatch(what):
         actual, is_key = wrong[1], bool(found and found["key"])
         allowed = _values(here.key_type if is_key and isinstance(here, types.DictType) else here)
@@ -74,11 +74,16 @@ def config_error(
     return ConfigError(prefix + message, expected=", ".join(allowed) or None, actual=actual, action=action)
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def _nearest(name: str, names: Sequence[str], said: str = "did you mean `{}`?") -> str:
     import difflib  # only who mistypes pays for it
 
     near = difflib.get_close_matches(name.lower(), names, n=1)
-    return f" (did you mean `{near[0]}`?)" if near else ""
+    return f" ({said.format(near[0])})" if near else ""
+
+
+def _given_instead(name: str, kind: types.Type, given: Any) -> str:
+    strange = [key for key in given if key not in _keys(kind, given)] if isinstance(given, dict) else []
+    return _nearest(name, strange, "there is `{}`")
 
 
 def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:

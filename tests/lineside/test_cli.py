@@ -259,6 +259,14 @@ def test_status_says_when_it_is_stale(status_file: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["stale"] is True
 
 
+def test_status_of_a_clock_that_was_put_back_has_no_negative_age(
+    status_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.utime(status_file, (4e9, 4e9))
+    assert main(["agent", "status", "--config", str(status_file.parents[1] / "agent.toml")]) == 0
+    assert "s ahead of this clock, which was put back" in capsys.readouterr().out
+
+
 def test_the_line_of_an_agent_that_has_just_ended_is_not_ready(
     status_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def told(given: dict[str, Any]) -> ConfigError:
         ({"camera": CAMERA, "keep": 3}, "Expected `str`, got `int` - at `$.keep`", "all, bad, none"),
         ({"camera": {"type": "foldr"}}, "$.camera.type (did you mean `folder`?)", "folder, simulator"),
         ({"camera": {"path": "x"}}, "$.camera.type is missing", "folder, simulator"),
+        ({"camera": {"typ": "folder"}}, "$.camera.type is missing (there is `typ`)", "folder, simulator"),
         ({"camera": {"type": "folder"}}, "$.camera.path is missing", ""),
         ({}, "$.camera is missing", ""),
         ({"camera": {**CAMERA, "kinds": ["wood"]}}, "$.camera.kinds[0]", "pcb, steel"),

@@ -73,7 +73,9 @@ def _summary(status: Status) -> Lines:
     version = f", agent {status['agent_version']}" if status.get("agent_version") else ""
     runs = "runs" if status["runs"] else "does not run"
     group = f" of group {status['group']}" if status.get("group") else ""
-    yield "device", f"{status.get('device')}{group}{version}; {runs}, written {status['age_s']:.1f} s ago"
+    age_s = status["age_s"]
+    written = f"{age_s:.1f} s ago" if age_s >= 0 else f"{-age_s:.1f} s ahead of this clock, which was put back"
+    yield "device", f"{status.get('device')}{group}{version}; {runs}, written {written}"
     yield from _line(status)
     yield from _bundle(status)
     yield from _parts(status)
