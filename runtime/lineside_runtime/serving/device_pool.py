@@ -163,17 +163,26 @@ class DevicePool:
         return Slot(candidate, ReplicaLoad(workers=self._config.submit_workers), own)
 
     def _find_replicas(self) -> tuple[Slot, ...]:
-        """Returns the devices that share the calls: all with `Config.balance`, else a leading GPU and a CPU."""
+        """Returns the devices that share the calls: all with `Config.balance`, else a leading GPU and a CPU.
+
+        All run variants of one level: a verdict must not depend on whose turn it is. Other levels stand by.
+        """
+        level = self.slots[0].candidate.variant.level
         if self._config.balance:
-            slots, cores = self.all_slots(), self._config.replica_cores
+            slots, cores = tuple(self._of_level(self.all_slots(), level)), self._config.replica_cores
             if cores is not None and len(cores) != len(slots):
                 names = ", ".join(slot.engine_and_device for slot in slots)
                 raise ConfigError("replica_cores", expected=f"cores for each of {names}", actual=cores)
             return slots
         if self.slots[0].candidate.device.kind != "gpu" or self._config.gpu_ratio == 1:
             return ()
-        cpu = next((slot for slot in self._slots_from(1) if slot.candidate.device.kind == "cpu"), None)
+        others = self._of_level(self._slots_from(1), level)
+        cpu = next((slot for slot in others if slot.candidate.device.kind == "cpu"), None)
         return (self.slots[0], cpu) if cpu else ()
+
+    @staticmethod
+    def _of_level(slots: Iterable[Slot], level: int) -> Iterator[Slot]:
+        return (slot for slot in slots if slot.candidate.variant.level == level)
 
     # Choosing a device for a call.
 

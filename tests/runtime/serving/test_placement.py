@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from lineside_models import zoo
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
@@ -289,6 +290,17 @@ def test_a_closed_placement_keeps_no_executable_open(everywhere: Bundle, numpy_e
     assert not numpy_engine.open_executables
     with pytest.raises(DeviceError, match="closed"):
         session.predict(X)
+
+
+def test_calls_are_shared_by_variants_of_one_level() -> None:
+    with Session(zoo.path("surface-12"), Config(engines=("ort", "litert"), balance=True, threads=1)) as session:
+        image = np.zeros((1, 1, 64, 64), np.float32)
+        assert {session.infer(image).used_device for _ in range(10)} == {"ort/cpu:0"}
+        placement = session._serving.placement
+        assert isinstance(placement, Placement)
+        assert {slot.candidate.variant.level for slot in placement.pool.all_slots()} == {0, 1}, (
+            "another level stands by"
+        )
 
 
 def test_each_replica_keeps_to_its_own_cores_and_there_must_be_cores_for_each(tmp_path: Path) -> None:
