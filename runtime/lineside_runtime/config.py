@@ -51,8 +51,8 @@ class Config(msgspec.Struct, frozen=True):
             ``"ort/cpu:0"``; ``None`` leaves it to ``gpu_ratio`` and ``npu_threshold``.
         stage_cores: Numbers of the processor cores that each stage's thread may use; ``None`` leaves it to the system.
         standby: Whether the next device is kept loaded and warm, so that a failure costs one inference and no load.
-        balance: Whether all devices that can run the model are loaded and share the calls, by their measured time and
-            what waits for them. Without it only a GPU and a CPU do; see ``gpu_ratio``.
+        balance: Whether all devices that run a variant of the first one's level are loaded and share the calls, by
+            their measured time and what waits for them. Without it only a GPU and a CPU do; see ``gpu_ratio``.
         replica_cores: With ``balance``, the numbers of the processor cores that each device's calls may use, in the
             order of the devices; ``None`` for ``cores``.
         submit_workers: Calls that `Session.submit` runs at once on one device.

@@ -54,7 +54,7 @@ class PlacementConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         fallback_strategy: ``sequential`` tries one kind of device after the other, ``fastest`` begins with the one that
             is measured to be fastest here, ``error`` uses the first only: if it fails, the part is a fault.
         standby: Whether the next device is kept loaded and warm, so that a failure costs one inference and no load.
-        balance: Whether all devices that can run the model are loaded and share the frames.
+        balance: Whether all devices that run a variant of the first one's level are loaded and share the frames.
         threads: Threads of the engine for one frame.
         cores: Numbers of the processor cores that the model may use, such as ``[2, 3]``; empty for all.
         replica_cores: With ``balance``, the cores of each device, in their order; empty for ``cores``.
