@@ -66,7 +66,8 @@ CASES = scaled(
 )
 SIDE_PX, BATCH, EPOCHS, WARM_UP_STEPS = scaled((48, 32, 10, 30), smoke=(32, 4, 1, 1))
 LEARNING_RATE = 1e-3
-CANVAS_PX, DETECTOR_BATCH, DETECTOR_EPOCHS = scaled((96, 16, 8), smoke=(64, 4, 1))
+CANVAS_PX, DETECTOR_BATCH, DETECTOR_EPOCHS = scaled((96, 16, 12), smoke=(64, 4, 1))
+DETECTOR_NETWORK, DETECTOR_RATE = "lite0@32", 3e-3
 MAIN = 3
 """So many cases are trained with all seeds before the others."""
 
@@ -188,9 +189,11 @@ def _settings() -> dict[str, Any]:
             "figure": "top-1",
         },
         "detector": {
+            "architecture": DETECTOR_NETWORK,
             "canvas_px": CANVAS_PX,
             "batch": DETECTOR_BATCH,
             "epochs": DETECTOR_EPOCHS,
+            "learning_rate": DETECTOR_RATE,
             "learnt_from": "a half of the train fold of neu-det",
             "judged_on": "the other half; each frame and its mirror image",
             "figure": "mAP@0.5",
@@ -261,7 +264,8 @@ def _train_detector(name: str, seed: int) -> None:
             seed=seed,
             batch=DETECTOR_BATCH,
             canvas_px=CANVAS_PX,
-            architecture="lite0@16",
+            architecture=DETECTOR_NETWORK,
+            learning_rate=DETECTOR_RATE,
             simulated_share=0.0,
             labels=STEEL,  # with types of their own, pictures are judged at the scale of the training
             framing="scale",
