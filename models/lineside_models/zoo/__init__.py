@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.wording import nearest
 
 _FOLDER = Path(__file__).parent
 
@@ -32,10 +33,11 @@ def path(name: str) -> Path:
     """
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
+        near = nearest(name, NAMES)
         raise InputNotFoundError(
             f"no shipped bundle {name!r}",
             expected=f"one of {', '.join(NAMES)}",
-            action=_nearest(name) or "Give one of them, or the path of a bundle that is there.",
+            action=f"Did you mean {near}?" if near else "Give one of them, or the path of a bundle that is there.",
         )
     return folder
 
@@ -51,10 +53,3 @@ def find(given: str | Path) -> Path:
     """
     place, name = Path(given), str(given)
     return place if "/" in name or place.suffix or place.exists() else path(name)
-
-
-def _nearest(name: str) -> str:
-    import difflib  # only who mistypes pays for it
-
-    near = difflib.get_close_matches(name, NAMES, n=1)
-    return f"Did you mean {near[0]}?" if near else ""
