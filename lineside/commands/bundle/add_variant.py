@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -12,10 +12,16 @@ from typing import get_args
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, Variant, open_bundle
 from lineside_runtime.devices import DeviceKind
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import EngineMissingError, InputNotFoundError
 from lineside_runtime.precision import Precision
+from lineside_runtime.tensors import Array
+
+FROM_ONNX = ("litert", "tensorrt")
+"""Engines whose file is made here of an INT8 ONNX file."""
+
+Feeds = Sequence[Mapping[str, Array]]
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -23,15 +29,22 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         "add-variant",
         help="add a variant from a vendor's compiler",
         description="Writes a new bundle with one more variant, through the gates if its engine is installed here. "
-        "For --engine litert the file may also be an INT8 .onnx of the bundle: it is translated, with its own weights "
-        "and scales.",
+        "For --engine litert and --engine tensorrt the file may also be an INT8 ONNX variant of the bundle, by its "
+        "name: its own weights and scales are translated for LiteRT, or compiled by the TensorRT of this machine.",
     )
     add_bundle(parser)
-    parser.add_argument("file", type=Path, help="output of the vendor's compiler: .hef, .rknn, .tflite, .plan, …")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="output of the vendor's compiler (.hef, .rknn, .tflite, .plan, …), an INT8 .onnx file, or the name of an "
+        "INT8 ONNX variant",
+    )
     parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as in `lineside devices`")
     parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that runs it")
     parser.add_argument("--precision", default="int8", choices=get_args(Precision), help="default: %(default)s")
-    parser.add_argument("--level", type=int, default=1, metavar="N", help="of the variant (default: %(default)s)")
+    parser.add_argument(
+        "--level", type=int, metavar="N", help="of the variant (default: that of the variant that FILE names, else 1)"
+    )
     parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
     parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")
     parser.add_argument(
@@ -66,7 +79,12 @@ def run(options: argparse.Namespace) -> int:
     """Adds the variant."""
     with needs("convert"):
         from lineside_converters.reports.report import read_report
-    with model_file(options.file, options.engine) as file:
+    bundle = open_bundle(options.bundle)
+    if named := named_variant(bundle, options.file, options.engine):
+        options.file = bundle.file(named.file)
+    if options.level is None:
+        options.level = named.level if named else 1
+    with model_file(options.file, options.engine, lambda: _feeds(bundle, options)) as file:
         made = _add(options, file)
     if options.json:
         variants = read_report(made.path).variants
@@ -78,18 +96,61 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def named_variant(bundle: Bundle, file: Path, engine: str) -> Variant | None:
+    """Returns the ONNX variant of the bundle that is called what is given as a file, for an engine that takes one."""
+    if engine not in FROM_ONNX or file.exists():
+        return None
+    return next((one for one in bundle.manifest.variants if one.format == "onnx" and one.name == str(file)), None)
+
+
 @contextmanager
-def model_file(file: Path, engine: str) -> Iterator[Path]:
-    """Gives the file that the engine reads: the given one, or what an ONNX file is translated to."""
-    if file.suffix != ".onnx" or engine != "litert":
+def model_file(file: Path, engine: str, feeds: Callable[[], Feeds] = tuple) -> Iterator[Path]:
+    """Gives the file that the engine reads: the given one, or what an ONNX file is translated or compiled to.
+
+    Args:
+        feeds: Returns inputs of the bundle, whose shapes a compiler needs.
+
+    Raises:
+        InputNotFoundError: There is no such ONNX file.
+        MissingExtraError: The translator is not installed.
+        EngineMissingError: TensorRT is not installed.
+    """
+    if file.suffix != ".onnx" or engine not in FROM_ONNX:
         yield file
         return
     if not file.is_file():
         raise InputNotFoundError(f"no file at {file}")
-    with needs("litert"):
-        from lineside_converters.formats.litert_qdq import translate_file
     with tempfile.TemporaryDirectory() as folder:
-        yield translate_file(file, Path(folder) / "model.tflite")
+        if engine == "litert":
+            with needs("litert"):
+                from lineside_converters.formats.litert_qdq import translate_file
+            yield translate_file(file, Path(folder) / "model.tflite")
+        else:
+            yield _compiled(file, Path(folder) / "model.plan", feeds)
+
+
+def _compiled(source: Path, target: Path, feeds: Callable[[], Feeds]) -> Path:
+    """Compiles a QDQ graph with the TensorRT of this machine."""
+    from lineside_converters.formats import makers_for
+
+    (maker,) = makers_for("tensorrt")
+    if missing := maker.missing():
+        found = maker.check_source(source)
+        raise EngineMissingError(
+            f"{missing}; {found.why if found else ''}",
+            action="Run the command on the board, or on another one with the same kind of GPU and TensorRT.",
+        )
+    from lineside_converters.formats.tensorrt import compile_file
+
+    return compile_file(source, target, feeds())
+
+
+def _feeds(bundle: Bundle, options: argparse.Namespace) -> Feeds:
+    from lineside_converters.data.calibration_data import gather_inputs
+    from lineside_converters.formats.vendor_variant import FRAMES
+
+    given = {"frames": options.images, "data": options.data, "fold": options.fold}
+    return gather_inputs(bundle.manifest, limit=FRAMES, **given).calibration
 
 
 def _add(options: argparse.Namespace, file: Path) -> Bundle:
