@@ -229,7 +229,7 @@ def _over_ssh(
         steps.append(agents.install_step(place, payload, reinstall=options.reinstall))
         steps.append(identity_step.step(issuer))
         if tree.agent.bundle is not None:
-            steps.append(agents.bundle_step(place, tree.agent.bundle))
+            steps.append(agents.bundle_step(place, tree.agent.bundle, inform))
         steps.append(agents.configuration_step(tree.agent, present, inform))
         changed = carry_out(steps, shell, inform)
     active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=inform)
