@@ -27,7 +27,8 @@ RELEASED = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """A clock with an earlier time is not set: this release did not exist."""
 
 
-def _system_now() -> datetime:
+def system_now() -> datetime:
+    """Returns the system's time, in UTC."""
     return datetime.now(timezone.utc)
 
 
@@ -41,7 +42,7 @@ class ClockFloor:
     """
 
     def __init__(
-        self, path: Path, *, write_every_s: float = WRITE_EVERY_S, now: Callable[[], datetime] = _system_now
+        self, path: Path, *, write_every_s: float = WRITE_EVERY_S, now: Callable[[], datetime] = system_now
     ) -> None:
         self._path = path
         self._write_every_s = write_every_s
