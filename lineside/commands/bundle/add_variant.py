@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -14,14 +15,11 @@ from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
 from lineside_runtime.bundle import Bundle, Variant, open_bundle
 from lineside_runtime.devices import DeviceKind
-from lineside_runtime.errors import EngineMissingError, InputNotFoundError
+from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.precision import Precision
-from lineside_runtime.tensors import Array
 
 FROM_ONNX = ("litert", "tensorrt")
 """Engines whose file is made here of an INT8 ONNX file."""
-
-Feeds = Sequence[Mapping[str, Array]]
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -84,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
         options.file = bundle.file(named.file)
     if options.level is None:
         options.level = named.level if named else 1
-    with model_file(options.file, options.engine, lambda: _feeds(bundle, options)) as file:
+    compiler = partial(_compiled, bundle, options=options)
+    with model_file(options.file, options.engine, compiler) as file:
         made = _add(options, file)
     if options.json:
         variants = read_report(made.path).variants
@@ -104,11 +103,11 @@ def named_variant(bundle: Bundle, file: Path, engine: str) -> Variant | None:
 
 
 @contextmanager
-def model_file(file: Path, engine: str, feeds: Callable[[], Feeds] = tuple) -> Iterator[Path]:
+def model_file(file: Path, engine: str, compiler: Callable[[Path, Path], Path] | None = None) -> Iterator[Path]:
     """Gives the file that the engine reads: the given one, or what an ONNX file is translated or compiled to.
 
     Args:
-        feeds: Returns inputs of the bundle, whose shapes a compiler needs.
+        compiler: Writes TensorRT's engine of the first file into the second one.
 
     Raises:
         InputNotFoundError: There is no such ONNX file.
@@ -121,36 +120,18 @@ def model_file(file: Path, engine: str, feeds: Callable[[], Feeds] = tuple) -> I
     if not file.is_file():
         raise InputNotFoundError(f"no file at {file}")
     with tempfile.TemporaryDirectory() as folder:
-        if engine == "litert":
-            with needs("litert"):
-                from lineside_converters.formats.litert_qdq import translate_file
-            yield translate_file(file, Path(folder) / "model.tflite")
-        else:
-            yield _compiled(file, Path(folder) / "model.plan", feeds)
+        if compiler is not None and engine == "tensorrt":
+            yield compiler(file, Path(folder) / "model.plan")
+            return
+        with needs("litert"):
+            from lineside_converters.formats.litert_qdq import translate_file
+        yield translate_file(file, Path(folder) / "model.tflite")
 
 
-def _compiled(source: Path, target: Path, feeds: Callable[[], Feeds]) -> Path:
-    """Compiles a QDQ graph with the TensorRT of this machine."""
-    from lineside_converters.formats import makers_for
+def _compiled(bundle: Bundle, source: Path, target: Path, options: argparse.Namespace) -> Path:
+    from lineside_converters.formats.vendor_variant import compile_for_tensorrt
 
-    (maker,) = makers_for("tensorrt")
-    if missing := maker.missing():
-        found = maker.check_source(source)
-        raise EngineMissingError(
-            f"{missing}; {found.why if found else ''}",
-            action="Run the command on the board, or on another one with the same kind of GPU and TensorRT.",
-        )
-    from lineside_converters.formats.tensorrt import compile_file
-
-    return compile_file(source, target, feeds())
-
-
-def _feeds(bundle: Bundle, options: argparse.Namespace) -> Feeds:
-    from lineside_converters.data.calibration_data import gather_inputs
-    from lineside_converters.formats.vendor_variant import FRAMES
-
-    given = {"frames": options.images, "data": options.data, "fold": options.fold}
-    return gather_inputs(bundle.manifest, limit=FRAMES, **given).calibration
+    return compile_for_tensorrt(bundle, source, target, data=options.data, fold=options.fold, frames=options.images)
 
 
 def _add(options: argparse.Namespace, file: Path) -> Bundle:
