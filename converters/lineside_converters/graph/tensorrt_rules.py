@@ -229,8 +229,10 @@ class _Graph:
         if not self._is_dequantized(name) or len(self.users[name]) != 1:
             return False
         quantizer = self.makers.get(self.makers[name].input[0])
-        maker = self.makers.get(quantizer.input[0]) if quantizer is not None else None
-        return maker is not None and maker.op_type in _WEIGHTED and len(self.users[quantizer.input[0]]) == 1
+        if quantizer is None or len(self.users[quantizer.input[0]]) != 1:
+            return False
+        maker = self.makers.get(quantizer.input[0])
+        return maker is not None and maker.op_type in _WEIGHTED
 
     def _only_user(self, name: str) -> NodeProto | None:
         users = self.users.get(name, [])
