@@ -284,6 +284,10 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     assert not {"[", "{", "None", "True"} & set(told.replace("[", " [ ").split())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
+    for told in ("done", "there is no alarm"):
+        assert main(["agent", "drift", "--clear", "--config", str(agent.config_path)]) == 0
+        assert capsys.readouterr().err == f"{told}\n"
+        wait_for(lambda: not agent.status["drift"]["alarm"], what="the end of the alarm")
 
 
 def test_the_recipe_and_what_is_given_up_are_reported(
