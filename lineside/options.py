@@ -76,8 +76,9 @@ class CommandParser(argparse.ArgumentParser):
 def _nearest(word: str, known: Iterable[str]) -> str:
     import difflib  # only who mistypes pays for it
 
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    names = {name.lstrip("-"): name for name in known}  # the dashes alone would make short options alike
+    near = difflib.get_close_matches(word.lstrip("-"), names, n=1)
+    return f" (did you mean {names[near[0]]}?)" if near else ""
 
 
 def numbers(text: str) -> tuple[float, ...]:

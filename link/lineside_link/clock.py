@@ -49,6 +49,7 @@ class ClockFloor:
         self._now = now
         self._written = self._read()
         self._floor = self._written
+        self._is_behind = False
 
     def _read(self) -> datetime | None:
         try:
@@ -63,10 +64,12 @@ class ClockFloor:
     def now(self) -> datetime:
         """Returns the later of the system's time and the floor, in UTC."""
         now = self._now()
-        if self._floor is None or now >= self._floor:
-            return now
-        log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), self._floor.isoformat())
-        return self._floor
+        floor = self._floor
+        is_behind = floor is not None and now < floor
+        if is_behind and not self._is_behind:
+            log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), floor)
+        self._is_behind = is_behind
+        return floor if floor is not None and is_behind else now
 
     def set_time(self) -> datetime | None:
         """Returns the system's time if it is plausible, else ``None``: the floor is no time for schedules."""
