@@ -43,8 +43,8 @@ from lineside_boards.provision.steps import carry_out
 from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import LinesideError
 
-CARRIED_BYTES = 105_000_000
-"""A payload with its bundle (docs/guides/boards.md), for the estimated time over a serial line."""
+CARRIED_BYTES = 108_000_000
+"""A payload with the shipped bundles (`python -m benchmarks boards`), for the estimated time over a serial line."""
 
 REACH_TRIES, REACH_EVERY_S = 4, 5.0
 LOOK_AT_HUB_S = 1.0

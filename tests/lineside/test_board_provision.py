@@ -152,7 +152,7 @@ def test_board_without_a_network_is_told_how_long_the_wire_would_take(
         board.path("usr/local/bin/ip").chmod(0o755)
         assert main(desk.command("--serial", wire.desk, "--user", "admin")) == 1
     said = capsys.readouterr().err
-    assert "105 MB would take 3.4 hours over this line (115200 baud)" in said
+    assert "108 MB would take 3.5 hours over this line (115200 baud)" in said
     assert "[7012] the board has an address" in said
     assert "--static" in said
 

@@ -31,7 +31,7 @@ PACKAGES = {"litert": "ai-edge-litert", "ncnn": "ncnn"}
 """Packages of the engines, which no payload of `arm64` holds."""
 
 LITERT_ERROR_MAX = 1e-3
-"""Largest difference of an output from the one on x86, as for the unsigned ONNX variants in `tests/boards/test_arm64.py`:
+"""Largest difference of an output from the one on x86, as for the unsigned ONNX variants (`tests.boards.test_arm64`):
 XNNPACK's signed INT8 sums are exact on both, and it rounds them alike."""
 
 
