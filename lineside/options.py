@@ -75,8 +75,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = nearest(word, known)
-    return f" (did you mean {near}?)" if near else ""
+    names = {name.lstrip("-"): name for name in known}  # the dashes alone would make short options alike
+    near = nearest(word.lstrip("-"), names)
+    return f" (did you mean {names[near]}?)" if near else ""
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ __all__ = [
     "clock",
     "config",
     "interaction_table",
+    "log_filter",
     "maintenance_window",
     "messages",
     "result_table",

@@ -24,6 +24,7 @@ from lineside_agent.health.drift.monitor import request
 from lineside_agent.line_io.local import TriggerRequest
 from lineside_agent.line_io.local import ask as trigger
 from lineside_link.client.client import LinkClient
+from lineside_link.log_filter import SHOWN
 from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
@@ -57,6 +58,16 @@ def start(tmp_path: Path, bundle: Bundle) -> Iterator[Start]:
 
 def parts(agent: AgentProcess) -> list[tuple[str, str]]:
     return [(row.part_id, row.verdict) for row in agent.rows()]
+
+
+def test_faults_of_a_thousand_parts_fill_no_log(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir(exist_ok=True)
+    for number in range(40):
+        (tmp_path / "frames" / f"{number:04d}.png").write_bytes(b"no picture")
+    agent = start(frames=0)
+    assert agent.wait() == 0, agent.log
+    assert agent.status["faults"] == 40
+    assert 1 <= agent.log.count("is a fault") <= 2 * SHOWN, agent.log
 
 
 def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
@@ -284,6 +295,10 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     assert not {"[", "{", "None", "True"} & set(told.replace("[", " [ ").split())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
+    for told in ("done", "there is no alarm"):
+        assert main(["agent", "drift", "--clear", "--config", str(agent.config_path)]) == 0
+        assert capsys.readouterr().err == f"{told}\n"
+        wait_for(lambda: not agent.status["drift"]["alarm"], what="the end of the alarm")
 
 
 def test_the_recipe_and_what_is_given_up_are_reported(

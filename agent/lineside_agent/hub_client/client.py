@@ -288,9 +288,11 @@ class HubClient:
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says of the link."""
         problem = self.problem
+        certificate = None if self.identity is None else self.identity.problem
         return {
             "connected": self.client.connected,
             "link_problem": None if problem is None else str(problem),
+            "certificate_problem": None if certificate is None else str(certificate),
             "resent": self._outbox.resent,
             "name_conflicts": self._presence.name_conflicts,
         }

@@ -359,6 +359,7 @@ class LinkClient:
             direct=self._take_direct,
             on_socket=self._on_socket_open,
             on_open=self._on_open,
+            now=self._now,
         )
         connection.run()
         with self._lock:
