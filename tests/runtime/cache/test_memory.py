@@ -51,6 +51,16 @@ def test_a_result_is_forgotten_at_its_time() -> None:
     assert (memory.stats.expired, memory.stats.entries, memory.stats.used_bytes) == (1, 0, 0)
 
 
+def test_being_used_makes_nothing_younger() -> None:
+    clock = Clock()
+    memory = level(3, ttl_s=10, clock=clock)
+    memory.put(b"a", entry())
+    for _ in range(11):
+        memory.get(b"a")
+        clock.now_s += 1
+    assert memory.get(b"a") is None
+
+
 def test_evicting_gives_everything_back() -> None:
     memory = level(3)
     memory.put(b"a", entry())
