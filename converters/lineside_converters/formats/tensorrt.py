@@ -54,9 +54,9 @@ def check_source(int8: Path) -> SourceCheck:
     model = onnx.load(int8)
     left = violations(conforming(model))
     if left:
-        return SourceCheck(False, f"its INT8 graph breaks TensorRT's rules ({describe(left)})")
+        return SourceCheck(False, f"its INT8 graph breaks TensorRT's rules: {describe(left)}")
     mended = describe(violations(model))
-    once = f" once prepared for the compiler ({mended})" if mended else ""
+    once = f"; mended when it is compiled: {mended}" if mended else ""
     return SourceCheck(True, f"its INT8 graph keeps TensorRT's rules{once}")
 
 

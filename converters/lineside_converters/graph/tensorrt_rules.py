@@ -44,6 +44,17 @@ RULES: dict[Rule, str] = {
 """What each rule asks for. The last two are NVIDIA's recommendations; with the others broken nothing is compiled, or
 not in INT8."""
 
+_FOUND: dict[Rule, str] = {
+    "type": "quantizers of another type than INT8",
+    "zero point": "zero points that are not 0",
+    "scale": "scales that are computed, not above 0, or along another axis",
+    "bias": "biases in INT32",
+    "partly quantized": "layers quantized in part",
+    "output": "Q/DQ pairs between a convolution and its limit or sum",
+    "residual": "residual inputs in float",
+}
+"""What is counted where a rule is broken."""
+
 PREFIX = "tensorrt_float_"
 """Of the names of biases that were turned into floats."""
 
@@ -106,8 +117,8 @@ def write_conforming(source: Path, target: Path) -> Path:
 
 
 def describe(found: Sequence[RuleViolation]) -> str:
-    """Returns how many nodes break each rule, as ``zero point: 44, bias: 99``."""
-    return ", ".join(f"{rule}: {count}" for rule, count in Counter(one.rule for one in found).items())
+    """Returns how many nodes break each rule, as ``44 zero points that are not 0, 99 biases in INT32``."""
+    return ", ".join(f"{count} {_FOUND[rule]}" for rule, count in Counter(one.rule for one in found).items())
 
 
 class _Graph:

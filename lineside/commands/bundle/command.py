@@ -168,22 +168,25 @@ def _may_run(engine: str, variant: Variant) -> bool:
 
 def _print_boards(bundle: Bundle) -> None:
     """Prints what each board can run; boards for which that is the same share a line."""
+    absent = how_to_make(bundle)
+    sources = tensorrt_sources(bundle) if "tensorrt" in absent else {}
+    suited = [name for name, source in sources.items() if source.suits]
+    compiled = {"tensorrt": f"compiled there of {' or '.join(suited)}"} if suited else {}
     same: dict[str, list[str]] = {}
     for board, engines in variants_by_board(bundle).items():
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
-            by_names.setdefault(", ".join(names) or NOTHING, []).append(engine)
+            by_names.setdefault(", ".join(names) or compiled.get(engine, NOTHING), []).append(engine)
         text = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
         same.setdefault(text, []).append(board)
     for text, boards in same.items():
         show(f"on       {', '.join(boards)}: {text}")
-    absent = how_to_make(bundle)
+    if suited:
+        absent["tensorrt"] = f"{_COMPILE_VARIANT.format(name=suited[0])}, or {absent['tensorrt']}"
     for engine, text in absent.items():
         show(f"no form  for {engine}: {text}")
-    for name, source in (tensorrt_sources(bundle) if "tensorrt" in absent else {}).items():
+    for name, source in sources.items():
         show(f"tensorrt {name}: {source.why}")
-        if source.suits:
-            show(f"         compiled on the board: {_COMPILE_VARIANT.format(name=name)} (untested on hardware)")
 
 
 def how_to_make(bundle: Bundle) -> dict[str, str]:
