@@ -168,15 +168,14 @@ class Database:
             connection.execute("UPDATE desired SET epoch = ?", (epoch,))
         return epoch
 
-    def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
+    def set_desired(self, scope: str, bundle: BundleRef) -> Desired:
         """Makes a bundle the desired state of a scope, under the next generation of the whole hub.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
-            rollout: Identifies the push; made from the generation if empty.
         """
         with self.transaction():
-            return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, artifact="bundle")
+            return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), artifact="bundle")
 
     def next_gen(self) -> int:
         """Returns a generation that was never given before, inside the caller's transaction."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.wording import nearest
 
 _FOLDER = Path(__file__).parent
 
@@ -38,10 +38,11 @@ def path(name: str) -> Path:
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
         here = [each for each in NAMES if (_FOLDER / each).is_dir()]
+        near = nearest(name, here)
         raise InputNotFoundError(
             f"no shipped bundle {name!r}{' on a device' if name in HOST_ONLY and here else ''}",
             expected=f"one of {', '.join(here)}",
-            action=_nearest(name, here) or "Give one of them, or the path of a bundle that is there.",
+            action=f"Did you mean {near}?" if near else "Give one of them, or the path of a bundle that is there.",
         )
     return folder
 
@@ -57,10 +58,3 @@ def find(given: str | Path) -> Path:
     """
     place, name = Path(given), str(given)
     return place if "/" in name or place.suffix or place.exists() else path(name)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    import difflib  # only who mistypes pays for it
-
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {near[0]}?" if near else ""
