@@ -1,6 +1,7 @@
 """What both ends of the MQTT link share: topics, messages, client, transfer of bundles, trust."""
 
 __all__ = [
+    "age_limit",
     "aggregation",
     "certificates",
     "client",

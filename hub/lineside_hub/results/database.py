@@ -229,7 +229,7 @@ class Database:
             "INSERT INTO events (at_ns, device, kind, bundle, code, detail) VALUES (?, ?, ?, ?, ?, ?)",
             (event.at_ns, event.device, event.kind, event.bundle, event.code, event.detail),
         )
-        if event.device and (added.lastrowid or 0) % EVENTS_STEP == 0:
+        if (added.lastrowid or 0) % EVENTS_STEP == 0:
             self.connection.execute(_DELETE_OLD_EVENTS, {"device": event.device, "most": EVENTS_MAX})
 
     def events(self, *, kind: str | None = None) -> list[TimelineEvent]:

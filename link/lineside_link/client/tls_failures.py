@@ -55,7 +55,7 @@ def tls_failure(config: LinkConfig, cause: Exception | None, *, now: datetime.da
     refusal = next((text for name, text in _REFUSALS.items() if reason.endswith(name)), "")
     if not refusal:
         return None
-    own = f" {config.certificate}" if config.certificate else ""
+    own = f": {config.certificate}" if config.certificate else ""
     if ends and reason.endswith("CERTIFICATE_EXPIRED"):
         own += f"; it ends at {ends:%Y-%m-%d %H:%M} UTC: a clock is wrong, the broker's or this machine's"
     return BrokerError(f"{config.url} {refusal}{own}", action=_OWN_ACTION)

@@ -190,6 +190,17 @@ def test_at_rest_everything_but_the_picture_is_grey(agent: TriggeredAgent, page:
     assert coloured.mean() < 0.05
 
 
+@pytest.mark.parametrize("size", [(800, 480), (640, 400), (400, 240), (390, 844)])
+def test_the_verdict_is_seen_without_scrolling_also_at_twice_the_size(
+    agent: TriggeredAgent, page: Page, size: tuple[int, int]
+) -> None:
+    part(agent, "reject")
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    expect(page.locator("#verdict")).to_have_text("Reject")
+    expect(page.locator("#verdict")).to_be_in_viewport(ratio=0.95)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_reject_keeps_the_focus_and_a_touch_while_new_ones_come(agent: TriggeredAgent, page: Page) -> None:
     first = part(agent, "reject")["part_id"]
     page.get_by_role("button", name="Rejects").click()
