@@ -6,7 +6,6 @@ import collections
 import logging
 from collections.abc import Callable
 
-from lineside_link.log_filter import LogFilter
 from lineside_link.messages import LogAnswer, LogCommand, Problem, decode, encode
 from lineside_runtime.errors import RequestError
 
@@ -23,7 +22,6 @@ class RecentLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.addFilter(LogFilter())
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._lines: collections.deque[str] = collections.deque(maxlen=LINES_MAX)
 
