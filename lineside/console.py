@@ -16,6 +16,7 @@ from lineside.extras import needs
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _REDRAW_S = 1.0
 _PROGRESS_EVERY_S = 0.2
@@ -107,6 +108,13 @@ def add_row(table: Table, *cells: str) -> None:
     from rich.text import Text
 
     table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def note(subject: str, text: str) -> Text:
+    """Returns a line that stands below a table, whose columns it must not widen; plain text, as in `add_row`."""
+    from rich.text import Text
+
+    return Text(printable(f" {subject}: {text}"))
 
 
 def show_frames(done: int, total: int | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
+from lineside_runtime.wording import nearest
 
 if TYPE_CHECKING:
     from lineside_converters.cluster.tasks import TaskCluster, TaskRunner
@@ -74,10 +75,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    import difflib  # only who mistypes pays for it
-
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    names = {name.lstrip("-"): name for name in known}  # the dashes alone would make short options alike
+    near = nearest(word.lstrip("-"), names)
+    return f" (did you mean {names[near]}?)" if near else ""
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -38,6 +38,7 @@ from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.machine import RESTING, BundleMachine
 from lineside_agent.health.status import NAME as STATUS_NAME
 from lineside_agent.health.status import status_of, status_place, write_status
+from lineside_link.log_filter import LogFilter
 from lineside_runtime.errors import ConfigError, StoreError
 from lineside_runtime.files import file_lock, restrict_permissions
 from lineside_runtime.system import heap
@@ -226,6 +227,8 @@ def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] = l
     """Runs the agent in the foreground until SIGTERM."""
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogFilter())
     config = read_config(config_path)
     restrict_permissions(_private_paths(config, Path(config_path)))
     daemon = Daemon(config, observe=observe, config_path=Path(config_path).resolve())

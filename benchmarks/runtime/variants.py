@@ -36,6 +36,7 @@ from lineside_converters.formats import ENGINES, MAKERS, ConversionRequest
 from lineside_converters.gates.statistics import interval_of_map50
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.dequantize import dequantize
+from lineside_converters.graph.tensorrt_rules import write_conforming
 from lineside_converters.levels import Activation
 from lineside_converters.quantization.static import quantize
 from lineside_models import zoo
@@ -67,6 +68,10 @@ CONVERTERS = scaled(tuple(maker for maker in MAKERS if maker.engine != "ort"), s
 """In a smoke run one: the others are run by that of `engines`."""
 
 BASELINE = "ort float"
+
+SIGNED = "onnx-s8s8-mirrored"
+PREPARED = f"ort {SIGNED}, as TensorRT's compiler gets it"
+"""The form that is compiled on a Jetson; its accuracy in ONNX Runtime is the nearest that there is without one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ def _made(source: Bundle, folder: Path) -> tuple[dict[str, _Form], dict[str, str
         target = folder / f"{activation}.onnx"
         quantize(clean, target, feeds=feeds, activation=activation)
         rows[f"ort {name}"] = _form("ort", "int8", target, manifest)
+    prepared = write_conforming(source.file(f"{SIGNED}/model.onnx"), folder / "prepared.onnx")
+    rows[PREPARED] = _form("ort", "int8", prepared, manifest)
     request = ConversionRequest(clean=clean, int8=folder / "u8s8.onnx", manifest=manifest, feeds=feeds, folder=folder)
     left_out: dict[str, str] = {}
     for maker in CONVERTERS:

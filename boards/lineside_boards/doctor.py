@@ -40,7 +40,7 @@ def examine(found: Inventory, profile: BoardProfile | None, *, expects_camera: b
         *_storage(found),
         *_accelerators(found),
         *_engines(found, profile),
-        *_bundle(found),
+        *_bundle(found, profile),
         *_heat(found, profile),
         *_rest(found, profile, expects_camera=expects_camera),
     ]
@@ -117,9 +117,20 @@ def _engines(found: Inventory, profile: BoardProfile | None) -> Iterator[BoardFi
             yield BoardFinding(level="warning", what=what, action=f"Install it: {how}.")
 
 
-def _bundle(found: Inventory) -> Iterator[BoardFinding]:
+def _bundle(found: Inventory, profile: BoardProfile | None) -> Iterator[BoardFinding]:
     if not found.bundle:
         return
+    used = {one.engine for one in found.bundle}
+    first = profile.engines.order[0] if profile is not None else ""
+    for report in found.engines:
+        kinds = {device.kind for device in report.devices if not (device.emulated or device.unusable)}
+        if report.name == first and kinds - {"cpu"} and any(used) and first not in used:
+            yield BoardFinding(
+                level="warning",
+                what=f"no variant of the bundle runs on {first}, the best engine of this board: "
+                f"{', '.join(sorted(filter(None, used)))} inspects",
+                action="`lineside bundle show BUNDLE` says how the bundle gets one.",
+            )
     if not any(one.engine for one in found.bundle):
         for one in found.bundle:
             action = "Install that engine, or add a variant for this board: `lineside bundle add-variant`."

@@ -7,13 +7,21 @@ retained messages again on every connection. A plant uses mosquitto or its own b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
+from typing import TYPE_CHECKING, Any
 
 from lineside_link.config import is_loopback
 from lineside_runtime.errors import BrokerError, ConfigError, MissingExtraError
 
+if TYPE_CHECKING:
+    from amqtt.broker import Broker
+
 _log = logging.getLogger("lineside.hub.broker")
+
+_TAKE_OVER_S = 5.0
+"""Longest wait for the end of an older connection of the same name."""
 
 
 def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
@@ -41,7 +49,6 @@ def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
 
 async def _serve(host: str, port: int) -> None:
     try:
-        from amqtt.broker import Broker
         from amqtt.errors import BrokerError as AmqttError
     except ImportError as error:
         action = "Install the extra: pip install 'lineside[convert]'."
@@ -57,7 +64,7 @@ async def _serve(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    broker = Broker(settings)
+    broker = _broker_class()(settings)
     try:
         await broker.start()
     except AmqttError as error:
@@ -66,3 +73,36 @@ async def _serve(host: str, port: int) -> None:
     _log.info("embedded broker on %s:%d", host, port)
     await stopping.wait()
     await broker.shutdown()
+
+
+def _broker_class() -> type[Broker]:
+    """Returns amqtt's broker, with what it lacks: a second client of a name ends the connection of the first.
+
+    MQTT 3.1.1 demands it (section 3.1.4). amqtt 0.12 does so for persistent sessions only; both of two devices of one
+    name would stay connected, and their records would be mixed without a sign of it.
+    """
+    from amqtt.broker import Broker
+
+    class TakeOverBroker(Broker):  # type: ignore[misc]  # amqtt has no types
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._connected: dict[str, tuple[Any, asyncio.Event]] = {}
+
+        async def _handle_client_session(
+            self, reader: Any, writer: Any, client_session: Any, handler: Any, server: Any, listener_name: str
+        ) -> None:
+            name, ended = client_session.client_id, asyncio.Event()
+            older = self._connected.get(name)
+            self._connected[name] = own = handler, ended
+            if older is not None:
+                await older[0].handle_connection_closed()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(older[1].wait(), _TAKE_OVER_S)
+            try:
+                await super()._handle_client_session(reader, writer, client_session, handler, server, listener_name)
+            finally:
+                ended.set()
+                if self._connected.get(name) is own:
+                    del self._connected[name]
+
+    return TakeOverBroker

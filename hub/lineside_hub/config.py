@@ -75,7 +75,8 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         url: fsspec URL of their content, without a password; empty for ``frames`` in the hub's folder.
         max_bytes: Of all frames; beyond, the oldest frames of the device with most bytes are deleted.
         device_max_bytes: Of one device's frames; beyond, its oldest are deleted.
-        max_age_days: Frames are deleted so long after their upload.
+        max_age_days: Frames are deleted so long after their upload; 0.1 % of all a minute, so that a clock that is
+            ahead deletes few.
         frame_max_bytes: Largest size of one frame in bytes; larger ones are refused.
         rate_bytes_s: Rate of all uploads together, in bytes a second; 0 for no limit.
         at_once: How many devices may upload at the same time; the others wait.

@@ -33,7 +33,6 @@ from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
 from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.link_monitor import LinkMonitor
-from lineside_hub.log_filter import LogFilter
 from lineside_hub.repository.deltas import DeltaMaker
 from lineside_hub.repository.multicast import Multicaster
 from lineside_hub.repository.pacing import FairQueue
@@ -47,6 +46,7 @@ from lineside_hub.results.inbox import Inbox, MessageKind
 from lineside_hub.results.streams import StreamName
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
+from lineside_link.log_filter import LogFilter
 from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import InputNotFoundError, LinesideError, MissingExtraError, StoreError

@@ -58,12 +58,12 @@ class Processes:
         process.kill()
         process.wait()
 
-    def stop(self, name: str, *, timeout_s: float = 15.0) -> None:
-        """Ends a process with SIGTERM, after the timeout with SIGKILL."""
+    def stop(self, name: str) -> None:
+        """Ends a process with SIGTERM, after 15 s with SIGKILL."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout_s)
+            process.wait(15.0)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -43,8 +43,8 @@ from lineside_boards.provision.steps import carry_out
 from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import LinesideError
 
-CARRIED_BYTES = 105_000_000
-"""A payload with its bundle (docs/guides/boards.md), for the estimated time over a serial line."""
+CARRIED_BYTES = 108_000_000
+"""A payload with the shipped bundles (`python -m benchmarks boards`), for the estimated time over a serial line."""
 
 REACH_TRIES, REACH_EVERY_S = 4, 5.0
 LOOK_AT_HUB_S = 1.0
@@ -229,7 +229,7 @@ def _over_ssh(
         steps.append(agents.install_step(place, payload, reinstall=options.reinstall))
         steps.append(identity_step.step(issuer))
         if tree.agent.bundle is not None:
-            steps.append(agents.bundle_step(place, tree.agent.bundle))
+            steps.append(agents.bundle_step(place, tree.agent.bundle, inform))
         steps.append(agents.configuration_step(tree.agent, present, inform))
         changed = carry_out(steps, shell, inform)
     active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=inform)

@@ -197,10 +197,10 @@ class Life:
         """Reads it."""
         return cls(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
-    def due(self, now: datetime.datetime, *, below: float = RENEW_BELOW) -> bool:
-        """Whether less than a share of it is left.
+    def due(self, now: datetime.datetime) -> bool:
+        """Whether less than `RENEW_BELOW` of it is left.
 
         Args:
             now: A time that doesn't go back: `lineside_link.clock.ClockFloor.now`.
         """
-        return (self.ends - now) < (self.ends - self.begins) * below
+        return (self.ends - now) < (self.ends - self.begins) * RENEW_BELOW

@@ -27,7 +27,8 @@ RELEASED = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """A clock with an earlier time is not set: this release did not exist."""
 
 
-def _system_now() -> datetime:
+def system_now() -> datetime:
+    """Returns the system's time, in UTC."""
     return datetime.now(timezone.utc)
 
 
@@ -41,13 +42,14 @@ class ClockFloor:
     """
 
     def __init__(
-        self, path: Path, *, write_every_s: float = WRITE_EVERY_S, now: Callable[[], datetime] = _system_now
+        self, path: Path, *, write_every_s: float = WRITE_EVERY_S, now: Callable[[], datetime] = system_now
     ) -> None:
         self._path = path
         self._write_every_s = write_every_s
         self._now = now
         self._written = self._read()
         self._floor = self._written
+        self._is_behind = False
 
     def _read(self) -> datetime | None:
         try:
@@ -62,10 +64,12 @@ class ClockFloor:
     def now(self) -> datetime:
         """Returns the later of the system's time and the floor, in UTC."""
         now = self._now()
-        if self._floor is None or now >= self._floor:
-            return now
-        log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), self._floor.isoformat())
-        return self._floor
+        floor = self._floor
+        is_behind = floor is not None and now < floor
+        if is_behind and not self._is_behind:
+            log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), floor)
+        self._is_behind = is_behind
+        return floor if floor is not None and is_behind else now
 
     def set_time(self) -> datetime | None:
         """Returns the system's time if it is plausible, else ``None``: the floor is no time for schedules."""

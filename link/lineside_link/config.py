@@ -38,6 +38,9 @@ Now = Callable[[], datetime]
 _NO_CHECK_TIME = 0x200000
 """OpenSSL's ``X509_V_FLAG_NO_CHECK_TIME`` (x509_vfy.h), to which Python gives no name."""
 
+CERTIFICATE_HAS_EXPIRED = 10
+"""OpenSSL's ``X509_V_ERR_CERTCERTIFICATE_HAS_EXPIRED`` (x509_vfy.h)."""
+
 
 def _dated(now: Now) -> type[_ClosingSocket]:
     """Returns a socket class that checks the expiry of the peer's certificate by another clock."""
@@ -49,7 +52,9 @@ def _dated(now: Now) -> type[_ClosingSocket]:
             ends = ssl.cert_time_to_seconds(str(peer["notAfter"])) if "notAfter" in peer else 0
             if now().timestamp() > ends:
                 self.close()
-                raise ssl.SSLCertVerificationError(f"the broker's certificate expired at {peer.get('notAfter')}")
+                error = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, f"it expired at {peer.get('notAfter')}")
+                error.verify_code, error.verify_message = CERTIFICATE_HAS_EXPIRED, "certificate has expired"
+                raise error
 
     return DatedSocket
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import inspect as types
 
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.wording import nearest
 
 _WHERE = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>\$.*)`)?", re.S)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
@@ -75,10 +76,8 @@ def config_error(
 
 
 def _nearest(name: str, names: Sequence[str], said: str = "did you mean `{}`?") -> str:
-    import difflib  # only who mistypes pays for it
-
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    return f" ({said.format(near[0])})" if near else ""
+    near = nearest(name.lower(), names)
+    return f" ({said.format(near)})" if near else ""
 
 
 def _given_instead(name: str, kind: types.Type, given: Any) -> str:

@@ -1,6 +1,8 @@
-"""Counts in messages."""
+"""Counts and names in messages."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -11,3 +13,10 @@ def counted(count: int, noun: str, plural: str = "") -> str:
         plural: The noun with an ``s`` if not given.
     """
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns the known name that somebody who mistyped may have meant; empty if none is near."""
+    import difflib  # only who mistypes pays for it
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")

@@ -38,20 +38,16 @@ def open_to_others(state: Path, bits: int) -> list[str]:
 
 
 @pytest.mark.parametrize("umask", [0o022], indirect=True)
-def test_the_state_is_the_agents_alone(umask: None, tmp_path: Path, bundle: Bundle) -> None:
+def test_the_state_is_the_agents_alone_also_where_everybody_could_read_before(
+    umask: None, tmp_path: Path, bundle: Bundle
+) -> None:
     agent = run_agent(tmp_path, bundle, 4)
     assert stat.S_IMODE(agent.state.stat().st_mode) == 0o700
     for path in (agent.state / "records.db", agent.state / "status.json"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert stat.S_IMODE((agent.state / "images").stat().st_mode) == 0o700
 
-
-@pytest.mark.parametrize("umask", [0o022], indirect=True)
-def test_an_installation_that_let_everybody_read_is_closed_at_the_next_start(
-    umask: None, tmp_path: Path, bundle: Bundle
-) -> None:
-    agent = run_agent(tmp_path, bundle, 4)
-    agent.state.chmod(0o755)
+    agent.state.chmod(0o755)  # an installation of before
     for path in agent.state.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert open_to_others(agent.state, 0o077)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lineside_agent.deployment.self_update.environment import for_target
 from lineside_agent.deployment.self_update.pack import pack
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_agent.service.install import install
@@ -127,9 +128,8 @@ def package(name: str, version: str) -> Path:
 
     def make(folder: Path) -> None:
         wheels = folder.with_suffix(".wheels")
-        platforms = [part for tag in ("2_28", "2_17") for part in ("--platform", f"manylinux_{tag}_aarch64")]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *platforms]
-        run([*command, "--python-version", PYTHON, f"{name}=={version}", "--dest", str(wheels)])
+        options = [*for_target(PYTHON, "aarch64"), "--no-deps", "--dest", str(wheels)]
+        run([sys.executable, "-m", "pip", "download", "--quiet", *options, f"{name}=={version}"])
         for wheel in wheels.glob("*.whl"):
             shutil.unpack_archive(wheel, folder, "zip")
         shutil.rmtree(wheels)

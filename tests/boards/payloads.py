@@ -14,8 +14,11 @@ import pytest
 from lineside_agent.deployment.self_update.environment import for_target
 from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, WHEELS, AgentManifest, Payload, open_payload
 from lineside_runtime.bundle import describe_bytes
-from tests.agent.deployment.self_update.wheels import pip_wheel, tree_files, write_wheel
+from tests.agent.deployment.self_update.wheels import bundle_files, pip_wheel, tree_files, write_wheel
 from tests.boards.arm64 import made
+
+BUNDLE = "surface-12"
+"""The shipped bundle that lineside's wheel holds."""
 
 PACKAGES = ("msgspec", "numpy", "packaging")
 
@@ -41,7 +44,7 @@ def small_payload(folder: Path, *, python: str = "", version: str = "1.0") -> Pa
     (folder / WHEELS).mkdir(parents=True)
     for wheel in (*_foreign(here).glob("*.whl"), pip_wheel()):
         shutil.copy2(wheel, folder / WHEELS / wheel.name)
-    write_wheel(folder / WHEELS, "lineside", version, tree_files())
+    write_wheel(folder / WHEELS, "lineside", version, {**tree_files(), **bundle_files(BUNDLE)})
     manifest = AgentManifest(
         version=version,
         python=python or here,

@@ -111,6 +111,18 @@ def test_doctor_says_how_a_plugged_in_accelerator_gets_used(tmp_path: Path) -> N
     assert "hailo-all" in told[0].action
 
 
+def test_doctor_says_that_a_bundle_leaves_a_jetsons_gpu_idle(tmp_path: Path) -> None:
+    gpu = DeviceReport(device="tensorrt/gpu:0", kind="gpu", name="Orin")
+    tensorrt = EngineReport(name="tensorrt", available=True, version="10.3.0", devices=(gpu,))
+    root, bundle = machines.jetson_orin_nano(tmp_path), open_bundle(zoo.path("surface-12"))
+    found = inventory.take(root, machine="aarch64", engines=(tensorrt, ORT), bundle=bundle)
+    what = "no variant of the bundle runs on tensorrt, the best engine of this board: ort inspects"
+    (finding,) = (one for one in examine(found, profile.load(found.board)) if one.what == what)
+    assert finding.level == "warning" and "lineside bundle show" in finding.action
+    without = inventory.take(root, machine="aarch64", engines=(ORT,), bundle=bundle)
+    assert what not in words(without)
+
+
 @pytest.mark.parametrize(
     ("chip", "board"), [("Hailo-8", "rpi5-hailo"), ("Hailo-8L", "rpi5-hailo8l"), ("", "rpi5-hailo")]
 )

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lineside.cli import main
 from lineside_converters.split import bundle as split_bundles
 from lineside_converters.split import cut_selection
-from lineside_converters.split.bundle import REPORT_NAME, SplitResult, sample_feeds, split_bundle
+from lineside_converters.split.bundle import REPORT_NAME, sample_feeds, split_bundle
 from lineside_converters.split.cut_selection import CutSearch
 from lineside_converters.split.graph import TENSORS_MAX, Cut, cut_in_two, find_cuts
 from lineside_converters.split.timing import StagePlace, StageWork, time_together
@@ -41,6 +41,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
+from tests.worlds.bundles import make_bundle
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 ORT_TWICE = (StagePlace("ort"), StagePlace("ort"))
@@ -375,9 +376,8 @@ def test_a_cut_bundle_gives_what_the_whole_gave_and_says_how_it_was_cut(
         np.testing.assert_allclose(staged.submit(feed).result(60).outputs["y"], wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_cut_bundle_keeps_its_golden_outputs(tmp_path: Path, quick: None) -> None:
-    whole = open_bundle(zoo.path("surface-12"))
+    whole = make_bundle(tmp_path / "whole", burden=8)
     cores = sorted(os.sched_getaffinity(0))
     places = [StagePlace("ort", cores=(cores[0],)), StagePlace("ort", cores=(cores[-1],))]
     split = split_bundle(whole, tmp_path / "out", places, version="9", must_gain=False)
@@ -386,6 +386,7 @@ def test_a_cut_bundle_keeps_its_golden_outputs(tmp_path: Path, quick: None) -> N
         report = replay(session, split.bundle)
         assert report.used_device == "ort/cpu:0+ort/cpu:0"
         assert min(report.cosine.values()) > 0.9999
+    assert split.summary()["stage_ms"] == split.chosen.best.stage_ms
 
 
 def test_what_stands_at_the_place_is_not_touched(source: Bundle, tmp_path: Path, quick: None) -> None:
@@ -435,9 +436,3 @@ def test_by_command(source: Bundle, tmp_path: Path, quick: None, capsys: pytest.
     assert main(command) == 0
     assert "run it with Config(stage_engines=('ort', 'ort'))" in capsys.readouterr().out
     assert open_bundle(out).manifest.variants[0].stages
-
-
-def test_a_split_is_described(source: Bundle, tmp_path: Path, quick: None) -> None:
-    split = split_bundle(source, tmp_path / "out", ORT_TWICE, must_gain=False)
-    assert isinstance(split, SplitResult)
-    assert split.summary()["stage_ms"] == split.chosen.best.stage_ms

@@ -117,6 +117,15 @@ def test_a_will_is_published_and_retained_when_its_client_vanishes(embedded: Chi
     assert set(late) == {b"no"}
 
 
+def test_a_second_client_of_a_name_ends_the_connection_of_the_first(embedded: ChildProcess, connect: Connect) -> None:
+    seen: list[bytes] = []
+    connect("reader").subscribe("x/up", lambda topic, payload: seen.append(payload))
+    first = connect("twin", will=("x/up", b"first"))
+    connect("twin")
+    wait_for(lambda: first.counters.get("disconnects", 0) >= 1, what="the end of the first connection")
+    wait_for(lambda: b"first" in seen, what="its will")
+
+
 def test_a_goodbye_publishes_no_will(embedded: ChildProcess, connect: Connect) -> None:
     seen: list[bytes] = []
     reader = connect("reader")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lineside_hub import log_filter
-from lineside_hub.log_filter import KINDS_MAX, SHOWN, LogFilter
+from lineside_link import log_filter
+from lineside_link.log_filter import KINDS_MAX, SHOWN, LogFilter
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess
 from tests.worlds.results_device import ResultsDevice
@@ -54,6 +54,16 @@ def test_kinds_without_end_are_one_kind(lines: list[str]) -> None:
     for number in range(KINDS_MAX + 1000):
         logger.error("%s is unknown", f"cam-{number}")
     assert len(lines) <= KINDS_MAX + SHOWN * 100
+
+
+def test_new_kinds_are_shown_again_when_a_flood_is_long_over(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("test.flood")
+    for number in range(KINDS_MAX + 1000):
+        logger.error("%s is unknown", f"cam-{number}")
+    monkeypatch.setattr(log_filter, "FORGOTTEN_AFTER_S", 0.0)
+    for number in range(10):
+        logger.error("%s is new", number)
+    assert [line for line in lines if line.endswith("is new")] == [f"{number} is new" for number in range(10)]
 
 
 @pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)

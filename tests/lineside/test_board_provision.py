@@ -20,6 +20,8 @@ from lineside.cli import main
 from lineside_agent.deployment.self_update.guard import Installation
 from lineside_boards.provision import network
 from lineside_boards.provision.terminal import ESCAPE
+from lineside_models import zoo
+from lineside_runtime.bundle import open_bundle
 from tests.boards.payloads import small_payload
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import wait_for
@@ -107,6 +109,7 @@ def test_board_on_a_wire_becomes_a_device_though_the_first_try_is_killed(
         assert board.fingerprint() in made["host_keys"], "read over the wire"
         assert (made["device"], made["active"], made["joined"]) == ("cam-07", False, None)
         assert made["detected"]["architecture"] == os.uname().machine
+        assert "surface-12 is on the board with the agent: it is not carried" in told.err
         _check_board(desk, board)
         assert USERS["admin"] not in told.out + told.err + (tmp_path / "first.log").read_text()
         assert USERS["admin"].encode() not in bytes(wire.heard), "it was never echoed"
@@ -128,7 +131,7 @@ def _check_board(desk: ProvisionInputs, board: SmallBoard) -> None:
     home = Installation(board.path("opt/lineside"))
     assert home.current() == "a"
     assert (home.slot("a") / "digest").is_file()
-    assert board.path("opt/lineside/factory/manifest.json").is_file()
+    assert open_bundle(board.path("opt/lineside/factory")).digest == open_bundle(zoo.path("surface-12")).digest
     assert os.path.lexists(board.path("etc/systemd/system/multi-user.target.wants/lineside-agent.service"))
     assert board.run("lineside", "--version").startswith("lineside")
     assert board.path("etc/hostname").read_text() == "cam-07\n"
@@ -149,7 +152,7 @@ def test_board_without_a_network_is_told_how_long_the_wire_would_take(
         board.path("usr/local/bin/ip").chmod(0o755)
         assert main(desk.command("--serial", wire.desk, "--user", "admin")) == 1
     said = capsys.readouterr().err
-    assert "105 MB would take 3.4 hours over this line (115200 baud)" in said
+    assert "108 MB would take 3.5 hours over this line (115200 baud)" in said
     assert "[7012] the board has an address" in said
     assert "--static" in said
 

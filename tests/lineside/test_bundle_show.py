@@ -32,6 +32,19 @@ def test_each_board_is_listed_with_what_its_engines_run(capsys: pytest.CaptureFi
     assert set(facts["no_form_for"]) == {"hailo", "rknn", "tensorrt"}
 
 
+def test_the_variant_that_tensorrt_can_compile_is_named_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "show", "surface-12", "--json"]) == 0
+    sources = json.loads(capsys.readouterr().out)["tensorrt_sources"]
+    assert {name for name, source in sources.items() if source["suits"]} == {"onnx-s8s8-mirrored"}
+    assert "zero points that are not 0" in sources["onnx-int8"]["why"]
+    assert main(["bundle", "show", "surface-12"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (board,) = (line for line in lines if line.startswith("on       jetson-orin-nano"))
+    assert "tensorrt: compiled there of onnx-s8s8-mirrored" in board
+    (way,) = (line for line in lines if line.startswith("no form  for tensorrt"))
+    assert "add-variant BUNDLE onnx-s8s8-mirrored --engine tensorrt" in way and "untested on hardware" in way
+
+
 def test_an_engine_without_a_form_is_listed_with_the_command_that_makes_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", "surface-starter"]) == 0
     lines = [line.removeprefix("no form  for ") for line in capsys.readouterr().out.splitlines()]

@@ -115,16 +115,40 @@ class Bad(Camera):
                 yield LostFrame(self.source, number, "", taken_ns, "it fell off")
 
 
-def make_bad(name: str, options: dict[str, Any]) -> Camera:
-    return Bad()
+class HeardFromTheMiddle(Camera):
+    """Loses its first two frames."""
+
+    def __init__(self) -> None:
+        super().__init__("middle", finite=False)
+
+    def _frames(self, start_at: int) -> Iterator[Shot]:
+        for number in itertools.count(start_at):
+            if number < start_at + 2:
+                yield LostFrame(self.source, number, "", time.time_ns(), "damaged on its way")
+            else:
+                yield Frame(np.zeros((8, 8), np.uint8), self.source, number, str(number), time.time_ns())
 
 
-def test_camera_that_breaks_the_rules_fails_each_check_that_it_breaks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    point = importlib.metadata.EntryPoint("bad", f"{__name__}:make_bad", "lineside.cameras")
-    monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"bad": point})
-    answer = ask(capsys, "conformance", "plugin", "kind=bad", code=1)
+def make(name: str, options: dict[str, Any]) -> Camera:
+    return Bad() if options["bad"] else HeardFromTheMiddle()
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("own", f"{__name__}:make", "lineside.cameras")
+    monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"own": point})
+
+
+@pytest.mark.usefixtures("plugin")
+def test_frames_that_are_lost_as_a_camera_is_opened_are_told_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "conformance", "plugin", "kind=own", "options={bad=false}")
+    assert answer["passed"]
+    assert "as it was opened, 2 of 20 frames were lost: damaged on its way" in answer["checks"][0]["note"]
+
+
+@pytest.mark.usefixtures("plugin")
+def test_camera_that_breaks_the_rules_fails_each_check_that_it_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "conformance", "plugin", "kind=own", "options={bad=true}", code=1)
     assert not answer["passed"]
     assert list(results(answer).values()) == ["fail", "fail", "fail", "fail", "pass", "skip", "skip"]
 

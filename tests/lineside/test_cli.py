@@ -72,7 +72,7 @@ def test_ctrl_c_while_a_command_is_loaded_prints_no_traceback(
 
 
 def test_an_unknown_option_is_answered_with_the_usage_of_its_action(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, near in ((["--kep", "3"], " (did you mean --keep?)"), (["more"], "")):
+    for words, near in ((["--kep", "3"], " (did you mean --keep?)"), (["--out", "x"], ""), (["more"], "")):
         with pytest.raises(SystemExit):
             main(["hub", "prune", "--hub", "hub", *words])
         error = capsys.readouterr().err

@@ -45,6 +45,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the run's graph alone."""
+    out = tmp_path_factory.mktemp("bundle") / "b"
+    given = ["optimize", str(run / "float.onnx"), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+    assert main([*given, "--out", str(out)]) == 0
+    return out
+
+
 def verdicts(model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> tuple[set[str], str]:
     """Returns the verdicts on a folder, and what was said on stderr."""
     capsys.readouterr()
@@ -116,13 +125,10 @@ def test_a_training_whose_good_class_isnt_there_ends_before_its_first_step(
 
 
 def test_thresholds_are_chosen_for_the_defects_alone_and_good_frames_stand_for_good_parts(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = str(run.parent / "parts")
-    given = ["optimize", str(run / "float.onnx"), "--level", "0", "--no-memory", "--data", data]
-    assert main([*given, "--out", str(tmp_path / "b")]) == 0
-    capsys.readouterr()
-    asked = ["decide", str(tmp_path / "b"), "--data", data, "--miss-cost", "20", "--reject-cost", "1", "--json"]
+    asked = ["decide", str(bundle), "--data", data, "--miss-cost", "20", "--reject-cost", "1", "--json"]
     assert main([*asked, "--force", "--out", str(tmp_path / "c"), "--version", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["type"] for each in found["types"]] == ["bad"]
@@ -131,15 +137,14 @@ def test_thresholds_are_chosen_for_the_defects_alone_and_good_frames_stand_for_g
     assert verdicts(tmp_path / "c", run.parent / "parts" / "good", capsys)[0] == {"good"}
 
 
-@pytest.mark.parametrize("part", [".", "best.pt", "float.onnx"])
-def test_a_run_is_optimized_by_its_folder_its_weights_or_its_graph(run: Path, part: str, tmp_path: Path) -> None:
-    given = ["optimize", str(run / part), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+def test_a_run_is_optimized_by_its_folder_its_weights_or_its_graph(run: Path, bundle: Path, tmp_path: Path) -> None:
+    given = ["optimize", str(run / "best.pt"), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
     assert main([*given, "--out", str(tmp_path / "b")]) == 0
-    manifest = open_bundle(tmp_path / "b").manifest
-    assert manifest.name == ("float" if part == "float.onnx" else "run")
-    assert manifest.postprocess.params["good"] == [1]
-    training = json.loads((tmp_path / "b" / "report.json").read_bytes())["training"]
-    assert training == {} if part == "float.onnx" else training["labels"] == ["bad", "good"]
+    for made, name, labels in ((bundle, "float", None), (tmp_path / "b", "run", ["bad", "good"])):
+        manifest = open_bundle(made).manifest
+        assert (manifest.name, manifest.postprocess.params["good"]) == (name, [1])
+        training = json.loads((made / "report.json").read_bytes())["training"]
+        assert training.get("labels") == labels
 
 
 def test_a_refused_call_leaves_no_work_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,8 +155,10 @@ def test_a_refused_call_leaves_no_work_folder(run: Path, tmp_path: Path, capsys:
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
-def make_int8_bundle(run: Path, out: Path) -> Path:
-    """Makes a bundle of a run and leaves its INT8 variant alone in it."""
+@pytest.fixture(scope="module")
+def int8_bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the run, its INT8 variant alone."""
+    out = tmp_path_factory.mktemp("int8") / "b"
     made = ["optimize", str(run), "--no-memory", "--target", "rpi5-hailo", "--out", str(out)]
     assert main([*made, "--data", str(run.parent / "parts")]) == 0
     bundle = open_bundle(out)
@@ -161,10 +168,9 @@ def make_int8_bundle(run: Path, out: Path) -> Path:
 
 
 def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, int8_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = make_int8_bundle(run, tmp_path / "b")
-    given = ["optimize", str(bundle), "--level", "2", "--out", str(tmp_path / "c")]
+    given = ["optimize", str(int8_bundle), "--level", "2", "--out", str(tmp_path / "c")]
     assert main([*given, "--data", str(run.parent / "parts")]) == 1
     assert "Give the float model that it was made of: run." in capsys.readouterr().err
     assert not (tmp_path / "c.work").exists()
@@ -172,11 +178,11 @@ def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
 
 @pytest.mark.parametrize("place", ["run/bundle", "b"])
 def test_an_int8_bundle_in_or_beside_its_run_is_optimized_again_from_the_runs_float_model(
-    run: Path, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, int8_bundle: Path, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run.parent, tmp_path / "plant")
     mine = tmp_path / "plant" / "run"
-    bundle = make_int8_bundle(mine, tmp_path / "plant" / place)
+    bundle = Path(shutil.copytree(int8_bundle, tmp_path / "plant" / place))
     again = ["optimize", str(bundle), "--level", "0", "--no-memory", "--data", str(tmp_path / "plant" / "parts")]
     assert main([*again, "--out", str(tmp_path / "c")]) == 0
     assert open_bundle(tmp_path / "c").manifest.name == "run"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -35,10 +37,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "boards"
-    assert main(["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--out", str(out)]) == 0
-    return out
+def learned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A bundle that was checked on the bad parts, and what was said on stdout and stderr."""
+    place = tmp_path_factory.mktemp("made") / "boards"
+    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--check", str(data / "stain")]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main([*given, "--out", str(place)]) == 0
+    return place, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bundle(learned: tuple[Path, str, str]) -> Path:
+    return learned[0]
 
 
 def test_it_learns_from_the_good_ones_of_the_fold(bundle: Path) -> None:
@@ -103,13 +114,12 @@ def test_wrong_wishes_are_told(data: Path, tmp_path: Path, capfd: pytest.Capture
 
 
 def test_bad_parts_are_judged_and_what_passes_is_said(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, learned: tuple[Path, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    _, out, err = learned
+    assert "of 4 bad parts found (stain)" in out
+    assert "12 parts: the threshold is high" in err and err.count("warning: ") == 1
     given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12"]
-    assert main([*given, "--out", str(tmp_path / "found"), "--check", str(data / "stain")]) == 0
-    said = capsys.readouterr()
-    assert "of 4 bad parts found (stain)" in said.out
-    assert "12 parts: the threshold is high" in said.err and said.err.count("warning: ") == 1
     assert main([*given, "--out", str(tmp_path / "b"), "--check", str(data / "good"), "--json"]) == 0
     said = capsys.readouterr()
     assert "bad parts of good pass: this model doesn't find these defects" in said.err
@@ -154,7 +164,7 @@ def test_a_bundle_is_extended_at_a_changeover(
     assert not (tmp_path / "x").exists()
 
 
-def test_marked_bad_parts_are_learned_with_boxes_and_without(
+def test_marked_bad_parts_are_learned_with_boxes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     marked = tmp_path / "marked"
@@ -164,15 +174,14 @@ def test_marked_bad_parts_are_learned_with_boxes_and_without(
         (marked / path.name).write_bytes(path.read_bytes())
         rows.append(f"{path.name},stain,100,70,140,110")
     (marked / "boxes.csv").write_text("\n".join(rows) + "\n")
-    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--out"]
-    for number, folder in enumerate((marked, data / "stain")):
-        out = tmp_path / str(number)
-        assert main([*given, str(out), "--bad", str(folder)]) == 0
-        capsys.readouterr()
-        assert json.loads((out / "report.json").read_text())["marked"] == TRIES
-        assert main(["inspect", str(data / "stain"), "--model", str(out), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["counts"]["rejected"] == TRIES
-    assert "bad parts were marked" in (tmp_path / "0" / "model_card.md").read_text()
+    out = tmp_path / "out"
+    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--out", str(out)]
+    assert main([*given, "--bad", str(marked)]) == 0
+    capsys.readouterr()
+    assert json.loads((out / "report.json").read_text())["marked"] == TRIES
+    assert main(["inspect", str(data / "stain"), "--model", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["rejected"] == TRIES
+    assert "bad parts were marked" in (out / "model_card.md").read_text()
 
 
 def test_the_page_shows_the_strangest_frames_first(bundle: Path, data: Path, tmp_path: Path) -> None:

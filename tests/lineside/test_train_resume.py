@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from lineside.cli import main
 from lineside.commands.train.training import resumable
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.trainer import train_classifier
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.errors import DiskFullError, TrainingError
 from tests.lineside.test_good_class import train, write_squares
 from tests.peers.waiting import wait_for
@@ -24,10 +27,18 @@ from tests.peers.waiting import wait_for
 pytestmark = pytest.mark.torch
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("finished")
+    assert train(write_squares(place / "parts", {"bad": 10, "good": 240}), place / "run", "--epochs", "1") == 0
+    return place
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run."""
-    assert train(write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run", "--epochs", "1") == 0
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    for name in ("parts", "run"):
+        shutil.copytree(finished / name, tmp_path / name)
     return tmp_path / "run"
 
 
@@ -95,24 +106,16 @@ def _hear_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _interrupted(out: Path, *more: str, after: str) -> tuple[int, str]:
-    """Trains until a file is there, and then sends Ctrl-C; returns the exit status and what was said."""
-    data = write_squares(out.parent / "parts", {"bad": 10, "good": 240})
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
+    data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
     words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
-    words += ["--side", "32", "--width", "0.25", "--threads", "1", *more]
-    command = [sys.executable, "-m", "lineside", *words]
+    command = [sys.executable, "-m", "lineside", *words, "--side", "32", "--width", "0.25", "--threads", "1"]
     # A shell gives what it starts in the background SIGINT as ignored, and with it these tests.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_sigint) as process:
-        wait_for(lambda: (out / after).exists(), timeout_s=180, what=after)
+        wait_for(lambda: (out / "best.pt").exists(), timeout_s=180, what="best.pt")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
-    return process.returncode, said
-
-
-def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    status, said = _interrupted(out, after="best.pt")
-    assert status == 130
+    assert process.returncode == 130
     assert "Traceback" not in said
     told = said.strip().splitlines()[-1]
     assert told.startswith("stopped; it goes on after the last whole epoch by: lineside train classifier")
@@ -133,25 +136,18 @@ def test_a_full_disk_says_how_the_run_goes_on(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_time_that_is_spent_before_the_first_evaluation_ends_with_a_model_all_the_same(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    _interrupted(out, "--evaluate-every", "2000", after="checkpoint.pt")
+    data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
+
+    def stop(_: TrainingProgress) -> None:
+        if (out / "checkpoint.pt").exists():
+            raise KeyboardInterrupt
+
+    size: dict[str, Any] = {"side_px": 32, "width": 0.25, "batch": 8, "threads": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier(ClassifierConfig(data=(data,), out=out, epochs=3000, evaluate_every=2000, **size), stop)
     assert not (out / "best.pt").exists()
-    assert (
-        main(
-            [
-                "train",
-                "classifier",
-                "--data",
-                str(tmp_path / "parts"),
-                "--out",
-                str(out),
-                "--resume",
-                "--minutes",
-                "0.001",
-            ]
-        )
-        == 0
-    )
+    again = ["train", "classifier", "--data", str(data), "--out", str(out), "--resume", "--minutes", "0.001"]
+    assert main(again) == 0
     assert (out / "best.pt").exists() and (out / "float.onnx").exists()
 
 

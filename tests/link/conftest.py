@@ -9,7 +9,7 @@ import pytest
 
 from lineside_hub.repository.repository import Repository
 from lineside_link.client.client import LinkClient
-from lineside_link.config import LinkConfig
+from lineside_link.config import LinkConfig, Now
 from lineside_link.transfer.repository_client import RepoClient
 from tests.link.repo import TOPICS, RepoPeer
 from tests.peers import Broker
@@ -22,8 +22,10 @@ MakeClient = Callable[..., LinkClient]
 def make_client() -> Iterator[MakeClient]:
     made: list[LinkClient] = []
 
-    def make(config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None) -> LinkClient:
-        made.append(LinkClient(config, client_id, will=will))
+    def make(
+        config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None, now: Now | None = None
+    ) -> LinkClient:
+        made.append(LinkClient(config, client_id, will=will, now=now))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""A board's timing of variants, and ncnn's INT8, on its processor's instructions under qemu's user emulation.
+"""A board's timing of variants, and ncnn's and LiteRT's INT8, on its processor's instructions under qemu's emulation.
 
 `tests/boards/test_arm64.py` has what CI runs of it.
 """
@@ -18,6 +18,7 @@ from lineside_converters.formats import ConversionRequest, makers_for
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
+from lineside_models.simulator import render
 from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
@@ -25,6 +26,13 @@ from lineside_runtime.tensors import Array
 from tests.agent.inspection.test_variant_selection import two_forms
 from tests.boards import arm64
 from tests.converters import nets
+
+PACKAGES = {"litert": "ai-edge-litert", "ncnn": "ncnn"}
+"""Packages of the engines, which no payload of `arm64` holds."""
+
+LITERT_ERROR_MAX = 1e-3
+"""Largest difference of an output from the one on x86, as for the unsigned ONNX variants (`tests.boards.test_arm64`):
+XNNPACK's signed INT8 sums are exact on both, and it rounds them alike."""
 
 
 def test_the_optimizers_trial_is_timed_on_the_boards_instructions(tmp_path: Path) -> None:
@@ -61,7 +69,7 @@ def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_
     (x,) = nets.noise(1, seed=9)
     shipped = open_bundle(zoo.path("surface-12"))
     tensor, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
-    there, shipped_there = run_ncnn(tree, [(bundle, x), (shipped, tensor)], tmp_path)
+    there, shipped_there = run_there("ncnn", tree, [(bundle, x), (shipped, tensor)], tmp_path)
     with Session(source, Config(engines=("ort",))) as floats, Session(bundle, Config(engines=("ncnn",))) as here:
         wanted, found = floats.predict(x), here.predict(x)
     for name, array in wanted.items():
@@ -73,14 +81,28 @@ def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_
             assert arm64.mean_error(shipped_there[name], array) < arm64.MEAN_ERROR_MAX, name
 
 
-def run_ncnn(tree: Path, bundles: list[tuple[Bundle, Array]], folder: Path) -> list[dict[str, Array]]:
-    """Runs the ncnn variants of bundles on the board's instructions, each on its input; returns their outputs."""
-    words = [str(Path(__file__).with_name("ncnn_on_arm64.py"))]
+def test_litert_computes_the_shipped_variant_on_the_boards_instructions_as_here(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    _, tree = arm64.agent()
+    shipped = open_bundle(zoo.path("surface-12"))
+    golden, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
+    board, _ = prepare(render("pcb", 7).image, shipped.manifest.preprocess)
+    found = run_there("litert", tree, [(shipped, golden), (shipped, board)], tmp_path)
+    with Session(shipped, Config(engines=("litert",), threads=1)) as here:
+        for tensor, there in zip((golden, board), found, strict=True):
+            for name, array in here.predict(tensor).items():
+                np.testing.assert_allclose(there[name], array, atol=LITERT_ERROR_MAX, err_msg=f"{tensor.shape} {name}")
+
+
+def run_there(engine: str, tree: Path, bundles: list[tuple[Bundle, Array]], folder: Path) -> list[dict[str, Array]]:
+    """Runs bundles on an engine, on the board's instructions, each on its input; returns their outputs."""
+    words = [str(Path(__file__).with_name("engine_on_arm64.py")), engine]
     for number, (bundle, tensor) in enumerate(bundles):
         np.save(folder / f"x{number}.npy", tensor)
         words += [str(bundle.path), str(folder / f"x{number}.npy"), str(folder / f"there{number}.npz")]
-    used = arm64.run_there(tree, *words, more=arm64.package("ncnn", version("ncnn")))
-    assert used.split() == ["ncnn/cpu:0"] * len(bundles)
+    name = PACKAGES[engine]
+    used = arm64.run_there(tree, *words, more=arm64.package(name, version(name)))
+    assert used.split() == [f"{engine}/cpu:0"] * len(bundles)
     found = []
     for number in range(len(bundles)):
         with np.load(folder / f"there{number}.npz") as outputs:

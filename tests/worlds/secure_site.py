@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import types
+import unittest.mock
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lineside.cli import main
+from lineside_hub.identity import authority
 from lineside_hub.identity.authority import enrolled_devices
 from lineside_link.config import LinkConfig
 from tests.peers.brokers import find_mosquitto
@@ -23,6 +28,17 @@ def lineside(*arguments: str | Path) -> str:
     done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def freeze_authority(*, days: float) -> Iterator[None]:
+    """Certificates are issued as of so many days from now."""
+    then = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+
+    clock = types.SimpleNamespace(now=lambda _zone: then)
+    names = {"datetime": clock, "timedelta": datetime.timedelta, "timezone": datetime.timezone}
+    with unittest.mock.patch.object(authority, "datetime", types.SimpleNamespace(**names)):
+        yield
 
 
 def make_secure_hub(folder: Path, *, group: str, host: str) -> None:

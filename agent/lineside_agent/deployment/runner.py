@@ -271,7 +271,7 @@ class Deployment(Generic[M]):
             self.artifact.log.info("%s: %s", machine.state, wanted)
         else:
             error = machine.error
-            self.artifact.log.error("%s: %s: [%d] %s", machine.state, wanted, error.code, error.message)
+            self.artifact.log.error("%s: %s: %s", machine.state, wanted, error.full_text)
 
 
 class Runner(Generic[M]):

@@ -258,11 +258,14 @@ def _link(observed: Examination) -> Iterator[BoardFinding]:
         yield _error(what, "Give each device its own name and certificate: lineside hub enroll.")
     if observed.certificate_problem:
         yield _error(observed.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
-    days = observed.certificate_days
+    days, reason = observed.certificate_days, observed.status.get("certificate_problem")
     if days is not None and days < CERTIFICATE_DAYS:
         what = "this device's certificate has expired" if days < 0 else f"the certificate expires in {days:.0f} days"
         kind = _error if days < 0 else _warning
-        yield kind(what, "Renew it: lineside hub enroll, and put the files on the device.")
+        action = "Renew it: lineside hub enroll, put the files on the device, and restart the agent."
+        yield kind(f"{what}: {reason}" if reason else what, action)
+    elif reason:
+        yield _warning(f"the certificate is not renewed: {reason}", "Look at the hub: lineside hub status.")
 
 
 def _device(observed: Examination) -> Iterator[BoardFinding]:
@@ -382,11 +385,12 @@ def _try_broker(config: AgentConfig) -> str:
 def _certificate(config: AgentConfig) -> tuple[float | None, str]:
     if config.link is None or config.link.certificate is None:
         return None, ""
-    from cryptography import x509  # the agent itself needs none of it
+    from lineside_agent.hub_client.identity import link_in_use
+    from lineside_link.certificates import read_certificate
 
     try:
-        found = x509.load_pem_x509_certificate(Path(config.link.certificate).read_bytes())
-    except (OSError, ValueError) as error:
+        found = read_certificate(Path(str(link_in_use(config.folder, config.link).certificate)).read_bytes())
+    except (OSError, LinesideError) as error:
         return None, f"the certificate can't be read: {error}"
     left = found.not_valid_after_utc - datetime.datetime.now(datetime.timezone.utc)
     return left.total_seconds() / 86400, ""

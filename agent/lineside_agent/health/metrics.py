@@ -149,6 +149,7 @@ HELP = {
     "degradation_late_share": "Share of parts that were late or nearly, or of frames that were dropped.",
     "connected": "1 while the broker of the hub is connected.",
     "link_problem": "1 while the hub cannot be reached.",
+    "certificate_problem": "1 while the hub refuses to renew the certificate, or it ends within 30 days.",
     "resent": "Records that were sent to the hub again.",
     "name_conflicts": "Messages of another device with this device's name.",
     "ready": "1 while the agent works: after its first inference, or waiting for a bundle.",

@@ -73,7 +73,7 @@ def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
         "installed": machine.installed.identity if machine.installed else None,
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
-        "error": machine.error.text if machine.error else None,
+        "error": machine.error.full_text if machine.error else None,
         **agent.recipes.status(),
         "source_finished": source_finished,
         **_inspection(agent),
@@ -113,7 +113,7 @@ def _lines(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _configuration(report: ConfigReport) -> dict[str, Any]:
     return {
         "configuration": report.installed.sha256 if report.installed else None,
-        "configuration_error": report.error.text if report.error else None,
+        "configuration_error": report.error.full_text if report.error else None,
     }
 
 
@@ -190,7 +190,7 @@ def _agent(agent: AgentAssembly) -> dict[str, Any]:
         "agent_state": machine.state,
         "agent_waiting": agent.self_updater.waiting or None,
         "agent_on_trial": agent.agent.on_trial,
-        "agent_error": machine.error.text if machine.error else None,
+        "agent_error": machine.error.full_text if machine.error else None,
     }
 
 

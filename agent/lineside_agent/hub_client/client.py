@@ -29,6 +29,7 @@ from lineside_agent.storage.records import RecordStore
 from lineside_boards.detect import detect
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
+from lineside_link.log_filter import LogFilter
 from lineside_link.maintenance_window import closed
 from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, InteractionRows, Reported, decode, encode
 from lineside_link.topics import Topics
@@ -102,6 +103,7 @@ class HubClient:
         self._fetcher = Fetcher(config.group, trust=trust, repo=self._repository, installed=config.folder / "current")
         self._timing = self._make_timing_commands()
         self._recent_log = RecentLog()
+        self._recent_log.addFilter(LogFilter())
         logging.getLogger().addHandler(self._recent_log)
         self._outbox = Outbox(store, self._publish_results, stop)
         self._interactions = (
@@ -288,9 +290,11 @@ class HubClient:
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says of the link."""
         problem = self.problem
+        certificate = None if self.identity is None else self.identity.problem
         return {
             "connected": self.client.connected,
             "link_problem": None if problem is None else str(problem),
+            "certificate_problem": None if certificate is None else str(certificate),
             "resent": self._outbox.resent,
             "name_conflicts": self._presence.name_conflicts,
         }

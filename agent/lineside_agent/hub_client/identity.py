@@ -6,13 +6,15 @@
     ├── <serial>/        cert.pem and key.pem: an issued pair that was checked
     └── current          names the pair in use; replaced by one rename, so that key and certificate always fit
 
-The pair of ``agent.toml`` is used until the first renewal. The time is that of the clock's floor: on a board that
-starts in 1970 a certificate is neither valid for ever nor not valid yet.
+The pair that was issued last is used: that of ``agent.toml`` until the first renewal, and again when a person has
+enrolled the device anew. The time is that of the clock's floor: on a board that starts in 1970 a certificate is neither
+valid for ever nor not valid yet.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import logging
 import shutil
@@ -59,35 +61,35 @@ REQUEST_AGAIN_S = 60.0
 ENROLL_AGAIN_S = 5.0
 """The same for a first certificate, where a person waits beside the device."""
 
+WARN_DAYS = 30
+"""Days before its end from which on a certificate that was not renewed is a problem."""
+
 
 class DeviceIdentity:
     """The pair in use, and its renewal.
 
     Args:
+        folder: The agent's state folder.
         link: The ``[link]`` table, with its certificate and key.
+
+    Attributes:
+        problem: Why the certificate was not renewed: at once if the hub refuses, otherwise from `WARN_DAYS` on.
     """
 
     def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
+        self._state = folder
         self._folder = folder / "identity"
         self._configured = link
         self._device = device
         self._clock = clock
         self._wake = threading.Event()
         self._answers: dict[str, CertificateAnswer] = {}
+        self._waits_for_person = False
         self.problem: LinesideError | None = None
 
     def config(self) -> LinkConfig:
-        """Returns the link's configuration with the newest usable pair."""
-        try:
-            serial = (self._folder / "current").read_text(encoding="ascii").strip()
-            pair = self._folder / Path(serial).name
-            self._read_pair(pair / "cert.pem", pair / "key.pem")
-        except FileNotFoundError:
-            return self._configured
-        except (LinesideError, OSError, ValueError) as error:
-            log.error("the renewed certificate can't be used, the one of agent.toml is: %s", error)
-            return self._configured
-        return self._with(pair)
+        """As `link_in_use`."""
+        return link_in_use(self._state, self._configured)
 
     def received(self, _topic: str, payload: bytes) -> None:
         """Takes an answer of the authority."""
@@ -96,6 +98,8 @@ class DeviceIdentity:
             if final(answer):  # one that says that a person must sign may come after the person's
                 self._answers = {answer.request: answer}
                 self._wake.set()
+            else:
+                self._waits_for_person = True
 
     def kick(self) -> None:
         """Takes a new connection."""
@@ -121,14 +125,7 @@ class DeviceIdentity:
         return Life.of(certificate).due(self._clock.now())
 
     def _pair(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        config = self.config()
-        return self._read_pair(Path(str(config.certificate)), Path(str(config.key)))
-
-    def _read_pair(self, certificate: Path, key: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        public, private = read_certificate(certificate.read_bytes()), read_key(key.read_bytes())
-        authority = read_certificate(Path(str(self._configured.ca)).read_bytes())
-        check_issued(public, authority=authority, device=common_name(public.subject), key=private)
-        return public, private
+        return _read_pair(self.config())
 
     def _wait(self, timeout_s: float, stop: threading.Event) -> bool:
         left = timeout_s
@@ -146,6 +143,8 @@ class DeviceIdentity:
         request = make_request(self._device, key, signer=f"serial:{serial}", by=by)
         digest = hashlib.sha256(request.csr.encode()).hexdigest()
         log.info("the certificate ends at %s; a new one is requested", certificate.not_valid_after_utc.isoformat())
+        self._waits_for_person = False
+        self._note_delay(certificate, client)
         while not stop.is_set():
             if client.connected:
                 client.publish(topics.certificate_request(self._device), encode(request))
@@ -155,6 +154,25 @@ class DeviceIdentity:
                 self._install(answer, key)
                 client.use(self.config())
                 return
+            self._note_delay(certificate, client)
+
+    def _note_delay(self, certificate: x509.Certificate, client: LinkClient) -> None:
+        """Sets `problem` if the certificate ends soon; a change is logged."""
+        ends, now = certificate.not_valid_after_utc, self._clock.now()
+        if ends - now > datetime.timedelta(days=WARN_DAYS):
+            return
+        why, action = "the hub does not answer the request", "Look at the hub: lineside hub status."
+        if now > ends:
+            why, action = "it can no longer be renewed", "Enroll the device again: lineside hub enroll."
+        elif not client.connected:
+            why, action = "there is no connection to the hub", "Let the device reach the hub before that time."
+        elif self._waits_for_person:
+            why, action = "a person must sign the request", f"At the hub: lineside hub sign {self._device}."
+        told = "expired" if now > ends else "expires"
+        problem = IdentityError(f"this device's certificate {told} at {ends:%Y-%m-%d %H:%M} UTC: {why}", action=action)
+        if str(problem) != str(self.problem):
+            log.warning("%s", problem)
+        self.problem = problem
 
     def _install(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
         pem = issued_pem(answer, authority=Path(str(self._configured.ca)).read_bytes(), device=self._device, key=key)
@@ -170,8 +188,38 @@ class DeviceIdentity:
             if old.is_dir() and old.name != serial:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def _with(self, pair: Path) -> LinkConfig:
-        return msgspec.structs.replace(self._configured, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+
+def link_in_use(folder: Path, configured: LinkConfig) -> LinkConfig:
+    """Returns the link's configuration with the pair that the device connects with: the usable one issued last.
+
+    Args:
+        folder: The agent's state folder.
+        configured: The ``[link]`` table, with its certificate and key.
+    """
+    try:
+        serial = (folder / "identity" / "current").read_text(encoding="ascii").strip()
+        pair = folder / "identity" / Path(serial).name
+        renewed = msgspec.structs.replace(configured, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+        certificate, _ = _read_pair(renewed)
+    except FileNotFoundError:
+        return configured
+    except (LinesideError, OSError, ValueError) as error:
+        log.error("the renewed certificate can't be used, the one of agent.toml is: %s", error)
+        return configured
+    try:
+        enrolled, _ = _read_pair(configured)
+    except (LinesideError, OSError, ValueError):
+        return renewed
+    return configured if enrolled.not_valid_before_utc > certificate.not_valid_before_utc else renewed
+
+
+def _read_pair(link: LinkConfig) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Reads certificate and key, which must belong together and be of the authority that the link trusts."""
+    public = read_certificate(Path(str(link.certificate)).read_bytes())
+    private = read_key(Path(str(link.key)).read_bytes())
+    authority = read_certificate(Path(str(link.ca)).read_bytes())
+    check_issued(public, authority=authority, device=common_name(public.subject), key=private)
+    return public, private
 
 
 def final(answer: CertificateAnswer) -> bool:

@@ -58,7 +58,7 @@ class NoHub:
 
     def status(self) -> dict[str, Any]:
         """As `lineside_agent.hub_client.client.HubClient.status`."""
-        return {"connected": False, "link_problem": None, "resent": 0, "name_conflicts": 0}
+        return {"connected": False, "link_problem": None, "certificate_problem": None, "resent": 0, "name_conflicts": 0}
 
     def close(self) -> None:
         """Does nothing."""

@@ -187,7 +187,7 @@ class InspectionPipeline:
         return self._lost_result(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
 
     def _lost_result(self, shot: LostFrame) -> ResultRow:
-        log.error("part %r is a fault: %s: %s", shot.part_id, shot.source, shot.reason)
+        log.error("%s: part %r is a fault: %s", shot.source, shot.part_id, shot.reason)
         return _fault(shot, shot.reason, recipe=self._active.recipe)
 
     def _inspect(self, loaded: LoadedBundle, frame: Frame, frames_left: int) -> ResultRow:
@@ -196,7 +196,8 @@ class InspectionPipeline:
         try:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
-            log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
+            unknown = not isinstance(error, LinesideError)
+            log.error("%s: part %r is a fault: %s", frame.source, frame.part_id, error, exc_info=unknown)
             self._active.note_result(loaded, str(error), refused=isinstance(error, _PART_ERRORS))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.note_result(loaded, "")

@@ -76,6 +76,7 @@ _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
     ("images_skipped", "disk", "S", "images_problem"),
     ("writes_limited", "disk", "M", "written_problem"),
     ("plc_lost", "plc", "F", "line_io_problem"),
+    ("certificate", "hub", "M", "certificate_problem"),
     ("bundle_refused", "engine", "M", "error"),
     ("configuration_refused", "engine", "M", "configuration_error"),
     ("update_refused", "engine", "M", "agent_error"),

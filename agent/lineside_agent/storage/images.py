@@ -23,6 +23,7 @@ from typing import NamedTuple
 import cv2
 
 from lineside_agent.config import StoreConfig
+from lineside_link.age_limit import most_by_age
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import StoreError
@@ -195,9 +196,12 @@ def _excess(kept: list[_Kept], rules: StoreConfig, need_bytes: int) -> list[_Kep
     total = sum(image.size for image in kept)
     allowed = total if total <= rules.images_max_bytes else int(SWEEP_TO * rules.images_max_bytes)
     allowed = max(0, min(allowed, total - need_bytes))
-    oldest_s = 0.0 if rules.images_max_days is None else time.time() - DAY_S * rules.images_max_days
+    oldest_s, most = 0.0, 0
+    if rules.images_max_days is not None:
+        oldest_s = time.time() - DAY_S * rules.images_max_days
+        most = most_by_age(len(kept), rules.images_max_days)
     count = 0
-    while count < len(kept) and (total > allowed or kept[count].at_s < oldest_s):
+    while count < len(kept) and (total > allowed or (kept[count].at_s < oldest_s and count < most)):
         total -= kept[count].size
         count += 1
     return kept[:count]

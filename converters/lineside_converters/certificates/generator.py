@@ -50,20 +50,19 @@ _TRACES = ("Al", "Cr", "Ni", "Mo", "Cu", "V", "Nb", "Ti", "N")
 _LETTERS = "ABCDEFGHKLMNPRSTUVWXYZ"
 
 
-def make_certificate(seed: int, layout: str, *, pdf: bool = True) -> tuple[Certificate, bytes]:
+def make_certificate(seed: int, layout: str) -> tuple[Certificate, bytes]:
     """Makes one certificate.
 
     Args:
         seed: Of everything that is drawn.
         layout: One of `LAYOUTS`.
-        pdf: Whether to make the file; empty bytes otherwise.
 
     Returns:
         The true values, and the PDF.
     """
     chance = random.Random(f"{layout}/{seed}")
     certificate = _values(chance, LAYOUTS[layout].languages)
-    return certificate, write_pdf([draw(certificate, LAYOUTS[layout], chance)]) if pdf else b""
+    return certificate, write_pdf([draw(certificate, LAYOUTS[layout], chance)])
 
 
 def truth(certificate: Certificate, layout: str) -> tuple[dict[str, str], set[tuple[str, str, str]]]:

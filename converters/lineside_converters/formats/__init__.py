@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lineside_converters.levels import Activation, LevelOptions
 from lineside_converters.quantization.static import Feed
@@ -40,6 +41,14 @@ class ConversionRequest:
     float_nodes: frozenset[str] = frozenset()
     activation: Activation = "u8s8"
     folder: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """Whether a QDQ graph suits a converter, and why, as a line."""
+
+    suits: bool
+    why: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +89,8 @@ class FormatMaker:
         install: How to get them.
         target: Module and function, which takes an `ConversionRequest` and returns the file.
         kinds: Kinds of device that it is made for; empty for all.
+        source_check: Module and function that returns the `SourceCheck` of a QDQ graph, also where the converter is not
+            installed; empty if there is none.
     """
 
     name: str
@@ -89,6 +100,7 @@ class FormatMaker:
     needs: tuple[str, ...] = ()
     install: str = ""
     kinds: tuple[DeviceKind, ...] = ()
+    source_check: str = ""
 
     @property
     def file(self) -> EngineFile:
@@ -106,13 +118,21 @@ class FormatMaker:
         Raises:
             ConvertError: The format can't hold this model, or the vendor's converter gives up.
         """
-        module, _, function = self.target.partition(":")
-        make: Callable[[ConversionRequest], Path] = getattr(importlib.import_module(module), function)
+        make: Callable[[ConversionRequest], Path] = _function(self.target)
         return make(request)
+
+    def check_source(self, int8: Path) -> SourceCheck | None:
+        """Returns whether a QDQ graph suits the converter; ``None`` where nothing can be said."""
+        return _function(self.source_check)(int8) if self.source_check else None
 
     def precision_of(self, level: LevelOptions) -> Precision:
         """Returns the precision of what it makes at a level."""
         return self.precision if level.quantizes else "fp32"
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 _HERE = "lineside_converters.formats"
@@ -182,6 +202,7 @@ MAKERS = (
         target=f"{_HERE}.tensorrt:make",
         needs=("tensorrt",),
         install="install TensorRT; on a Jetson, JetPack has it",
+        source_check=f"{_HERE}.tensorrt:check_source",
     ),
 )
 """All forms that can be made. An engine may have several; the gates keep the one that is fastest here. The first one of

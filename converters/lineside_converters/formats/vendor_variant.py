@@ -17,7 +17,7 @@ from lineside_converters.bundles.packaging import CARD_NAME, build_bundle
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
 from lineside_converters.data.calibration_data import gather_inputs
-from lineside_converters.formats import ENGINES
+from lineside_converters.formats import ENGINES, makers_for
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
@@ -32,7 +32,7 @@ from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Speed, Variant, files_of, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
-from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.errors import ConfigError, EngineMissingError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
 from lineside_runtime.progress import TextListener
 
@@ -84,6 +84,34 @@ class VendorVariant:
             requires={ENGINES[self.engine].package: self.requires} if self.requires else {},
         )
         return CandidateVariant(variant=variant, engine=self.engine, file=self.file)
+
+
+def compile_for_tensorrt(
+    bundle: Bundle, source: Path, target: Path, *, data: Sequence[Path] = (), fold: str = "train", frames: object = None
+) -> Path:
+    """Compiles an INT8 ONNX file with the TensorRT of this machine, and returns ``target``.
+
+    Args:
+        bundle: Whose inputs give the sizes that the engine takes.
+        source: A QDQ graph.
+        frames: As for `add_variant`.
+
+    Raises:
+        EngineMissingError: TensorRT is not installed here.
+        GraphError: The graph breaks a rule of TensorRT's, or it refuses it.
+    """
+    (maker,) = makers_for("tensorrt")
+    if missing := maker.missing():
+        found = maker.check_source(source)
+        raise EngineMissingError(
+            f"{missing}; {found.why if found else ''}",
+            action="Run the command on the board, or on another one with the same kind of GPU and TensorRT.",
+        )
+    from lineside_converters.formats.tensorrt import compile_file
+
+    return compile_file(
+        source, target, gather_inputs(bundle.manifest, limit=FRAMES, frames=frames, data=data, fold=fold).calibration
+    )
 
 
 def add_variant(

@@ -63,6 +63,8 @@ def _make(maker: FormatMaker, candidate: Candidate, context: Context) -> Candida
         else:
             context.progress.report(f"{name}: made")
             return CandidateVariant(variant=_variant(maker, name, file, context), engine=maker.engine, file=file)
+    elif candidate.int8 is not None and (source := maker.check_source(candidate.int8)):
+        why = f"{why}; {source.why}"
     context.progress.report(f"{name}: left out: {why}")
     return RejectedVariant(name=name, engine=maker.engine, precision=precision, why=why)
 

@@ -184,7 +184,7 @@ def _agent_event(device: str, report: AgentReport, now_ns: int) -> TimelineEvent
         kind="agent",
         bundle=subject.identity if subject else "",
         code=report.error.code if report.error else None,
-        detail=f"{report.state}: {report.error.message}" if report.error else report.state,
+        detail=f"{report.state}: {report.error.explanation}" if report.error else report.state,
     )
 
 
@@ -197,7 +197,7 @@ def _event(message: Reported, now_ns: int) -> TimelineEvent:
         kind=message.state,
         bundle=subject.identity if subject else "",
         code=message.error.code if message.error else None,
-        detail=message.error.message if message.error else f"desired state {message.gen}{_origin(subject)}",
+        detail=message.error.explanation if message.error else f"desired state {message.gen}{_origin(subject)}",
     )
 
 

@@ -46,6 +46,22 @@ _NOTHING = "0000"
 """Result of `_revision` for a file without tables."""
 
 
+EVENTS_MAX = 5000
+"""Events of one device and kind that the timeline keeps, the newest ones. A line that changes its recipe with each part
+would fill the disk, and a limit for all kinds together would delete deployments."""
+
+EVENTS_STEP = 100
+"""Added events after which the device's old ones are deleted."""
+
+_DELETE_OLD_EVENTS = """
+DELETE FROM events WHERE id IN (
+    SELECT id FROM (
+        SELECT id, row_number() OVER (PARTITION BY kind ORDER BY id DESC) AS place FROM events WHERE device = :device
+    ) WHERE place > :most
+)
+"""
+
+
 class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the timeline.
 
@@ -152,15 +168,14 @@ class Database:
             connection.execute("UPDATE desired SET epoch = ?", (epoch,))
         return epoch
 
-    def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
+    def set_desired(self, scope: str, bundle: BundleRef) -> Desired:
         """Makes a bundle the desired state of a scope, under the next generation of the whole hub.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
-            rollout: Identifies the push; made from the generation if empty.
         """
         with self.transaction():
-            return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, artifact="bundle")
+            return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), artifact="bundle")
 
     def next_gen(self) -> int:
         """Returns a generation that was never given before, inside the caller's transaction."""
@@ -209,11 +224,13 @@ class Database:
         return _desired(rows[0]) if rows else None
 
     def add_event(self, event: TimelineEvent) -> None:
-        """Adds to the timeline, inside the caller's transaction."""
-        self.connection.execute(
+        """Adds to the timeline, inside the caller's transaction; see `EVENTS_MAX`."""
+        added = self.connection.execute(
             "INSERT INTO events (at_ns, device, kind, bundle, code, detail) VALUES (?, ?, ?, ?, ?, ?)",
             (event.at_ns, event.device, event.kind, event.bundle, event.code, event.detail),
         )
+        if (added.lastrowid or 0) % EVENTS_STEP == 0:
+            self.connection.execute(_DELETE_OLD_EVENTS, {"device": event.device, "most": EVENTS_MAX})
 
     def events(self, *, kind: str | None = None) -> list[TimelineEvent]:
         """Returns the timeline, oldest first.

@@ -34,16 +34,12 @@ def make_templates() -> jinja2.Environment:
     return made
 
 
-def refresh(url: str, *, part: str = "live", every_s: float = 5.0) -> Markup:
-    """Returns the attributes of an element that loads itself again, every so often, from the page that it is on.
-
-    Args:
-        part: The element's id.
-    """
+def refresh(url: str, *, every_s: float = 5.0) -> Markup:
+    """Returns the attributes of the element ``live``, which loads itself again from the page that it is on."""
     return Markup(
-        'data-refresh hx-get="{url}" hx-select="#{part}" hx-target="this" hx-swap="outerHTML" '
+        'data-refresh hx-get="{url}" hx-select="#live" hx-target="this" hx-swap="outerHTML" '
         'hx-trigger="every {every_s:g}s"'
-    ).format(url=url, part=part, every_s=every_s)
+    ).format(url=url, every_s=every_s)
 
 
 def tiles(devices: tuple[DeviceSummary, ...]) -> Markup:

@@ -32,19 +32,19 @@ def run(options: argparse.Namespace) -> int:
     from lineside_agent.health.drift.monitor import request
 
     folder = read_config(options.config).folder
-    if options.clear or options.relearn:
-        request(folder, "clear" if options.clear else "relearn")
-        if options.json:
-            print_json({"done": True})
-        else:
-            inform("done")
-        return 0
     path = folder / "status.json"
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
     drift = json.loads(path.read_text()).get("drift")
     if drift is None:
         raise InputNotFoundError("this agent doesn't watch for drift", action="Add [drift] to its agent.toml.")
+    if options.clear or options.relearn:
+        request(folder, "clear" if options.clear else "relearn")
+        if options.json:
+            print_json({"done": True})
+        else:
+            inform("there is no alarm" if options.clear and not drift["alarm"] else "done")
+        return 0
     if options.json:
         print_json(drift)
     else:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_bundle, add_json, add_overwrite
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, Variant, open_bundle
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.precision import Precision
+
+FROM_ONNX = ("litert", "tensorrt")
+"""Engines whose file is made here of an INT8 ONNX file."""
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
@@ -23,15 +27,22 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         "add-variant",
         help="add a variant from a vendor's compiler",
         description="Writes a new bundle with one more variant, through the gates if its engine is installed here. "
-        "For --engine litert the file may also be an INT8 .onnx of the bundle: it is translated, with its own weights "
-        "and scales.",
+        "For --engine litert and --engine tensorrt the file may also be an INT8 ONNX variant of the bundle, by its "
+        "name: its own weights and scales are translated for LiteRT, or compiled by the TensorRT of this machine.",
     )
     add_bundle(parser)
-    parser.add_argument("file", type=Path, help="output of the vendor's compiler: .hef, .rknn, .tflite, .plan, …")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="output of the vendor's compiler (.hef, .rknn, .tflite, .plan, …), an INT8 .onnx file, or the name of an "
+        "INT8 ONNX variant",
+    )
     parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as in `lineside devices`")
     parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that runs it")
     parser.add_argument("--precision", default="int8", choices=get_args(Precision), help="default: %(default)s")
-    parser.add_argument("--level", type=int, default=1, metavar="N", help="of the variant (default: %(default)s)")
+    parser.add_argument(
+        "--level", type=int, metavar="N", help="of the variant (default: that of the variant that FILE names, else 1)"
+    )
     parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
     parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")
     parser.add_argument(
@@ -66,7 +77,13 @@ def run(options: argparse.Namespace) -> int:
     """Adds the variant."""
     with needs("convert"):
         from lineside_converters.reports.report import read_report
-    with model_file(options.file, options.engine) as file:
+    bundle = open_bundle(options.bundle)
+    if named := named_variant(bundle, options.file, options.engine):
+        options.file = bundle.file(named.file)
+    if options.level is None:
+        options.level = named.level if named else 1
+    compiler = partial(_compiled, bundle, options=options)
+    with model_file(options.file, options.engine, compiler) as file:
         made = _add(options, file)
     if options.json:
         variants = read_report(made.path).variants
@@ -78,18 +95,43 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def named_variant(bundle: Bundle, file: Path, engine: str) -> Variant | None:
+    """Returns the ONNX variant of the bundle that is called what is given as a file, for an engine that takes one."""
+    if engine not in FROM_ONNX or file.exists():
+        return None
+    return next((one for one in bundle.manifest.variants if one.format == "onnx" and one.name == str(file)), None)
+
+
 @contextmanager
-def model_file(file: Path, engine: str) -> Iterator[Path]:
-    """Gives the file that the engine reads: the given one, or what an ONNX file is translated to."""
-    if file.suffix != ".onnx" or engine != "litert":
+def model_file(file: Path, engine: str, compiler: Callable[[Path, Path], Path] | None = None) -> Iterator[Path]:
+    """Gives the file that the engine reads: the given one, or what an ONNX file is translated or compiled to.
+
+    Args:
+        compiler: Writes TensorRT's engine of the first file into the second one.
+
+    Raises:
+        InputNotFoundError: There is no such ONNX file.
+        MissingExtraError: The translator is not installed.
+        EngineMissingError: TensorRT is not installed.
+    """
+    if file.suffix != ".onnx" or engine not in FROM_ONNX:
         yield file
         return
     if not file.is_file():
         raise InputNotFoundError(f"no file at {file}")
-    with needs("litert"):
-        from lineside_converters.formats.litert_qdq import translate_file
     with tempfile.TemporaryDirectory() as folder:
+        if compiler is not None and engine == "tensorrt":
+            yield compiler(file, Path(folder) / "model.plan")
+            return
+        with needs("litert"):
+            from lineside_converters.formats.litert_qdq import translate_file
         yield translate_file(file, Path(folder) / "model.tflite")
+
+
+def _compiled(bundle: Bundle, source: Path, target: Path, options: argparse.Namespace) -> Path:
+    from lineside_converters.formats.vendor_variant import compile_for_tensorrt
+
+    return compile_for_tensorrt(bundle, source, target, data=options.data, fold=options.fold, frames=options.images)
 
 
 def _add(options: argparse.Namespace, file: Path) -> Bundle:

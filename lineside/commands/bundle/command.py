@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.bundle import add_variant, combine, mirror, refit, split
+from lineside.commands.bundle.tensorrt_source import tensorrt_sources
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite, add_terms
@@ -75,6 +76,7 @@ _COMPILE = (
     "compile an ONNX form with the vendor's compiler, then `lineside bundle add-variant BUNDLE FILE --engine {engine} "
     "--device npu --out NEW`"
 )
+_COMPILE_VARIANT = "`lineside bundle add-variant BUNDLE {name} --engine tensorrt --device gpu --out NEW`"
 _OPTIMIZE = "`lineside optimize BUNDLE --target BOARD --out NEW`"
 
 HOW_TO_MAKE = {
@@ -95,7 +97,16 @@ def run_show(options: argparse.Namespace) -> int:
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
         boards, absent = variants_by_board(bundle), how_to_make(bundle)
-        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": boards, "no_form_for": absent})
+        sources = tensorrt_sources(bundle) if "tensorrt" in absent else {}
+        print_json(
+            {
+                "digest": bundle.digest,
+                "manifest": bundle.manifest,
+                "boards": boards,
+                "no_form_for": absent,
+                "tensorrt_sources": {name: {"suits": one.suits, "why": one.why} for name, one in sources.items()},
+            }
+        )
     else:
         _print_summary(bundle)
     return 0
@@ -157,17 +168,25 @@ def _may_run(engine: str, variant: Variant) -> bool:
 
 def _print_boards(bundle: Bundle) -> None:
     """Prints what each board can run; boards for which that is the same share a line."""
+    absent = how_to_make(bundle)
+    sources = tensorrt_sources(bundle) if "tensorrt" in absent else {}
+    suited = [name for name, source in sources.items() if source.suits]
+    compiled = {"tensorrt": f"compiled there of {' or '.join(suited)}"} if suited else {}
     same: dict[str, list[str]] = {}
     for board, engines in variants_by_board(bundle).items():
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
-            by_names.setdefault(", ".join(names) or NOTHING, []).append(engine)
+            by_names.setdefault(", ".join(names) or compiled.get(engine, NOTHING), []).append(engine)
         text = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
         same.setdefault(text, []).append(board)
     for text, boards in same.items():
         show(f"on       {', '.join(boards)}: {text}")
-    for engine, text in how_to_make(bundle).items():
+    if suited:
+        absent["tensorrt"] = f"{_COMPILE_VARIANT.format(name=suited[0])}, or {absent['tensorrt']}"
+    for engine, text in absent.items():
         show(f"no form  for {engine}: {text}")
+    for name, source in sources.items():
+        show(f"tensorrt {name}: {source.why}")
 
 
 def how_to_make(bundle: Bundle) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lineside.commands.fleet import interactions, pool, recipe, results, rollout, simulate
-from lineside.console import add_row, draw, inform, print_json, show
+from lineside.console import add_row, draw, inform, note, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 from lineside_runtime.wording import counted
@@ -90,6 +91,7 @@ def run_ls(options: argparse.Namespace) -> int:
 
 
 def _table(devices: list[DeviceSummary]) -> RenderableType:
+    from rich.console import Group
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -101,17 +103,21 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
         up = "yes" if device.up else "no"
         runs, config = device.installed or "-", _config(device)
         add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
-        if device.error:
-            add_row(table, "", "", "", "", device.error)
-        if device.device_problem:
-            add_row(table, "", "", "", "device", f"{device.used_device}: {device.device_problem}")
-        for alarm in device.drift:
-            add_row(table, "", "", "", "drift", alarm)
-        if device.configuration_error:
-            add_row(table, "", "", "", "", "", device.configuration_error)
-        if device.agent_error:
-            add_row(table, "", "", "", "", "", "", device.agent_error)
-    return table
+    return Group(table, *(note(device.name, problem) for device in devices for problem in _problems(device)))
+
+
+def _problems(device: DeviceSummary) -> Iterator[str]:
+    """Yields what is wrong with a device, a line each."""
+    if device.error:
+        yield f"bundle: {device.error}"
+    if device.device_problem:
+        yield f"device {device.used_device}: {device.device_problem}"
+    for alarm in device.drift:
+        yield f"drift: {alarm}"
+    if device.configuration_error:
+        yield f"configuration: {device.configuration_error}"
+    if device.agent_error:
+        yield f"agent: {device.agent_error}"
 
 
 def _config(device: DeviceSummary) -> str:

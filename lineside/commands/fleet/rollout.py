@@ -6,7 +6,7 @@ import argparse
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import add_row, draw, inform, print_json
+from lineside.console import add_row, draw, inform, note, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 
@@ -59,6 +59,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableType, bool]:
+    from rich.console import Group
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -66,9 +67,8 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableTy
         table.add_column(name, justify="right" if name in ("healthy", "failed", "working", "away") else "left")
     for summary in rollouts:
         add_row(table, *_cells(summary))
-        if summary.rollout.reason:
-            add_row(table, "", summary.rollout.reason)
-    return table, one and not rollouts[0].rollout.unfinished
+    reasons = [note(one.rollout.id, one.rollout.reason) for one in rollouts if one.rollout.reason]
+    return Group(table, *reasons), one and not rollouts[0].rollout.unfinished
 
 
 def _cells(summary: RolloutSummary) -> tuple[str, ...]:

@@ -253,9 +253,9 @@ class LinkClient:
             self._publish_last(last, timeout_s)
         self._end(deadline, disconnect=True)
 
-    def vanish(self, *, timeout_s: float = 3.0) -> None:
+    def vanish(self) -> None:
         """Ends the connection for good without DISCONNECT, as a power cut does: the broker publishes the last will."""
-        self._end(time.monotonic() + timeout_s, disconnect=False)
+        self._end(time.monotonic() + 3.0, disconnect=False)
 
     def _end(self, deadline: float, *, disconnect: bool) -> None:
         self._closing.set()
@@ -359,6 +359,7 @@ class LinkClient:
             direct=self._take_direct,
             on_socket=self._on_socket_open,
             on_open=self._on_open,
+            now=self._now,
         )
         connection.run()
         with self._lock:

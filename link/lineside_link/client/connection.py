@@ -40,7 +40,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from lineside_link.client.outgoing import OutgoingMessage
 from lineside_link.client.packets import publish_head, split_publish
 from lineside_link.client.read_ahead import ReadAhead, ReadAheadClient
-from lineside_link.config import LinkConfig
+from lineside_link.client.tls_failures import tls_failure
+from lineside_link.clock import system_now
+from lineside_link.config import LinkConfig, Now
 from lineside_runtime.errors import BrokerError
 
 log = logging.getLogger("lineside.link")
@@ -102,6 +104,7 @@ class Connection:
         on_socket: Called in the network thread after CONNECT is sent. Packets may follow at once (MQTT 3.1.1, section
             3.1.4), so that subscribing needs no further round trip.
         on_open: Called in the network thread on CONNACK.
+        now: As for `LinkConfig.tls_context`.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Connection:
         direct: Callable[[str, bytearray], bool],
         on_socket: Callable[[Connection], None],
         on_open: Callable[[Connection], None],
+        now: Now | None = None,
     ) -> None:
         self.error: BrokerError | None = None
         self.subscribing: dict[int, tuple[str, ...]] = {}
@@ -125,6 +129,7 @@ class Connection:
         self._direct = direct
         self._on_socket = on_socket
         self._on_open = on_open
+        self._now = now or system_now
         self._leaving = threading.Event()
         self._ending = threading.Event()
         self._socket: ReadAhead | None = None
@@ -268,7 +273,8 @@ class Connection:
     def _note_end(self, reason: str, cause: Exception | None = None) -> None:
         if self.error is not None or self._leaving.is_set() or self._ending.is_set():
             return
-        self.error = BrokerError(
+        named = None if self.accepted else tls_failure(self._config, cause, now=self._now())
+        self.error = named or BrokerError(
             f"{self._config.url}: {reason.rstrip('.')}",
             action="Check that the broker runs and can be reached, and the certificates if it asks for them; "
             "the connection is tried again by itself.",

@@ -56,13 +56,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def full_text(self) -> str:
-        """Code, message and what would have been right."""
+        """Code, message, what would have been right, and what was found."""
         return f"[{self.code}] {self.explanation}"
 
     @property
     def explanation(self) -> str:
-        """Message and what would have been right."""
-        return f"{self.message}; expected {self.expected}" if self.expected else self.message
+        """Message, what would have been right, and what was found."""
+        expected = f"; expected {self.expected}" if self.expected else ""
+        actual = f", got {self.actual}" if self.actual else ""
+        return f"{self.message}{expected}{actual}"
 
     def __post_init__(self) -> None:
         for name in ("error", "message", "expected", "actual", "action"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.wording import nearest
 
 _FOLDER = Path(__file__).parent
 
@@ -20,6 +21,10 @@ NAMES = (
 """The INT8 detector of 12 surface defects, the wider float model that it was made of, a detector of the same types that
 learned drawn frames alone, the features for models of good parts, and the three networks that read text."""
 
+HOST_ONLY = ("surface-12-float",)
+"""Of `NAMES`, those that no device gets with the agent: what others are made of and compared with. A device can still
+run one that is pushed to it."""
+
 
 def path(name: str) -> Path:
     """Returns the folder of a shipped bundle.
@@ -32,10 +37,12 @@ def path(name: str) -> Path:
     """
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
+        here = [each for each in NAMES if (_FOLDER / each).is_dir()]
+        near = nearest(name, here)
         raise InputNotFoundError(
-            f"no shipped bundle {name!r}",
-            expected=f"one of {', '.join(NAMES)}",
-            action=_nearest(name) or "Give one of them, or the path of a bundle that is there.",
+            f"no shipped bundle {name!r}{' on a device' if name in HOST_ONLY and here else ''}",
+            expected=f"one of {', '.join(here)}",
+            action=f"Did you mean {near}?" if near else "Give one of them, or the path of a bundle that is there.",
         )
     return folder
 
@@ -51,10 +58,3 @@ def find(given: str | Path) -> Path:
     """
     place, name = Path(given), str(given)
     return place if "/" in name or place.suffix or place.exists() else path(name)
-
-
-def _nearest(name: str) -> str:
-    import difflib  # only who mistypes pays for it
-
-    near = difflib.get_close_matches(name, NAMES, n=1)
-    return f"Did you mean {near[0]}?" if near else ""

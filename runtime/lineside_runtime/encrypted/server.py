@@ -171,7 +171,6 @@ def serve_head(
     tls_key: Path | None = None,
     tls_certificate: Path | None = None,
     queries_per_day: int,
-    limits: ServerLimits | None = None,
     on_started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; running calls end.
@@ -187,7 +186,7 @@ def serve_head(
         ConfigError: The address cannot be used, or others could reach it without a token.
         InputNotFoundError: Key or certificate is not there.
     """
-    limits = limits or ServerLimits()
+    limits = ServerLimits()
     address = resolve(host, token)
     tls = read_tls(tls_key, tls_certificate)
     if tls is None and not address.startswith(("127.", "::1")):

@@ -42,19 +42,16 @@ class HeadTrial(msgspec.Struct, frozen=True, kw_only=True):
     noise_budget_bits: int
 
 
-def try_head(
-    head: LinearHead, queries: int, *, features: npt.NDArray[np.integer] | None = None, seed: int = 0
-) -> HeadTrial:
+def try_head(head: LinearHead, queries: int, *, features: npt.NDArray[np.integer] | None = None) -> HeadTrial:
     """Encrypts, computes and decrypts in this process.
 
     Args:
         features: ``(n, features)``, of which each query takes one in turn; random ones if not given.
-        seed: Of random features.
     """
     described = head.description
     low, high = described.feature_range
     if features is None:
-        features = np.random.default_rng(seed).integers(low, high + 1, (queries, described.features))
+        features = np.random.default_rng(0).integers(low, high + 1, (queries, described.features))
     wanted = head.sums(features)
     served = CipherHead(head)
     keys = DeviceKeys(served.packing, described.sum_bits)

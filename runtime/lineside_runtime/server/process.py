@@ -19,6 +19,9 @@ from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
 
 POLL_S = 0.05
+GRACE_S = 30.0
+"""How long running calls may take after `serve` has stopped to take further ones."""
+
 LAST_ANSWERS_S = 0.5
 """From the end of the last call: so that its answer leaves."""
 
@@ -65,7 +68,6 @@ def serve(
     *,
     on_started: Callable[[Running], None],
     drain_s: float = 1.0,
-    grace_s: float = 30.0,
 ) -> None:
     """Serves until SIGTERM or SIGINT; then readiness turns false, running calls end, and the models are closed.
 
@@ -73,7 +75,6 @@ def serve(
         on_started: Called once, when both protocols answer.
         drain_s: From the signal, how long calls are still taken, so that a load balancer sees that the server isn't
             ready any more; a second signal ends it.
-        grace_s: How long running calls may take after that.
 
     Raises:
         ConfigError: The address can't be used, others could reach it without a token, or TLS is half given.
@@ -99,19 +100,17 @@ def serve(
                 service.limits,
                 tls_key=binding.tls_key,
                 tls_certificate=binding.tls_certificate,
-                grace_s=grace_s,
+                grace_s=GRACE_S,
             ),
             lambda: on_started(running),
         )
-        asyncio.run(_until_told(service, http, listener, server, drain_s, grace_s))
+        asyncio.run(_until_told(service, http, listener, server, drain_s))
         rest.close()
     service.repository.close()
     log.info("stopped")
 
 
-async def _until_told(
-    service: Service, http: HttpServer, listener: socket.socket, server: Any, drain_s: float, grace_s: float
-) -> None:
+async def _until_told(service: Service, http: HttpServer, listener: socket.socket, server: Any, drain_s: float) -> None:
     told = asyncio.Queue[int]()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,7 +123,7 @@ async def _until_told(
     if not serving.done():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(told.get(), drain_s)
-    stopped = server.stop(grace_s)
+    stopped = server.stop(GRACE_S)
     http.should_exit = True
     await serving
     while service.gate.in_flight and not stopped.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from lineside_agent.config import parse_config
 from lineside_agent.deployment.self_update.guard import AgentTrial
 from lineside_agent.health.doctor import Examination, collect, examine
 from lineside_agent.service.install import install
+from lineside_hub.identity.authority import Authority
+from lineside_link.config import LinkConfig
 from tests.peers.waiting import free_port
+from tests.worlds.agent import write_agent
+from tests.worlds.secure_site import freeze_authority
 
 CONFIG = b"""
 device = "cam-1"
@@ -90,6 +95,12 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "another agent is connected as cam-1", status(name_conflicts=1)),
         ("warning", "expires in 12 days", {"certificate_days": 12.4}),
         ("error", "has expired", {"certificate_days": -1.0}),
+        (
+            "warning",
+            "expires in 12 days: a person must sign",
+            {"certificate_days": 12.4} | status(certificate_problem="a person must sign"),
+        ),
+        ("warning", "is not renewed: refused", {"certificate_days": 200.0} | status(certificate_problem="refused")),
         ("error", "can't be read", {"certificate_problem": "the certificate can't be read: x"}),
         ("warning", "the clock is 1:00:00 behind", {"clock_behind_s": 3600.0}),
         ("warning", "MiB are free", {"free_bytes": 1 << 20}),
@@ -120,6 +131,23 @@ def test_gate_that_is_energised_to_reject_is_warned_of() -> None:
 def test_worst_comes_first() -> None:
     found = examine(well(free_bytes=0, changed_files=None, certificate_days=-1.0))
     assert [finding.level for finding in found] == ["error", "warning", "note"]
+
+
+def test_the_certificate_that_is_examined_is_the_one_in_use(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "ca", site="t0")
+    pair = tmp_path / "state" / "identity" / "1a"
+    pair.mkdir(parents=True)
+    renewed = authority.enroll("cam-1", group="line")
+    for path in (renewed.certificate, renewed.key):
+        shutil.copy(path, pair / path.name)
+    (pair.parent / "current").write_text("1a")
+    with freeze_authority(days=-800):
+        old = authority.enroll("cam-1", group="line")
+    link = LinkConfig("mqtts://127.0.0.1:1", "t0", ca=str(old.ca), certificate=str(old.certificate), key=str(old.key))
+    (tmp_path / "root.json").write_text("{}")
+    days = collect(write_agent(tmp_path, link=link, group="line"), tmp_path).certificate_days
+    assert days is not None
+    assert days > 700
 
 
 def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ from lineside_link.messages import CertificateAnswer, CertificateRequest, decode
 from lineside_link.topics import Topics
 from lineside_runtime.errors import ConfigError, FetchError, IdentityError, InputNotFoundError, SignatureError
 from tests.peers import SecureMosquitto, find_mosquitto, wait_for
+from tests.worlds.secure_site import freeze_authority
 
 TOPICS = Topics("t0")
 
@@ -334,6 +335,65 @@ def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(service: Enr
     # Killed while it was written, or damaged: the old pair serves until the next renewal.
     Path(str(identity.config().key)).write_bytes(b"")
     assert identity.config() == link
+
+
+def test_a_device_that_was_enrolled_again_uses_its_new_certificate(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "ca", site="t0")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    state = tmp_path / "state"
+    state.mkdir()
+    credentials = authority.enroll("cam-1", group="line")
+    link = LinkConfig(
+        "mqtts://127.0.0.1:1",
+        "t0",
+        ca=str(credentials.ca),
+        certificate=str(credentials.certificate),
+        key=str(credentials.key),
+    )
+    identity = DeviceIdentity(state, link, "cam-1", ClockFloor(state / "clock"))
+    key = new_key()
+    first = read_certificate(credentials.certificate.read_bytes())
+    by, serial = read_key(credentials.key.read_bytes()), f"{first.serial_number:x}"
+    issued = authority.answer(make_request("cam-1", key, signer=f"serial:{serial}", by=by)).decode()
+    identity._install(CertificateAnswer(device="cam-1", request="", status="issued", certificate=issued), key)
+    assert identity.config() != link
+
+    with freeze_authority(days=731):  # the renewed one has expired, and the files of agent.toml are new
+        authority.enroll("cam-1", group="line")
+    assert identity.config() == link
+    assert not DeviceIdentity(
+        state, link, "cam-1", ClockFloor(tmp_path / "floor", now=lambda: now + datetime.timedelta(days=800))
+    ).due()
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize(("days", "said"), [(720, "a person must sign the request"), (735, "expired at"), (500, "")])
+def test_a_certificate_that_nobody_renews_becomes_a_problem(
+    service: EnrollmentService, tmp_path: Path, days: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside_agent.hub_client.identity.REQUEST_AGAIN_S", 0.5)
+    credentials = service.broker.enroll("cam-1")
+    link = service.broker.config_with(credentials)
+    then = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    identity = renewing(service, tmp_path / "state", link, Clock(then))
+    client = LinkClient(link, "cam-1")
+    client.subscribe(TOPICS.certificate("cam-1"), identity.received)
+    client.start()
+    assert client.wait_connected(60), client.last_error
+    stop = threading.Event()
+    thread = threading.Thread(target=identity.run, args=(client, TOPICS, stop))
+    thread.start()
+    try:
+        wait_for(lambda: waiting(service.authority.folder) == ["cam-1"], what="the request")
+        if said:
+            wait_for(lambda: said in str(identity.problem), what="the problem")
+        else:
+            wait_for(lambda: identity._waits_for_person, what="the hub's answer")
+            assert identity.problem is None
+    finally:
+        stop.set()
+        thread.join(60)
+        client.close()
 
 
 def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(service: EnrollmentService, tmp_path: Path) -> None:

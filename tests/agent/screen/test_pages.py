@@ -9,6 +9,7 @@ import errno
 import functools
 import itertools
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,39 @@ def test_at_rest_everything_but_the_picture_is_grey(agent: TriggeredAgent, page:
     image = np.asarray(cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR), int)
     coloured = (image.max(axis=2) - image.min(axis=2)) > 12
     assert coloured.mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [(800, 480), (640, 400), (400, 240), (390, 844)])
+def test_the_verdict_is_seen_without_scrolling_also_at_twice_the_size(
+    agent: TriggeredAgent, page: Page, size: tuple[int, int]
+) -> None:
+    part(agent, "reject")
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    expect(page.locator("#verdict")).to_have_text("Reject")
+    expect(page.locator("#verdict")).to_be_in_viewport(ratio=0.95)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_reject_keeps_the_focus_and_a_touch_while_new_ones_come(agent: TriggeredAgent, page: Page) -> None:
+    first = part(agent, "reject")["part_id"]
+    page.get_by_role("button", name="Rejects").click()
+    tile = page.locator(f'#grid button[aria-label$=" {first}"]')
+    tile.focus()
+    second = part(agent, "reject")["part_id"]
+    expect(page.locator("#grid button").first).to_have_attribute("aria-label", re.compile(f" {second}$"))
+    expect(tile).to_be_focused()
+    box = tile.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.down()  # as a glove: long enough for another part to come
+    third = part(agent, "reject")["part_id"]
+    with page.expect_response("**/rejects"):
+        part(agent, "reject")
+    page.mouse.up()
+    expect(page.locator("#reject-title")).to_contain_text(first)
+    expect(page.locator("#reject-keys button").first).to_be_focused()
+    page.get_by_role("button", name="Back").click()
+    expect(page.locator(f'#grid button[aria-label$=" {third}"]')).to_be_visible()
 
 
 def test_two_touches_mark_a_false_reject_which_a_kill_does_not_take(agent: TriggeredAgent, page: Page) -> None:

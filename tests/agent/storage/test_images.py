@@ -13,6 +13,7 @@ import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage.images import ImageArchive, wanted
+from lineside_link.age_limit import LEAST
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 
@@ -91,6 +92,14 @@ def test_old_images_go_beyond_the_bound_in_days(tmp_path: Path) -> None:
     old, new = save(archive, 1, days_ago=3.0), save(archive, 2)
     assert archive.sweep() == 1
     assert (old[0].exists(), new[0].exists()) == (False, True)
+
+
+def test_a_clock_that_is_ahead_deletes_few_images_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = ImageArchive(tmp_path, StoreConfig(keep_images="all", images_max_days=30.0))
+    save(archive, *range(LEAST + 10))
+    now_s = time.time()
+    monkeypatch.setattr("lineside_agent.storage.images.time.time", lambda: now_s + 365 * 86400)
+    assert archive.sweep() == LEAST
 
 
 def test_images_make_room_for_verdicts_whatever_the_bounds(tmp_path: Path) -> None:

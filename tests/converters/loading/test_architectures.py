@@ -76,7 +76,7 @@ def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("package", "name"),
-    [("torchvision", "regnet_y_400mf"), ("timm", "regnety_004"), ("timm", "vit_small_patch16_384")],
+    [("torchvision", "regnet_y_400mf"), ("timm", "regnety_004"), ("timm", "vit_tiny_patch16_384")],
 )
 def test_regnets_and_plain_vits_are_known_by_their_keys_and_shapes(package: str, name: str, tmp_path: Path) -> None:
     import timm

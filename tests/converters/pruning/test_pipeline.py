@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -35,7 +34,7 @@ from lineside_converters.search import pipeline
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.data import ClassifierInput, load_classes
 from lineside_converters.training.classification.objective import ClassificationObjective
-from lineside_converters.training.classification.trainer import export_classifier, train_classifier
+from lineside_converters.training.classification.trainer import ClassifierResult, export_classifier, train_classifier
 from lineside_converters.training.progress import TrainingProgress
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
@@ -105,6 +104,8 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(
     result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
     report = read_report(result.bundle.path)
     assert report.level == 2 and report.curves and TRAINED_ON in report.notes
+    assert report.accuracy_on.endswith(f"frames of {folder.name}, fold train")
+    assert report.training["pruning"]["effort"] == dataclasses.asdict(QUICK)
     assert TIMED_ELSEWHERE.format(target="rpi5") in report.notes
     assert any(curve.chosen > 0 for curve in report.curves)
     for curve in report.curves:
@@ -182,20 +183,14 @@ def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
 def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
     model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lineside_converters.pruning.pipeline import prune_model
-
-    def spoil(*given: Any) -> PruningResult:
-        slimmed = prune_model(*given)
-        spoilt = onnx.load(slimmed.model)
-        for tensor in spoilt.graph.initializer:
-            if len(tensor.dims) == 2:  # the last layer: each class answers for another
-                values = onnx.numpy_helper.to_array(tensor)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
-        path = tmp_path / "spoilt.onnx"
-        onnx.save(spoilt, path)
-        return PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
-
-    monkeypatch.setattr("lineside_converters.stages.prune.prune_model", spoil)
+    spoilt = onnx.load(model)
+    for tensor in spoilt.graph.initializer:
+        if len(tensor.dims) == 2:  # the last layer: each class answers for another
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
+    onnx.save(spoilt, tmp_path / "spoilt.onnx")
+    spoil = PruningResult(tmp_path / "spoilt.onnx", curves=(), training={}, notes=())
+    monkeypatch.setattr("lineside_converters.stages.prune.prune_model", lambda *_: spoil)
     with pytest.raises((AccuracyGateError, LinesideError)) as caught:
         optimizer(model, folder, tmp_path, 2, max_drop=0.05).run()
     assert caught.value.code in (6002, 6003)
@@ -252,22 +247,6 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, 
     assert taken == [given, {}]
 
 
-def test_the_command_prunes_and_says_where_accuracy_was_judged(
-    model: Path, folder: Path, tmp_path: Path, counting: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lineside.cli import main
-
-    words = ["optimize", str(model), "--level", "2", "--target", "rpi5", "--data", str(folder), "--max-drop", "0.2"]
-    words += ["--speedup", "1.15", "--epochs", "8", "--learning-rate", "4e-3", "--true-weight", "1", "--no-memory"]
-    words += ["--teach-weight", "1", "--threads", "1", "--out", str(tmp_path / "bundle"), "--json"]
-    assert main(words) == 0
-    found = json.loads(capsys.readouterr().out)
-    effort = read_report(tmp_path / "bundle").training["pruning"]["effort"]
-    assert effort == dataclasses.asdict(QUICK)
-    assert found["judged_on"].endswith(f"frames of {folder.name}, fold train")
-    assert not (tmp_path / "bundle.work").exists()
-
-
 def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None:
     for wrong in ({"speed": 2}, {"speedup": "fast"}):
         with pytest.raises(ConfigError, match="effort"):
@@ -294,21 +273,25 @@ def test_a_student_that_there_is_none_of_is_refused(model: Path, folder: Path, w
         open_student(wrong, setup, seed=0)
 
 
-def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, tmp_path: Path) -> None:
-    config: dict[str, Any] = {
-        "data": (folder,),
-        "side_px": 32,
-        "width": 0.125,
-        "batch": 16,
-        "threads": 1,
-        "evaluate_every": 1,
-    }
-    result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
-    assert result.labels == LABELS and 0 <= result.held_top1 <= 1
+SMALL: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def classifier(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassifierResult:
+    config = ClassifierConfig(data=(folder,), out=tmp_path_factory.mktemp("run"), epochs=1, width=0.125, **SMALL)
+    return train_classifier(config, lambda _: None)
+
+
+def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(
+    classifier: ClassifierResult, folder: Path, tmp_path: Path
+) -> None:
+    assert classifier.labels == LABELS and 0 <= classifier.held_top1 <= 1
+    shutil.copytree(Path(classifier.onnx).parent, tmp_path / "run")
     heard: list[TrainingProgress] = []
-    train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
-    assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
-    found = onnx.load(result.onnx)
+    config = ClassifierConfig(data=(folder,), out=tmp_path / "run", epochs=2, width=0.125, resume=True, **SMALL)
+    train_classifier(config, heard.append)
+    assert [progress.epoch for progress in heard] == [1] * len(heard) and heard
+    found = onnx.load(classifier.onnx)
     assert [value.name for value in found.graph.output] == ["logits"]
     with pytest.raises(TrainingError, match="side_px"):
         ClassifierConfig(out=tmp_path, data=(folder,), side_px=30)
@@ -335,28 +318,29 @@ def test_a_classifier_begins_with_imagenets_weights_and_sees_colours(folder: Pat
         ClassifierConfig(out=tmp_path, data=(folder,), architecture="lite0", width=0.5)
 
 
-def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows(folder: Path, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1, "learning_rate": 1e-5, "evaluate_every": 1}
-    first = train_classifier(
-        ClassifierConfig(data=(folder,), out=tmp_path / "first", epochs=1, width=0.125, **common), lambda _: None
-    )
+def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows(
+    classifier: ClassifierResult, folder: Path, tmp_path: Path
+) -> None:
+    start = Path(classifier.onnx).parent
     more = tmp_path / "more"
     shutil.copytree(folder, more)
     shutil.copytree(folder / LABELS[0], more / "a new class")
-    config = ClassifierConfig(data=(more,), out=tmp_path / "second", epochs=1, start=tmp_path / "first", **common)
+    config = ClassifierConfig(
+        data=(more,), out=tmp_path / "run", epochs=1, start=start, learning_rate=1e-5, evaluate_every=1, **SMALL
+    )
     second = train_classifier(config, lambda _: None)
     assert second.labels == ("a new class", *LABELS)
     image = np.random.default_rng(0).normal(0, 1, (1, 1, 32, 32)).astype(np.float32)
     before, after = (
         ort.InferenceSession(each.onnx, providers=["CPUExecutionProvider"]).run(None, {"image": image})[0][0]
-        for each in (first, second)
+        for each in (classifier, second)
     )
     assert np.allclose(before, after[1:], atol=0.1), "one pass at a rate of nearly nothing"
     assert from_metadata(read_onnx(Path(second.onnx)), "float.onnx").labels == second.labels
 
 
 def test_a_run_never_ends_with_less_than_the_model_that_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"data": (folder,), "side_px": 32, "batch": 16, "threads": 1}
+    common: dict[str, Any] = {"data": (folder,), **SMALL}
     first = train_classifier(
         ClassifierConfig(out=tmp_path / "first", epochs=4, width=0.125, learning_rate=4e-3, **common), lambda _: None
     )
@@ -367,11 +351,8 @@ def test_a_run_never_ends_with_less_than_the_model_that_it_goes_on_from(folder: 
     assert (curve[0]["step"], curve[0]["top1"]) == (0, first.held_top1)
 
 
-def test_two_trainings_of_one_seed_are_the_same(folder: Path, tmp_path: Path) -> None:
-    config: dict[str, Any] = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
-    weights = []
-    for name in ("one", "two"):
-        result = train_classifier(ClassifierConfig(out=tmp_path / name, **config), lambda _: None)
-        weights.append(copy.deepcopy(torch.load(result.weights, weights_only=True)))
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, msg=name)
+def test_two_trainings_of_one_seed_are_the_same(classifier: ClassifierResult, folder: Path, tmp_path: Path) -> None:
+    config = ClassifierConfig(data=(folder,), out=tmp_path, epochs=1, width=0.125, **SMALL)
+    again = torch.load(train_classifier(config, lambda _: None).weights, weights_only=True)
+    for name, tensor in torch.load(classifier.weights, weights_only=True).items():
+        torch.testing.assert_close(again[name], tensor, msg=name)

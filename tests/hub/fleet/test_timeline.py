@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
-from lineside_hub.results.database import Database, TimelineEvent
+from lineside_hub.results.database import EVENTS_STEP, Database, TimelineEvent
 from lineside_link.messages import (
     BundleRef,
     ConfigRef,
@@ -49,6 +49,19 @@ def test_each_state_is_told_once_however_often_it_is_reported(database: Database
     report(database, gen=1, state="active", wanted=NEW, installed=NEW, previous=OLD, free_bytes=5)
     states = ["fetching", "verifying", "staged", "switching", "health_check", "active"]
     assert told(database) == [(state, "surface@2.0.0", None) for state in states]
+
+
+def test_a_line_that_changes_its_recipe_with_each_part_fills_no_disk_and_hides_no_deployment(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside_hub.results.database.EVENTS_MAX", 50)
+    report(database, gen=1, state="active", wanted=NEW, installed=NEW)
+    for number in range(400):
+        report(database, gen=1, state="active", wanted=NEW, installed=NEW, recipe=f"housing-{number}")
+    kept = [event.detail for event in database.events(kind="recipe")]
+    assert 50 <= len(kept) <= 50 + EVENTS_STEP
+    assert kept[-1] == "housing-399"
+    assert len(database.events(kind="active")) == 1
 
 
 def test_a_bundle_that_was_made_at_the_device_names_who_made_it(database: Database) -> None:

@@ -130,6 +130,27 @@ def test_a_page_shows_what_changes_without_being_loaded_again(world: DashboardWo
         world.client("operate").json("POST", "/api/v1/rollouts/line-a-2/order", {"order": "resume"})
 
 
+def test_a_page_that_refreshes_itself_keeps_the_focus_and_a_press(world: DashboardWorld, browser: Browser) -> None:
+    with world.open_page(browser, "operate", "/rollouts/line-a-2") as page:
+        page.on("dialog", lambda dialog: dialog.dismiss())
+        pause = page.get_by_role("button", name="Pause")
+        pause.focus()
+        page.evaluate("document.getElementById('live').dataset.old = 'yes'")
+        expect(page.locator("#live[data-old]")).to_have_count(0)  # it was replaced
+        expect(pause).to_be_focused()
+        box = pause.bounding_box()
+        assert box is not None
+        page.evaluate("document.getElementById('live').dataset.old = 'yes'")
+        page.mouse.move(box["x"] + 9, box["y"] + 9)
+        page.mouse.down()
+        with page.expect_response(lambda one: "x-refresh" in one.request.headers):
+            pass
+        expect(page.locator("#live[data-old]")).to_have_count(1)  # the key that is held stays
+        page.mouse.up()
+        expect(page.locator("dl")).to_contain_text("paused")
+        world.client("operate").json("POST", "/api/v1/rollouts/line-a-2/order", {"order": "resume"})
+
+
 def test_an_account_is_added_and_removed_in_the_browser(world: DashboardWorld, browser: Browser) -> None:
     with world.open_page(browser, "administer", "/accounts") as page:
         page.on("dialog", lambda dialog: dialog.accept())

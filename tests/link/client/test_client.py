@@ -493,7 +493,7 @@ def test_a_certificate_of_another_authority_is_refused(
     wait_for(lambda: client.counters.get("connect_failures", 0) >= 3)
     assert client.counters.get("connects", 0) == 0
     assert isinstance(client.last_error, BrokerError)
-    assert "certificate" in client.last_error.action
+    assert "certificate" in str(client.last_error)
 
 
 def test_a_broker_of_another_authority_is_refused(
@@ -502,7 +502,7 @@ def test_a_broker_of_another_authority_is_refused(
     foreign = Authority.create(tmp_path / "foreign", site="t0").enroll("cam-1", group="line")
     client = make_client(secure_mosquitto.config_with(foreign), "cam-1")
     client.start()
-    wait_for(lambda: "CERTIFICATE_VERIFY_FAILED" in str(client.last_error))
+    wait_for(lambda: "the broker's certificate is refused" in str(client.last_error))
     assert client.counters.get("connects", 0) == 0
 
 
@@ -512,7 +512,7 @@ def test_a_broker_with_another_name_is_refused(make_client: MakeClient, tmp_path
     try:
         client = make_client(broker.config("cam-1"), "cam-1")
         client.start()
-        wait_for(lambda: "IP address mismatch" in str(client.last_error))
+        wait_for(lambda: "the broker's certificate doesn't name 127.0.0.1" in str(client.last_error))
         assert client.counters.get("connects", 0) == 0
     finally:
         broker.stop()

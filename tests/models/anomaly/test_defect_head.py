@@ -62,10 +62,7 @@ def _auroc(model: AnomalyModel) -> float:
 
 
 def test_marked_parts_find_what_good_parts_alone_do_not(marked: AnomalyModel) -> None:
-    alone = _auroc(learn(_good(), BANK))
-    assert _auroc(marked) > alone + 0.02
-    unboxed = [MarkedFrame(_frame(seed, faint=True).frame, np.zeros((0, 4))) for seed in range(100, 120)]
-    assert _auroc(learn(_good(), BANK, marked=unboxed)) > alone
+    assert _auroc(marked) > _auroc(learn(_good(), BANK)) + 0.02
 
 
 def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: AnomalyModel, tmp_path: Path) -> None:

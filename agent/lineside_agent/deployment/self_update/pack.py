@@ -1,4 +1,4 @@
-"""Pack a payload at the host: lineside's wheel, its requirements on that board, and pip.
+"""Pack a payload at the host: lineside's wheel without what only a host uses, its requirements on that board, and pip.
 
 pip chooses and fetches for the board's Python and platform, but evaluates environment markers (``; python_version <
 "3.11"``) with the Python that runs it. So the requirements of every wheel are evaluated again with the board's markers,
@@ -20,6 +20,7 @@ import msgspec
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from lineside_agent.deployment.self_update.device_wheel import write_device_wheel
 from lineside_agent.deployment.self_update.environment import for_target, run_pip
 from lineside_agent.deployment.self_update.payload import (
     MANIFEST_NAME,
@@ -83,6 +84,7 @@ def pack(
         (scratch / WHEELS).mkdir()
         own = _own_wheel(wheel, scratch, report)
         _check_wheel(own, extras)
+        own = write_device_wheel(own, scratch / "device")
         shutil.copy2(own, scratch / WHEELS / own.name)
         report(f"{own.name}: fetching what it needs for Python {python} on {architecture}")
         _fetch_closure(scratch, own, wheels, for_target(python, architecture), extras, _markers(python, architecture))

@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const STALE_MS = 4000;            // without a state for so long the agent is gone: it sends two a second
 const CONFIRM_MS = 5000;
+const PRESS_MS = 5000;            // a finger that left the window without a sign holds nothing for longer
 const LANGUAGES = { en: "English", de: "Deutsch", zh: "中文" };
 const THEMES = ["auto", "light", "dark"];
 const FIGURE_TEXT_PX = 15;
@@ -14,6 +15,7 @@ const store = (name, value) => { try { localStorage.setItem(name, value); } catc
 let strings = {}, language = "en", view = "live", session = { name: "", role: null, people: [] };
 let state = null, stateAt = 0, clockOffsetMs = 0, stream = null;
 let part = null, shownPart = null, pictureBusy = false;
+let pressedAt = 0, missed = false;
 let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects", liveHeat = false;
 
 // Texts and elements.
@@ -44,6 +46,42 @@ function svg(tag, attributes = {}, ...children) {
 
 function fill(place, ...children) {
   place.replaceChildren(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+}
+
+// A list that changes by itself. An element that stays is not touched, or it would lose its focus; while a finger or a
+// mouse key is down nothing changes, or the touch would end on another element.
+function showList(place, items, signature, make, update = () => {}) {
+  if (Date.now() - pressedAt < PRESS_MS) { missed = true; return; }
+  const old = new Map([...place.children].map((made) => [made.dataset.shown, made]));
+  const at = [...place.children].findIndex((made) => made.contains(document.activeElement));
+  const wanted = items.map((one) => {
+    const made = old.get(signature(one)) ?? make(one);
+    made.dataset.shown = signature(one);
+    update(made, one);
+    return made;
+  });
+  for (const made of [...place.children]) if (!wanted.includes(made)) made.remove();
+  wanted.forEach((made, index) => { if (place.children[index] !== made) place.insertBefore(made, place.children[index] ?? null); });
+  if (at >= 0 && !place.contains(document.activeElement)) keepFocus(place, at);
+}
+
+// The focused element is gone: what stands in its place has the focus, or else the key of this view.
+function keepFocus(place, at) {
+  const near = [...place.children].slice(0, at + 1).reverse().map((made) => (made.matches("button") ? made : made.querySelector("button"))).find(Boolean);
+  (near ?? place.querySelector("button") ?? document.querySelector("nav [aria-current]"))?.focus({ preventScroll: true });
+}
+
+function watchPresses() {
+  document.addEventListener("pointerdown", () => { pressedAt = Date.now(); }, true);
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => setTimeout(() => {
+      pressedAt = 0;
+      if (!missed) return;
+      missed = false;
+      if (state) showState();
+      showRejects();
+    }), true);
+  }
 }
 
 const symbol = (name) => svg("svg", { "aria-hidden": "true" }, svg("use", { href: `#s-${name}` }));
@@ -277,11 +315,8 @@ function showAlarms() {
   }
   if (view !== "alarms") return;
   $("no-alarms").hidden = alarms.length > 0;
-  const signature = JSON.stringify([alarms, language]);
-  if ($("alarm-list").dataset.shown !== signature) {
-    $("alarm-list").dataset.shown = signature;
-    fill($("alarm-list"), ...alarms.map(alarmItem));
-  }
+  const signature = (one) => JSON.stringify([{ ...one, detail: "" }, language]);
+  showList($("alarm-list"), alarms, signature, alarmItem, (made, one) => { made.querySelector("p[lang]").textContent = one.detail; });
   showFacts();
 }
 
@@ -320,13 +355,7 @@ function showRejects() {
 }
 
 function showThumbnails(place, shown) {
-  const signature = (one) => `${one.number} ${one.mark} ${language}`;
-  const old = new Map([...place.children].map((made) => [made.dataset.shown, made]));
-  fill(place, ...shown.map((one) => {
-    const made = old.get(signature(one)) ?? thumbnail(one);
-    made.dataset.shown = signature(one);
-    return made;
-  }));
+  showList(place, shown, (one) => `${one.number} ${one.mark} ${language}`, thumbnail);
 }
 
 function thumbnail(reject) {
@@ -345,6 +374,7 @@ async function openReject(reject) {
   if (view !== "reject") cameFrom = view;
   show("reject");
   drawReject();
+  $("reject-keys").querySelector("button").focus({ preventScroll: true });
 }
 
 function drawReject() {
@@ -414,7 +444,7 @@ function showRejectKeys() {
     key("missed_defect", () => (opened.mark === "missed_defect" ? mark(null) : beginDrawing())), key("not_sure", toggle("not_sure")),
     opened.has_heat ? el("button", { "aria-pressed": String(opened.heat), onclick: () => { opened.heat = !opened.heat; drawReject(); } }, t("heat_map")) : null,
     opened.has_image ? el("button", { "aria-pressed": String(Boolean(opened.similar)), onclick: () => toggleSimilar() }, t("good_part")) : null,
-    el("button", { onclick: () => show(cameFrom) }, t("back")));
+    el("button", { onclick: () => { show(cameFrom); document.querySelector("nav [aria-current]").focus({ preventScroll: true }); } }, t("back")));
 }
 
 function beginDrawing() {
@@ -583,7 +613,7 @@ function show(name) {
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();
-  if (name === "alarms" && state) { $("alarm-list").dataset.shown = ""; showAlarms(); }
+  if (name === "alarms" && state) showAlarms();
   if (name === "rejects" || name === "live") showRejects();
 }
 
@@ -627,7 +657,7 @@ function setLanguage(code) {
 
 const viewName = () => view;
 
-export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, svg, t, tell, thumbnailKey, viewName, warn };
+export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, showList, svg, t, tell, thumbnailKey, viewName, warn };
 
 async function begin() {
   strings = await get("strings.json");
@@ -644,6 +674,7 @@ async function begin() {
   $("picture").addEventListener("click", () => { if (shownPart) openReject(shownPart); });
   for (const key of document.querySelectorAll("nav button")) key.addEventListener("click", () => show(key.dataset.view));
   document.addEventListener("visibilitychange", connect);
+  watchPresses();
   show("live");
   setInterval(tick, 250);
   await loadSession();

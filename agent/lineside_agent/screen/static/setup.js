@@ -1,6 +1,6 @@
 // Set-up views: camera with region editor, and the wizard that learns good parts.
 
-import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
+import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, showList, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
 
 const LOOK_MS = 300, STEP = 0.02, HANDLE_PX = 22, TOUCH_PX = 52;   // 20 mm of a 7-inch panel
 
@@ -221,12 +221,9 @@ function drawLearning() {
   const can = ["collecting", "paused", "learned"].includes(at), says = { empty: "learning_begin", collecting: "learning_collecting", paused: "learning_paused", learning: "learning_learning", learned: "learning_learned", deploying: active ? "learning_active" : "learning_deploying" }[at];
   $("learning-title").textContent = t("good_parts_count", { n: number(parts.length), of: number(wizard.advised) });
   $("learning-note").textContent = [t(says, { state: deployment, progress }), at === "learned" ? result.warning : "", wizard.replaced ? t("learning_replaced", { state: deployment }) : at === "learned" && wizard.has_hub ? t("learning_hub") : "", error].filter(Boolean).join(" ");
-  const signature = JSON.stringify([parts.map((one) => one.number), at, result !== null, document.documentElement.lang]);
-  if ($("learning-parts").dataset.shown !== signature) {
-    $("learning-parts").dataset.shown = signature;
-    fill($("learning-parts"), ...[...parts].reverse().map((part) => thumbnailKey(`learning/${part.number}.jpg`, `${t("remove_part")} ${part.part_id}`,
-      `${result ? number(result.good[part.number] ?? 0, 2) : clockTime(part.captured_at_ns)} ${part.part_id}`, can ? () => step({ do: "remove", part: part.number }) : null)));
-  }
+  showList($("learning-parts"), [...parts].reverse(), (one) => JSON.stringify([one.number, at, result !== null, document.documentElement.lang]),
+    (one) => thumbnailKey(`learning/${one.number}.jpg`, `${t("remove_part")} ${one.part_id}`,
+      `${result ? number(result.good[one.number] ?? 0, 2) : clockTime(one.captured_at_ns)} ${one.part_id}`, can ? () => step({ do: "remove", part: one.number }) : null));
   drawScores();
   const keys = JSON.stringify([at, parts.length < wizard.least, document.documentElement.lang]);
   if ($("learning-keys").dataset.shown === keys) return;   // a key that is being touched stays

@@ -271,7 +271,7 @@ class Workers(Strategy):
             compute_s=compute_s,
             backward_s=backward_s,
             last_share=self._last_share,
-            equal=scheme_selection.SHOWN_EQUAL,
+            equal=scheme_selection.SHOWN_EQUAL[self.layout_name],
         )
         self.scheme_why, self._alone_s = choice.why, {}
         log.info("gradients travel as %s: %s", choice.scheme, choice.why)

@@ -79,16 +79,16 @@ class Interactions:
         known = {item: row for row, item in enumerate(self.items)}
         return np.array([known.get(item, -1) for item in ids], np.int64)
 
-    def without_last(self, count: int = 1) -> Interactions:
-        """Returns the interactions without each user's last ones; users with fewer than two left stay out."""
-        kept = [number for number, rows in enumerate(self.chosen) if len(rows) - count >= 2]
+    def without_last(self) -> Interactions:
+        """Returns the interactions without each user's last one; users with fewer than two left stay out."""
+        kept = [number for number, rows in enumerate(self.chosen) if len(rows) >= 3]
         return Interactions(
             items=self.items,
             attributes=self.attributes,
             attribute_rows=self.attribute_rows,
             users=tuple(self.users[number] for number in kept),
-            chosen=tuple(self.chosen[number][:-count] for number in kept),
-            shown=tuple(self.shown[number][:-count] for number in kept),
+            chosen=tuple(self.chosen[number][:-1] for number in kept),
+            shown=tuple(self.shown[number][:-1] for number in kept),
         )
 
     def popularity(self) -> Ints:

@@ -14,6 +14,7 @@ import msgspec
 from lineside_hub.blobs import BlobStore
 from lineside_hub.config import FramesConfig
 from lineside_hub.results.frames.rows import FrameRows, StoredFrame
+from lineside_link.age_limit import most_by_age
 
 BATCH = 200
 
@@ -51,7 +52,8 @@ def sweep(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) 
 def _remove_old(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) -> RemovedFrames:
     count = size = 0
     before_ns = now_ns - int(config.max_age_days * 86400e9)
-    while found := rows.oldest(BATCH, before_ns=before_ns):
+    most = most_by_age(rows.total()[0], config.max_age_days)
+    while found := rows.oldest(min(BATCH, most - count), before_ns=before_ns):
         count, size = count + len(found), size + _remove(rows, blobs, found)
     return RemovedFrames(count, size, f"older than {config.max_age_days:g} days")
 

@@ -34,15 +34,12 @@ def pdf_pages(data: bytes, limits: DocumentLimits) -> Iterator[PdfPage]:
     return _served(Request(data=data, limits=limits))
 
 
-def pdf_image(
-    data: bytes, number: int, *, dpi: float = 100, limits: DocumentLimits | None = None
-) -> npt.NDArray[np.uint8]:
+def pdf_image(data: bytes, number: int, *, dpi: float = 100) -> npt.NDArray[np.uint8]:
     """Renders a page.
 
     Args:
         number: Of the page, from 0.
         dpi: Resolution; less where the page would have more than 6 megapixels.
-        limits: `DocumentLimits()` if ``None``.
 
     Returns:
         ``(H, W) uint8`` grey.
@@ -51,7 +48,7 @@ def pdf_image(
         DocumentError: It is encrypted, damaged, beyond a limit, or has no such page.
         MissingExtraError: PDFium is not installed.
     """
-    request = Request(data=data, limits=limits or DocumentLimits(), images=(number,), dpi=dpi)
+    request = Request(data=data, limits=DocumentLimits(), images=(number,), dpi=dpi)
     for page in _served(request):
         return page_image(page)
     raise DocumentError("no such page", expected="a page of the PDF", actual=f"page {number + 1}", action="")

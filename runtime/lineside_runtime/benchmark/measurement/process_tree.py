@@ -10,14 +10,14 @@ from lineside_runtime.benchmark.measurement.protocol import MemoryUse
 _PROC = Path("/proc")
 
 
-def memory_use(pid: int | None = None) -> MemoryUse:
-    """Returns the memory of a process and everything below it; of this process for ``None``.
+def memory_use() -> MemoryUse:
+    """Returns the memory of this process and everything below it.
 
     Pages that a process shares with others count in full in its resident set, and in part in its proportional one,
     which therefore depends on who else runs. A child's peak is added to its parent's although they need not have been
     at the same time: an upper bound.
     """
-    pids = _family(os.getpid() if pid is None else pid)
+    pids = _family(os.getpid())
     peaks = [_kilobytes(_PROC / str(one) / "status", "VmHWM:") for one in pids]
     shares = [_kilobytes(_PROC / str(one) / "smaps_rollup", "Pss:") for one in pids]
     resident = [_kilobytes(_PROC / str(one) / "status", "VmRSS:") for one in pids]

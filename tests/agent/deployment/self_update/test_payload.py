@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, open_pa
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push_agent
+from lineside_models import zoo
 from lineside_runtime.errors import (
     BundleFormatError,
     BundleIntegrityError,
@@ -28,7 +30,15 @@ from lineside_runtime.errors import (
     LinesideError,
     StagingError,
 )
-from tests.agent.deployment.self_update.wheels import BASE_PYTHON, make_payload, pip_wheel, program_wheel, write_wheel
+from tests.agent.deployment.self_update.wheels import (
+    BASE_PYTHON,
+    bundle_files,
+    make_payload,
+    pip_wheel,
+    program_wheel,
+    tree_wheel,
+    write_wheel,
+)
 
 
 def require(wheel: Path, *lines: str) -> Path:
@@ -71,6 +81,29 @@ def test_pack_gathers_what_that_boards_python_needs(
     assert payload.manifest.tag == f"cp{python.replace('.', '')}-aarch64"
     with pytest.raises(IncompatibleBundleError, match="another board"):
         payload.check_fits(architecture="armv7l")
+
+
+def test_a_payload_holds_the_bundles_of_a_device_and_not_those_of_a_host(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    shutil.copy2(pip_wheel(), tmp_path / "wheels")
+    wheel = tree_wheel(tmp_path / "w", "1.0", {**bundle_files("surface-12-float"), **bundle_files("surface-starter")})
+    payload = pack(tmp_path / "p", wheel=wheel, wheels=tmp_path / "wheels", architecture=platform.machine())
+    zoo_folder = "lineside_models/zoo/"
+    with zipfile.ZipFile(payload.path / payload.manifest.wheel_of("lineside")) as packed, zipfile.ZipFile(wheel) as own:
+        names, record = packed.namelist(), packed.read("lineside-1.0.dist-info/RECORD").decode()
+        assert {name for name in own.namelist() if "/surface-12-float/" not in name} == set(names)
+        assert "surface-12-float" not in record and f"{zoo_folder}surface-starter/manifest.json" in record
+        for name in bundle_files("surface-starter"):
+            assert packed.read(name) == own.read(name)
+
+
+def test_a_bundle_of_the_host_is_named_where_a_device_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in set(zoo.NAMES) - set(zoo.HOST_ONLY):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    assert zoo.path("surface-12") == tmp_path / "surface-12"
+    with pytest.raises(InputNotFoundError, match="'surface-12-float' on a device"):
+        zoo.path("surface-12-float")
 
 
 def test_pack_says_what_is_missing_and_leaves_nothing(tmp_path: Path, wheels: Path) -> None:

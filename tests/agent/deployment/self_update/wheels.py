@@ -74,6 +74,13 @@ def tree_files() -> dict[str, bytes]:
     return found
 
 
+def bundle_files(name: str) -> dict[str, bytes]:
+    """A shipped bundle as lineside's wheel holds it."""
+    base = ROOT / "models"
+    folder = base / "lineside_models/zoo" / name
+    return {path.relative_to(base).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def tree_wheel(folder: Path, version: str, changes: Mapping[str, bytes] | None = None) -> Path:
     """lineside's wheel of this tree under another version, with some files exchanged or added.
 

@@ -31,8 +31,6 @@ BATCH, STEPS = 10, 4
 CASES = (
     ("ddp", "fp32"),
     ("ddp", "int8"),
-    ("ddp", "low-rank"),
-    ("zero1", "fp32"),
     ("zero1", "int4"),
     ("zero1", "low-rank"),
     ("fsdp", "fp32"),

@@ -14,7 +14,6 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("ray", reason="the ray extra is not installed")
 
 from lineside.cli import main
-from lineside_runtime.bundle import open_bundle
 from tests.worlds.annotated_sets import write_strips
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -25,8 +24,7 @@ def test_two_workers_train_a_detector_and_say_what_it_cost(tmp_path: Path) -> No
     data, out = write_strips(tmp_path / "steel", {"train": 24}), tmp_path / "run"
     words = ["train", "detector", "--data", str(data), "--workers", "2", "--epochs", "2", "--out", str(out), "--json"]
     words += ["--batch", "4", "--canvas", "64", "--simulated-share", "0", "--held-share", "0.3", "--threads", "1"]
-    words += ["--architecture", "lite0@16", "--gradients", "bf16", "--evaluate-every", "1", "--then", "optimize"]
-    words += ["--level", "0", "--min-metric", "0"]  # two epochs find nothing
+    words += ["--architecture", "lite0@16", "--gradients", "bf16", "--evaluate-every", "1"]
     ended = subprocess.run(
         [sys.executable, "-m", "lineside", *words],
         capture_output=True,
@@ -44,8 +42,9 @@ def test_two_workers_train_a_detector_and_say_what_it_cost(tmp_path: Path) -> No
     assert "bytes that a worker sends in a step" in (out / "report.html").read_text()
     facts = json.loads((out / "training.json").read_text())
     assert len(facts["losses"]) == 2 and facts["steps"] == facts["losses"][-1]["step"]
-    assert Path(found["onnx"]) == out / "float.onnx" and (out / "curves.html").exists()
-    assert open_bundle(out / "bundle").manifest.name == "run"
+    assert (
+        Path(found["onnx"]) == out / "float.onnx" and (out / "float.onnx").exists() and (out / "curves.html").exists()
+    )
 
 
 @pytest.mark.parametrize(

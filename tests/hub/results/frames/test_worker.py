@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import errno
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from lineside.cli import main
 from lineside_hub.blobs import FolderBlobs
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
 from lineside_hub.results.frames.inbox import FrameInbox, FrameWorker
+from lineside_hub.results.frames.retention import sweep
 from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs
 from lineside_hub.results.postgres import PostgresSink
 from lineside_hub.results.queries import Query, export, export_frames, results
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
+from lineside_link.age_limit import LEAST
 from lineside_link.config import LinkConfig
 from lineside_link.messages import (
     FRAME_PIECE_BYTES,
@@ -405,6 +408,16 @@ def test_old_ones_go_and_shared_content_stays_as_long_as_one_needs_it(tmp_path: 
     assert [(row[0], row[2]) for row in results(hub.config, Query(with_frame=True))] == [("cam-2", 1)]
     assert hub.stored() == {hashlib.sha256(png(1)).hexdigest()}
     assert any("older than 1 days" in event.detail for event in hub.database.events(kind="frames"))
+
+
+def test_a_clock_that_is_ahead_deletes_few_frames_a_sweep(tmp_path: Path) -> None:
+    hub = with_frames(tmp_path / "hub", max_age_days=90.0)
+    for seq in range(1, 16):
+        for device in ("cam-1", "cam-2"):
+            hub.send(seq, png(seq), device=device)
+    year_ahead_ns = time.time_ns() + 365 * 86400 * 10**9
+    (removed,) = sweep(hub.rows, hub.place, hub.config.frames, year_ahead_ns)
+    assert (removed.count, hub.rows.total()[0]) == (LEAST, 30 - LEAST)
 
 
 def test_content_that_belongs_to_nothing_is_found(hub: Hub) -> None:
