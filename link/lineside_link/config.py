@@ -39,7 +39,7 @@ _NO_CHECK_TIME = 0x200000
 """OpenSSL's ``X509_V_FLAG_NO_CHECK_TIME`` (x509_vfy.h), to which Python gives no name."""
 
 CERTIFICATE_HAS_EXPIRED = 10
-"""OpenSSL's ``X509_V_ERR_CERTCERTIFICATE_HAS_EXPIRED`` (x509_vfy.h)."""
+"""OpenSSL's ``X509_V_ERR_CERT_HAS_EXPIRED`` (x509_vfy.h)."""
 
 
 def _dated(now: Now) -> type[_ClosingSocket]:
