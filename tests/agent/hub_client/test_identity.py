@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -303,6 +304,22 @@ def renewing(
     return DeviceIdentity(folder, link, "cam-1", ClockFloor(folder / "clock", now=now))
 
 
+@contextmanager
+def running(identity: DeviceIdentity, client: LinkClient) -> Iterator[None]:
+    """Connects a client, and lets its identity ask for a certificate meanwhile."""
+    client.subscribe(TOPICS.certificate("cam-1"), identity.received)
+    client.start()
+    assert client.wait_connected(60), client.last_error
+    stop = threading.Event()
+    thread = threading.Thread(target=identity.run, args=(client, TOPICS, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+
+
 def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(service: EnrollmentService, tmp_path: Path) -> None:
     link = enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -316,15 +333,8 @@ def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(service: Enr
     assert identity.due()
     floor = ClockFloor(folder / "clock", now=unset)
     client = LinkClient(identity.config(), "cam-1", now=lambda: min(floor.now(), now))
-    client.subscribe(TOPICS.certificate("cam-1"), identity.received)
-    client.start()
-    assert client.wait_connected(60), client.last_error
-    stop = threading.Event()
-    thread = threading.Thread(target=identity.run, args=(client, TOPICS, stop))
-    thread.start()
-    wait_for(lambda: identity.config() != link, what="the new certificate")
-    stop.set()
-    thread.join(60)
+    with running(identity, client):
+        wait_for(lambda: identity.config() != link, what="the new certificate")
     assert identity.problem is None
     assert client.config == identity.config()
     fresh = LinkClient(identity.config(), "cam-1")
@@ -377,23 +387,13 @@ def test_a_certificate_that_nobody_renews_becomes_a_problem(
     then = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
     identity = renewing(service, tmp_path / "state", link, Clock(then))
     client = LinkClient(link, "cam-1")
-    client.subscribe(TOPICS.certificate("cam-1"), identity.received)
-    client.start()
-    assert client.wait_connected(60), client.last_error
-    stop = threading.Event()
-    thread = threading.Thread(target=identity.run, args=(client, TOPICS, stop))
-    thread.start()
-    try:
+    with closing(client), running(identity, client):
         wait_for(lambda: waiting(service.authority.folder) == ["cam-1"], what="the request")
         if said:
             wait_for(lambda: said in str(identity.problem), what="the problem")
         else:
             wait_for(lambda: identity._waits_for_person, what="the hub's answer")
             assert identity.problem is None
-    finally:
-        stop.set()
-        thread.join(60)
-        client.close()
 
 
 def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(service: EnrollmentService, tmp_path: Path) -> None:
