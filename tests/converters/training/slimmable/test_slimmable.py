@@ -20,7 +20,7 @@ from lineside_agent.inspection.variant_selection import widest_within
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.channel_groups import find_groups
 from lineside_converters.training.classification.config import ClassifierConfig
-from lineside_converters.training.classification.trainer import train_classifier
+from lineside_converters.training.classification.trainer import ClassifierTrainer, train_classifier
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import SlimmableNetwork
@@ -153,6 +153,19 @@ def test_a_device_takes_the_widest_network_that_is_fast_enough(bundle: Bundle) -
     loaded = load("a", bundle, InspectConfig(threads=1, max_ms=1e6))
     assert loaded.variant in ("onnx-fp32", "onnx-int8"), "the fastest form of the widest"
     loaded.close()
+
+
+def test_a_narrowed_network_from_imagenet_learns_faster_than_a_whole_one(tmp_path: Path) -> None:
+    data = write_stripes(tmp_path / "stripes", {"train": 24})
+
+    def peaks(*widths: float) -> set[float]:
+        config = ClassifierConfig(
+            data=(data,), out=tmp_path / "run", batch=8, side_px=32, threads=1, widths=widths, overwrite=True
+        )
+        trainer = ClassifierTrainer(config, lambda _: None)
+        return {group["peak"] for group in trainer.run.optimizer.param_groups}
+
+    assert peaks(0.5) == {ClassifierTrainer.narrowed_rate * peak for peak in peaks(1.0)}
 
 
 def test_widths_are_shares_that_fall() -> None:
