@@ -56,6 +56,11 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     problem: str
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the hub was killed: it would have written again."""
+        return time.time() - self.at_s > STALE_S
+
 
 class LinkMonitor:
     """Watches the hub's connection. Call `check` again and again, and `close` at the end, in one thread.
@@ -131,14 +136,25 @@ class LinkMonitor:
             link.reconnect()
 
 
+def hears_devices(folder: Path) -> bool:
+    """Returns whether the hub of a folder runs and hears devices: only then it knows which are connected."""
+    state = _read(folder)
+    return state is not None and not state.problem and not state.is_stale
+
+
 def link_warning(folder: Path) -> str | None:
     """Returns why the hub of a folder hears no device; ``None`` if it does, or if a person ended it."""
-    try:
-        state = decode_json((folder / NAME).read_bytes(), type=LinkState)
-    except (OSError, msgspec.DecodeError):
+    state = _read(folder)
+    if state is None:
         return None
-    age_s = time.time() - state.at_s
-    if age_s > STALE_S:
+    if state.is_stale:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.at_s))
         return f"the hub was killed after {at}, and shows devices as they were then: start it"
     return state.problem or None
+
+
+def _read(folder: Path) -> LinkState | None:
+    try:
+        return decode_json((folder / NAME).read_bytes(), type=LinkState)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import tomli_w
 
 from lineside.cli import main
 from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.link_monitor import NAME as LINK_STATE
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.streams import read_batch
@@ -103,6 +105,19 @@ def test_ls_and_show_say_where_devices_stand(hub: Path, capsys: pytest.CaptureFi
     devices = json.loads(told(capsys, "ls", "--hub", str(hub), "--json"))["devices"]
     assert [(device["name"], device["results"]) for device in devices] == [(f"cam-{n}", 1) for n in (1, 2, 3)]
     assert main(["fleet", "show", "cam-9", "--hub", str(hub)]) == 1
+
+
+def test_ls_and_show_do_not_say_who_is_connected_while_the_hub_hears_nobody(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for problem, known in (("", True), ("the hub has no connection", False)):
+        (hub / LINK_STATE).write_text(json.dumps({"at_s": time.time(), "problem": problem}))
+        cells = next(line.split() for line in told(capsys, "ls", "--hub", str(hub)).splitlines() if "cam-1" in line)
+        assert cells[2] == ("yes" if known else "?")
+        shown = told(capsys, "show", "cam-1", "--hub", str(hub))
+        assert ("cam-1, up\n" in shown, "when the hub last heard devices" in shown) == (known, not known)
+    (hub / LINK_STATE).unlink()
+    assert "?" in told(capsys, "ls", "--hub", str(hub))
 
 
 def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

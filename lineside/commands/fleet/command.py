@@ -80,17 +80,18 @@ def run_ls(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
         from lineside_hub.fleet.status import try_warnings
+        from lineside_hub.link_monitor import hears_devices
     warnings = try_warnings(options.hub)
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
         inform(f"! {warning}")
-    draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
+    draw(lambda: (_table(list_devices(options.hub), heard=hears_devices(options.hub)), False), watch=options.watch)
     return 0
 
 
-def _table(devices: list[DeviceSummary]) -> RenderableType:
+def _table(devices: list[DeviceSummary], *, heard: bool) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
@@ -100,7 +101,7 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
     for device in devices:
         state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
-        up = "yes" if device.up else "no"
+        up = ("yes" if device.up else "no") if heard else "?"
         runs, config = device.installed or "-", _config(device)
         add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
     return Group(table, *(note(device.name, problem) for device in devices for problem in _problems(device)))
@@ -135,14 +136,16 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
+        from lineside_hub.link_monitor import hears_devices
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)
         return 0
     about, born, said = detail.summary, detail.birth, detail.reported
     own, group = detail.own_desired, detail.group_desired
+    heard = "" if hears_devices(options.hub) else " when the hub last heard devices"
     lines = {
-        "device": f"{about.name}, {'up' if about.up else 'away'}",
+        "device": f"{about.name}, {'up' if about.up else 'away'}{heard}",
         "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
         "board": about.board,
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
