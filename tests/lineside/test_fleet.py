@@ -138,15 +138,19 @@ def test_a_failed_attempt_is_shown_with_what_was_found_below_the_table(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = Problem(
-        code=5001, error="X", message="other outputs, " * 8 + "end", expected="cosine ≥ 0.98", actual="cosine 0.1"
+        code=5001, error="X", message="other outputs,\n" * 8 + "end", expected="cosine ≥ 0.98", actual="cosine 0.1"
     )
     database = Database.open(hub)
     with database.transaction():
         FleetTimeline(database).write_reported(Reported(device="cam-2", state="rolled_back", error=error))
     database.close()
-    assert "expected cosine ≥ 0.98, got cosine 0.1" in told(capsys, "logs", "cam-2", "--hub", str(hub))
+    [logged] = [line for line in told(capsys, "logs", "cam-2", "--hub", str(hub)).splitlines() if "outputs" in line]
+    assert "expected cosine ≥ 0.98, got cosine 0.1" in logged
+    assert "outputs,\\nother" in next(
+        line for line in told(capsys, "show", "cam-2", "--hub", str(hub)).splitlines() if line.startswith("error")
+    )
     table = told(capsys, "ls", "--hub", str(hub)).splitlines()
-    said = [line for line in table if error.message in line]
+    said = [line for line in table if "outputs,\\nother" in line]
     assert len(said) == 1
     assert said[0].startswith(" cam-2: bundle: [5001]")
     assert max(len(line.rstrip()) for line in table if line not in said) < 100

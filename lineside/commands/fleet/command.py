@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lineside.commands.fleet import interactions, pool, recipe, results, rollout, simulate
-from lineside.console import add_row, draw, inform, note, print_json, show
+from lineside.console import add_row, draw, inform, note, one_line, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 from lineside_runtime.wording import counted
@@ -167,7 +167,7 @@ def run_show(options: argparse.Namespace) -> int:
         "results": str(about.results),
     }
     for name, value in lines.items():
-        show(f"{name:<15}{value or '-'}")
+        show(f"{name:<15}{one_line(value) or '-'}")
     return 0
 
 
@@ -218,7 +218,7 @@ def run_logs(options: argparse.Namespace) -> int:
 def _line(event: TimelineEvent) -> str:
     at = datetime.datetime.fromtimestamp(event.at_ns / 1e9).isoformat(" ", "seconds")
     code = f"[{event.code}] " if event.code else ""
-    return f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip()
+    return one_line(f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip())
 
 
 def run_move(options: argparse.Namespace) -> int:
