@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import tomli_w
 
 from lineside.cli import main
 from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.folder_lock import running_lock
 from lineside_hub.link_monitor import NAME as LINK_STATE
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
@@ -107,17 +107,22 @@ def test_ls_and_show_say_where_devices_stand(hub: Path, capsys: pytest.CaptureFi
     assert main(["fleet", "show", "cam-9", "--hub", str(hub)]) == 1
 
 
-def test_ls_and_show_do_not_say_who_is_connected_while_the_hub_hears_nobody(
-    hub: Path, capsys: pytest.CaptureFixture[str]
+def test_who_is_connected_and_what_goes_on_is_not_said_while_the_hub_hears_nobody(
+    hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for problem, known in (("", True), ("the hub has no connection", False)):
-        (hub / LINK_STATE).write_text(json.dumps({"at_s": time.time(), "problem": problem}))
-        cells = next(line.split() for line in told(capsys, "ls", "--hub", str(hub)).splitlines() if "cam-1" in line)
-        assert cells[2] == ("yes" if known else "?")
-        shown = told(capsys, "show", "cam-1", "--hub", str(hub))
-        assert ("cam-1, up\n" in shown, "when the hub last heard devices" in shown) == (known, not known)
-    (hub / LINK_STATE).unlink()
-    assert "?" in told(capsys, "ls", "--hub", str(hub))
+    rollout, folder = str(pushed["rollout"]), str(hub)
+    with running_lock(hub):
+        for problem, up in (("", "yes"), ("the hub has no connection", "?")):
+            (hub / LINK_STATE).write_text(json.dumps({"problem": problem}))
+            [row] = [line for line in told(capsys, "ls", "--hub", folder).splitlines() if line.startswith(" cam-1")]
+            assert row.split()[2] == up
+            assert (problem or "cam-1, up\n") in told(capsys, "show", "cam-1", "--hub", folder)
+            assert ("waits:" in told(capsys, "rollout", "show", rollout, "--hub", folder)) == bool(problem)
+    assert "the hub was killed" in told(capsys, "rollout", "show", rollout, "--hub", folder)
+    (hub / LINK_STATE).unlink()  # as a hub does that a person ends
+    assert "waits: the hub does not run" in told(capsys, "rollout", "ls", "--hub", folder)
+    assert main(["fleet", "ls", "--hub", folder]) == 0
+    assert "the hub does not run" in capsys.readouterr().err
 
 
 def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,14 +80,14 @@ def run_ls(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
         from lineside_hub.fleet.status import try_warnings
-        from lineside_hub.link_monitor import hears_devices
-    warnings = try_warnings(options.hub)
+        from lineside_hub.link_monitor import silence
+    warnings = list(dict.fromkeys(filter(None, (silence(options.hub), *try_warnings(options.hub)))))
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
         inform(f"! {warning}")
-    draw(lambda: (_table(list_devices(options.hub), heard=hears_devices(options.hub)), False), watch=options.watch)
+    draw(lambda: (_table(list_devices(options.hub), heard=not silence(options.hub)), False), watch=options.watch)
     return 0
 
 
@@ -136,16 +136,17 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
-        from lineside_hub.link_monitor import hears_devices
+        from lineside_hub.link_monitor import silence
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)
         return 0
     about, born, said = detail.summary, detail.birth, detail.reported
     own, group = detail.own_desired, detail.group_desired
-    heard = "" if hears_devices(options.hub) else " when the hub last heard devices"
+    silent = silence(options.hub)
     lines = {
-        "device": f"{about.name}, {'up' if about.up else 'away'}{heard}",
+        "device": f"{about.name}, {'up' if about.up else 'away'}"
+        + (f" when it was last heard: {silent}" if silent else ""),
         "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
         "board": about.board,
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
