@@ -110,7 +110,8 @@ def test_many_devices_are_shown_in_pages_below_a_map_of_all(
         expect(page.locator("tbody th")).to_have_text(names[3:6])
     (world.folder / LINK_STATE).write_text('{"problem": "the hub has no connection"}')
     with running_lock(world.folder):
-        assert b"the hub has no connection" in world.client("watch").send("GET", "/")[1]
+        for path in ("/", f"/devices/{names[0]}", "/rollouts", "/rollouts/line-a-2"):
+            assert b"the hub has no connection" in world.client("watch").send("GET", path)[1], path
     (world.folder / LINK_STATE).unlink()
 
 
