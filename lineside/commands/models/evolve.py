@@ -252,6 +252,7 @@ def _print(report: EvolutionReport, out: Path) -> None:
     show(f"page: {out / 'evolution.html'}")
     if report.publish:
         show(f"to publish it: {report.publish}")
+        show("to refuse it: the same command with --refuse WHY")
 
 
 def _print_error(name: str, error: ComparedError) -> None:
