@@ -133,11 +133,3 @@ def link_warning(folder: Path) -> str:
     if not is_running(folder):
         return "the hub was killed, and shows devices as they were then: start it"
     return state.problem
-
-
-def silence(folder: Path) -> str:
-    """Returns why nobody knows which devices are connected, and no rollout goes on; empty if the hub hears them.
-
-    Other than `link_warning` it says so of a hub that a person has ended, too.
-    """
-    return link_warning(folder) or ("" if is_running(folder) else "the hub does not run: start it")

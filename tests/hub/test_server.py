@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from lineside_hub import link_monitor
-from lineside_hub.fleet.status import read_status
+from lineside_hub.fleet.status import read_status, silence
 from lineside_hub.folder_lock import running_lock
-from lineside_hub.link_monitor import LinkMonitor, link_warning, silence
+from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push, set_desired
 from lineside_link.client.client import LinkClient, LinkConfig

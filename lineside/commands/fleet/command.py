@@ -79,8 +79,7 @@ def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
-        from lineside_hub.fleet.status import try_warnings
-        from lineside_hub.link_monitor import silence
+        from lineside_hub.fleet.status import silence, try_warnings
     warnings = list(dict.fromkeys(filter(None, (silence(options.hub), *try_warnings(options.hub)))))
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
@@ -136,7 +135,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
-        from lineside_hub.link_monitor import silence
+        from lineside_hub.fleet.status import silence
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)

@@ -46,7 +46,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints one rollout or all."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_rollouts
-        from lineside_hub.link_monitor import silence
+        from lineside_hub.fleet.status import silence
 
     def look() -> list[RolloutSummary]:
         return list_rollouts(options.hub, group=options.group, rollout=options.rollout)
