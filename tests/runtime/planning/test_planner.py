@@ -71,6 +71,14 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
     assert slow.rounds < plan.measured[0].rounds  # it was not measured to the end
 
 
+def test_what_a_way_pays_after_the_turn_of_another_one_is_not_counted(
+    accelerated: Bundle, numpy_engine: ModuleType
+) -> None:
+    numpy_engine.slow_s.update({"npu:0": 0.005, "gpu:0": 0.02})
+    numpy_engine.cold_s["npu:0"] = 0.25  # a line that runs one way never meets it
+    assert planned(accelerated).chosen.devices == ("numpy/npu:0",)
+
+
 def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     accelerated: Bundle, numpy_engine: ModuleType
 ) -> None:
