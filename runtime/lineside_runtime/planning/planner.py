@@ -48,8 +48,9 @@ SAME = 0.01
 """Ways whose times are this near are equally fast."""
 
 ROUNDS_MIN, ROUNDS_MAX = 7, 60
-HOPELESS = {2: 2.0, ROUNDS_MIN: 1.2}
-"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer."""
+HOPELESS = {3: 2.0, ROUNDS_MIN: 1.3}
+"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer. The
+configured way, with which the others are compared, is measured to the end."""
 
 ROUND_S, SLOWEST_ROUND_S = 0.1, 0.3
 """Time of a round of the fastest way, and most time of the slowest one's."""
@@ -202,7 +203,7 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
             break
         best = _best(running)
         limit = min((times for rounds, times in HOPELESS.items() if number + 1 >= rounds), default=math.inf)
-        running = [trial for trial in running if _ratio(trial, best) <= limit]
+        running = [trial for trial in running if trial is trials[0] or _ratio(trial, best) <= limit]
 
 
 def _warm_up(trial: _Trial, feeds: Sequence[Feed]) -> None:
