@@ -122,4 +122,4 @@ def test_address_of_the_board_is_the_old_kind_where_there_are_both_and_one_that_
         ("10.0.0.7/24\nDNS=evil", {}),
     ):  # fmt: skip
         with pytest.raises(ConfigError):
-            StaticAddress(address=address, **more).checked()  # type: ignore[arg-type]  # one of its fields
+            StaticAddress(address=address, **more).checked()

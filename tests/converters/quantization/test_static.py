@@ -132,7 +132,7 @@ def test_another_process_writes_the_same_bytes(source: Path, tmp_path: Path) -> 
         "clean_graph(a, b); quantize(b, c, feeds=nets.feeds(nets.noise(2)))\n"
     )
     there = tmp_path / "there.onnx"
-    command = [sys.executable, "-c", code, source, tmp_path / "clean.onnx", there]
+    command = [sys.executable, "-c", code, *map(str, (source, tmp_path / "clean.onnx", there))]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "1"})
     clean_graph(source, tmp_path / "clean.onnx")
     quantize(tmp_path / "clean.onnx", tmp_path / "here.onnx", feeds=nets.feeds(nets.noise(2)))

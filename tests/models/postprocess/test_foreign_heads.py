@@ -112,7 +112,7 @@ def test_nanodet_joins_scores_and_distributions_of_all_cells_and_picodet_gives_e
     scores, sides = levels(stride, 0.5)
     outputs = {f"s{index}": level for index, level in enumerate(scores)}
     outputs |= {f"b{index}": level for index, level in enumerate(sides)}
-    named = {kind: [f"{kind[0]}{index}" for index in range(4)] for kind in ("scores", "boxes")}
+    named: dict[str, Any] = {kind: [f"{kind[0]}{index}" for index in range(4)] for kind in ("scores", "boxes")}
     check(only_box(outputs, "distances", strides=STRIDES, reg_bins=BINS, offset=0.5, **named))
 
 

@@ -38,7 +38,7 @@ def classifier(path: Path, shape: Sequence[int | str], *, classes: int = 3) -> P
         make("Reshape", ["mean", "column"], ["rows"]),
         make("MatMul", ["rows", "weights"], ["logits"]),
     ]
-    weights = {"column": np.array([-1, 1], np.int64), "weights": np.ones((1, classes), np.float32)}
+    weights: dict[str, np.ndarray] = {"column": np.array([-1, 1]), "weights": np.ones((1, classes), np.float32)}
     return onnx_file(path, shape, classes, nodes, weights)
 
 
