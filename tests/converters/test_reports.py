@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import html.parser
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -41,6 +39,7 @@ from lineside_converters.reports.report_parts import (
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection
 from lineside_runtime.bundle import time_now
+from tests.peers.browser import load_once
 
 BARE = OptimizationReport(
     model="cells@1.0.1",
@@ -171,24 +170,14 @@ def test_the_figures_are_those_of_the_report() -> None:
 
 @pytest.mark.peer
 def test_a_wide_confusion_matrix_is_whole_at_a_thousand_pixels(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian package chromium)")
     names = tuple(f"oxide scale of temperature system {number}" for number in range(8))
     counts = tuple(tuple(11 if row == column else 100 for column in range(8)) for row in range(8))
     text = page(msgspec.structs.replace(FULL, confusion=Confusion(labels=names, before=counts, after=counts)))
     measure = "[...document.querySelectorAll('.side .scroll')].map(e => e.scrollWidth - e.clientWidth)"
     file = tmp_path / "report.html"
     file.write_text(text.replace("</main>", f"</main><p id=cut></p><script>cut.textContent = {measure}</script>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [chromium, *flags, "--window-size=1000,1400", "--dump-dom", file.as_uri()],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert '<p id="cut">0,0</p>' in done.stdout
+    shown = load_once(file, "--window-size=1000,1400", "--dump-dom", profile=tmp_path / "profile")
+    assert '<p id="cut">0,0</p>' in shown
 
 
 def test_what_a_model_is_called_cannot_become_markup() -> None:
