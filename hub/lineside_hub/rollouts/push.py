@@ -227,9 +227,11 @@ def _check_types(repository: Repository, database: Database, group: str, data: b
     """
     inspect = msgspec.convert(read_settings(data).get("inspect", {}), InspectConfig)
     desired = database.desired_state(f"g/{group}")
-    begun = [one.target for one in Rollouts(database).list(unfinished=True, group=group) if one.kind == "bundle"]
+    given = [one.target for one in Rollouts(database).list(unfinished=True, group=group) if one.kind == "bundle"]
+    if desired is not None and desired.bundle is not None:
+        given.append(desired.bundle)
     refusal = None
-    for ref in (*begun, *filter(None, [desired and desired.bundle])):
+    for ref in given:
         manifest = parse_manifest(repository.target_bytes(ref.target, ref.sha256))
         try:
             if manifest.several:
