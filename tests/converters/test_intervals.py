@@ -12,7 +12,7 @@ from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError
 
 
-def test_the_interval_of_an_f1_is_about_scipys() -> None:
+def test_the_interval_of_an_f1_is_about_scipys_and_none_without_images() -> None:
     random = np.random.default_rng(3)
     counts = random.integers(0, 3, (80, 3))
 
@@ -23,6 +23,10 @@ def test_the_interval_of_an_f1_is_about_scipys() -> None:
         tuple(counts.T), f1, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=random
     ).confidence_interval
     assert interval_of_f1(counts) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+    with pytest.raises(BadInputFormatError):
+        interval_of_f1(np.zeros((0, 3)))
+    with pytest.raises(BadInputFormatError):
+        interval_of_map50([render("steel", 1)], [], types=12)
 
 
 def test_the_interval_of_map_holds_the_map_and_is_narrower_with_more_images() -> None:
@@ -72,10 +76,3 @@ def test_rejected_frames_of_few_boards_have_a_wider_interval() -> None:
     assert (frames.interval.low, frames.interval.high) == wilson(20, 80)
     assert (frames.interval.method, boards.interval.method) == ("wilson", "bootstrap")
     assert boards.interval.low < frames.interval.low < frames.interval.high < boards.interval.high
-
-
-def test_images_and_finds_must_be_of_one_number() -> None:
-    with pytest.raises(BadInputFormatError):
-        interval_of_map50([render("steel", 1)], [], types=12)
-    with pytest.raises(BadInputFormatError):
-        interval_of_f1(np.zeros((0, 3)))
