@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import signal
 import subprocess
@@ -35,8 +37,8 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle
 from lineside_runtime.errors import RolloutError, TargetNotFoundError
-from tests.peers import Broker, free_port, wait_for
-from tests.worlds.hub import HubProcess, device_events, query
+from tests.peers import Broker, Mosquitto, find_mosquitto, free_port, wait_for
+from tests.worlds.hub import HubProcess, device_events, make_database, make_repository, query, write_hub
 from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
@@ -46,14 +48,51 @@ ONE_BROKER = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
 """For what doesn't depend on the kind of broker."""
 
 
-def rows_of(repository: Repository) -> list[tuple[str, str, int]]:
-    return query(repository.folder, "SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq")
+NAMES = (f"cam-{number}" for number in itertools.count(10))
 
 
+@dataclasses.dataclass
+class SharedHub:
+    """A hub that runs for all tests that leave it and its broker running."""
+
+    repository: Repository
+    broker: Broker
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedHub]:
+    place = tmp_path_factory.mktemp("shared")
+    broker = Mosquitto(place / "broker", program=find_mosquitto())
+    repository = make_repository(place / "hub", [GROUP])
+    make_database(repository.folder)
+    write_hub(repository.folder, broker.config(site=SITE))
+    process = HubProcess(repository.folder, place / "hub.log")
+    broker.start()
+    process.start()
+    yield SharedHub(repository, broker)
+    process.kill()
+    broker.stop()
+
+
+@pytest.fixture
+def guest(shared: SharedHub) -> Iterator[ResultsDevice]:
+    """A device of the shared hub, which has taken its first row."""
+    made = ResultsDevice(shared.broker.url, TOPICS, group=GROUP, name=next(NAMES))
+    wait_for(lambda: made.send(1, 1) and made.acked == 1, what="the hub")
+    yield made
+    made.link.close()
+
+
+def rows_of(repository: Repository, device: str = "") -> list[tuple[str, str, int]]:
+    rows = query(repository.folder, "SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq")
+    return [row for row in rows if not device or row[0] == device]
+
+
+@ONE_BROKER
 def test_results_come_home_exactly_once_though_the_hub_is_killed(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
-    total = 3000
+    total = 1500
     finished = threading.Event()
 
     def deliver() -> None:
@@ -177,38 +216,34 @@ def test_results_come_home_exactly_once_though_the_broker_is_killed(
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
-@ONE_BROKER
-def test_a_gap_waits_and_a_repeat_is_answered(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    wait_for(lambda: device.send(1, 3) and device.acked == 3, what="the first rows")
-    device.send(6, 8)
-    wait_for(lambda: len(rows_of(repository)) == 6, what="the rows behind the gap")
-    assert device.acked == 3
-    device.messages.clear()
-    device.send(1, 2)
-    wait_for(lambda: TOPICS.results_ack("cam-01") in device.messages, what="the answer to a repeat")
-    assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 3
-    device.send(4, 5)
-    wait_for(lambda: device.acked == 8, what="the gap to close")
-    assert len(rows_of(repository)) == 8
+def test_a_gap_waits_and_a_repeat_is_answered(shared: SharedHub, guest: ResultsDevice) -> None:
+    ack = TOPICS.results_ack(guest.name)
+    guest.send(2, 3)
+    guest.send(6, 8)
+    wait_for(lambda: len(rows_of(shared.repository, guest.name)) == 6, what="the rows behind the gap")
+    wait_for(lambda: guest.acked == 3, what="those before it")
+    guest.messages.clear()
+    guest.send(1, 2)
+    wait_for(lambda: ack in guest.messages, what="the answer to a repeat")
+    assert decode(guest.messages[ack], ResultsAck).seq == 3
+    guest.send(4, 5)
+    wait_for(lambda: guest.acked == 8, what="the gap to close")
+    assert len(rows_of(shared.repository, guest.name)) == 8
 
 
-@ONE_BROKER
-def test_what_cannot_be_read_kills_nothing_and_is_told(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
+def test_what_cannot_be_read_kills_nothing_and_is_told(shared: SharedHub, guest: ResultsDevice) -> None:
+    name = guest.name
     deep = b"[" * 50_000 + b"]" * 50_000
     for payload in (b"\xff", b"{}", b'{"epoch": "e1", "rows": [], "x": ' + deep + b"}"):
-        for topic in (TOPICS.results("cam-01"), TOPICS.up("cam-01"), TOPICS.reported("cam-01"), TOPICS.repo_get("a")):
-            device.link.publish(topic, payload)
-    device.link.publish(TOPICS.results("bad name"), encode(Results(epoch="e", rows=device.rows(1, 1))))
-    wait_for(lambda: device.send(2, 2) and device.acked == 2, what="the hub to go on")
-    assert ("cam-01", "malformed") in device_events(repository.folder)
-    assert {row[0] for row in rows_of(repository)} == {"cam-01"}
+        for topic in (TOPICS.results(name), TOPICS.up(name), TOPICS.reported(name), TOPICS.repo_get("a")):
+            guest.link.publish(topic, payload)
+    guest.link.publish(TOPICS.results("bad name"), encode(Results(epoch="e", rows=guest.rows(1, 1))))
+    wait_for(lambda: guest.send(2, 2) and guest.acked == 2, what="the hub to go on")
+    assert (name, "malformed") in device_events(shared.repository.folder)
+    assert "bad name" not in {row[0] for row in rows_of(shared.repository)}
 
 
+@ONE_BROKER
 def test_births_reports_and_wills_become_a_timeline(
     hub_process: HubProcess, repository: Repository, broker: Broker
 ) -> None:
@@ -249,25 +284,23 @@ def test_births_reports_and_wills_become_a_timeline(
     assert [kind for name, kind in device_events(repository.folder) if name == "cam-02"] == told
 
 
-@ONE_BROKER
 def test_a_push_reaches_devices_while_the_hub_runs(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
+    shared: SharedHub, guest: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
-    topic = TOPICS.group_desired(GROUP)
-    first = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    wait_for(lambda: topic in device.messages, what="the first desired state")
-    desired = decode(device.messages[topic], Desired)
+    folder, topic, own = shared.repository.folder, TOPICS.group_desired(GROUP), TOPICS.device_desired(guest.name)
+    first = push(folder, make_bundle("1.0.0").path, group=GROUP)
+    wait_for(lambda: topic in guest.messages, what="the first desired state")
+    desired = decode(guest.messages[topic], Desired)
     assert (desired.epoch, desired.gen, desired.bundle) == (first.epoch, first.gen, first.ref)
-    second = push(repository.folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
+    second = push(folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
     assert second.gen == first.gen + 1
-    wait_for(lambda: decode(device.messages[topic], Desired).bundle == second.ref, what="the second desired state")
-    back = set_desired(repository.folder, first.ref)
+    wait_for(lambda: decode(guest.messages[topic], Desired).bundle == second.ref, what="the second desired state")
+    back = set_desired(folder, first.ref)
     assert back.gen == second.gen + 1
-    wait_for(lambda: decode(device.messages[topic], Desired).gen == back.gen, what="the way back")
-    alone = set_desired(repository.folder, second.ref, device="cam-01")
-    wait_for(lambda: TOPICS.device_desired("cam-01") in device.messages, what="the desired state for one device")
-    assert decode(device.messages[TOPICS.device_desired("cam-01")], Desired).gen == alone.gen
+    wait_for(lambda: decode(guest.messages[topic], Desired).gen == back.gen, what="the way back")
+    alone = set_desired(folder, second.ref, device=guest.name)
+    wait_for(lambda: own in guest.messages, what="the desired state for one device")
+    assert decode(guest.messages[own], Desired).gen == alone.gen
 
 
 def test_desired_states_and_acknowledgements_are_back_after_the_broker_forgot_them(
@@ -300,24 +333,22 @@ def test_a_push_without_the_hub_is_published_when_it_starts(
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
 
 
-@ONE_BROKER
 def test_a_full_chunk_travels_and_a_foreign_path_does_not(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
+    shared: SharedHub, guest: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
-    bundle = make_bundle("1.0.0", content=bytes(range(256)) * 256 + b"tail")
-    repository.publish(bundle, GROUP)
+    bundle = make_bundle("3.0.0", content=bytes(range(256)) * 256 + b"tail")
+    shared.repository.publish(bundle, GROUP)
     digest = bundle.manifest.files["onnx-int8/model.onnx"].chunks[0]
-    topic = TOPICS.repo_response("cam-01")
+    topic = TOPICS.repo_response(guest.name)
 
     def ask(kind: str, path: str) -> tuple[int, bytes]:
-        device.messages.pop(topic, None)
+        guest.messages.pop(topic, None)
         request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]  # kinds as text
-        device.link.publish(TOPICS.repo_get("cam-01"), request, qos=0)
-        wait_for(lambda: topic in device.messages, what=f"the answer to {path}")
-        head, body = decode_framed(device.messages[topic], RepoResponse)
+        guest.link.publish(TOPICS.repo_get(guest.name), request, qos=0)
+        wait_for(lambda: topic in guest.messages, what=f"the answer to {path}")
+        head, body = decode_framed(guest.messages[topic], RepoResponse)
         return head.status, bytes(body)
 
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     status, body = ask("chunk", digest)
     assert (status, len(body)) == (200, CHUNK_BYTES)
     assert hashlib.sha256(body).hexdigest() == digest
@@ -326,32 +357,19 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
 
 
 @ONE_BROKER
-def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repository, device: ResultsDevice) -> None:
-    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
-    assert hub_process.stop() == 0
-    assert len(rows_of(repository)) == 10
-    assert "Traceback" not in hub_process.log
-
-
-@ONE_BROKER
-def test_a_second_hub_on_the_same_folder_is_refused_and_the_first_serves_on(
-    hub_process: HubProcess, tmp_path: Path
+def test_one_hub_serves_a_folder_ends_at_sigterm_and_renews_the_timestamp_when_it_starts(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, tmp_path: Path
 ) -> None:
-    wait_for(lambda: "connected" in hub_process.log, what="the first hub")
+    path = repository.folder / "metadata" / "timestamp.json"
+    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 2, what="the renewal")
     second = HubProcess(hub_process.config_path.parent, tmp_path / "second.log")
     second.start()
     assert second.wait() == 1
     assert "another hub runs on" in second.log
+    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the first hub, which serves on")
     assert hub_process.stop() == 0
-
-
-@ONE_BROKER
-def test_the_timestamp_is_renewed_at_each_start(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    path = repository.folder / "metadata" / "timestamp.json"
-    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 2, what="the renewal")
-    hub_process.stop()
+    assert len(rows_of(repository)) == 10
+    assert "Traceback" not in hub_process.log
     hub_process.start()
     wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 3, what="the second renewal")
 
