@@ -81,7 +81,7 @@ def test_a_gpu_gets_fp16_beside_int8_and_times_both_itself_and_none_at_level_0(t
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in onnx.load(half).graph.initializer}
     assert "FLOAT16" in kinds
     assert half.stat().st_size < 0.6 * result.bundle.file("onnx-fp32/model.onnx").stat().st_size
-    ordered = [variant.name for variant in fastest_first(result.bundle, Config()).manifest.variants]
+    ordered = [variant.name for variant in fastest_first(result.bundle, Config())[0].manifest.variants]
     timed = json.loads(result.bundle.path.with_name(result.bundle.path.name + SUFFIX).read_text())["timed"]
     assert {one["variant"] for one in timed} == set(ordered)
     assert ordered == [one["variant"] for one in sorted(timed, key=lambda one: one["ms"])]

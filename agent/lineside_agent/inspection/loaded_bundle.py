@@ -261,7 +261,7 @@ def _open_session(
         settings = msgspec.structs.replace(settings, variant=config.variant)
     plan = staged_plan(bundle, config, settings, place.parent, share=share)
     if not (config.variant or config.objective):
-        bundle = fastest_first(bundle, settings, place)
+        bundle, plan = fastest_first(bundle, settings, place)
         if config.max_ms is not None:
             bundle = widest_within(bundle, settings, config.max_ms)
     return Session(bundle, settings, compute_share=share, plan=plan)

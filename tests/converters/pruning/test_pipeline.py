@@ -38,7 +38,14 @@ from lineside_converters.training.classification.trainer import ClassifierResult
 from lineside_converters.training.progress import TrainingProgress
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
+from lineside_runtime.errors import (
+    AccuracyGateError,
+    ConfigError,
+    DatasetError,
+    LinesideError,
+    PruningError,
+    TrainingError,
+)
 from tests.converters.small_nets import Blocks, bars
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -94,6 +101,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def optimizer(model: Path, folder: Path, out: Path, level: int, **more: Any) -> Optimizer:
     common: dict[str, Any] = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
+    if not (folder / "folds.csv").is_file():
+        common["judge_fold"] = "all"
     return Optimizer(model, "rpi5", level, data=folder, **(common | more))  # not here: no gate on speed
 
 
@@ -104,7 +113,7 @@ def test_level_2_ships_a_narrower_model_that_answers_alike_and_none_where_there_
     result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
     report = read_report(result.bundle.path)
     assert report.level == 2 and report.curves and TRAINED_ON in report.notes
-    assert report.accuracy_on.endswith(f"frames of {folder.name}, fold train")
+    assert report.accuracy_on.endswith(f"frames of {folder.name}, fold all")
     assert report.training["pruning"]["effort"] == dataclasses.asdict(QUICK)
     assert TIMED_ELSEWHERE.format(target="rpi5") in report.notes
     assert any(curve.chosen > 0 for curve in report.curves)
@@ -124,6 +133,14 @@ def test_level_2_ships_a_narrower_model_that_answers_alike_and_none_where_there_
         fast = Effort(speedup=20.0, epochs=1)
         optimizer(model, folder, tmp_path / "fast", 2, effort=fast, work=tmp_path / "work").run()
     assert not (tmp_path / "fast" / "bundle").exists()
+
+
+def test_a_folder_without_a_val_fold_is_refused_before_anything_is_learned_from_it(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="level 2 would judge on images that it trains on"):
+        optimizer(model, folder, tmp_path, 2, judge_fold=None).run()
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
