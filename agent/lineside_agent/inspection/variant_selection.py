@@ -178,9 +178,11 @@ def _measure(bundle: Bundle, config: Config, path: Path, others: tuple[str, ...]
         others=others,
     )
     figures = ", ".join(f"{one.variant} {one.ms:.2f} ms on {one.device}" for one in able)
-    said = "its speed was unproven" if manifest.speed == "unproven" else "the fastest variant is chosen here"
+    unproven = manifest.speed == "unproven"
+    said = "its speed was unproven" if unproven else "the fastest variant is chosen here"
     on = f" on {chosen.device}" if chosen.undeclared else ""
-    log.warning("%s: %s; measured here: %s; %s is used%s", manifest.identity, said, figures, found.chosen, on)
+    level = logging.WARNING if unproven else logging.INFO
+    log.log(level, "%s: %s; measured here: %s; %s is used%s", manifest.identity, said, figures, found.chosen, on)
     try:
         write_atomic(path, msgspec.json.encode(found))
     except (LinesideError, OSError) as error:
