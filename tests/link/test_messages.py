@@ -181,29 +181,17 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
 ANY = st.one_of(*KINDS.values())
 
 
-@given(message=ANY)
-def test_what_is_written_is_read_back(message: Any) -> None:
-    assert decode(encode(message), type(message)) == message
-
-
-@given(message=ANY)
-def test_an_unknown_field_is_ignored(message: Any) -> None:
-    fields = json.loads(encode(message)) | {"of_a_later_release": {"x": 1}}
-    assert decode(json.dumps(fields).encode(), type(message)) == message
-
-
 @given(message=ANY, apart=st.sampled_from([-1, 1]))
-def test_a_version_apart_by_one_is_understood(message: Any, apart: int) -> None:
-    fields = json.loads(encode(message)) | {"v": VERSION + apart}
-    assert decode(json.dumps(fields).encode(), type(message)).v == VERSION + apart
-
-
-@given(message=ANY, apart=st.sampled_from([-2, 2, 40]))
-def test_a_version_further_away_is_refused(message: Any, apart: int) -> None:
-    fields = json.loads(encode(message)) | {"v": VERSION + apart}
-    with pytest.raises(BadInputFormatError, match="another version") as caught:
-        decode(json.dumps(fields).encode(), type(message))
-    assert caught.value.actual == VERSION + apart
+def test_what_is_written_is_read_back_also_half_a_release_apart(message: Any, apart: int) -> None:
+    kind, fields = type(message), json.loads(encode(message))
+    assert decode(encode(message), kind) == message
+    later = json.dumps(fields | {"of_a_later_release": {"x": 1}}).encode()
+    assert decode(later, kind) == message, "an unknown field is ignored"
+    assert decode(json.dumps(fields | {"v": VERSION + apart}).encode(), kind).v == VERSION + apart
+    for further in (-2, 2, 40):
+        with pytest.raises(BadInputFormatError, match="another version") as caught:
+            decode(json.dumps(fields | {"v": VERSION + further}).encode(), kind)
+        assert caught.value.actual == VERSION + further
 
 
 @given(data=st.binary(max_size=60), kind=st.sampled_from(list(KINDS)))

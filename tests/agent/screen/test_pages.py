@@ -141,6 +141,24 @@ def test_each_verdict_is_shown_with_its_boxes_and_counted(agent: TriggeredAgent,
     assert text(page, "#times dd").endswith("s")
 
 
+def test_many_boxes_have_few_tags_of_which_none_lies_on_another(page: Page) -> None:
+    boxes = [
+        ["scratch", 1 - n / 100, 10 * (n % 8), 8 * (n // 8), 10 * (n % 8) + 9, 8 * (n // 8) + 7] for n in range(64)
+    ]
+    seen = {"width": 96, "height": 64, "detections": boxes[:40], "doubtful": boxes[40:]}
+    made, tags = page.evaluate(
+        """async (seen) => {
+          const made = (await import("./screen.js")).figure(seen, new Image(), 1, []);
+          const sides = (one) => ["x", "y", "width", "height"].map((name) => Number(one.getAttribute(name)));
+          return [made.querySelectorAll(".box").length, [...made.querySelectorAll(".tag")].map(sides)];
+        }""",
+        seen,
+    )
+    assert made == len(boxes) and 1 <= len(tags) <= 12
+    for one, other in itertools.combinations(tags, 2):
+        assert not all(one[k] < other[k] + other[k + 2] and other[k] < one[k] + one[k + 2] for k in (0, 1))
+
+
 def test_every_view_has_large_keys_and_no_barrier(agent: TriggeredAgent, page: Page) -> None:
     part(agent, "reject")
     page.wait_for_selector("#strip button img")

@@ -251,8 +251,9 @@ def test_a_draft_of_yesterday_is_refused(repository: Repository) -> None:
 
 
 def test_guessing_the_passphrase_of_a_stolen_key_is_slow_and_keys_of_before_still_open(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lineside_hub.repository.key_encryption.ROUNDS", ROUNDS)
     new_key_file(tmp_path / "mine.pem", passphrase="secret words")
     Authority.create(tmp_path / "ca", site="t0", passphrase="secret words")
     Authority.open(tmp_path / "ca", passphrase="secret words")

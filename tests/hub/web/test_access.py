@@ -96,9 +96,11 @@ def test_each_role_gets_what_the_table_says_and_nobody_a_credential(dashboard: D
     with Database.open(dashboard.folder) as database:
         secrets = [row["password"].encode() for row in database.query("SELECT password FROM accounts")]
         secrets += [row["digest"].encode() for row in database.query("SELECT digest FROM sessions")]
+    *_, last = ALLOWED
+    assert last == ("POST", "/sign-out")  # each client's session ends here
     for who in (None, *ROLES):
+        client = dashboard.client(who)
         for (method, path), least in ALLOWED.items():
-            client = dashboard.client(who)
             status, body = client.send(method, re.sub(r"\{\w+(:\w+)?\}", "7", path), None if method == "GET" else {})
             allowed = least is None or (who is not None and ROLES.index(who) >= ROLES.index(least))
             refused = status in (401, 403) or client.answer_headers.get("location", "").startswith("/sign-in")
