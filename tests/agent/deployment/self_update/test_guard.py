@@ -61,7 +61,7 @@ def test_the_slot_that_is_started(
     after: AgentTrial | None,
     reason: str | None,
 ) -> None:
-    decision = decide(current, trial, frozenset(whole), NOW)  # type: ignore[arg-type]  # a and b are slots
+    decision = decide(current, trial, frozenset(whole), NOW)
     assert decision.slot == slot
     if reason is not None:
         assert decision.trial == after
