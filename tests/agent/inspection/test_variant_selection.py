@@ -88,11 +88,14 @@ def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ms", "chosen"), [(9.5, "deep"), (9.0, "shallow")])
-def test_among_the_forms_of_a_level_a_small_gain_changes_nothing(tmp_path: Path, ms: float, chosen: str) -> None:
+def test_among_the_forms_of_a_level_a_small_gain_changes_nothing(
+    tmp_path: Path, ms: float, chosen: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = two_forms(tmp_path / "bundle", speed="by_level")
     able = [TimedVariant(variant="shallow", ms=ms), TimedVariant(variant="deep", ms=10.0)]
     assert best_of(bundle.manifest, able).variant == chosen
     assert names(fastest_first(bundle, CONFIG)[0]) == ["shallow", "deep"]  # 40 layers against one
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "it is the usual choice"
 
 
 def test_a_form_of_another_level_is_neither_timed_nor_moved(tmp_path: Path) -> None:
