@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,3 +26,18 @@ def running_lock(folder: Path) -> AbstractContextManager[None]:
     """
     refusal = ConfigError(f"another hub runs on {folder}", action="End it first.")
     return file_lock(folder / RUNNING_NAME, refusal=refusal)
+
+
+def is_running(folder: Path) -> bool:
+    """Returns whether a hub runs on the folder; the kernel knows that at once of one that was killed, too."""
+    try:
+        descriptor = os.open(folder / RUNNING_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
