@@ -161,7 +161,13 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         """Returns the loss of a network on a batch."""
         if isinstance(model, SlimmableNetwork) and len(model.widths) > 1:
             return sandwich_loss(
-                model, batch, self.objective, self.outputs, postprocess=self.postprocess, step=self.run.step
+                model,
+                batch,
+                self.objective,
+                self.outputs,
+                postprocess=self.postprocess,
+                step=self.run.step,
+                steps=self.config.epochs * self.objective.epoch_steps,
             )
         return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
 
