@@ -60,7 +60,7 @@ LOAD = 0.8
 """Arrivals as a share of what ``Config()`` without a plan can answer, one frame at a time."""
 
 PLAN_S, ROUND_S = scaled((20.0, 0.15), smoke=(0.2, 0.01))
-ROUNDS, FINAL_S = scaled((9, 50.0), smoke=(2, 0.01))
+ROUNDS, FINAL_S = scaled((9, 40.0), smoke=(2, 0.01))
 FINALISTS = 2
 """Fastest ways that are measured once more, beside that of the plan and the configured one."""
 

@@ -28,9 +28,9 @@ MIB = 1 << 20
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """10 MiB and a bit, so that neither pieces nor blocks come out even."""
-    path = tmp_path / "disk.img"
-    path.write_bytes(random.Random(5).randbytes(10 * MIB + 512 * 3))
+    """10 MiB and a bit, so that neither pieces nor blocks come out even; noise at both ends alone is packed soon."""
+    path, noise = tmp_path / "disk.img", random.Random(5)
+    path.write_bytes(noise.randbytes(2 * MIB) + bytes(6 * MIB) + noise.randbytes(2 * MIB + 512 * 3))
     return path
 
 

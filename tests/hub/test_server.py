@@ -7,14 +7,13 @@ import hashlib
 import itertools
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lineside.cli import main
 from lineside_hub import link_monitor
 from lineside_hub.fleet.status import read_status, silence
 from lineside_hub.folder_lock import running_lock
@@ -405,9 +404,7 @@ def test_pushes_at_the_same_time_get_generations_of_their_own(
     assert sorted(gens) == [1, 2, 3, 4, 5]
 
 
-def test_a_hub_without_a_repository_says_so(tmp_path: Path) -> None:
+def test_a_hub_without_a_repository_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hub.toml").write_text(f'folder = "."\n[link]\nurl = "mqtt://127.0.0.1:{free_port()}"\nsite = "t"\n')
-    command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(tmp_path / "hub.toml")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert "[2002]" in ended.stderr
+    assert main(["hub", "run", "--config", str(tmp_path / "hub.toml")]) == 1
+    assert "[2002]" in capsys.readouterr().err

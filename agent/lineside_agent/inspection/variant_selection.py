@@ -116,10 +116,13 @@ def plan_on(device: str, variant: str, config: Config) -> ServingPlan:
     )
 
 
-def widest_within(bundle: Bundle, config: Config, max_ms: float) -> Bundle:
+def widest_within(bundle: Bundle, config: Config, max_ms: float, *, device: str = "") -> Bundle:
     """Returns the bundle with the widest variant first whose warm call takes at most ``max_ms`` here.
 
     If none does, that is the fastest one. The others stay for fallback. A bundle without several widths stays as it is.
+
+    Args:
+        device: As for `time_variant`.
     """
     manifest = bundle.manifest
     usual, narrower = manifest.variants[0], [one for one in manifest.variants if one.is_narrow]
@@ -127,7 +130,7 @@ def widest_within(bundle: Bundle, config: Config, max_ms: float) -> Bundle:
         return bundle
     timed: list[tuple[float, Variant]] = []
     for variant in (usual, *sorted(narrower, key=lambda one: -(one.width or 1.0))):
-        took_ms = time_variant(bundle, variant, config).ms
+        took_ms = time_variant(bundle, variant, config, device=device).ms
         if took_ms is not None:
             timed.append((took_ms, variant))
         if took_ms is not None and took_ms <= max_ms:

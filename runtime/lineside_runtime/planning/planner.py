@@ -204,6 +204,8 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
         best = _best(running)
         limit = min((times for rounds, times in HOPELESS.items() if number + 1 >= rounds), default=math.inf)
         running = [trial for trial in running if trial is trials[0] or _ratio(trial, best) <= limit]
+        if len(running) < 2 and number + 1 >= ROUNDS_MIN:
+            break
 
 
 def _warm_up(trial: _Trial, feeds: Sequence[Feed]) -> None:

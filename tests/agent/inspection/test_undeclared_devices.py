@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import numpy as np
 import pytest
 
 from lineside_agent.config import DegradeConfig, InspectConfig
 from lineside_agent.inspection import variant_selection
 from lineside_agent.inspection.faster_variant import load_faster
-from lineside_agent.inspection.variant_selection import SUFFIX, TimedVariant, best_of, fastest_first
+from lineside_agent.inspection.variant_selection import SUFFIX, TimedVariant, best_of, fastest_first, widest_within
 from lineside_models import zoo
 from lineside_models.inspector import Inspector
 from lineside_runtime.backends.null import NullExecutable
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.planning import AS_CONFIGURED, ServingPlan
 from lineside_runtime.session import Session
@@ -79,6 +81,18 @@ def test_it_is_measured_once_for_the_same_engines(for_npu: Bundle, numpy_engine:
     assert dict(numpy_engine.begun) != calls
 
 
+def test_a_limit_of_time_holds_where_the_bundle_is_served(tmp_path: Path, numpy_engine: ModuleType) -> None:
+    made = make_bundle(tmp_path / "b", {0: scaler(2.0), 1: scaler(3.0)}, device_kinds=("npu",))
+    wide, narrow = made.manifest.variants
+    of_widths = (wide, msgspec.structs.replace(narrow, level=0, width=0.5))
+    bundle = write_manifest(made.path, msgspec.structs.replace(made.manifest, variants=of_widths))
+    numpy_engine.slow_s["npu:0"] = 0.1
+    widest_within(bundle, NUMPY, 50.0, device="numpy/gpu:0")
+    assert set(numpy_engine.begun) == {"gpu:0"}, "timed where it is to serve"
+    widest_within(bundle, NUMPY, 50.0)
+    assert numpy_engine.begun["npu:0"] > 0
+
+
 def test_a_slower_one_changes_nothing(for_npu: Bundle, numpy_engine: ModuleType) -> None:
     numpy_engine.slow_s["gpu:0"] = 0.1
     assert fastest_first(for_npu, NUMPY)[1] == AS_CONFIGURED
@@ -124,6 +138,19 @@ def test_the_faster_variant_of_reduced_service_runs_where_the_regular_one_runs(
         assert fast is not None
         with fast.session:
             assert (fast.session.variant, fast.session.used_device) == ("onnx-int8", "numpy/gpu:0")
+
+
+@pytest.mark.parametrize("dies", ["", "gpu:0"])
+def test_a_driver_that_crashes_takes_only_its_own_process_down(
+    for_npu: Bundle, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    numpy_engine.slow_s["npu:0"] = 0.2  # a call in another process takes less on a busy machine, too
+    monkeypatch.setattr(variant_selection, "ISOLATED", True)
+    folder = Path(numpy_engine.__file__ or "").parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH", "")))))
+    monkeypatch.setenv(numpy_engine.DIES, dies)
+    assert fastest_first(for_npu, NUMPY)[1] == (AS_CONFIGURED if dies else GPU)
+    assert set(numpy_engine.begun) == {"npu:0"}, "the other one ran elsewhere"
 
 
 @pytest.mark.parametrize(("ms", "device"), [(9.5, "ort/cpu:0"), (9.0, "ort/gpu:0")])

@@ -7,6 +7,7 @@ machine that has neither. A device can be made to fail as real ones do: see `unp
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ from lineside_runtime.tensors import Array, TensorSpec
 
 INPUT = TensorSpec(name="x", shape=(-1, 4))
 HELD_AT_MOST_S = 60.0
+DIES = "LINESIDE_NUMPY_ENGINE_DIES"
+"""Environment variable: the device whose calls end the process, as a driver's fault does."""
 
 unplugged: set[str] = set()
 """Devices that answer no more."""
@@ -138,6 +141,8 @@ class NumpyExecutable(Executable):
         open_executables.add(id(self))
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if os.environ.get(DIES) == self._device:
+            os._exit(11)
         threads_seen.add(threading.get_ident())
         with begins:
             begun[self._device] += 1
