@@ -1,10 +1,10 @@
 """Training of several widths at once.
 
 Each step trains the widest network, the narrowest one and one of the others in turn (sandwich rule: Yu and Huang,
-arXiv:1903.05134). The widest one sees half of a batch, as it begins with most of what it needs; the
-narrower ones see all of it. All learn from the annotations, and the narrower ones from the widest one's answers too
-(in-place distillation), where it has given some. The benchmark `search.slimmable` measures what a training of four
-widths costs in terms of one of the widest alone.
+arXiv:1903.05134). The widest one sees half of a batch and the next one three quarters, as they begin with most of what
+they need and cost most; the narrower ones see all of it. All learn from the annotations, and the narrower ones from the
+widest one's answers too (in-place distillation), where it has given some. The benchmark `search.slimmable` measures
+what a training of four widths costs in terms of one of the widest alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import NetworkAt, SlimmableNetwork
 from lineside_converters.training.slimmable.settings import graph_of
 
-WIDEST_SHARE = 0.5
-"""Share of a batch that the widest network sees."""
+WIDEST_SHARE, SECOND_SHARE = 0.5, 0.75
+"""Shares of a batch that the widest network sees, and the second widest one where there are narrower ones."""
 
 DISTILLED = 0.5
 """Weight of the distance from the widest network's answers."""
@@ -92,15 +92,17 @@ def sandwich_loss(
     """
     *others, narrowest = network.widths[1:]
     chosen = (narrowest, others[step % len(others)]) if others else (narrowest,)
-    images = objective.images(batch)
-    rows = max(2, round(len(images) * WIDEST_SHARE))
-    outputs = answer(network.full, images[:rows])
-    total = objective.true_loss(outputs, first_rows(batch, rows))
+    count = len(objective.images(batch))
+    rows, second_rows = (max(2, round(count * share)) for share in (WIDEST_SHARE, SECOND_SHARE))
+    half = first_rows(batch, rows)
+    outputs = answer(network.full, objective.images(half))
+    total = objective.true_loss(outputs, half)
     teacher = [output.detach() for output in outputs]
     loss: DistillationLoss = distillation_loss_for(postprocess, teacher)
     for width in chosen:
-        found = answer(NetworkAt(network, width), images)
-        total = total + objective.true_loss(found, batch)
+        part = first_rows(batch, second_rows) if others and width == others[0] else batch
+        found = answer(NetworkAt(network, width), objective.images(part))
+        total = total + objective.true_loss(found, part)
         total = total + DISTILLED * loss.loss([output[:rows] for output in found], teacher)
     return total
 
