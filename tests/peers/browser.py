@@ -7,6 +7,7 @@ processor time.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.peers.programs import find_program
 
-_FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
 @contextlib.contextmanager
@@ -51,4 +52,5 @@ def load_once(page: Path, *flags: str, profile: Path) -> str:
 
 
 def _find_chromium() -> str:
-    return find_program("chromium-headless-shell", "chromium-headless-shell")
+    """Returns the program; the desktop browser where only that is installed."""
+    return shutil.which("chromium-headless-shell") or find_program("chromium", "chromium-headless-shell")
