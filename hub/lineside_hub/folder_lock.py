@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from lineside_runtime.errors import ConfigError
@@ -12,6 +14,8 @@ from lineside_runtime.files import file_lock
 
 LOCK_NAME = "write.lock"
 RUNNING_NAME = "running.lock"
+REFUSED_AFTER_S = 1.0
+"""`is_running` holds the lock for a moment: a hub that starts just then waits."""
 
 
 def folder_lock(folder: Path) -> AbstractContextManager[None]:
@@ -19,13 +23,24 @@ def folder_lock(folder: Path) -> AbstractContextManager[None]:
     return file_lock(folder / LOCK_NAME)
 
 
-def running_lock(folder: Path) -> AbstractContextManager[None]:
-    """Returns the lock that the process of a hub holds; `ConfigError` on entry if another hub runs on the folder.
+@contextmanager
+def running_lock(folder: Path) -> Iterator[None]:
+    """Holds the lock of a hub's process; `ConfigError` on entry if another hub runs on the folder.
 
     Two hubs with one name push each other off the broker, and both step the same rollouts.
     """
     refusal = ConfigError(f"another hub runs on {folder}", action="End it first.")
-    return file_lock(folder / RUNNING_NAME, refusal=refusal)
+    until = time.monotonic() + REFUSED_AFTER_S
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(file_lock(folder / RUNNING_NAME, refusal=refusal))
+                break
+            except ConfigError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+        yield
 
 
 def is_running(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 from lineside.cli import main
 from lineside_hub import link_monitor
 from lineside_hub.fleet.status import read_status, silence
-from lineside_hub.folder_lock import running_lock
+from lineside_hub.folder_lock import is_running, running_lock
 from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push, set_desired
@@ -353,6 +354,19 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
     assert hashlib.sha256(body).hexdigest() == digest
     assert ask("metadata", "../keys/root.pem") == (404, b"")
     assert ask("target", "../../keys/root.pem") == (404, b"")
+
+
+def test_a_hub_starts_while_a_command_looks_whether_one_runs(tmp_path: Path) -> None:
+    with running_lock(tmp_path):
+        pass
+    with (tmp_path / "running.lock").open() as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)  # as is_running does for a moment
+        ended = threading.Timer(0.1, looked.close)
+        ended.start()
+        with running_lock(tmp_path):
+            assert is_running(tmp_path)
+        ended.join()
+    assert not is_running(tmp_path)
 
 
 @ONE_BROKER
