@@ -42,7 +42,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return PLAIN[kind]
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return values(arguments[0])
+        bounds = arguments[1]
+        return values(arguments[0]) if bounds.ge is None else st.floats(bounds.ge, bounds.le)
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin in (Union, types.UnionType):

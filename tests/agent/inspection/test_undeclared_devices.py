@@ -58,7 +58,7 @@ def test_a_faster_device_that_the_bundle_is_not_for_serves_and_the_others_stay_b
 ) -> None:
     with Session(for_npu, NUMPY) as session:
         assert session.infer(X).used_device == "numpy/npu:0"  # without a measurement, as the bundle says
-    with caplog.at_level(logging.WARNING, "lineside.agent"):
+    with caplog.at_level(logging.INFO, "lineside.agent"):
         chosen, plan = fastest_first(for_npu, NUMPY)
     assert plan == GPU
     assert "level0 is used on numpy/gpu:0" in caplog.text
