@@ -150,7 +150,7 @@ def _smoked(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
         os.dup2(log.fileno(), 2)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SMOKE_LIMIT_S)
-    _shorten_gates()
+    _shorten_work()
     try:
         return write(benchmark, folder, command=f"python -m benchmarks {benchmark.name} --smoke")
     except pytest.skip.Exception as missing:
@@ -166,13 +166,15 @@ def _smoked(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
             os.close(old)
 
 
-def _shorten_gates() -> None:
-    """Has the optimizer's gates in this process judge and time as little as they can."""
+def _shorten_work() -> None:
+    """Has the optimizer's gates judge and time, and `learn-good --bad` train, as little as they can in this process."""
     from lineside_converters.data import calibration_data
     from lineside_converters.gates import checks
+    from lineside_models.anomaly import defect_head
 
     calibration_data.SIMULATED_JUDGED = 4
     checks.ROUNDS = 2
+    defect_head.STEPS = 10
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -77,7 +79,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Returns a text without line breaks: a name from a file or device cannot begin a line of its own."""
+    """Returns a text without line breaks: a name or an error of a file, device or engine cannot begin a line."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -114,7 +116,7 @@ def note(subject: str, text: str) -> Text:
     """Returns a line that stands below a table, whose columns it must not widen; plain text, as in `add_row`."""
     from rich.text import Text
 
-    return Text(printable(f" {subject}: {text}"))
+    return Text(one_line(f" {subject}: {text}"))
 
 
 def show_frames(done: int, total: int | None = None) -> None:
@@ -160,3 +162,11 @@ class ProgressMeter:
         share = f"{100 * done / self._total:3.0f} %, " if self._total else ""
         sys.stderr.write(f"\r{what or self._what}: {share}{done / 1e6:.0f} MB, {speed:.0f} MB/s   ")
         sys.stderr.flush()
+
+
+def system_user() -> str:
+    """Returns who runs a command, as logs and timelines name a person at the hub's machine."""
+    try:
+        return f"system user {pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"system user {os.getuid()}"

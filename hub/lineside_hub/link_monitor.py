@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_hub.folder_lock import is_running
 from lineside_link.client.client import LinkClient
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DiskFullError
@@ -32,12 +33,6 @@ LOOK_S = 1.0
 GRACE_S = 5.0
 """So long without a connection is no problem yet: at the start, and while the client connects again."""
 
-REPEAT_S = 60.0
-"""How often the file is written if nothing changes."""
-
-STALE_S = 3 * REPEAT_S
-"""A file that is older is of a hub that was killed."""
-
 LOSSES_MAX, LOSSES_S = 4, 300.0
 """A connection that ends more often in this time is pushed off, or breaks down all the time."""
 
@@ -49,11 +44,9 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """What the running hub says of its connection.
 
     Attributes:
-        at_s: Unix time.
         problem: Why devices are not heard; empty if they are.
     """
 
-    at_s: float
     problem: str
 
 
@@ -73,7 +66,7 @@ class LinkMonitor:
         self._counted = 0
         self._error = ""
         self._heard_s = time.monotonic()
-        self._look_s = self._write_s = 0.0
+        self._look_s = 0.0
         self._written: str | None = None
 
     def check(self) -> None:
@@ -83,10 +76,10 @@ class LinkMonitor:
             return
         self._look_s = now_s + LOOK_S
         problem = self._problem(now_s)
-        if problem != self._written or now_s >= self._write_s:
-            self._written, self._write_s = problem, now_s + REPEAT_S
+        if problem != self._written:
             try:
-                write_atomic(self._path, msgspec.json.encode(LinkState(at_s=time.time(), problem=problem)))
+                write_atomic(self._path, msgspec.json.encode(LinkState(problem=problem)))
+                self._written = problem
             except (OSError, DiskFullError) as error:
                 log.warning("%s is not written: %s", self._path, error)
 
@@ -131,14 +124,12 @@ class LinkMonitor:
             link.reconnect()
 
 
-def link_warning(folder: Path) -> str | None:
-    """Returns why the hub of a folder hears no device; ``None`` if it does, or if a person ended it."""
+def link_warning(folder: Path) -> str:
+    """Returns why the hub of a folder hears no device; empty if it does, or if a person ended it."""
     try:
         state = decode_json((folder / NAME).read_bytes(), type=LinkState)
     except (OSError, msgspec.DecodeError):
-        return None
-    age_s = time.time() - state.at_s
-    if age_s > STALE_S:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.at_s))
-        return f"the hub was killed after {at}, and shows devices as they were then: start it"
-    return state.problem or None
+        return ""
+    if not is_running(folder):
+        return "the hub was killed, and shows devices as they were then: start it"
+    return state.problem

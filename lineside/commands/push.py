@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="instead of a bundle: TOML with the tables of agent.toml that a hub may set, such as [inspect]; "
-        "its keys and values are checked here, names of defect types by each device against its bundle",
+        "its keys and values are checked here, names of defect types against the group's bundle",
     )
     parser.add_argument(
         "--agent",

@@ -21,7 +21,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
-from lineside_runtime.serving.candidates import CandidateChoice, choose, device_first
+from lineside_runtime.serving.candidates import CandidateChoice, also_for, choose, device_first
 from lineside_runtime.serving.health import Failures, Fallback
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan, plans_folder
@@ -432,9 +432,12 @@ class Session:
         self, plan: ServingPlan, bundle: Bundle, level: int | None, cleanup: Callable[[], None] | None
     ) -> Serving:
         config = plan.applied_to(self._config)
-        choice = choose(bundle.manifest, config, level=level, share=self._compute_share, on_absent=self._note_absent)
+        manifest = bundle.manifest
+        if plan.kind in ("device", "replicas"):
+            manifest = also_for(manifest, plan.device_kinds)
+        choice = choose(manifest, config, level=level, share=self._compute_share, on_absent=self._note_absent)
         if plan.kind == "device":
-            choice = device_first(plan.devices[0], choice, bundle.manifest, config)
+            choice = device_first(plan.devices[0], choice, manifest, config)
             if str(choice.at(0)) != plan.devices[0]:
                 raise NoDeviceError(f"{plan.devices[0]} is not here", actual=str(choice.at(0)))
         elif self._config.fallback_strategy == "fastest":

@@ -113,15 +113,12 @@ def test_what_cannot_be_installed_is_said_in_pips_words() -> None:
     assert "0 s" in environment.install(python, ["--no-index", "lineside-no-such"], limit_s=0.01)
 
 
-def test_the_version_of_tensorrt_is_the_one_that_onnx_runtime_was_linked_with(tmp_path: Path) -> None:
+def test_tensorrt_and_onnx_runtime_are_those_that_fit_one_another_and_the_drivers_cuda(tmp_path: Path) -> None:
     provider = tmp_path / "libonnxruntime_providers_tensorrt.so"
     assert environment.linked_tensorrt(provider) is None
     provider.write_bytes(b"\x7fELF\0libnvinfer.so.10\0libcudart.so.13\0")
     assert environment.linked_tensorrt(provider) == 10
     assert environment.tensorrt_requirement(major=10, cuda=13) == "tensorrt-cu13>=10,<11"
-
-
-def test_onnx_runtime_is_the_one_for_the_drivers_cuda() -> None:
     assert environment.onnxruntime_requirement(12).endswith("<1.27")
     assert environment.onnxruntime_requirement(13) == environment.onnxruntime_requirement(14)
     assert ">=1.27" in environment.onnxruntime_requirement(13)

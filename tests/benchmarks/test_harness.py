@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import json
 import os
 import re
@@ -104,16 +103,13 @@ def test_hash_follows_code_and_not_what_is_written_about_it(checkout: Path) -> N
     assert sources_sha256(["part"], root=checkout) != before
 
 
-def test_hash_follows_a_renamed_file(checkout: Path) -> None:
+def test_hash_follows_a_renamed_file_and_that_of_a_copy_without_git_is_the_checkouts(checkout: Path) -> None:
     before = sources_sha256(["part"], root=checkout)
     git(checkout, "mv", "part/two.py", "part/three.py")
-    assert sources_sha256(["part"], root=checkout) != before
-
-
-def test_hash_of_a_copy_without_git_is_that_of_the_checkout(checkout: Path) -> None:
-    before = sources_sha256(["part"], root=checkout)
+    renamed = sources_sha256(["part"], root=checkout)
+    assert renamed != before
     (checkout / ".git").rename(checkout / "no-git")
-    assert sources_sha256(["part"], root=checkout) == before
+    assert sources_sha256(["part"], root=checkout) == renamed
 
 
 def test_provenance_says_where_a_figure_comes_from() -> None:
@@ -138,32 +134,23 @@ def test_instructions_are_those_that_int8_depends_on(tmp_path: Path) -> None:
     assert provenance._instructions(tmp_path / "none") == ()
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
-def test_every_path_of_a_benchmark_has_tracked_files(benchmark: Benchmark) -> None:
+def test_every_path_of_a_benchmark_has_tracked_files_and_a_group_means_all_of_its_benchmarks() -> None:
     listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split()
-    missing = [path for path in benchmark.paths if not any(f"{name}/".startswith(f"{path}/") for name in listed)]
-    assert not missing
-
-
-@pytest.mark.torch
-def test_every_benchmark_can_be_imported_and_has_its_function() -> None:
-    for benchmark in BENCHMARKS.values():
-        assert harness.parameters(benchmark) <= {"out", "minutes"}
-        assert callable(importlib.import_module(benchmark.module).run)
-
-
-def test_group_means_all_of_its_benchmarks() -> None:
-    assert [each.name for each in select(["training.wire", "optimizer"])] == [
-        "training.wire",
-        *(name for name in BENCHMARKS if name.startswith("optimizer.")),
-    ]
+    folders = {parent.as_posix() for name in listed for parent in (Path(name), *Path(name).parents)}
+    assert [(each.name, path) for each in BENCHMARKS.values() for path in each.paths if path not in folders] == []
+    optimizers = [name for name in BENCHMARKS if name.startswith("optimizer.")]
+    assert [each.name for each in select(["training.wire", "optimizer"])] == ["training.wire", *optimizers]
     with pytest.raises(KeyError):
         select(["nothing"])
 
 
-def test_result_is_written_whole_with_its_provenance(written: list[Benchmark], tmp_path: Path) -> None:
-    found, failed = harness.run(written[:1], folder=tmp_path)
-    assert not failed
+def test_result_is_written_whole_with_its_provenance_and_a_failure_is_named_and_leaves_none(
+    written: list[Benchmark], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found, failed = harness.run(list(reversed(written)), folder=tmp_path)
+    assert failed == ["zz_broken"] and list(found) == ["zz_working"]
+    assert not (tmp_path / "zz_broken.json").exists()
+    assert re.search("zz_broken failed.*unexpected keyword argument 'round'", capfd.readouterr().err, re.DOTALL)
     content = json.loads((tmp_path / "zz_working.json").read_text())
     assert content == found["zz_working"]
     assert content["rounds"] == 100
@@ -171,16 +158,6 @@ def test_result_is_written_whole_with_its_provenance(written: list[Benchmark], t
     told = msgspec.convert(content["provenance"], Provenance)
     assert told.command == "python -m benchmarks zz_working"
     assert "benchmarks/zz_working.py" in told.sources.paths
-
-
-def test_failure_is_named_and_leaves_no_result(
-    written: list[Benchmark], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found, failed = harness.run(list(reversed(written)), folder=tmp_path)
-    assert failed == ["zz_broken"]
-    assert list(found) == ["zz_working"]
-    assert not (tmp_path / "zz_broken.json").exists()
-    assert re.search("zz_broken failed.*unexpected keyword argument 'round'", capfd.readouterr().err, re.DOTALL)
 
 
 def test_smoke_run_is_small_writes_no_result_and_names_what_failed(

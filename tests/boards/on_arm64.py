@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import open_bundle
 
 
-def main() -> None:
+def figures(given_file: str) -> dict[str, Any]:
+    """Returns what this machine makes of an input, ready for JSON."""
     bundle = open_bundle(zoo.path("surface-12"))
     golden = bundle.manifest.golden
     if golden is None:
@@ -31,7 +33,7 @@ def main() -> None:
         raise SystemExit("the golden frame cannot be read")
     encoded, jpeg = cv2.imencode(".jpg", frame)
     tensor, _ = prepare(frame, bundle.manifest.preprocess)
-    given = np.load(sys.argv[1])
+    given = np.load(given_file)
     variants = [one.name for one in bundle.manifest.variants if one.format == "onnx"]
     outputs = {}
     for name in variants:
@@ -39,7 +41,7 @@ def main() -> None:
             found = session.predict({bundle.manifest.preprocess.input: given})
             outputs[name] = {output: np.array(value, np.float64) for output, value in found.items()}
     decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if encoded else None
-    told = {
+    return {
         "machine": platform.machine(),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "versions": {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "cv2": cv2.__version__},
@@ -50,8 +52,7 @@ def main() -> None:
             for variant, found in outputs.items()
         },
     }
-    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(json.dumps(figures(sys.argv[1])) + "\n")

@@ -7,8 +7,6 @@ Neither says anything of a board's speed.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from lineside_converters.bundles.packaging import golden_frame
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import open_bundle
-from tests.boards import arm64, emulator
+from tests.boards import arm64, emulator, on_arm64
 
 INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 110e6
 """Of the agent with its shipped bundles; 11 MB of them read printed text."""
@@ -32,7 +30,7 @@ def test_every_variant_gives_the_same_outputs_on_the_boards_instructions(tmp_pat
     words = [str(Path(__file__).with_name("on_arm64.py")), str(tmp_path / "input.npy")]
     tensor, _ = prepare(golden_frame().image, open_bundle(zoo.path("surface-12")).manifest.preprocess)
     np.save(words[1], tensor)
-    here = json.loads(subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout)
+    here = on_arm64.figures(words[1])
     there = json.loads(arm64.run_there(tree, *words))
     assert (there["machine"], there["python"]) == ("aarch64", arm64.PYTHON)
     assert there["jpeg_mean"] == pytest.approx(here["jpeg_mean"], abs=0.1)

@@ -23,11 +23,16 @@ from tests.peers.wire import Wire
 __all__ = ["board", "port", "wire"]  # fixtures
 
 
+def open_shell(port: SerialPort) -> SerialShell:
+    """Returns the shell that is open at the other end."""
+    console = Console(port, quiet)
+    console.reach_shell("admin", nobody, boot_timeout_s=60)
+    return SerialShell(console)
+
+
 def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire):
-        console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=60)
-        shell = SerialShell(console)
+        shell = open_shell(port)
         assert shell.run("echo one; echo two >&2; exit 3").text == "one\ntwo\n"
         assert shell.run("exit 3").code == 3
         assert shell.run("cat", data=b"x\ny").text == "x\ny"
@@ -83,13 +88,10 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Serial
         talker.join()
 
 
-@pytest.mark.parametrize("loss", [0.0005])
-def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: SerialPort, loss: float) -> None:
+def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire, rc="PS1='$ '"):
-        console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=60)
-        shell = SerialShell(console)
-        wire.loss = loss
+        shell = open_shell(port)
+        wire.loss = 0.0005
         for number in range(8):
             assert shell.run(f"printf '%s' {'a' * 300}{number}").text == "a" * 300 + str(number)
         assert shell.faults > 0
@@ -99,9 +101,7 @@ def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Serial
 
 def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: SerialPort, tmp_path: Path) -> None:
     with BashAtWire(wire):
-        console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=60)
-        shell = SerialShell(console)
+        shell = open_shell(port)
         log = tmp_path / "log"
         wire.mute()
 
@@ -120,9 +120,7 @@ def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port:
 
 def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire):
-        console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=60)
-        shell = SerialShell(console)
+        shell = open_shell(port)
         threading.Timer(0.5, wire.unplug).start()
         with pytest.raises(BoardLinkError, match="is gone"):
             shell.run("sleep 30")
@@ -190,17 +188,11 @@ def test_wrong_speed_says_so(wire: Wire, port: SerialPort, monkeypatch: pytest.M
     assert "1500000" in str(caught.value)
 
 
-def test_port_that_somebody_else_has_is_said(wire: Wire, port: SerialPort) -> None:
-    with pytest.raises(ConsoleError, match="used by another program"):
-        SerialPort(wire.desk)
-
-
-@pytest.mark.parametrize(
-    ("path", "words"), [("/dev/absent", "is not there"), ("/", "opened"), ("nonsense://x", "opened")]
-)
-def test_port_that_can_not_be_opened_says_why(path: str, words: str) -> None:
-    with pytest.raises(ConsoleError, match=words):
-        SerialPort(path)
+def test_port_that_somebody_else_has_or_that_can_not_be_opened_says_why(wire: Wire, port: SerialPort) -> None:
+    absent = (("/dev/absent", "is not there"), ("/", "opened"), ("nonsense://x", "opened"))
+    for path, words in ((wire.desk, "used by another program"), *absent):
+        with pytest.raises(ConsoleError, match=words):
+            SerialPort(path)
 
 
 def test_adapter_that_goes_while_the_output_drains_is_a_link_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tomllib
 import yaml
@@ -53,8 +55,8 @@ def pi(folder: Path, way: str, **facts: Any) -> Path:
     return raspberry_pi_os(folder / f"{way}.img", first_boot=way, **facts)
 
 
-def test_cloud_init_image_is_told_by_its_seed(tmp_path: Path) -> None:
-    out = tmp_path / "out.img"
+def test_cloud_init_image_is_told_by_its_seed_and_the_makers_commands_are_not_doubled(tmp_path: Path) -> None:
+    out, twice = tmp_path / "out.img", tmp_path / "twice.img"
     made, said = make(pi(tmp_path, "cloud-init"), out)
     assert (made.first_boot, made.python, made.image) == ("cloud-init", "3.13", out)
     assert any("cloud-init" in line for line in said)
@@ -74,15 +76,10 @@ def test_cloud_init_image_is_told_by_its_seed(tmp_path: Path) -> None:
     assert fat_file(out, "cmdline.txt").count("\n") == 1
     assert root_file(out, "/opt/lineside/target") == "3.13 aarch64"
     check_file_systems(out, tmp_path)
-
-
-def test_prepared_again_the_maker_commands_are_not_doubled(tmp_path: Path) -> None:
-    once, twice = tmp_path / "once.img", tmp_path / "twice.img"
-    make(pi(tmp_path, "cloud-init"), once)
-    make(once, twice)
+    make(out, twice)
     commands = yaml.safe_load(fat_file(twice, "user-data"))["runcmd"]
     assert len(commands) == len({json.dumps(command) for command in commands}) == 2
-    assert fat_file(twice, "cmdline.txt") == fat_file(once, "cmdline.txt")
+    assert fat_file(twice, "cmdline.txt") == fat_file(out, "cmdline.txt")
 
 
 def test_firstrun_image_runs_our_script_once(tmp_path: Path) -> None:
@@ -117,7 +114,7 @@ def test_script_takes_itself_away_also_where_a_step_fails(tmp_path: Path) -> Non
 
 def test_preseed_image_gets_custom_toml(tmp_path: Path) -> None:
     out = tmp_path / "out.img"
-    hashed = msgspec_replace(SETTINGS, password_hash="$6$salt$abcdefg")
+    hashed = msgspec.structs.replace(SETTINGS, password_hash="$6$salt$abcdefg").checked()
     made, _ = make(pi(tmp_path, "preseed"), out, settings=hashed)
     assert made.first_boot == "preseed"
     told = tomllib.loads(fat_file(out, "custom.toml"))
@@ -127,12 +124,6 @@ def test_preseed_image_gets_custom_toml(tmp_path: Path) -> None:
     assert told["wlan"]["country"] == "DE"
     assert "systemd.run" not in fat_file(out, "cmdline.txt")
     check_file_systems(out, tmp_path)
-
-
-def msgspec_replace(settings: FirstBootSettings, **changes: str) -> FirstBootSettings:
-    import msgspec
-
-    return msgspec.structs.replace(settings, **changes).checked()
 
 
 def test_jetpack_is_told_in_its_root_file_system(tmp_path: Path) -> None:
@@ -154,24 +145,17 @@ def test_packed_image_is_unpacked(tmp_path: Path) -> None:
     assert root_file(tmp_path / "out.img", "/opt/lineside/target") == "3.13 aarch64"
 
 
-@pytest.mark.parametrize(
-    ("machine", "words"),
-    [(0x3E, "x86_64"), (0x28, "armv7l"), (0x1234, "ELF machine 0x1234")],
-)
-def test_image_for_another_processor_is_refused(tmp_path: Path, machine: int, words: str) -> None:
-    image = pi(tmp_path, "cloud-init", machine=machine)
-    with pytest.raises(PayloadError, match=words):
-        make(image, tmp_path / "out.img")
-    assert not (tmp_path / "out.img").exists()
-
-
-def test_layout_of_another_board_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="bootfs"):
-        make(jetpack(tmp_path / "jetson.img"), tmp_path / "out.img")
+def test_image_for_another_processor_is_refused(tmp_path: Path) -> None:
+    for machine, words in ((0x3E, "x86_64"), (0x28, "armv7l"), (0x1234, "ELF machine 0x1234")):
+        image = pi(tmp_path, "cloud-init", machine=machine)
+        with pytest.raises(PayloadError, match=words):
+            make(image, tmp_path / "out.img")
+        assert not (tmp_path / "out.img").exists()
+        shutil.rmtree(f"{image}.tree")
 
 
 def test_nothing_remains_of_a_preparation_that_failed(tmp_path: Path) -> None:
-    image = pi(tmp_path, "cloud-init")
+    image, other = pi(tmp_path, "cloud-init"), jetpack(tmp_path / "jetson.img")
     before = sorted(path.name for path in tmp_path.iterdir())
 
     def fail(tree: Path, target: SystemTarget) -> None:
@@ -179,21 +163,16 @@ def test_nothing_remains_of_a_preparation_that_failed(tmp_path: Path) -> None:
 
     with pytest.raises(PayloadError):
         prepare(image, tmp_path / "out.img", profile=profile.load("rpi5"), settings=SETTINGS, lay_out=fail, say=print)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_image_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "out.img").write_text("precious")
-    with pytest.raises(InputError):
-        make(tmp_path / "absent.img", tmp_path / "out.img")
-    assert (tmp_path / "out.img").read_text() == "precious"
-
-
-def test_user_data_that_is_a_script_is_refused(tmp_path: Path) -> None:
-    image = pi(tmp_path, "cloud-init")
+    with pytest.raises(ImageError, match="bootfs"):  # the layout of another board
+        make(other, tmp_path / "out.img")
     subprocess.run(["mcopy", "-o", "-i", f"{image}@@4M", "-", "::user-data"], input=b"#!/bin/sh\nreboot\n", check=True)
     with pytest.raises(ImageError, match="no cloud-config"):
         make(image, tmp_path / "out.img")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    (tmp_path / "out.img").write_text("precious")
+    with pytest.raises(InputError):
+        make(image, tmp_path / "out.img")
+    assert (tmp_path / "out.img").read_text() == "precious"
 
 
 def test_wpa_key_is_the_standards() -> None:
@@ -203,25 +182,15 @@ def test_wpa_key_is_the_standards() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"hostname": "cam_07"},
-        {"hostname": "a\nb"},
-        {"hostname": ""},
-        {"user": "root"},
-        {"user": "lineside"},
-        {"user": "a;reboot"},
-        {"password_hash": "secret"},
-        {"password_hash": "$6$x$y\nroot::0"},
-        {"ssh_keys": ("-----BEGIN OPENSSH PRIVATE KEY-----",)},
-        {"ssh_keys": (f"{KEY}\ncommand",)},
-        {"wifi": Wifi(ssid="x", key="", country="Germany")},
-    ],
-)
-def test_settings_that_would_break_a_file_are_refused(changes: dict[str, Any]) -> None:
-    values: dict[str, Any] = {"hostname": "cam-07", **changes}
-    with pytest.raises(ConfigError, match=next(iter(changes))):
-        FirstBootSettings(**values).checked()
+    ("name", "value"),
+    [("hostname", "cam_07"), ("hostname", "a\nb"), ("hostname", ""), ("user", "root"), ("user", "lineside"),
+     ("user", "a;reboot"), ("password_hash", "secret"), ("password_hash", "$6$x$y\nroot::0"),
+     ("ssh_keys", ("-----BEGIN OPENSSH PRIVATE KEY-----",)), ("ssh_keys", (f"{KEY}\ncommand",)),
+     ("wifi", Wifi(ssid="x", key="", country="Germany"))],
+)  # fmt: skip
+def test_settings_that_would_break_a_file_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        FirstBootSettings(**{"hostname": "cam-07", name: value}).checked()
 
 
 @pytest.mark.parametrize(

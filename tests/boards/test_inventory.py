@@ -47,14 +47,13 @@ def test_jetson_has_no_temperature_from_sensors_that_are_off(tmp_path: Path) -> 
     assert found.storage.errors is None
 
 
-def test_an_empty_root_is_an_unknown_board_and_no_error(tmp_path: Path) -> None:
+def test_an_empty_root_is_an_unknown_board_and_no_error_and_this_machine_has_a_disk_or_says_that_it_has_none(
+    tmp_path: Path,
+) -> None:
     found = inventory.take(tmp_path, machine="riscv64")
     assert (found.board, found.model, found.temperature_c, found.throttling) == ("unknown", "unknown", None, None)
     assert (found.accelerators, found.cameras, found.storage.device) == ((), (), "")
     assert any("no profile describes" in what for what in words(found))
-
-
-def test_this_machine_has_a_disk_or_says_that_it_has_none() -> None:
     here = machine_state.storage()
     assert here.free_bytes > 0
     assert here.kind in ("card", "emmc", "nvme", "usb", "disk", "")
@@ -68,33 +67,27 @@ def test_this_machine_has_a_disk_or_says_that_it_has_none() -> None:
         ("40005", ("under-voltage now", "throttled now", "throttled since it was started")),
         ("rubbish", None),
     ],
-)  # fmt: skip
+)
 def test_firmware_says_why_the_board_is_slow(tmp_path: Path, bits: str, expected: tuple[str, ...] | None) -> None:
     assert machine_state.throttling(machines.raspberry_pi_5(tmp_path, throttled=bits)) == expected
 
 
 def test_held_down_clock_and_hot_package_are_told(tmp_path: Path) -> None:
-    machines.write(
-        tmp_path,
-        {
-            "sys/class/thermal/cooling_device3/type": "cpufreq-cpu0\n",
-            "sys/class/thermal/cooling_device3/cur_state": "4\n",
-            "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "17\n",
-        },
-    )
-    assert machine_state.throttling(tmp_path) == (
+    files = {
+        "sys/class/thermal/cooling_device3/type": "cpufreq-cpu0\n",
+        "sys/class/thermal/cooling_device3/cur_state": "4\n",
+        "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "17\n",
+    }
+    assert machine_state.throttling(machines.write(tmp_path, files)) == (
         "cpufreq-cpu0 held down by 4 steps now",
         "package throttled 17 times since it was started",
     )
 
 
-def test_doctor_has_nothing_but_notes_for_a_healthy_pi(tmp_path: Path) -> None:
-    found = inventory.take(machines.raspberry_pi_5(tmp_path), machine="aarch64", engines=(ORT,))
+def test_doctor_has_nothing_but_notes_for_a_healthy_pi_and_names_a_weak_supply_and_heat(tmp_path: Path) -> None:
+    found = inventory.take(machines.raspberry_pi_5(tmp_path / "well"), machine="aarch64", engines=(ORT,))
     assert {level for what, level in words(found).items() if "VideoCore" not in what} <= {"note"}
-
-
-def test_doctor_names_a_weak_supply_and_heat(tmp_path: Path) -> None:
-    root = machines.raspberry_pi_5(tmp_path, throttled="0x50005", temperature="83000")
+    root = machines.raspberry_pi_5(tmp_path / "weak", throttled="0x50005", temperature="83000")
     told = words(inventory.take(root, machine="aarch64", engines=(ORT,)))
     assert told["under-voltage now"] == "error"
     assert told["83 °C; it slows down from 80 °C on"] == "warning"

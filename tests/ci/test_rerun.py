@@ -58,19 +58,20 @@ def closing_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip().splitlines()[-1].strip("= ")
 
 
-def test_nothing_fails(tmp_path: Path) -> None:
+def test_nothing_fails_and_a_run_without_tests_is_red(tmp_path: Path) -> None:
     project = Project(tmp_path, good=GOOD)
     done = project.run()
     assert done.returncode == 0, done.stdout
     assert closing_line(done).startswith("1 passed in")
     assert (project.names("flaky"), project.names("failed"), project.report["counts"]["passed"]) == ([], [], 1)
     assert "None." in (tmp_path / "test-report" / "flaky.md").read_text()
+    for options, status in ((("--no-such-option",), 4), (("-k", "nothing"), 5)):
+        assert project.run(*options).returncode == status
 
 
-@pytest.mark.parametrize("workers", [(), WORKERS])
-def test_what_passes_alone_is_flaky_and_green(tmp_path: Path, workers: tuple[str, ...]) -> None:
+def test_what_passes_alone_is_flaky_and_green(tmp_path: Path) -> None:
     project = Project(tmp_path, good=GOOD, flaky=FLAKY)
-    done = project.run(*workers)
+    done = project.run()
     assert done.returncode == 0, done.stdout
     assert closing_line(done).startswith("1 passed, 1 flaky in")
     assert (project.names("flaky"), project.names("failed")) == (["test_flaky.py::test_flaky"], [])
@@ -83,23 +84,17 @@ def test_what_passes_alone_is_flaky_and_green(tmp_path: Path, workers: tuple[str
     assert "test_flaky.py::test_flaky: In the run" in page and "only this time" in page
 
 
-def test_what_fails_twice_is_red_beside_a_flaky_test(tmp_path: Path) -> None:
-    project = Project(tmp_path, good=GOOD, flaky=FLAKY, broken=BROKEN)
+def test_what_fails_twice_or_at_a_fixtures_end_or_is_skipped_alone_is_red_beside_a_flaky_test(tmp_path: Path) -> None:
+    left = "import pytest\n\n@pytest.fixture\ndef left():\n    yield\n    assert False, 'at the end'\n\n"
+    left += "def test_left(left):\n    pass\n"
+    skipped = f"{ONCE}import pytest\n\ndef test_skipped():\n"
+    skipped += "    if not first():\n        pytest.skip('not now')\n    assert 0\n"
+    project = Project(tmp_path, good=GOOD, flaky=FLAKY, broken=BROKEN, left=left, skipped=skipped)
     done = project.run(*WORKERS)
     assert done.returncode == 1
-    assert closing_line(done).startswith("1 failed, 1 passed, 1 flaky in")
-    assert (project.names("flaky"), project.names("failed")) == (
-        ["test_flaky.py::test_flaky"],
-        ["test_broken.py::test_broken"],
-    )
-
-
-def test_a_fixture_that_fails_at_its_end_is_a_failure(tmp_path: Path) -> None:
-    text = "import pytest\n\n@pytest.fixture\ndef left():\n    yield\n    assert False, 'at the end'\n\n"
-    project = Project(tmp_path, left=text + "def test_left(left):\n    pass\n")
-    done = project.run()
-    assert done.returncode == 1
-    assert project.names("failed") == ["test_left.py::test_left"]
+    assert closing_line(done).startswith("3 failed, 2 passed, 1 flaky in")
+    assert project.names("flaky") == ["test_flaky.py::test_flaky"]
+    assert sorted(project.names("failed")) == [f"test_{name}.py::test_{name}" for name in ("broken", "left", "skipped")]
 
 
 @pytest.mark.parametrize("workers", [(), WORKERS])
@@ -133,16 +128,6 @@ def test_a_worker_that_crashes_is_red_unless_its_test_passes_alone(tmp_path: Pat
     assert "crashed while running" in done.stdout
 
 
-def test_a_test_that_is_skipped_alone_has_not_passed(tmp_path: Path) -> None:
-    skipped = (
-        ONCE
-        + "import pytest\n\ndef test_skipped():\n    if not first():\n        pytest.skip('not now')\n    assert 0\n"
-    )
-    project = Project(tmp_path, skipped=skipped)
-    assert project.run().returncode == 1
-    assert project.names("failed") == ["test_skipped.py::test_skipped"]
-
-
 def test_many_failures_are_not_run_again(tmp_path: Path) -> None:
     project = Project(
         tmp_path, many="import pytest\n\n@pytest.mark.parametrize('n', range(21))\ndef test_n(n):\n    assert 0\n"
@@ -151,8 +136,3 @@ def test_many_failures_are_not_run_again(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "running again" not in done.stdout
     assert len(project.names("failed")) == 21
-
-
-@pytest.mark.parametrize(("options", "status"), [(("--no-such-option",), 4), (("-k", "nothing"), 5)])
-def test_a_run_without_tests_is_red(tmp_path: Path, options: tuple[str, ...], status: int) -> None:
-    assert Project(tmp_path, good=GOOD).run(*options).returncode == status

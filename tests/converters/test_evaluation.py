@@ -98,11 +98,17 @@ def test_curves_pass_through_the_figures_and_enclose_the_average_precision(
         assert list(curve.precision) == sorted(curve.precision, reverse=True)
 
 
-def test_the_matrix_counts_every_true_box_once(judged: tuple[DetectorEvaluation, Path]) -> None:
+def test_the_matrix_counts_every_true_box_once_and_the_worst_frame_is_one_with_most_wrong(
+    judged: tuple[DetectorEvaluation, Path],
+) -> None:
     result, _ = judged
     by_type = {label: sum(row) for label, row in zip(result.confusion.labels, result.confusion.counts, strict=True)}
-    for name, each in result.per_class.items():
-        assert by_type.get(name, 0) == each.support
+    assert all(by_type.get(name, 0) == each.support for name, each in result.per_class.items())
+    weights = [each.weight for each in result.worst_frames]
+    assert weights == sorted(weights, reverse=True)
+    assert all(each.missed + each.false > 0 for each in result.worst_frames)
+    hits = sum(round(each.recall * each.support) for each in result.per_class.values())
+    assert sum(each.missed for each in result.worst_frames) == sum(map(sum, result.confusion.counts[:-1])) - hits
 
 
 def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the_train_fold(
@@ -131,35 +137,22 @@ def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the
     assert all(each.best <= min(each.cost, each.weight, 1 - each.weight) for each in verdict.cost_curve)
 
 
-def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
+def test_templates_of_the_train_fold_are_no_good_parts_and_all_are_where_the_data_do_not_divide_themselves(
+    tmp_path: Path,
+) -> None:
     data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3)
-    rates = {}
-    for fold in ("val", "all"):
-        verdict = judge_detector(data, EvaluationRequest(fold=fold)).good_or_bad
-        rates[fold] = [(each.source, each.parts) for each in verdict.false_rejects]
-    assert rates["val"] == [("templates of deeppcb, fold val", 3), ("all", 3)]
-    assert rates["all"] == [("templates of deeppcb, fold all", 3), ("all", 3)]
 
+    def parts(folder: Path, fold: str) -> tuple[str, int]:
+        verdict = judge_detector(folder, EvaluationRequest(fold=fold)).good_or_bad
+        source, *others = ((each.source, each.parts) for each in verdict.false_rejects)
+        assert others == [("all", source[1])] and verdict.recall.parts == (3 if fold == "val" else 5)
+        return source
 
-@pytest.mark.parametrize("given", ["", "PCBData"])
-def test_every_template_is_a_good_part_where_the_data_do_not_divide_themselves(tmp_path: Path, given: str) -> None:
-    """As the authors of DeepPCB publish it: without a table of folds."""
-    data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3)
-    (data / "folds.csv").unlink()
-    verdict = judge_detector(data / given, EvaluationRequest(fold="all")).good_or_bad
-    assert [(each.source, each.parts) for each in verdict.false_rejects[:1]] == [("templates of deeppcb, fold all", 5)]
-    assert verdict.recall.parts == 5
-
-
-def test_the_worst_frame_is_one_with_most_wrong(judged: tuple[DetectorEvaluation, Path]) -> None:
-    result, _ = judged
-    weights = [each.weight for each in result.worst_frames]
-    assert weights == sorted(weights, reverse=True)
-    assert all(each.missed + each.false > 0 for each in result.worst_frames)
-    missed = sum(each.missed for each in result.worst_frames)
-    assert missed == sum(row[-1] + sum(row[:-1]) for row in result.confusion.counts[:-1]) - sum(
-        round(each.recall * each.support) for each in result.per_class.values()
-    )
+    assert parts(data, "val") == ("templates of deeppcb, fold val", 3)
+    assert parts(data, "all") == ("templates of deeppcb, fold all", 3)
+    (data / "folds.csv").unlink()  # as the authors of DeepPCB publish it
+    for given in ("", "PCBData"):
+        assert parts(data / given, "all") == ("templates of deeppcb, fold all", 5)
 
 
 def test_the_page_stands_alone_and_shows_truth_beside_find(
@@ -245,43 +238,32 @@ def test_a_class_that_was_never_answered_has_no_precision(tmp_path: Path, pictur
     assert "<td>bright</td><td>–</td>" in (tmp_path / "page.html").read_text()
 
 
-def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, pictures: Path, steel: Path) -> None:
-    bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
-    with pytest.raises(ConfigError, match="predictions"):
-        judge(bundle, pictures, EvaluationRequest(predictions=tmp_path / "finds.json"))
-    with pytest.raises(DatasetError, match="boxes"):
-        judge(SLIM, pictures, EvaluationRequest())
-    with pytest.raises(DatasetError, match="one type a frame"):
-        judge(bundle, steel, EvaluationRequest())
-
-
-def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
-    with pytest.raises(DatasetError, match="train or val"):
-        judge(SLIM, steel, EvaluationRequest(fold="vla"))
-
-
-def test_a_fold_of_a_folder_without_folds_is_no_fold(tmp_path: Path, pictures: Path) -> None:
+def test_what_does_not_fit_and_folds_that_there_are_not_are_refused(
+    tmp_path: Path, pictures: Path, steel: Path
+) -> None:
     net = classifier(tmp_path / "bundle", ("bright", "dark"))
-    with pytest.raises(DatasetError, match="no fold 'val'") as caught:
-        judge(net, pictures, EvaluationRequest(fold="val"))
-    assert "folds.csv" in str(caught.value)
-    assert judge(net, pictures, EvaluationRequest()).fold == "all"
-
-
-def test_a_fold_to_choose_on_that_was_named_must_be_there(steel: Path) -> None:
-    with pytest.raises(DatasetError, match="train or val"):
-        judge(SLIM, steel, EvaluationRequest(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))
-
-
-def test_no_frame_at_all_is_an_error(steel: Path) -> None:
-    with pytest.raises(DatasetError, match="no samples"):
-        judge(SLIM, steel, EvaluationRequest(fold="val", max_frames=0))
-
-
-def test_a_place_that_cannot_be_written_to_is_said_before_the_work(steel: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="can't be written"):
-        judge(SLIM, steel, EvaluationRequest(fold="val", predictions=tmp_path / "file" / "finds.json"))
+    nowhere = tmp_path / "file" / "finds.json"
+    refused: tuple[tuple[Path, Path, dict[str, Any], type[Exception], str], ...] = (
+        (net, pictures, {"predictions": tmp_path / "finds.json"}, ConfigError, "predictions"),
+        (SLIM, pictures, {}, DatasetError, "boxes"),
+        (net, steel, {}, DatasetError, "one type a frame"),
+        (SLIM, steel, {"fold": "vla"}, DatasetError, "train or val"),
+        (net, pictures, {"fold": "val"}, DatasetError, r"no fold 'val'.*folds\.csv"),
+        (
+            SLIM,
+            steel,
+            {"fold": "val", "max_frames": 2, "choose_on": "trian", "clean_simulated": 1},
+            DatasetError,
+            "train or val",
+        ),
+        (SLIM, steel, {"fold": "val", "max_frames": 0}, DatasetError, "no samples"),
+        (SLIM, steel, {"fold": "val", "predictions": nowhere}, ConfigError, "can't be written"),
+    )
+    for bundle, data, asked, error, words in refused:
+        with pytest.raises(error, match=words):
+            judge(bundle, data, EvaluationRequest(**asked))
+    assert judge(net, pictures, EvaluationRequest()).fold == "all"
 
 
 def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:

@@ -68,14 +68,12 @@ def test_one_that_finds_fewer_pixels_is_stopped(tmp_path: Path) -> None:
         proved(tmp_path, bar=0.84)
 
 
-def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path: Path) -> None:
+def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces_and_unknown_types_are_refused(
+    tmp_path: Path,
+) -> None:
     assert isinstance(task_of(bright.manifest(), masks=True), SegmentationTask)
     assert isinstance(task_of(bright.manifest()), DetectionTask)
-    inputs = gather_inputs(bright.manifest(), limit=4)
-    assert not inputs.masks
-
-
-def test_a_type_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    assert not gather_inputs(bright.manifest(), limit=4).masks
     data = write_masks(tmp_path / "data", 6)
     with pytest.raises(CalibrationError, match="dent") as caught:
         gather_inputs(bright.manifest(), limit=4, data=(data,), fold="all")

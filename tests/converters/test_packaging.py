@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from lineside_converters.reports.report import (
     SourceFacts,
     read_report,
     this_machine,
-    write_report,
 )
 from lineside_models import golden
 from lineside_models.frame import Frame
@@ -85,26 +85,19 @@ def test_a_bundle_holds_all_that_the_design_names(tmp_path: Path) -> None:
     assert made.path.stat().st_mode & 0o777 == 0o755
 
 
-def test_its_golden_input_gives_its_golden_output(tmp_path: Path) -> None:
-    made = build(tmp_path, tmp_path / "cells")
-    opened = open_bundle(made.path)
-    assert opened.digest == made.digest
-    with Session(opened) as session:
-        replayed = golden.replay(session, opened)
-    assert min(replayed.cosine.values()) > 0.9999
-
-
-def test_the_golden_input_is_drawn_and_always_the_same() -> None:
+def test_the_golden_input_is_drawn_or_given_and_gives_the_golden_output(tmp_path: Path) -> None:
     assert golden_frame().source == "simulator"
     np.testing.assert_array_equal(golden_frame().image, golden_frame().image)
-
-
-def test_another_golden_frame_can_be_given(tmp_path: Path) -> None:
     image, _ = nets.cells_picture(3)
     made = build(tmp_path, tmp_path / "cells", frame=Frame(image=image))
     assert made.manifest.golden is not None
     stored = cv2.imread(str(made.path / made.manifest.golden.frame), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(stored, image)
+    for each in (made, build(tmp_path, tmp_path / "a" / "b" / "cells")):  # folders above it are made
+        opened = open_bundle(each.path)
+        assert opened.digest == each.digest
+        with Session(opened) as session:
+            assert min(golden.replay(session, opened).cosine.values()) > 0.9999
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
@@ -137,83 +130,72 @@ def test_a_bundle_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_a_model_that_does_not_run_leaves_nothing(tmp_path: Path) -> None:
+def test_a_model_that_does_not_run_or_is_missing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BundleFormatError, match="onnx-fp32"):
+        build_bundle(tmp_path / "cells", manifest=nets.manifest(), models={}, report=report(), card="")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(LinesideError):
         build(tmp_path, tmp_path / "cells", b"not a model")
     assert not (tmp_path / "cells").exists()
     assert hidden(tmp_path) == []
 
 
-def test_a_variant_without_its_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleFormatError, match="onnx-fp32"):
-        build_bundle(tmp_path / "cells", manifest=nets.manifest(), models={}, report=report(), card="")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_folders_above_are_made(tmp_path: Path) -> None:
-    assert build(tmp_path, tmp_path / "a" / "b" / "cells").path.is_dir()
-
-
 CHILD = """
-import sys
+import os, sys
 from pathlib import Path
 from tests.converters.test_packaging import build
-folder = Path(sys.argv[1])
-print("ready", flush=True)
-while True:
-    build(folder, folder / "cells", overwrite=True)
+for line in sys.stdin:  # each builds in a process of its own, without the imports of another
+    folder, process = Path(line.strip()), os.fork()
+    while process == 0:
+        build(folder, folder / "cells", overwrite=True)
+    print(process, flush=True)
+    os.waitpid(process, 0)
+    print("ended", flush=True)
 """
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_killed_at_any_moment_it_leaves_a_whole_bundle_or_none(tmp_path: Path, which: int) -> None:
-    child = subprocess.Popen([sys.executable, "-c", CHILD, tmp_path], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == b"ready\n"
+def is_at(folder: Path, mark: str) -> bool:
+    return any(folder.glob(f".cells.{mark}"))
+
+
+def test_killed_at_any_moment_it_leaves_a_whole_bundle_or_none(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
         # At another stage of the first or a later build each time.
-        marks = ("*.tmp", "*.tmp/golden", "*.tmp/manifest.json", "*.old")
-        wait_for(lambda: child.poll() is not None or any(tmp_path.glob(f".cells.{marks[which]}")), 60, what="a build")
-        assert child.poll() is None
-        os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-    if (tmp_path / "cells").exists():
-        open_bundle(tmp_path / "cells")
-    # Between the two renames of a replacement only the old one stands, aside; it is whole as well.
-    for aside in tmp_path.glob(".cells.*.old"):
-        if not (tmp_path / "cells").exists():
-            open_bundle(aside)
+        for number, mark in enumerate(("*.tmp", "*.tmp/golden", "*.tmp/manifest.json", "*.old")):
+            (folder := tmp_path / str(number)).mkdir()
+            print(folder, file=child.stdin, flush=True)
+            process = int(child.stdout.readline())
+            try:
+                wait_for(partial(is_at, folder, mark), what="a build")
+            finally:
+                os.kill(process, signal.SIGKILL)
+            assert child.stdout.readline() == "ended\n"
+            if (folder / "cells").exists():
+                open_bundle(folder / "cells")
+            else:  # between the two renames of a replacement only the old one stands, aside; it is whole as well
+                for aside in folder.glob(".cells.*.old"):
+                    open_bundle(aside)
 
 
-def test_a_report_of_another_kind_is_refused(tmp_path: Path) -> None:
-    write_report(tmp_path, report())
+def test_reports_of_the_first_schema_are_read_and_of_another_kind_or_a_newer_one_are_refused(tmp_path: Path) -> None:
+    old = read_report(Path(str(importlib.resources.files("lineside_models") / "zoo" / "surface-12")))
+    assert old.int8 is not None
+    plain = json.loads(msgspec.json.encode(report()))
     path = tmp_path / "report.json"
-    path.write_text(path.read_text().replace('"level"', '"lewel"'))
-    with pytest.raises(BundleFormatError):
-        read_report(tmp_path)
+    for text, said in ((json.dumps(plain).replace('"level"', '"lewel"'), ""), ('{"schema": 99, "new": 1}', "newer")):
+        path.write_text(text)
+        with pytest.raises(BundleFormatError, match=said or None) as caught:
+            read_report(tmp_path)
+    assert caught.value.actual == 99
     with pytest.raises(BundleFormatError):
         read_report(tmp_path / "nowhere")
-
-
-def test_a_report_of_the_first_schema_is_read(tmp_path: Path) -> None:
-    old = read_report(Path(str(importlib.resources.files("lineside_models") / "zoo" / "surface-12")))
-    plain = json.loads(msgspec.json.encode(report()))
     for name in ("metric", "layers", "curves", "candidates", "hypervolumes", "confusion", "disagreements", "variants"):
         del plain[name]
-    (tmp_path / "report.json").write_text(json.dumps({**plain, "schema": 1}))
-    assert old.int8 is not None
-    assert read_report(tmp_path).schema == 1
-    assert read_report(tmp_path).layers == ()
-
-
-def test_a_report_of_a_newer_lineside_is_refused_by_its_number(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text('{"schema": 99, "new": 1}')
-    with pytest.raises(BundleFormatError, match="newer lineside") as caught:
-        read_report(tmp_path)
-    assert caught.value.actual == 99
+    path.write_text(json.dumps({**plain, "schema": 1}))
+    assert (read_report(tmp_path).schema, read_report(tmp_path).layers) == (1, ())
 
 
 def test_the_machine_is_described() -> None:

@@ -29,19 +29,18 @@ def test_a_caller_that_listens_hears_everything(monkeypatch: pytest.MonkeyPatch)
     assert terminal.getvalue() == ""
 
 
-def test_a_terminal_sees_lines_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    with reporter_for(None, None) as progress:
-        progress.report("calibrate")
-        list(progress.through(range(3), "frames"))
-    assert "calibrate" in terminal.getvalue()
-    assert "frames" in terminal.getvalue()
+def test_a_terminal_sees_lines_and_bars_and_without_one_the_log_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(stream: io.StringIO) -> str:
+        monkeypatch.setattr("sys.stderr", stream)
+        with caplog.at_level(logging.INFO, "lineside.convert"), reporter_for(None, None) as progress:
+            progress.report("calibrate")
+            list(progress.through(range(3), "frames"))
+        return stream.getvalue()
 
-
-def test_without_a_terminal_the_log_has_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("sys.stderr", quiet := io.StringIO())
-    with caplog.at_level(logging.INFO, "lineside.convert"), reporter_for(None, None) as progress:
-        progress.report("calibrate")
-        list(progress.through(range(3), "frames"))
+    seen = report(Terminal())
+    assert "calibrate" in seen and "frames" in seen
+    caplog.clear()
+    assert report(io.StringIO()) == ""
     assert caplog.messages == ["calibrate"]
-    assert quiet.getvalue() == ""

@@ -32,7 +32,6 @@ from lineside_converters.pruning.structured import (
 )
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, open_network
 from lineside_converters.pruning.width_selection import choose_widths, narrower, predicted_harm
-from lineside_converters.training.loop import start_run
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_runtime.errors import PruningError
@@ -63,27 +62,20 @@ def network(trained: Blocks, tmp_path_factory: pytest.TempPathFactory) -> Prunab
     return open_network(path, [bars(64, 77)[0]])
 
 
-def test_an_exported_graph_computes_the_same_as_a_module_with_its_norms_put_back(
+def test_an_exported_graph_computes_the_same_as_a_module_with_its_norms_put_back_and_folded_again(
     trained: Blocks, network: PrunableNetwork
 ) -> None:
-    images = bars(8, 3)[0]
+    images, folded = bars(8, 3)[0], fold_norms(network.copy().module).eval()
     with torch.no_grad():
         wanted = trained.eval()(images)
-        found = as_tuple(network.module.eval()(images))[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+        for module in (network.module.eval(), folded):
+            np.testing.assert_allclose(as_tuple(module(images))[0], wanted, atol=1e-4)
     assert sum(isinstance(each, nn.BatchNorm2d) for each in network.module.modules()) == 4
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in folded.modules())
     assert network.dynamic_axes == {"image": {0: "batch"}, "logits": {0: "batch"}}
 
 
-def test_folded_again_it_still_computes_the_same(network: PrunableNetwork) -> None:
-    images = bars(8, 4)[0]
-    folded = fold_norms(network.copy().module).eval()
-    assert not any(isinstance(each, nn.BatchNorm2d) for each in folded.modules())
-    with torch.no_grad():
-        np.testing.assert_allclose(as_tuple(folded(images))[0], as_tuple(network.module(images))[0], atol=1e-4)
-
-
-def test_channels_that_meet_in_an_addition_or_pass_a_depthwise_convolution_are_one_group(
+def test_channels_that_meet_in_an_addition_or_pass_a_depthwise_convolution_are_one_group_and_go_together(
     network: PrunableNetwork,
 ) -> None:
     grouping = find_groups(network.module, network.example)
@@ -91,9 +83,6 @@ def test_channels_that_meet_in_an_addition_or_pass_a_depthwise_convolution_are_o
     joined = next(group for group in grouping.groups if group.width == 16)
     assert len(joined.makers) == 2  # stem and back
     assert list(grouping.left.values()) == ["its channels are an output of the network"]
-
-
-def test_removed_channels_are_gone_everywhere_and_the_outputs_keep_their_shape(network: PrunableNetwork) -> None:
     made = network.copy()
     groups = find_groups(made.module, made.example).groups
     remove(made.module, made.example, {group.name: [0, 1, 2] for group in groups})
@@ -101,20 +90,16 @@ def test_removed_channels_are_gone_everywhere_and_the_outputs_keep_their_shape(n
     assert as_tuple(made.module(bars(2, 1)[0]))[0].shape == (2, 3)
 
 
-def test_a_network_without_channels_to_spare_is_refused_with_the_reason() -> None:
+def test_networks_without_channels_to_spare_or_that_torch_has_no_form_of_are_refused(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
     single = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     with pytest.raises(PruningError, match="no channels") as caught:
         find_groups(single, bars(1, 0)[0])
     assert "an output of the network" in str(caught.value.actual) and caught.value.code == 6007
-
-
-def test_a_graph_that_torch_has_no_form_of_is_refused(tmp_path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper
-
-    value = helper.make_tensor_value_info
-    node = helper.make_node("StringNormalizer", ["x"], ["y"], name="odd")
-    graph = helper.make_graph([node], "g", [value("x", TensorProto.STRING, [1])], [value("y", TensorProto.STRING, [1])])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("StringNormalizer", ["x"], ["y"], name="odd")], "g", [x], [y])
     path = tmp_path / "odd.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     with pytest.raises(PruningError, match="no form that could be trained"):
@@ -163,25 +148,17 @@ def costs_of_two(first_us: float, second_us: float) -> LayerCosts:
     )  # fmt: skip
 
 
-def test_the_widths_chosen_spare_the_sensitive_group_and_reach_the_time() -> None:
+def test_the_widths_chosen_spare_the_sensitive_group_and_reach_the_time_or_the_most_there_is_is_told() -> None:
     costs = costs_of_two(100.0, 100.0)
     curves = [ChannelSensitivity("g", (1.0, 0.25), (0.0, 0.01)), ChannelSensitivity("h", (1.0, 0.25), (0.0, 9.0))]
     chosen = choose_widths(costs, curves, speedup=1.4)
     assert costs.predict_us(chosen) <= costs.total_us / 1.4
     assert chosen["h"] == 4 * BLOCK > chosen["g"]
     assert predicted_harm(curves, chosen, costs.full) == pytest.approx(0.01)
-
-
-def test_a_speed_that_is_not_there_is_refused_with_the_most_there_is() -> None:
     with pytest.raises(PruningError, match="not enough") as caught:
-        choose_widths(costs_of_two(100.0, 100.0), [ChannelSensitivity("g", (1.0, 0.25), (0.0, 0.0))], speedup=3.0)
+        choose_widths(costs, [ChannelSensitivity("g", (1.0, 0.25), (0.0, 0.0))], speedup=3.0)
     assert "1.5" in str(caught.value.actual)
-
-
-def test_narrower_widths_fill_the_engines_blocks() -> None:
-    assert narrower(96, 96) == [80, 64, 48, 32]
-    assert narrower(32, 32) == [24, 16, 8]
-    assert narrower(8, 8) == [4]
+    assert [narrower(96, 96), narrower(32, 32), narrower(8, 8)] == [[80, 64, 48, 32], [24, 16, 8], [4]]
 
 
 def test_the_time_of_every_layer_is_found_in_the_engines_profile(network: PrunableNetwork) -> None:
@@ -237,20 +214,12 @@ def test_widths_are_corrected_by_what_is_measured_and_a_plan_made_before_is_kept
     )
     said: list[str] = []
     found, times = evened(found), iter([1.05, 1.14])
+    with pytest.raises(PruningError):  # the speed is never reached
+        plan_pruning(network, found, speedup=1.2, timed=lambda _: 1.0, work=tmp_path, report=lambda _: None)
     first = plan_pruning(network, found, speedup=1.15, timed=lambda _: next(times), work=tmp_path, report=said.append)
     assert len(said) == 2 and "1.05 times measured" in said[0] and first.measured_speedup == 1.14
     assert plan_pruning(network, found, speedup=1.15, timed=lambda _: 9.0, work=tmp_path, report=said.append) == first
     assert "as chosen before" in said[-1]
-
-
-def test_a_clock_that_never_reaches_the_speed_ends_in_an_error(
-    network: PrunableNetwork, objective: BarObjective, tmp_path: Path
-) -> None:
-    found = measure_sensitivity(
-        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, report=lambda _: None
-    )
-    with pytest.raises(PruningError):
-        plan_pruning(network, evened(found), speedup=1.2, timed=lambda _: 1.0, work=tmp_path, report=lambda _: None)
 
 
 class KilledError(BaseException):
@@ -298,9 +267,3 @@ def test_a_student_hears_its_teacher_where_nothing_is_known_to_be_true(
         on_progress=lambda _: None,
     )  # fmt: skip
     assert objective.evaluate(student)["top1"] > 0.7
-
-
-def test_a_run_starts_at_its_own_rate() -> None:
-    model = Blocks()
-    run = start_run(model, [{"params": list(model.parameters()), "peak": 0.5}])
-    assert run.step == 0 and run.optimizer.param_groups[0]["peak"] == 0.5

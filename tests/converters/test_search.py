@@ -34,25 +34,18 @@ from tests.converters.small_nets import bars
 pytestmark = pytest.mark.torch
 
 
-def test_the_front_is_what_none_beats_in_both() -> None:
+def test_the_front_is_what_none_beats_in_both_and_the_area_that_of_the_union_of_rectangles() -> None:
+    from optuna._hypervolume import compute_hypervolume
+
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.5, 0.9), (1.0, 0.6)]
     assert [points[index] for index in front(points)] == [(1.0, 0.6), (2.5, 0.9)]
-
-
-def test_the_area_is_that_of_the_union_of_rectangles() -> None:
     assert hypervolume([], (4.0, 0.0)) == 0
     assert hypervolume([(1.0, 0.5)], (4.0, 0.0)) == pytest.approx(1.5)
     assert hypervolume([(1.0, 0.5), (2.0, 1.0), (3.0, 0.7)], (4.0, 0.0)) == pytest.approx(0.5 + 2.0)
     assert hypervolume([(5.0, 1.0)], (4.0, 0.0)) == 0
-
-
-def test_the_area_agrees_with_optunas_own() -> None:
-    rng = np.random.default_rng(0)
-    points = rng.uniform(0, 1, (20, 2))
-    from optuna._hypervolume import compute_hypervolume
-
-    theirs = compute_hypervolume(np.stack([points[:, 0], -points[:, 1]], 1), np.array([1.0, 0.0]))
-    assert hypervolume([tuple(point) for point in points], (1.0, 0.0)) == pytest.approx(theirs)
+    drawn = np.random.default_rng(0).uniform(0, 1, (20, 2))
+    theirs = compute_hypervolume(np.stack([drawn[:, 0], -drawn[:, 1]], 1), np.array([1.0, 0.0]))
+    assert hypervolume([tuple(point) for point in drawn], (1.0, 0.0)) == pytest.approx(theirs)
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +53,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     return search_context(tmp_path_factory.mktemp("bench"))
 
 
-def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: SearchContext) -> None:
+def test_the_space_has_every_group_in_one_stage_what_the_task_allows_and_fewer_channels_for_less_time(
+    bench: SearchContext,
+) -> None:
     names = [name for stage in bench.space.stages for name in stage]
     assert sorted(names) == sorted(curve.group for curve in bench.found.groups)
     assert bench.space.sizes[0] == 1.0 and len(bench.space.sizes) > 1  # its answer is one for the whole picture
     assert bench.space.engines == ("ort",)
-
-
-def test_less_time_left_is_fewer_channels(bench: SearchContext) -> None:
-    whole = widths_of(bench.found, bench.space, [1.0] * len(bench.space.stages))
-    narrow = widths_of(bench.found, bench.space, [0.2] * len(bench.space.stages))
+    whole, narrow = (widths_of(bench.found, bench.space, [kept] * len(bench.space.stages)) for kept in (1.0, 0.2))
     assert whole == bench.found.widths
     assert sum(narrow.values()) < sum(whole.values())
+    text = str(SearchChoice((1.0, 0.5), 0.75, "minmax", 1, "ort"))
+    assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"
 
 
 def imagined(_: SearchContext, choice: SearchChoice) -> SearchTrial:
@@ -108,11 +101,6 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(bench: SearchContext, tmp_
     assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3, measure=fake) == tried
 
 
-def test_the_same_seed_proposes_the_same(bench: SearchContext, tmp_path: Path) -> None:
-    one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
-    assert one == two
-
-
 def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
     choice = SearchChoice((1.0,), 1.0, "minmax", 0, "ort")
 
@@ -124,14 +112,6 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
     assert len(shortlist(even[:2], 3)) == 2
     knee = tries((1.0, 3.0), (1.1, 2.9), (1.2, 2.8), (1.3, 2.7), (2.0, 1.0), (6.0, 0.9))
     assert [each.latency_ms for each in shortlist(knee, 2)] == [1.0, 2.0]
-
-
-def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
-    bench: SearchContext, tmp_path: Path
-) -> None:
-    tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
-    begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
-    assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
 
 
 def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(
@@ -197,11 +177,6 @@ def test_the_account_marks_the_front_and_measures_every_series_against_one_point
     assert [each.shipped for each in candidates] == [True, False, False]
     values = {each.series: each.value for each in areas}
     assert values["search"] == pytest.approx((3.15 - 1.0) * 0.9) and values["level 2"] == pytest.approx(1.15 * 0.85)
-
-
-def test_a_choice_reads_well() -> None:
-    text = str(dataclasses.replace(SearchChoice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
-    assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"
 
 
 def test_a_network_without_a_residual_block_computes_what_is_around_it(bench: SearchContext) -> None:
@@ -275,12 +250,16 @@ def test_a_folder_keeps_no_result_of_another_choice_seed_length_or_start(tmp_pat
         assert other() != known and not (folder / "finished.json").exists()
 
 
-def test_a_longer_search_begins_with_a_shorter_one_and_another_seed_begins_anew(
+def test_a_search_begins_with_even_shares_a_longer_one_with_a_shorter_one_and_another_seed_anew(
     bench: SearchContext, tmp_path: Path
 ) -> None:
     whole = search(bench, tmp_path / "whole", sampler="nsga2", trials=13, seed=5)
+    begun = [(each.choice.size, *set(each.choice.kept)) for each in whole[:9]]
+    small = [(size, kept) for size in (0.875, 0.75) for kept in (0.3, 0.2)]  # narrow networks for small pictures
+    assert begun == [(1.0, kept) for kept in (0.8, 0.6, 0.45, 0.3, 0.2)] + small
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=11, seed=5) == whole[:11]
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=13, seed=5) == whole
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=3, seed=5) == whole[:3]
     random = search(bench, tmp_path / "parts", sampler="random", trials=3, seed=5)
     assert search(bench, tmp_path / "parts", sampler="random", trials=3, seed=6) != random
+    assert search(bench, tmp_path / "again", sampler="random", trials=3, seed=5) == random

@@ -87,81 +87,55 @@ def test_a_chain_can_be_cut_between_any_two_nodes() -> None:
     assert all(cut.second == ("y",) and not cut.first for cut in cuts)
 
 
-def test_two_tensors_cross_inside_a_residual_block() -> None:
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Neg", ["a"], ["b"]),
-        helper.make_node("Abs", ["b"], ["c"]),
-        helper.make_node("Add", ["a", "c"], ["d"]),
-        helper.make_node("Exp", ["d"], ["y"]),
-    ]
-    cuts = find_cuts(model(nodes, {}, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])]))
-    assert names(cuts) == [("a",), ("a", "b"), ("a", "c"), ("d",)]
+def network(
+    text: str, weights: Mapping[str, np.ndarray[Any, Any]] | None = None, outputs: tuple[str, ...] = ("y",)
+) -> onnx.ModelProto:
+    """Returns a graph of nodes that are written as ``Operator inputs output``; its input is ``x``."""
+    nodes = [helper.make_node(kind, inputs.split(","), [out]) for kind, inputs, out in map(str.split, text.split(";"))]
+    return model(nodes, weights or {}, [("x", FLOAT, [1, 4])], [(name, FLOAT, [1, 4]) for name in outputs])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Relu x a; Neg a b; Abs b c; Add a,c d; Exp d y", [("a",), ("a", "b"), ("a", "c"), ("d",)]),  # a residual
+        ("Neg w v; Abs v u; Add x,u a; Exp a y", [("a",)]),  # what computes constants is no place to cut
+    ],
+)
+def test_the_tensors_that_cross_are_those_of_the_data(text: str, wanted: list[tuple[str, ...]]) -> None:
+    weights = {"w": np.ones(4, np.float32)} if "w" in text else {}
+    assert names(find_cuts(network(text, weights))) == wanted
 
 
 def test_early_outputs_stay_in_the_first_piece() -> None:
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Neg", ["a"], ["early"]),
-        helper.make_node("Abs", ["a"], ["b"]),
-        helper.make_node("Exp", ["b"], ["late"]),
-    ]
-    outputs = [("early", FLOAT, [1, 4]), ("late", FLOAT, [1, 4])]
-    last = find_cuts(model(nodes, {}, [("x", FLOAT, [1, 4])], outputs))[-1]
+    last = find_cuts(network("Relu x a; Neg a early; Abs a b; Exp b late", outputs=("early", "late")))[-1]
     assert (last.tensors, last.first, last.second) == (("b",), ("early",), ("late",))
+
+
+def test_inputs_that_are_needed_to_the_end_and_more_tensors_than_a_neck_has_are_no_cut() -> None:
+    with pytest.raises(GraphError, match="no place"):
+        find_cuts(network("Relu x a; Add a,x y"))
+    many = TENSORS_MAX + 1
+    nodes = [helper.make_node("Split", ["x"], [f"s{n}" for n in range(many)], axis=0)]
+    nodes.append(helper.make_node("Sum", [f"s{n}" for n in range(many)], ["z"]))
+    nodes.append(helper.make_node("Exp", ["z"], ["y"]))
+    assert names(find_cuts(model(nodes, {}, [("x", FLOAT, [many, 4])], [("y", FLOAT, [1, 4])]))) == [("z",)]
 
 
 def quantised() -> onnx.ModelProto:
     """Relu, quantised to uint8, dequantised twice over, and two more operators."""
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
-        helper.make_node("Neg", ["d"], ["b"]),
-        helper.make_node("Add", ["d", "b"], ["c"]),
-        helper.make_node("Exp", ["c"], ["y"]),
-    ]
     facts: dict[str, np.ndarray] = {"scale": np.array(0.1, np.float32), "zero": np.array(3, np.uint8)}
-    return model(nodes, facts, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])])
+    back = "QuantizeLinear a,scale,zero q; DequantizeLinear q,scale,zero d"
+    return network(f"Relu x a; {back}; Neg d b; Add d,b c; Exp c y", facts)
 
 
 def test_quantised_tensors_cross_before_they_are_dequantised() -> None:
     assert names(find_cuts(quantised())) == [("q",), ("q", "b"), ("c",)]
 
 
-def test_what_computes_constants_is_no_place_to_cut() -> None:
-    nodes = [
-        helper.make_node("Neg", ["w"], ["v"]),
-        helper.make_node("Abs", ["v"], ["u"]),
-        helper.make_node("Add", ["x", "u"], ["a"]),
-        helper.make_node("Exp", ["a"], ["y"]),
-    ]
-    weights = {"w": np.ones(4, np.float32)}
-    assert names(find_cuts(model(nodes, weights, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])]))) == [("a",)]
-
-
-def test_an_input_that_is_needed_to_the_end_leaves_no_cut() -> None:
-    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Add", ["a", "x"], ["y"])]
-    with pytest.raises(GraphError, match="no place"):
-        find_cuts(model(nodes, {}, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])]))
-
-
-def test_more_tensors_than_a_neck_has_are_no_cut() -> None:
-    many = TENSORS_MAX + 1
-    nodes = [helper.make_node("Split", ["x"], [f"s{n}" for n in range(many)], axis=0)]
-    nodes.append(helper.make_node("Sum", [f"s{n}" for n in range(many)], ["z"]))
-    nodes.append(helper.make_node("Exp", ["z"], ["y"]))
-    cuts = find_cuts(model(nodes, {}, [("x", FLOAT, [many, 4])], [("y", FLOAT, [1, 4])]))
-    assert names(cuts) == [("z",)]
-
-
 def test_control_flow_is_refused() -> None:
-    branch = helper.make_graph(
-        [helper.make_node("Constant", [], ["o"], value=helper.make_tensor("c", FLOAT, [1], [1.0]))],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("o", FLOAT, [1])],
-    )
+    constant = helper.make_node("Constant", [], ["o"], value=helper.make_tensor("c", FLOAT, [1], [1.0]))
+    branch = helper.make_graph([constant], "branch", [], [helper.make_tensor_value_info("o", FLOAT, [1])])
     nodes = [helper.make_node("If", ["x"], ["a"], then_branch=branch, else_branch=branch)]
     nodes.append(helper.make_node("Exp", ["a"], ["y"]))
     with pytest.raises(GraphError, match="control flow"):
@@ -206,7 +180,7 @@ def run(path: Path, feed: Mapping[str, Any]) -> dict[str, Any]:
 # Where it runs, and how long that takes.
 
 
-def test_places_are_read_as_they_are_written() -> None:
+def test_places_are_read_as_they_are_written_and_one_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert StagePlace.parse("ort") == StagePlace("ort")
     assert StagePlace.parse("openvino/cpu:0@1") == StagePlace("openvino", "cpu:0", (1,))
     assert StagePlace.parse("ncnn@0,2") == StagePlace("ncnn", cores=(0, 2))
@@ -214,9 +188,6 @@ def test_places_are_read_as_they_are_written() -> None:
     for wrong in ("", "@0", "ort@", "ort@x", "ort/", "ort cpu"):
         with pytest.raises(ConfigError, match="ENGINE"):
             StagePlace.parse(wrong)
-
-
-def test_a_place_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(convolutions([2, 2]), path)
     with pytest.raises(NoDeviceError, match="gpu:7"):
@@ -246,16 +217,13 @@ class Waiting(Executable):
         pass
 
 
-def test_stages_are_timed_while_the_others_run() -> None:
+def test_stages_are_timed_while_the_others_run_and_an_error_is_the_one_that_is_raised() -> None:
     running: set[int] = set()
     most: list[int] = []
     works = [StageWork(StagePlace("ort"), Waiting(seconds, running, most), {}) for seconds in (0.002, 0.01)]
     first, second = time_together(works, rounds=5)
     assert 2 <= first < second
     assert max(most) == 2
-
-
-def test_an_error_while_timing_is_the_one_that_is_raised() -> None:
     works = [StageWork(StagePlace("ort"), Waiting(seconds, set(), []), {}) for seconds in (0.001, -1)]
     with pytest.raises(BadInputFormatError):
         time_together(works)

@@ -104,7 +104,7 @@ def test_each_output_is_the_mean_of_both_looks(tmp_path: Path, engine: str, size
         np.testing.assert_allclose(twice[name], (own + other) / 2, atol=1e-4 if engine == "ort" else 0.3)
 
 
-def test_what_one_look_misses_two_find(tmp_path: Path, data: Path) -> None:
+def test_what_one_look_misses_two_find_and_it_looks_no_more_often(tmp_path: Path, data: Path) -> None:
     old = write(tmp_path / "old", half_blind())
     done = add_mirrored(old, asked(data), tmp_path / "new", version="2.0.0")
     assert done.drop.after > done.drop.before + 0.2
@@ -118,19 +118,19 @@ def test_what_one_look_misses_two_find(tmp_path: Path, data: Path) -> None:
     card = (tmp_path / "new" / "model_card.md").read_text()
     assert 0 < card.index("## Two looks") < card.index("## Thresholds\n\nby hand")
     assert f"in {done.slowdown:.2f} × the time of one look" in told.why
+    with pytest.raises(ConfigError, match="looks twice already"):
+        add_mirrored(open_bundle(tmp_path / "new"), asked(data), tmp_path / "newer")
 
 
-def test_a_second_look_that_finds_no_more_is_no_bundle(tmp_path: Path, data: Path) -> None:
+def test_a_second_look_that_finds_no_more_or_that_nobody_here_can_turn_back_is_no_bundle(
+    tmp_path: Path, data: Path
+) -> None:
     old = write(tmp_path / "old", nets.cell_detector())
     with pytest.raises(AccuracyGateError, match="finds no more"):
         add_mirrored(old, asked(data), tmp_path / "new")
+    with pytest.raises(UnsupportedModelError, match="dfl_anchor_free"):
+        add_mirrored(open_bundle(zoo.path("patch-features")), asked(data), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_it_looks_twice_and_no_more_often(tmp_path: Path, data: Path) -> None:
-    add_mirrored(write(tmp_path / "old", half_blind()), asked(data), tmp_path / "new")
-    with pytest.raises(ConfigError, match="looks twice already"):
-        add_mirrored(open_bundle(tmp_path / "new"), asked(data), tmp_path / "newer")
 
 
 def test_devices_that_choose_a_variant_by_its_speed_do_not_choose_the_plain_one(tmp_path: Path, data: Path) -> None:
@@ -151,11 +151,6 @@ def test_the_first_layers_see_one_image_after_the_other(tmp_path: Path) -> None:
     kinds = [node.op_type for node in graph.node]
     layers = sum(node.op_type == "Conv" for node in once.graph.node)
     assert kinds[: kinds.index("Concat")].count("Conv") == 2 * (kinds.count("Conv") - layers) > 10
-
-
-def test_outputs_that_nobody_here_can_turn_back_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="dfl_anchor_free"):
-        add_mirrored(open_bundle(zoo.path("patch-features")), asked(data), tmp_path / "new")
 
 
 def test_training_goes_on_from_the_variant_that_looks_once(tmp_path: Path) -> None:

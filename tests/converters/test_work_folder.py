@@ -25,30 +25,24 @@ def test_a_step_is_done_once_for_the_same_inputs(tmp_path: Path) -> None:
     assert said == ["clean: done by an earlier run"]
 
 
-def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_step_that_fails_leaves_nothing_and_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     def make(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise RuntimeError("killed")
 
-    with open_work_folder(tmp_path, lambda text: None) as work, pytest.raises(RuntimeError):
-        work.step("clean", {}, make)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".half-clean-x").mkdir()
-    with open_work_folder(tmp_path, lambda text: None):
+    with open_work_folder(tmp_path, lambda text: None) as work:
         assert not (tmp_path / ".half-clean-x").exists()
-
-
-def test_values_are_kept_too(tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError):
+            work.step("clean", {}, make)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     values = iter([(1.5, None)])
-    for _ in range(2):
+    for _ in range(2):  # values are kept too
         with open_work_folder(tmp_path, lambda text: None) as work:
             assert work.value("tuned", {"x": 1}, lambda: next(values), tuple[float, float | None]) == (1.5, None)
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_processes_do_not_share_a_folder_and_without_one_everything_is_gone_at_the_end(tmp_path: Path) -> None:
     with (
         open_work_folder(tmp_path, lambda text: None),
         pytest.raises(ConfigError, match="work"),
@@ -57,9 +51,6 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
     with open_work_folder(tmp_path, lambda text: None):
         pass  # free again
-
-
-def test_without_a_folder_everything_is_gone_at_the_end() -> None:
     with open_work_folder(None, lambda text: None) as work:
         place = work.step("clean", {}, lambda folder: None)
         assert place.is_dir()

@@ -15,6 +15,8 @@ from typing import Any
 import cv2
 import pytest
 
+from tests.peers.browser import load_once
+
 pytestmark = pytest.mark.slow
 
 RECOUNT = Path(__file__).with_name("recount.py")
@@ -108,19 +110,10 @@ def test_report_is_one_file_that_fetches_nothing(simulated: tuple[Path, dict[str
 
 @pytest.mark.peer
 def test_report_shows_in_a_browser(simulated: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian package chromium)")
     out, _ = simulated
     picture = tmp_path / "report.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2400"]
-    subprocess.run(
-        [*command, f"--screenshot={picture}", (out / "report.html").as_uri()],
-        check=True,
-        capture_output=True,
-        timeout=90,
-    )
+    flags = (f"--screenshot={picture}", "--window-size=1200,2400")
+    load_once(out / "report.html", *flags, profile=tmp_path / "profile")
     image = cv2.imread(str(picture))
     assert image is not None
     assert image.shape[1] == 1200

@@ -28,16 +28,14 @@ from lineside_hub.server import run
 def damaging(whole):
     def get(self, digest):
         data = whole(self, digest)
-        if digest != sys.argv[2]:
-            return data
-        return data[:1000] if sys.argv[3] == "truncated chunk" else bytes([data[0] ^ 1]) + data[1:]
+        return data if digest != sys.argv[2] else bytes([data[0] ^ 1]) + data[1:]
 
     return get
 
 ChunkStore.get, ChunkStore.get_unchecked = damaging(ChunkStore.get), damaging(ChunkStore.get_unchecked)
 sys.exit(run(sys.argv[1]))
 """
-"""A hub in somebody else's hands: it gives one chunk with other bytes than were signed."""
+"""A hub in somebody else's hands: it gives one chunk with another byte than was signed."""
 
 
 def start_mortal(agent: AgentProcess, state: str, gen: int) -> None:
@@ -45,6 +43,6 @@ def start_mortal(agent: AgentProcess, state: str, gen: int) -> None:
     agent.start([sys.executable, "-c", MORTAL, agent.config_path, state, str(gen)])
 
 
-def start_tampering(hub: HubProcess, chunk: str, damage: str) -> None:
+def start_tampering(hub: HubProcess, chunk: str) -> None:
     """Starts a hub that damages one chunk on its way out."""
-    hub.start([sys.executable, "-c", TAMPERING, hub.config_path, chunk, damage])
+    hub.start([sys.executable, "-c", TAMPERING, hub.config_path, chunk])

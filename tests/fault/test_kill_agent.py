@@ -143,15 +143,14 @@ def check_refused(site: Site, gen: int, code: int, *, installed: str) -> None:
     site.wait_installed(installed)
 
 
-def test_chunks_that_were_damaged_on_their_way_are_refused(site: Site, make: Make) -> None:
-    for number, damage in ((6, "flipped bit"), (7, "truncated chunk")):
-        installed = supply(site, make, 20)
-        bundle = make(number, ballast=BALLAST)
-        gen = site.push(bundle)
-        site.hub.kill()
-        start_tampering(site.hub, bundle.manifest.files[f"ballast.{number}"].chunks[7], damage)
-        site.agent.start()
-        check_refused(site, gen, 3002, installed=installed)
+def test_chunk_that_was_damaged_on_its_way_is_refused(site: Site, make: Make) -> None:
+    installed = supply(site, make, 20)
+    bundle = make(6, ballast=BALLAST)
+    gen = site.push(bundle)
+    site.hub.kill()
+    start_tampering(site.hub, bundle.manifest.files["ballast.6"].chunks[7])
+    site.agent.start()
+    check_refused(site, gen, 3002, installed=installed)
     site.hub.restart()
 
 

@@ -34,7 +34,7 @@ answer = loaded[0].run({"do": np.array([act]), "x": np.ones(3)})
 print(answer["x"].sum(), flush=True)
 sys.stdin.read()
 """
-ECHO, HANG, HANG_WITH_LOCK = 0, 4, 5
+ECHO, HANG_WITH_LOCK = 0, 5
 
 
 def holder(act: int) -> subprocess.Popen[str]:
@@ -42,7 +42,7 @@ def holder(act: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("act", [ECHO, HANG, HANG_WITH_LOCK])
+@pytest.mark.parametrize("act", [ECHO, HANG_WITH_LOCK])
 def test_the_engine_ends_with_its_parent_whatever_it_does(act: int) -> None:
     with holder(act) as parent:
         if parent.stdout is None:

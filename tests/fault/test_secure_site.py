@@ -11,7 +11,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import set_desired
 from tests.peers.brokers import SecureMosquitto, find_mosquitto
 from tests.worlds.agent import DEVICE
-from tests.worlds.bundles import break_golden, make_bundle
+from tests.worlds.bundles import make_bundle
 from tests.worlds.site import GROUP, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
@@ -24,14 +24,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.start()
     yield made
     made.end()
-
-
-def test_bundle_goes_out_and_results_come_home_over_tls(site: Site, tmp_path: Path) -> None:
-    site.wait_state("active", site.push(make_bundle(tmp_path / "1")))
-    site.wait_state("rolled_back", site.push(break_golden(make_bundle(tmp_path / "2", version="2.0.0"))))
-    site.wait_state("active", site.push(make_bundle(tmp_path / "3", version="3.0.0", gain=30.0, ballast=1_000_000)))
-    site.wait_synced()
-    site.check_nothing_lost_nothing_twice()
 
 
 def test_device_whose_certificate_is_of_another_group_does_not_hear_the_wishes_of_this_one(

@@ -21,9 +21,20 @@ SITE = "test"
 GROUP = "line-a"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_passphrases() -> Iterator[None]:
+    """Keys take a ninth of the rounds; the test of the rounds restores them. In three bytes, as those are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lineside_hub.repository.key_encryption.ROUNDS", 1 << 16)
+        yield
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "hub", [GROUP])
+    """A hub's folder with an empty repository and an empty database."""
+    made = make_repository(tmp_path / "hub", [GROUP])
+    make_database(made.folder)
+    return made
 
 
 @pytest.fixture
@@ -35,7 +46,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def hub_process(tmp_path: Path, repository: Repository, broker: Broker) -> Iterator[HubProcess]:
-    make_database(repository.folder)
     write_hub(repository.folder, broker.config(site=SITE))
     process = HubProcess(repository.folder, tmp_path / "hub.log")
     process.start()

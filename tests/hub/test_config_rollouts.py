@@ -17,7 +17,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import PushResult, push, push_config
 from lineside_link.messages import ConfigRef, ConfigReport, Problem, Reported
 from lineside_runtime.bundle import Bundle
-from lineside_runtime.errors import RolloutError
+from lineside_runtime.errors import ConfigError, RolloutError
 from tests.worlds.fleet import RecordedFleet
 
 GROUP = "line-a"
@@ -240,6 +240,23 @@ def test_a_newer_configuration_takes_over_and_one_of_another_kind_waits(
     assert fleet.rollouts.get(first.rollout).state == "superseded"
     assert fleet.settle() == "completed"
     assert set(fleet.follows().values()) == {second.ref.sha256[:8]}
+
+
+def test_a_type_that_no_bundle_of_the_group_has_is_refused_when_it_is_pushed(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
+) -> None:
+    strange = b"[inspect.thresholds]\nnowhere = 0.4\n"
+    fleet.push(strange)  # of the bundles that devices brought along the hub knows no type
+    fleet.settle()
+    push(fleet.folder, make_bundle("1.0.0").path, group=GROUP)
+    region = b"[[inspect.regions]]\nkind = 'ignore'\npolygon = [[0, 0], [1, 0], [1, 1]]\ntypes = ['nowhere']\n"
+    for wrong, path in ((strange, "thresholds"), (region, "regions")):
+        with pytest.raises(ConfigError, match=rf"\$\.{path}: the bundle has no type 'nowhere'"):
+            fleet.push(wrong)
+    with pytest.raises(
+        RolloutError, match="another bundle"
+    ):  # it has this type, so that only its rollout is waited for
+        fleet.push(strange.replace(b"nowhere", b"scratch"))
 
 
 def test_what_a_rollout_would_go_back_to_is_not_pruned(fleet: ConfigFleet) -> None:

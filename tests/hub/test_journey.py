@@ -35,7 +35,6 @@ from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.transfer.transfer import fetch_files
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
-from lineside_runtime.errors import SignatureError, TargetNotFoundError
 from tests.peers import wait_for
 from tests.worlds.hub import HubProcess
 from tests.worlds.results_device import ResultsDevice
@@ -83,39 +82,6 @@ def desires(device: ResultsDevice, gen: int) -> bool:
     """Whether the device has heard this generation of its group's desired state."""
     message = device.messages.get(TOPICS.group_desired(GROUP))
     return message is not None and decode(message, Desired).gen == gen
-
-
-@ONE_BROKER
-def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
-    hub_process: HubProcess,
-    repository: Repository,
-    device: ResultsDevice,
-    trust: Trust,
-    make_bundle: Callable[..., Bundle],
-) -> None:
-    _, store = trust
-    ref = repository.publish(make_bundle("1.0.0"), GROUP)
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
-    with pytest.raises(TargetNotFoundError):
-        store.fetch_target("line-a/evil-1.0.0.json", ref.sha256)
-    assert store.fetch_target(ref.target, ref.sha256)
-
-
-@ONE_BROKER
-def test_another_repositorys_devices_trust_nothing_of_this_one(
-    hub_process: HubProcess,
-    repository: Repository,
-    device: ResultsDevice,
-    make_bundle: Callable[..., Bundle],
-    tmp_path: Path,
-) -> None:
-    other = Repository.create(tmp_path / "other", groups=[GROUP])
-    ref = repository.publish(make_bundle("1.0.0"), GROUP)
-    repo = RepoClient(device.link, TOPICS, device.name, timeout_s=1.0)
-    store = TrustStore(tmp_path / "trust", other.root_bytes(), repo, ClockFloor(tmp_path / "clock"))
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
-    with pytest.raises(SignatureError):
-        store.fetch_target(ref.target, ref.sha256)
 
 
 def limit_files(process: HubProcess, size: int) -> None:

@@ -16,7 +16,9 @@ from tests.worlds.hub import HubProcess, write_hub
 
 
 @pytest.fixture
-def umask() -> Iterator[None]:
+def umask(repository: Repository) -> Iterator[None]:
+    """As most users have it; the database is still to be made."""
+    (repository.folder / "hub.db").unlink()
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -36,13 +38,13 @@ def test_a_new_database_is_its_owners(umask: None, repository: Repository) -> No
 
 
 def test_a_hub_that_let_everybody_read_is_closed_at_its_next_start(
-    umask: None, repository: Repository, broker: Broker
+    umask: None, repository: Repository, mosquitto: Broker
 ) -> None:
     Database.open(repository.folder).close()
     (repository.folder / "hub.db").chmod(0o644)
     for name in ("frames", "frames-arriving"):
         (repository.folder / name).mkdir(mode=0o755)
-    write_hub(repository.folder, broker.config(site="test"))
+    write_hub(repository.folder, mosquitto.config(site="test"))
     hub = HubProcess(repository.folder, repository.folder / "hub.log")
     hub.start()
     try:

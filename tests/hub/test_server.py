@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import hashlib
+import itertools
 import json
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lineside.cli import main
 from lineside_hub import link_monitor
-from lineside_hub.fleet.status import read_status
+from lineside_hub.fleet.status import read_status, silence
+from lineside_hub.folder_lock import is_running, running_lock
 from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push, set_desired
@@ -34,8 +37,8 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle
 from lineside_runtime.errors import RolloutError, TargetNotFoundError
-from tests.peers import Broker, free_port, wait_for
-from tests.worlds.hub import HubProcess, device_events, query
+from tests.peers import Broker, Mosquitto, find_mosquitto, free_port, wait_for
+from tests.worlds.hub import HubProcess, device_events, make_database, make_repository, query, write_hub
 from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
@@ -45,14 +48,51 @@ ONE_BROKER = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
 """For what doesn't depend on the kind of broker."""
 
 
-def rows_of(repository: Repository) -> list[tuple[str, str, int]]:
-    return query(repository.folder, "SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq")
+NAMES = (f"cam-{number}" for number in itertools.count(10))
 
 
+@dataclasses.dataclass
+class SharedHub:
+    """A hub that runs for all tests that leave it and its broker running."""
+
+    repository: Repository
+    broker: Broker
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedHub]:
+    place = tmp_path_factory.mktemp("shared")
+    broker = Mosquitto(place / "broker", program=find_mosquitto())
+    repository = make_repository(place / "hub", [GROUP])
+    make_database(repository.folder)
+    write_hub(repository.folder, broker.config(site=SITE))
+    process = HubProcess(repository.folder, place / "hub.log")
+    broker.start()
+    process.start()
+    yield SharedHub(repository, broker)
+    process.kill()
+    broker.stop()
+
+
+@pytest.fixture
+def guest(shared: SharedHub) -> Iterator[ResultsDevice]:
+    """A device of the shared hub, which has taken its first row."""
+    made = ResultsDevice(shared.broker.url, TOPICS, group=GROUP, name=next(NAMES))
+    wait_for(lambda: made.send(1, 1) and made.acked == 1, what="the hub")
+    yield made
+    made.link.close()
+
+
+def rows_of(repository: Repository, device: str = "") -> list[tuple[str, str, int]]:
+    rows = query(repository.folder, "SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq")
+    return [row for row in rows if not device or row[0] == device]
+
+
+@ONE_BROKER
 def test_results_come_home_exactly_once_though_the_hub_is_killed(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
-    total = 3000
+    total = 1500
     finished = threading.Event()
 
     def deliver() -> None:
@@ -78,37 +118,43 @@ def test_results_come_home_exactly_once_though_the_hub_is_killed(
 
 @ONE_BROKER
 def test_status_says_that_the_hub_hears_no_device(
-    hub_process: HubProcess, repository: Repository, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    hub_process: HubProcess, repository: Repository, broker: Broker
 ) -> None:
     folder = repository.folder
     state = folder / link_monitor.NAME
-    wait_for(lambda: state.is_file() and link_warning(folder) is None, what="a hub that is connected")
+    wait_for(lambda: state.is_file() and not link_warning(folder), what="a hub that is connected")
     broker.kill()
     wait_for(lambda: "the hub has no connection" in "".join(read_status(folder).warnings), what="the warning")
     broker.restart()
-    wait_for(lambda: link_warning(folder) is None, what="no warning any more")
+    wait_for(lambda: not link_warning(folder), what="no warning any more")
     hub_process.kill()
-    monkeypatch.setattr(link_monitor, "STALE_S", 0.0)
-    assert "the hub was killed after" in (link_warning(folder) or "")
+    assert "the hub was killed" in link_warning(folder)
     before = state.stat().st_mtime_ns
     hub_process.start()
     wait_for(lambda: state.stat().st_mtime_ns != before, what="a hub that runs again")
     hub_process.signal(signal.SIGTERM)
     assert hub_process.wait() == 0
-    assert not state.exists() and link_warning(folder) is None
+    assert not state.exists() and not link_warning(folder) and "does not run" in silence(folder)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on which a hub runs: this process."""
+    with running_lock(tmp_path):
+        yield tmp_path
 
 
 def test_two_clients_of_one_name_are_noticed(
-    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosquitto: Broker, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_monitor, "LOSSES_MAX", 1)
     monkeypatch.setattr(link_monitor, "LOOK_S", 0.0)
     clients = [LinkClient(mosquitto.config("same"), "same") for _ in range(2)]
-    monitor = LinkMonitor(clients[0], tmp_path)
+    monitor = LinkMonitor(clients[0], run_folder)
 
     def noticed() -> bool:
         monitor.check()
-        return "another client called same" in (link_warning(tmp_path) or "")
+        return "another client called same" in link_warning(run_folder)
 
     try:
         for client in clients:
@@ -120,12 +166,12 @@ def test_two_clients_of_one_name_are_noticed(
 
 
 def test_subscriptions_that_the_broker_dropped_are_noticed_and_made_again(
-    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosquitto: Broker, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_monitor, "LOOK_S", 0.0)
     monkeypatch.setattr(link_monitor, "SILENT_S", 0.05)
     link, device = LinkClient(mosquitto.config("hub"), "hub"), LinkClient(mosquitto.config("cam"), "cam")
-    monitor = LinkMonitor(link, tmp_path, expects=lambda: True)
+    monitor = LinkMonitor(link, run_folder, expects=lambda: True)
     heard: list[bytes] = []
     link.subscribe("up", lambda _, payload: heard.append(payload))
     try:
@@ -137,7 +183,7 @@ def test_subscriptions_that_the_broker_dropped_are_noticed_and_made_again(
 
         def noticed() -> bool:
             monitor.check()
-            return "has passed on no message" in (link_warning(tmp_path) or "")
+            return "has passed on no message" in link_warning(run_folder)
 
         wait_for(noticed, what="the warning")
         monkeypatch.setattr(link_monitor, "SILENT_S", 60.0)
@@ -145,7 +191,7 @@ def test_subscriptions_that_the_broker_dropped_are_noticed_and_made_again(
         def hears() -> bool:
             device.publish("up", b"1", retain=True)
             monitor.check()
-            return bool(heard) and link_warning(tmp_path) is None
+            return bool(heard) and not link_warning(run_folder)
 
         wait_for(hears, what="the message, and no warning")
     finally:
@@ -170,38 +216,34 @@ def test_results_come_home_exactly_once_though_the_broker_is_killed(
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
-@ONE_BROKER
-def test_a_gap_waits_and_a_repeat_is_answered(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    wait_for(lambda: device.send(1, 3) and device.acked == 3, what="the first rows")
-    device.send(6, 8)
-    wait_for(lambda: len(rows_of(repository)) == 6, what="the rows behind the gap")
-    assert device.acked == 3
-    device.messages.clear()
-    device.send(1, 2)
-    wait_for(lambda: TOPICS.results_ack("cam-01") in device.messages, what="the answer to a repeat")
-    assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 3
-    device.send(4, 5)
-    wait_for(lambda: device.acked == 8, what="the gap to close")
-    assert len(rows_of(repository)) == 8
+def test_a_gap_waits_and_a_repeat_is_answered(shared: SharedHub, guest: ResultsDevice) -> None:
+    ack = TOPICS.results_ack(guest.name)
+    guest.send(2, 3)
+    guest.send(6, 8)
+    wait_for(lambda: len(rows_of(shared.repository, guest.name)) == 6, what="the rows behind the gap")
+    wait_for(lambda: guest.acked == 3, what="those before it")
+    guest.messages.clear()
+    guest.send(1, 2)
+    wait_for(lambda: ack in guest.messages, what="the answer to a repeat")
+    assert decode(guest.messages[ack], ResultsAck).seq == 3
+    guest.send(4, 5)
+    wait_for(lambda: guest.acked == 8, what="the gap to close")
+    assert len(rows_of(shared.repository, guest.name)) == 8
 
 
-@ONE_BROKER
-def test_what_cannot_be_read_kills_nothing_and_is_told(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
+def test_what_cannot_be_read_kills_nothing_and_is_told(shared: SharedHub, guest: ResultsDevice) -> None:
+    name = guest.name
     deep = b"[" * 50_000 + b"]" * 50_000
     for payload in (b"\xff", b"{}", b'{"epoch": "e1", "rows": [], "x": ' + deep + b"}"):
-        for topic in (TOPICS.results("cam-01"), TOPICS.up("cam-01"), TOPICS.reported("cam-01"), TOPICS.repo_get("a")):
-            device.link.publish(topic, payload)
-    device.link.publish(TOPICS.results("bad name"), encode(Results(epoch="e", rows=device.rows(1, 1))))
-    wait_for(lambda: device.send(2, 2) and device.acked == 2, what="the hub to go on")
-    assert ("cam-01", "malformed") in device_events(repository.folder)
-    assert {row[0] for row in rows_of(repository)} == {"cam-01"}
+        for topic in (TOPICS.results(name), TOPICS.up(name), TOPICS.reported(name), TOPICS.repo_get("a")):
+            guest.link.publish(topic, payload)
+    guest.link.publish(TOPICS.results("bad name"), encode(Results(epoch="e", rows=guest.rows(1, 1))))
+    wait_for(lambda: guest.send(2, 2) and guest.acked == 2, what="the hub to go on")
+    assert (name, "malformed") in device_events(shared.repository.folder)
+    assert "bad name" not in {row[0] for row in rows_of(shared.repository)}
 
 
+@ONE_BROKER
 def test_births_reports_and_wills_become_a_timeline(
     hub_process: HubProcess, repository: Repository, broker: Broker
 ) -> None:
@@ -242,25 +284,23 @@ def test_births_reports_and_wills_become_a_timeline(
     assert [kind for name, kind in device_events(repository.folder) if name == "cam-02"] == told
 
 
-@ONE_BROKER
 def test_a_push_reaches_devices_while_the_hub_runs(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
+    shared: SharedHub, guest: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
-    topic = TOPICS.group_desired(GROUP)
-    first = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    wait_for(lambda: topic in device.messages, what="the first desired state")
-    desired = decode(device.messages[topic], Desired)
+    folder, topic, own = shared.repository.folder, TOPICS.group_desired(GROUP), TOPICS.device_desired(guest.name)
+    first = push(folder, make_bundle("1.0.0").path, group=GROUP)
+    wait_for(lambda: topic in guest.messages, what="the first desired state")
+    desired = decode(guest.messages[topic], Desired)
     assert (desired.epoch, desired.gen, desired.bundle) == (first.epoch, first.gen, first.ref)
-    second = push(repository.folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
+    second = push(folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
     assert second.gen == first.gen + 1
-    wait_for(lambda: decode(device.messages[topic], Desired).bundle == second.ref, what="the second desired state")
-    back = set_desired(repository.folder, first.ref)
+    wait_for(lambda: decode(guest.messages[topic], Desired).bundle == second.ref, what="the second desired state")
+    back = set_desired(folder, first.ref)
     assert back.gen == second.gen + 1
-    wait_for(lambda: decode(device.messages[topic], Desired).gen == back.gen, what="the way back")
-    alone = set_desired(repository.folder, second.ref, device="cam-01")
-    wait_for(lambda: TOPICS.device_desired("cam-01") in device.messages, what="the desired state for one device")
-    assert decode(device.messages[TOPICS.device_desired("cam-01")], Desired).gen == alone.gen
+    wait_for(lambda: decode(guest.messages[topic], Desired).gen == back.gen, what="the way back")
+    alone = set_desired(folder, second.ref, device=guest.name)
+    wait_for(lambda: own in guest.messages, what="the desired state for one device")
+    assert decode(guest.messages[own], Desired).gen == alone.gen
 
 
 def test_desired_states_and_acknowledgements_are_back_after_the_broker_forgot_them(
@@ -293,24 +333,22 @@ def test_a_push_without_the_hub_is_published_when_it_starts(
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
 
 
-@ONE_BROKER
 def test_a_full_chunk_travels_and_a_foreign_path_does_not(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
+    shared: SharedHub, guest: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
-    bundle = make_bundle("1.0.0", content=bytes(range(256)) * 256 + b"tail")
-    repository.publish(bundle, GROUP)
+    bundle = make_bundle("3.0.0", content=bytes(range(256)) * 256 + b"tail")
+    shared.repository.publish(bundle, GROUP)
     digest = bundle.manifest.files["onnx-int8/model.onnx"].chunks[0]
-    topic = TOPICS.repo_response("cam-01")
+    topic = TOPICS.repo_response(guest.name)
 
     def ask(kind: str, path: str) -> tuple[int, bytes]:
-        device.messages.pop(topic, None)
+        guest.messages.pop(topic, None)
         request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]  # kinds as text
-        device.link.publish(TOPICS.repo_get("cam-01"), request, qos=0)
-        wait_for(lambda: topic in device.messages, what=f"the answer to {path}")
-        head, body = decode_framed(device.messages[topic], RepoResponse)
+        guest.link.publish(TOPICS.repo_get(guest.name), request, qos=0)
+        wait_for(lambda: topic in guest.messages, what=f"the answer to {path}")
+        head, body = decode_framed(guest.messages[topic], RepoResponse)
         return head.status, bytes(body)
 
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     status, body = ask("chunk", digest)
     assert (status, len(body)) == (200, CHUNK_BYTES)
     assert hashlib.sha256(body).hexdigest() == digest
@@ -318,33 +356,33 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
     assert ask("target", "../../keys/root.pem") == (404, b"")
 
 
-@ONE_BROKER
-def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repository, device: ResultsDevice) -> None:
-    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
-    assert hub_process.stop() == 0
-    assert len(rows_of(repository)) == 10
-    assert "Traceback" not in hub_process.log
+def test_a_hub_starts_while_a_command_looks_whether_one_runs(tmp_path: Path) -> None:
+    with running_lock(tmp_path):
+        pass
+    with (tmp_path / "running.lock").open() as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)  # as is_running does for a moment
+        ended = threading.Timer(0.1, looked.close)
+        ended.start()
+        with running_lock(tmp_path):
+            assert is_running(tmp_path)
+        ended.join()
+    assert not is_running(tmp_path)
 
 
 @ONE_BROKER
-def test_a_second_hub_on_the_same_folder_is_refused_and_the_first_serves_on(
-    hub_process: HubProcess, tmp_path: Path
+def test_one_hub_serves_a_folder_ends_at_sigterm_and_renews_the_timestamp_when_it_starts(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, tmp_path: Path
 ) -> None:
-    wait_for(lambda: "connected" in hub_process.log, what="the first hub")
+    path = repository.folder / "metadata" / "timestamp.json"
+    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 2, what="the renewal")
     second = HubProcess(hub_process.config_path.parent, tmp_path / "second.log")
     second.start()
     assert second.wait() == 1
     assert "another hub runs on" in second.log
+    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the first hub, which serves on")
     assert hub_process.stop() == 0
-
-
-@ONE_BROKER
-def test_the_timestamp_is_renewed_at_each_start(
-    hub_process: HubProcess, repository: Repository, device: ResultsDevice
-) -> None:
-    path = repository.folder / "metadata" / "timestamp.json"
-    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 2, what="the renewal")
-    hub_process.stop()
+    assert len(rows_of(repository)) == 10
+    assert "Traceback" not in hub_process.log
     hub_process.start()
     wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 3, what="the second renewal")
 
@@ -380,9 +418,7 @@ def test_pushes_at_the_same_time_get_generations_of_their_own(
     assert sorted(gens) == [1, 2, 3, 4, 5]
 
 
-def test_a_hub_without_a_repository_says_so(tmp_path: Path) -> None:
+def test_a_hub_without_a_repository_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hub.toml").write_text(f'folder = "."\n[link]\nurl = "mqtt://127.0.0.1:{free_port()}"\nsite = "t"\n')
-    command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(tmp_path / "hub.toml")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert "[2002]" in ended.stderr
+    assert main(["hub", "run", "--config", str(tmp_path / "hub.toml")]) == 1
+    assert "[2002]" in capsys.readouterr().err

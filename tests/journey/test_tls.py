@@ -59,7 +59,7 @@ def fleet(site: SecureSite) -> list[dict[str, Any]]:
 def test_push_and_results_over_mutual_tls(tmp_path: Path, site: SecureSite, agent: AgentProcess) -> None:
     site.start_hub()
     agent.start()
-    bundle = make_bundle(tmp_path / "bundle")
+    bundle = make_bundle(tmp_path / "bundle", ballast=1_000_000)
     pushed = json.loads(lineside("push", bundle.path, "--hub", site.folder, "--group", GROUP, "--json"))
     assert pushed["ref"]["target"] == f"{GROUP}/{bundle.manifest.name}-1.0.0.json"
     wait_for(lambda: query(site.folder, "SELECT count(*) FROM results") == [(6,)], 60, what="six results at the hub")

@@ -160,11 +160,29 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
     whole = train_detector(config, lambda _: None).onnx
     assert whole.read_bytes() == weights.read_bytes()  # as without the kill
     assert not query(site.hub_folder, "SELECT * FROM rollouts WHERE value LIKE '%1.0.1%'")  # nobody has signed it yet
+    refuse_a_copy(site, call, out, capsys)
     pushed = told(capsys, *shlex.split(found["publish"])[1:], "--json")
     site.wait_state("active", pushed["gen"])
     site.wait_installed("squares@1.0.1")
     nothing = told(capsys, *call, status=NOT_OFFERED)
     assert "nothing new" in nothing["why"]
+
+
+def refuse_a_copy(site: Site, call: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refuses a copy of what is offered: it is gone and stays so, and the hub says who refused it."""
+    copy = out.with_name("refused")
+    shutil.copytree(out, copy)
+    call = [str(copy) if word == str(out) else word for word in call]
+    refused = told(capsys, *call, "--refuse", "too few dents in it")
+    assert refused["refused"].startswith("system user ") and not refused["publish"]
+    assert not (copy / "candidate").exists()
+    page = (copy / "evolution.html").read_text()
+    assert "Refused: system user" in page and "lineside push" not in page
+    [(bundle, detail)] = query(site.hub_folder, "SELECT bundle, detail FROM events WHERE kind = 'refused'")
+    assert bundle == "squares@1.0.1" and detail.endswith(f"by {refused['refused']}")
+    again = told(capsys, *call, status=NOT_OFFERED)
+    assert again["refused"] == refused["refused"] and not (copy / "candidate").exists()
+    assert main([*call, "--refuse", "twice"]) == 1
 
 
 def test_nothing_is_offered_that_is_not_better(

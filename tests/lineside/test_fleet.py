@@ -11,6 +11,8 @@ import tomli_w
 
 from lineside.cli import main
 from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.folder_lock import running_lock
+from lineside_hub.link_monitor import NAME as LINK_STATE
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.streams import read_batch
@@ -105,6 +107,24 @@ def test_ls_and_show_say_where_devices_stand(hub: Path, capsys: pytest.CaptureFi
     assert main(["fleet", "show", "cam-9", "--hub", str(hub)]) == 1
 
 
+def test_who_is_connected_and_what_goes_on_is_not_said_while_the_hub_hears_nobody(
+    hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rollout, folder = str(pushed["rollout"]), str(hub)
+    with running_lock(hub):
+        for problem, up in (("", "yes"), ("the hub has no connection", "?")):
+            (hub / LINK_STATE).write_text(json.dumps({"problem": problem}))
+            [row] = [line for line in told(capsys, "ls", "--hub", folder).splitlines() if line.startswith(" cam-1")]
+            assert row.split()[2] == up
+            assert (problem or "cam-1, up\n") in told(capsys, "show", "cam-1", "--hub", folder)
+            assert ("waits:" in told(capsys, "rollout", "show", rollout, "--hub", folder)) == bool(problem)
+    assert "the hub was killed" in told(capsys, "rollout", "show", rollout, "--hub", folder)
+    (hub / LINK_STATE).unlink()  # as a hub does that a person ends
+    assert "waits: the hub does not run" in told(capsys, "rollout", "ls", "--hub", folder)
+    assert main(["fleet", "ls", "--hub", folder]) == 0
+    assert "the hub does not run" in capsys.readouterr().err
+
+
 def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alarm = DriftAlarm(name="bad-high", since_ns=1, text="bad-high: 30% of the parts are bad, 2.0% is well")
     database = Database.open(hub)
@@ -123,15 +143,19 @@ def test_a_failed_attempt_is_shown_with_what_was_found_below_the_table(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = Problem(
-        code=5001, error="X", message="other outputs, " * 8 + "end", expected="cosine ≥ 0.98", actual="cosine 0.1"
+        code=5001, error="X", message="other outputs,\n" * 8 + "end", expected="cosine ≥ 0.98", actual="cosine 0.1"
     )
     database = Database.open(hub)
     with database.transaction():
         FleetTimeline(database).write_reported(Reported(device="cam-2", state="rolled_back", error=error))
     database.close()
-    assert "expected cosine ≥ 0.98, got cosine 0.1" in told(capsys, "logs", "cam-2", "--hub", str(hub))
+    [logged] = [line for line in told(capsys, "logs", "cam-2", "--hub", str(hub)).splitlines() if "outputs" in line]
+    assert "expected cosine ≥ 0.98, got cosine 0.1" in logged
+    assert "outputs,\\nother" in next(
+        line for line in told(capsys, "show", "cam-2", "--hub", str(hub)).splitlines() if line.startswith("error")
+    )
     table = told(capsys, "ls", "--hub", str(hub)).splitlines()
-    said = [line for line in table if error.message in line]
+    said = [line for line in table if "outputs,\\nother" in line]
     assert len(said) == 1
     assert said[0].startswith(" cam-2: bundle: [5001]")
     assert max(len(line.rstrip()) for line in table if line not in said) < 100

@@ -14,9 +14,12 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
+from lineside_converters.loading.source import open_source
 from lineside_models.datasets.base import read_folds
 from lineside_models.vision import ImageInspector
+from lineside_models.vision.model_facts import ModelFacts
 from lineside_runtime.bundle import open_bundle, write_manifest
+from lineside_runtime.errors import UnsupportedModelError
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("short_gates")]
 
@@ -102,14 +105,22 @@ def test_the_bundle_of_a_run_is_judged_on_images_that_the_run_was_not_trained_on
     assert "of parts, fold train" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def all_defects(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the run without a good class."""
+    out = tmp_path_factory.mktemp("all-defects") / "b"
+    given = ["optimize", str(run), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+    assert main([*given, "--out", str(out), "--no-good-class"]) == 0
+    return out
+
+
 def test_a_good_class_of_another_name_is_named_by_hand(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, all_defects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["optimize", str(run / "float.onnx"), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
     assert main([*given, "--out", str(tmp_path / "b"), "--good-class", "bad"]) == 0
     assert open_bundle(tmp_path / "b").manifest.postprocess.params["good"] == [0]
-    assert main([*given, "--out", str(tmp_path / "c"), "--no-good-class"]) == 0
-    found, said = verdicts(tmp_path / "c", run.parent / "parts" / "good", capsys)
+    found, said = verdicts(all_defects, run.parent / "parts" / "good", capsys)
     assert found == {"bad"} and "Every class is a defect" in said
     assert main([*given, "--out", str(tmp_path / "d"), "--good-class", "fine"]) != 0
     assert "good class 'fine'" in capsys.readouterr().err
@@ -176,21 +187,19 @@ def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
     assert not (tmp_path / "c.work").exists()
 
 
-@pytest.mark.parametrize("place", ["run/bundle", "b"])
 def test_an_int8_bundle_in_or_beside_its_run_is_optimized_again_from_the_runs_float_model(
-    run: Path, int8_bundle: Path, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, int8_bundle: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(run.parent, tmp_path / "plant")
-    mine = tmp_path / "plant" / "run"
-    bundle = Path(shutil.copytree(int8_bundle, tmp_path / "plant" / place))
-    again = ["optimize", str(bundle), "--level", "0", "--no-memory", "--data", str(tmp_path / "plant" / "parts")]
-    assert main([*again, "--out", str(tmp_path / "c")]) == 0
-    assert open_bundle(tmp_path / "c").manifest.name == "run"
-    with (mine / "float.onnx").open("ab") as file:
+    plant, facts = Path(shutil.copytree(run.parent, tmp_path / "plant")), ModelFacts()
+    places = [Path(shutil.copytree(int8_bundle, plant / place)) for place in ("run/bundle", "b")]
+    for place in places:
+        source = open_source(place, tmp_path / "work", given=facts, trust=False)
+        assert (source.facts.name, source.manifest.name) == ("run", "run")
+    with (plant / "run" / "float.onnx").open("ab") as file:
         file.write(b"another")  # a run that was trained again is not what the bundle was made of
-    capsys.readouterr()
-    assert main([*again, "--out", str(tmp_path / "d")]) == 1
-    assert "Give the float model" in capsys.readouterr().err
+    for place in places:
+        with pytest.raises(UnsupportedModelError, match="Give the float model"):
+            open_source(place, tmp_path / "work", given=facts, trust=False)
 
 
 def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(
@@ -214,10 +223,9 @@ def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(
 
 
 def test_an_older_bundle_whose_class_is_named_good_is_told_how_to_be_made_again(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, all_defects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["optimize", str(run), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
-    assert main([*given, "--out", str(tmp_path / "old"), "--no-good-class"]) == 0
+    shutil.copytree(all_defects, tmp_path / "old")
     manifest = open_bundle(tmp_path / "old").manifest
     how = msgspec.structs.replace(manifest.postprocess, params={})
     write_manifest(tmp_path / "old", msgspec.structs.replace(manifest, postprocess=how))

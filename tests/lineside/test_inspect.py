@@ -225,9 +225,3 @@ def test_options_that_contradict_each_other_are_refused(
 ) -> None:
     assert main(["inspect", "simulator", "--model", str(model), *more]) == 1
     assert "[2001]" in capsys.readouterr().err
-
-
-def test_a_shipped_bundle_is_found_by_its_name(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(photos / "0.png"), "--model", "surface-12", "--json"]) == 0
-    (verdict,) = json.loads(capsys.readouterr().out)["inspections"]
-    assert verdict["bundle"].startswith("surface-12@")

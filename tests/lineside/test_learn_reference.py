@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,22 +31,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def learned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A bundle that was checked on the bad parts, and what was said."""
+    out, said = tmp_path_factory.mktemp("made") / "board-3", io.StringIO()
+    given = ["learn-reference", "--source", str(data / "good"), "--check", str(data / "bad")]
+    with contextlib.redirect_stdout(said):
+        assert main([*given, "--out", str(out), "--json"]) == 0
+    return out, json.loads(said.getvalue())
+
+
 def test_a_bundle_of_good_parts_finds_bad_ones_and_names_faults(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, learned: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "board-3"
-    made = [
-        "learn-reference",
-        "--source",
-        str(data / "good"),
-        "--check",
-        str(data / "bad"),
-        "--out",
-        str(out),
-        "--json",
-    ]
-    assert main(made) == 0
-    said = json.loads(capfd.readouterr().out)
+    out, said = learned
     assert (said["frames"], said["checked"]["frames"], said["checked"]["passed"]) == ([11], 3, [])
     assert main(["bundle", "verify", str(out)]) == 0
     capfd.readouterr()
@@ -61,13 +62,11 @@ def test_a_bundle_of_good_parts_finds_bad_ones_and_names_faults(
 
 
 def test_another_reference_is_given_where_frames_are_inspected(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, learned: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     golden = tmp_path / "golden.png"
     cv2.imwrite(str(golden), photo(board(9), seed=5))
-    out = tmp_path / "with-golden"
-    source = ["--source", str(data / "good"), "--frames", "6"]
-    assert main(["learn-reference", *source, "--out", str(out)]) == 0
+    out, source = learned[0], ["--source", str(data / "good"), "--frames", "6"]
     assert main(["inspect", str(data / "other"), "--model", str(out), "--reference", str(golden)]) == 0
     assert "PASS" in capfd.readouterr().out
     for arguments, expected in [
@@ -82,12 +81,9 @@ def test_another_reference_is_given_where_frames_are_inspected(
 
 
 def test_evaluate_counts_what_cannot_be_compared_as_rejected(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, learned: tuple[Path, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "board-3"
-    assert main(["learn-reference", "--source", str(data / "good"), "--out", str(out)]) == 0
-    capfd.readouterr()
-    assert main(["evaluate", str(out), "--data", str(data), "--json"]) == 0
+    assert main(["evaluate", str(learned[0]), "--data", str(data), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["frames"], found["good"], found["faults"]) == (16, 12, 1)
     assert found["per_class"]["other"]["recall"] == found["per_class"]["bad"]["recall"] == 1

@@ -5,17 +5,23 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lineside.cli import main
-from tests.peers import free_port
 
 
-def serve(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lineside", "serve", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command, which must fail with one error and no traceback; returns what it says."""
+
+    def run(*arguments: object) -> str:
+        assert main(["serve", *map(str, arguments)]) == 1, arguments
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.fixture
@@ -47,57 +53,43 @@ def test_it_prints_one_line_with_its_urls() -> None:
     assert "/v2 and grpc://127.0.0.1:" in line
 
 
-def test_others_are_let_in_only_with_a_token() -> None:
+def test_others_are_let_in_only_with_a_token(refuse: Callable[..., str]) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1"):
-        done = serve("surface-12", "--host", host)
-        assert done.returncode == 1
-        assert f"[2001] --host {host} lets other machines in, and there is no token" in done.stderr
-        assert "Give --token-file FILE" in done.stderr
+        said = refuse("surface-12", "--host", host)
+        assert f"[2001] --host {host} lets other machines in, and there is no token" in said
+        assert "Give --token-file FILE" in said
 
 
-def test_a_token_that_others_can_read_is_refused(token_file: Path) -> None:
+def test_a_token_that_others_can_read_and_one_that_is_none_are_refused(
+    token_file: Path, refuse: Callable[..., str]
+) -> None:
     token_file.chmod(0o644)
-    done = serve("surface-12", "--token-file", token_file)
-    assert done.returncode == 1
-    assert "expected a file that others can't read; got mode 0644" in done.stderr
-    assert f"chmod 600 {token_file}" in done.stderr
-    assert "0123456789" not in done.stderr
+    said = refuse("surface-12", "--token-file", token_file)
+    assert "expected a file that others can't read; got mode 0644" in said
+    assert f"chmod 600 {token_file}" in said
+    assert "0123456789" not in said
+    token_file.chmod(0o600)
+    for content in ("", "short\n", "two words in a line of text\n", "ümlaut-ümlaut-ümlaut\n"):
+        token_file.write_text(content)
+        assert "at least 16 ASCII characters" in refuse("surface-12", "--token-file", token_file), content
 
 
-@pytest.mark.parametrize("content", ["", "short\n", "two words in a line of text\n", "ümlaut-ümlaut-ümlaut\n"])
-def test_a_token_that_is_none_is_refused(token_file: Path, content: str) -> None:
-    token_file.write_text(content)
-    done = serve("surface-12", "--token-file", token_file)
-    assert done.returncode == 1
-    assert "at least 16 ASCII characters" in done.stderr
-
-
-def test_what_is_wrong_at_the_start_is_said(tmp_path: Path, token_file: Path) -> None:
-    cases = {
-        ("nowhere",): "[2002]",
-        ("surface-12", "surface-12"): "expected each model once; got 'surface-12' twice",
-        ("surface-12", "--token-file", tmp_path / "none"): "no token file",
-        ("surface-12", "--host", "no.such.host.invalid"): "expected a name or address of this machine",
-        ("surface-12", "--tls-key", token_file): "expected both --tls-key and --tls-cert",
-        ("surface-12", "--workers", "0"): "[2001] workers; expected a number > 0; got 0",
-        ("surface-12", "--engine", "nothing", "--fallback", "error"): "no engine 'nothing'",
-    }
-    for arguments, text in cases.items():
-        done = serve("--http-port", 0, "--grpc-port", 0, *arguments)
-        assert done.returncode == 1, arguments
-        assert text in done.stderr, arguments
-        assert "Traceback" not in done.stderr
-
-
-def test_a_port_that_is_taken_is_said() -> None:
+def test_what_is_wrong_at_the_start_is_said(tmp_path: Path, token_file: Path, refuse: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = serve("surface-12", "--http-port", port, "--grpc-port", 0)
-        assert done.returncode == 1
-        assert "[2001] --http-port; expected a free port" in done.stderr
-        done = serve("surface-12", "--http-port", free_port(), "--grpc-port", port)
-        assert done.returncode == 1
-        assert "[2001] --grpc-port; expected a free port" in done.stderr
+        cases = {
+            ("nowhere",): "[2002]",
+            ("surface-12", "surface-12"): "expected each model once; got 'surface-12' twice",
+            ("surface-12", "--token-file", tmp_path / "none"): "no token file",
+            ("surface-12", "--host", "no.such.host.invalid"): "expected a name or address of this machine",
+            ("surface-12", "--tls-key", token_file): "expected both --tls-key and --tls-cert",
+            ("surface-12", "--workers", "0"): "[2001] workers; expected a number > 0; got 0",
+            ("surface-12", "--engine", "nothing", "--fallback", "error"): "no engine 'nothing'",
+            ("surface-12", "--http-port", port): "[2001] --http-port; expected a free port",
+            ("surface-12", "--grpc-port", port): "[2001] --grpc-port; expected a free port",
+        }
+        for arguments, text in cases.items():
+            assert text in refuse("--http-port", 0, "--grpc-port", 0, *arguments), arguments
 
 
 def test_without_the_extra_it_says_what_to_install(

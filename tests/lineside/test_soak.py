@@ -50,13 +50,12 @@ def sampled(tmp_path: Path, leak: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("leak", "named"), [("none", ""), ("memory", "rss_bytes"), ("handles", "handles")])
-def test_leak_is_named_and_a_flat_process_is_not(tmp_path: Path, leak: str, named: str) -> None:
-    found = verdict.judge(sampled(tmp_path, leak))
+def test_leak_is_named_and_a_flat_process_is_not_and_the_chart_shows_all_samples(
+    tmp_path: Path, leak: str, named: str
+) -> None:
+    samples = sampled(tmp_path, leak)
+    found = verdict.judge(samples)
     assert [problem.split()[0] for problem in found["problems"]][:1] == ([named] if named else [])
-
-
-def test_chart_is_a_picture_of_all_samples(tmp_path: Path) -> None:
-    samples = sampled(tmp_path, "none")
     picture = ElementTree.fromstring(chart.draw(samples, warm_up=verdict.WARM_UP))
     lines = [line for line in picture.iter() if line.tag.endswith("polyline")]
     assert [len(line.attrib["points"].split()) for line in lines] == [len(samples)] * 4

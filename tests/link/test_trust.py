@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient.updater import Updater
 
 from lineside_hub.repository.keys import KeyRing
 from lineside_hub.repository.repository import Repository
-from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import BundleRef
 from lineside_link.transfer.pull_window import FetchStopped
@@ -35,8 +34,7 @@ from lineside_runtime.errors import (
     StoreError,
     TargetNotFoundError,
 )
-from tests.link.repo import TOPICS, RepoPeer
-from tests.peers import Broker
+from tests.link.repo import RepoPeer
 from tests.worlds.bundles import make_opaque_bundle
 
 Device = Callable[..., TrustStore]
@@ -84,12 +82,28 @@ class Attacker:
         snapshot.signed.meta[f"{role}.json"] = entry
         self.point_to(snapshot)
 
-    def point_to(self, snapshot: Metadata[Snapshot]) -> None:
-        entry = self.write(snapshot, "snapshot", self.key("snapshot"))
+    def point_to(self, snapshot: Metadata[Snapshot], key: CryptoSigner | None = None) -> None:
+        entry = self.write(snapshot, "snapshot", key or self.key("snapshot"))
         timestamp: Metadata[Timestamp] = self.read("timestamp")
         timestamp.signed.version += 1
         timestamp.signed.snapshot_meta = entry
         self.write(timestamp, "timestamp", self.key("timestamp"))
+
+    def replace(self, role: str, change: Callable[[Any], None], key: CryptoSigner | None = None) -> None:
+        """Puts a changed next version of a role's metadata in its place, signed with its own key or another one."""
+        md, key = self.read(role), key or self.key(role)
+        md.signed.version += 1
+        change(md.signed)
+        if role in ("root", "timestamp"):
+            self.write(md, role, key)
+        elif role == "snapshot":
+            self.point_to(md, key)
+        else:
+            self.publish(role, md, key)
+
+
+def expire(signed: Any) -> None:
+    signed.expires = NOW - datetime.timedelta(hours=1)
 
 
 @pytest.fixture
@@ -135,19 +149,6 @@ def test_a_signed_manifest_comes_as_it_was_signed(device: Device, published: Bun
     assert parse_manifest(data) == bundle.manifest
 
 
-def test_it_works_on_every_broker(broker: Broker, make_client: Callable[..., LinkClient], tmp_path: Path) -> None:
-    peer = RepoPeer(Repository.create(tmp_path / "hub", groups=("line",)), broker.config())
-    peer.start()
-    bundle = make_opaque_bundle(tmp_path / "bundle", {})
-    reference = peer.repository.publish(bundle, "line")
-    client = make_client(broker.config(), "cam-1")
-    repo = RepoClient(client, TOPICS, "cam-1")
-    client.start()
-    store = TrustStore(tmp_path / "trust", peer.repository.root_bytes(), repo, ClockFloor(tmp_path / "floor"))
-    assert check(store, reference) == (bundle.path / "manifest.json").read_bytes()
-    peer.close()
-
-
 def test_each_check_sees_what_was_published_since(
     device: Device, peer: RepoPeer, published: BundleRef, tmp_path: Path
 ) -> None:
@@ -156,11 +157,6 @@ def test_each_check_sees_what_was_published_since(
     second = peer.repository.publish(make_opaque_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
     assert parse_manifest(check(store, second)).version == "2.0.0"
     assert parse_manifest(check(store, published)).version == "1.0.0"
-
-
-def test_the_same_state_twice_is_no_attack(device: Device, published: BundleRef) -> None:
-    store = device()
-    assert check(store, published) == check(store, published)
 
 
 def test_what_nobody_signed_is_not_found(device: Device, published: BundleRef) -> None:
@@ -201,31 +197,17 @@ def test_rollback_of_a_groups_role_with_the_online_keys(
     refused(store, published, RollbackAttackError, 3004)
 
 
-def test_freeze(device: Device, attacker: Attacker, published: BundleRef) -> None:
-    timestamp = attacker.read("timestamp")
-    timestamp.signed.version += 1
-    timestamp.signed.expires = NOW - datetime.timedelta(hours=1)
-    attacker.write(timestamp, "timestamp", attacker.key("timestamp"))
-    refused(device(), published, ExpiredMetadataError, 3005)
-
-
-def test_freeze_seen_by_a_device_that_lives_on(device: Device, published: BundleRef) -> None:
+def test_metadata_that_is_never_renewed_expires_for_a_device_that_lives_on(
+    device: Device, published: BundleRef
+) -> None:
     check(device(), published)
     later = device(now=NOW + datetime.timedelta(days=2))
     refused(later, published, ExpiredMetadataError, 3005)
 
 
-@pytest.mark.parametrize("role", ["root", "snapshot", "targets", "line"])
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "line"])
 def test_every_role_expires(device: Device, attacker: Attacker, published: BundleRef, role: str) -> None:
-    md = attacker.read(role)
-    md.signed.version += 1
-    md.signed.expires = NOW - datetime.timedelta(hours=1)
-    if role == "root":
-        attacker.write(md, role, attacker.key(role))
-    elif role == "snapshot":
-        attacker.point_to(md)
-    else:
-        attacker.publish(role, md, attacker.key(role))
+    attacker.replace(role, expire)
     refused(device(), published, ExpiredMetadataError, 3005)
 
 
@@ -264,28 +246,9 @@ def test_garbage_instead_of_metadata(device: Device, attacker: Attacker, publish
     refused(device(), published, BundleIntegrityError, 3002)
 
 
-@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "line"])
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "line"])
 def test_a_foreign_key(device: Device, attacker: Attacker, published: BundleRef, role: str) -> None:
-    foreign = CryptoSigner.generate_ed25519()
-    md = attacker.read(role)
-    md.signed.version += 1
-    if role == "timestamp":
-        attacker.write(md, role, foreign)
-    elif role == "snapshot":
-        entry = attacker.write(md, role, foreign)
-        timestamp = attacker.read("timestamp")
-        timestamp.signed.version += 1
-        timestamp.signed.snapshot_meta = entry
-        attacker.write(timestamp, "timestamp", attacker.key("timestamp"))
-    else:
-        attacker.publish(role, md, foreign)
-    refused(device(), published, SignatureError, 3003)
-
-
-def test_a_foreign_root(device: Device, attacker: Attacker, published: BundleRef) -> None:
-    root: Metadata[Root] = attacker.read("root")
-    root.signed.version += 1
-    attacker.write(root, "root", CryptoSigner.generate_ed25519())
+    attacker.replace(role, lambda _: None, CryptoSigner.generate_ed25519())
     refused(device(), published, SignatureError, 3003)
 
 
@@ -305,20 +268,14 @@ def test_metadata_without_signatures(device: Device, attacker: Attacker, publish
 def test_a_stolen_group_key_signs_nothing_for_another_group(
     device: Device, attacker: Attacker, published: BundleRef
 ) -> None:
-    evil: Metadata[Targets] = attacker.read("other")
-    evil.signed.version += 1
     target = TargetFile.from_data("line/evil-1.json", b"evil", ["sha256"])
-    evil.signed.targets = {"line/evil-1.json": target}
-    attacker.publish("other", evil, attacker.key("other"))
+    attacker.replace("other", lambda signed: setattr(signed, "targets", {"line/evil-1.json": target}))
     reference = BundleRef(name="evil", version="1", target="line/evil-1.json", sha256=target.hashes["sha256"])
     refused(device(), reference, TargetNotFoundError, 3007)
 
 
 def test_a_role_that_the_snapshot_does_not_name(device: Device, attacker: Attacker, published: BundleRef) -> None:
-    snapshot: Metadata[Snapshot] = attacker.read("snapshot")
-    snapshot.signed.version += 1
-    del snapshot.signed.meta["line.json"]
-    attacker.point_to(snapshot)
+    attacker.replace("snapshot", lambda signed: signed.meta.pop("line.json"))
     refused(device(), published, BundleIntegrityError, 3002)
 
 
@@ -329,15 +286,14 @@ def test_the_timestamps_key_can_be_replaced(device: Device, attacker: Attacker, 
     store = device()
     check(store, published)
     new = CryptoSigner.generate_ed25519()
-    root: Metadata[Root] = attacker.read("root")
-    root.signed.version += 1
-    root.signed.revoke_key(attacker.key("timestamp").public_key.keyid, "timestamp")
-    root.signed.add_key(new.public_key, "timestamp")
-    attacker.write(root, "root", attacker.key("root"))
+
+    def change(root: Root) -> None:
+        root.revoke_key(attacker.key("timestamp").public_key.keyid, "timestamp")
+        root.add_key(new.public_key, "timestamp")
+
+    attacker.replace("root", change)
     refused(store, published, SignatureError, 3003)
-    timestamp = attacker.read("timestamp")
-    timestamp.signed.version += 1
-    attacker.write(timestamp, "timestamp", new)
+    attacker.replace("timestamp", lambda _: None, new)
     assert check(store, published)
     assert check(device("new device"), published)
 
@@ -386,10 +342,7 @@ def test_a_clock_that_fell_back_does_not_bring_expired_metadata_back(
     device: Device, attacker: Attacker, published: BundleRef
 ) -> None:
     check(device(), published)
-    timestamp = attacker.read("timestamp")
-    timestamp.signed.version += 1
-    timestamp.signed.expires = NOW - datetime.timedelta(hours=1)
-    attacker.write(timestamp, "timestamp", attacker.key("timestamp"))
+    attacker.replace("timestamp", expire)
     in_1970 = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
     refused(device(now=in_1970), published, ExpiredMetadataError, 3005)
     assert check(device("without a floor", now=in_1970), published), "without the floor it would be accepted"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,19 +19,15 @@ def _detection(box: tuple[float, float, float, float], name: str = "scratches") 
     return Detection(type=name, score=0.87, box=box)
 
 
-def test_small_frames_are_enlarged_and_large_ones_are_not() -> None:
-    small, large = np.full((200, 200), 90, np.uint8), np.full((640, 480, 3), 90, np.uint8)
-    assert annotate(small, ()).shape == (600 + BANNER, 600, 3)
+def test_small_frames_are_enlarged_and_large_ones_are_not_and_the_frame_itself_is_untouched() -> None:
+    small, large = np.full((200, 200, 3), 90, np.uint8), np.full((640, 480, 3), 90, np.uint8)
+    assert annotate(small[..., 0], ()).shape == annotate(small, ()).shape == (600 + BANNER, 600, 3)
     assert annotate(large, ()).shape == (640 + BANNER, 480, 3)
     assert max(annotate(small, ()).shape) >= READABLE_SIDE
-
-
-def test_the_frame_itself_is_untouched() -> None:
-    image = np.full((200, 200, 3), 90, np.uint8)
-    drawn = annotate(image, [_detection((50, 60, 100, 120))])
-    assert (image == 90).all()
+    drawn = annotate(small, [_detection((50, 60, 100, 120))])
+    assert (small == 90).all()
     assert (drawn[BANNER:] != 90).any()
-    assert (annotate(image, ())[BANNER:] == 90).all()
+    assert (annotate(small, ())[BANNER:] == 90).all()
 
 
 def test_the_box_lies_where_the_defect_is() -> None:
@@ -41,7 +39,7 @@ def test_the_box_lies_where_the_defect_is() -> None:
     assert (drawn[350, 150] == 90).all()
 
 
-def test_verdicts_differ_in_words_and_colour() -> None:
+def test_verdicts_differ_in_words_and_colour_and_without_one_a_finding_rejects() -> None:
     image = np.full((500, 500), 90, np.uint8)
     banners = [annotate(image, (), verdict=verdict)[:BANNER] for verdict in ("pass", "reject", "fault")]
     grounds = [banner[2, -2].astype(int) for banner in banners]
@@ -50,13 +48,8 @@ def test_verdicts_differ_in_words_and_colour() -> None:
     texts = [(banner == 255).all(axis=2).sum() for banner in banners]
     assert len(set(texts)) == 3
     assert min(texts) > 20
-    np.testing.assert_array_equal(annotate(image, ()), annotate(image, (), verdict="pass"))
-
-
-def test_without_a_verdict_a_finding_rejects() -> None:
-    image = np.full((500, 500), 90, np.uint8)
-    found = [_detection((10, 10, 90, 90))]
-    np.testing.assert_array_equal(annotate(image, found), annotate(image, found, verdict="reject"))
+    for found, verdict in (((), "pass"), ([_detection((10, 10, 90, 90))], "reject")):
+        np.testing.assert_array_equal(annotate(image, found), annotate(image, found, verdict=verdict))
 
 
 def test_what_is_doubtful_is_dashed_in_the_colour_of_its_verdict() -> None:
@@ -97,18 +90,11 @@ def test_labels_of_neighbours_do_not_hide_one_another() -> None:
     assert all(area > 0.6 * single for area, single in zip(areas, alone, strict=True))
 
 
-def test_a_name_that_is_no_utf8_is_drawn_and_does_not_end_the_process() -> None:
-    image = np.full((640, 640, 3), 90, np.uint8)
-    assert (annotate(image, (), title="\udcff\udcfe") == annotate(image, (), title="??")).all()
-
-
-def test_a_title_is_drawn_where_there_is_room() -> None:
+def test_a_title_is_drawn_where_there_is_room_also_if_it_is_no_utf8_and_nonsense_is_refused() -> None:
     wide, narrow = np.full((500, 640), 90, np.uint8), np.full((500, 60), 90, np.uint8)
     assert (annotate(wide, (), title="part 12") != annotate(wide, ())).any()
     np.testing.assert_array_equal(annotate(narrow, (), title="part 12"), annotate(narrow, ()))
-
-
-def test_nonsense_is_refused() -> None:
+    assert (annotate(wide, (), title="\udcff\udcfe") == annotate(wide, (), title="??")).all()
     with pytest.raises(BadInputFormatError, match="pass or reject or unsure or fault"):
         annotate(np.zeros((9, 9), np.uint8), (), verdict="maybe")
     with pytest.raises(BadInputFormatError):
@@ -118,15 +104,13 @@ def test_nonsense_is_refused() -> None:
 def test_a_mark_is_outlined_in_the_colour_of_its_result() -> None:
     frame = np.full((480, 640), 90, np.uint8)
     outline = ((200.0, 200.0), (300.0, 200.0), (300.0, 300.0), (200.0, 300.0))
-    for mark, verdict, colour in (
-        (MarkReading(name="label", type="code", text="Größe", outline=outline, accepted=True), "pass", IN_TOLERANCE),
-        (
-            MarkReading(name="label", type="code", text="C2", outline=outline, failure="reject", error="x"),
-            "reject",
-            OUT,
-        ),
-        (MarkReading(name="label", type="code", outline=outline, failure="fault", error="x"), "fault", NOT_MEASURED),
-    ):
+    results: tuple[tuple[dict[str, Any], str, Any], ...] = (
+        ({"text": "Größe", "accepted": True}, "pass", IN_TOLERANCE),
+        ({"text": "C2", "failure": "reject", "error": "x"}, "reject", OUT),
+        ({"failure": "fault", "error": "x"}, "fault", NOT_MEASURED),
+    )
+    for result, verdict, colour in results:
+        mark = MarkReading(name="label", type="code", outline=outline, **result)
         drawn = annotate(frame, (), readings=(mark,))
         assert (drawn == annotate(frame, (), readings=(mark,), verdict=verdict)).all()
         assert tuple(drawn[-480 + 250, 200]) == colour

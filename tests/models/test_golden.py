@@ -19,6 +19,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.session import Session
 from tests.models.small_detector import detector, detector_bundle, part
+from tests.models.test_image_file import chunk
 
 ORT = Config(threads=1, engines=("ort",))
 
@@ -54,46 +55,30 @@ def test_another_engine_comes_near_enough(bundle: Bundle) -> None:
     assert report.used_device == "openvino/cpu:0"
 
 
-def test_a_model_that_computes_something_else_is_refused_with_its_figures(bundle: Bundle) -> None:
-    (bundle.path / "onnx/model.onnx").write_bytes(detector(gain=-1.0))
+def refused(bundle: Bundle) -> GoldenMismatchError:
+    """Replays a bundle whose files have changed, and returns the error."""
     changed = write_manifest(bundle.path, bundle.manifest)
     with Session(changed, ORT) as session, pytest.raises(GoldenMismatchError) as caught:
         replay(session, changed)
-    assert caught.value.code == 5001
-    assert "cls_8: cosine -1.0000" in str(caught.value.actual)
-    assert "box_8" not in str(caught.value.actual)
-    assert "0.98" in str(caught.value.expected)
+    return caught.value
 
 
-def test_the_right_direction_with_the_wrong_size_is_refused_too(bundle: Bundle) -> None:
-    (bundle.path / "onnx/model.onnx").write_bytes(detector(gain=1.5))
-    changed = write_manifest(bundle.path, bundle.manifest)
-    with Session(changed, ORT) as session, pytest.raises(GoldenMismatchError, match=r"error 0\.5000"):
-        replay(session, changed)
+def test_a_model_that_computes_something_else_is_refused_with_its_figures(bundle: Bundle) -> None:
+    (bundle.path / "onnx/model.onnx").write_bytes(detector(gain=-1.0))
+    error = refused(bundle)
+    assert error.code == 5001
+    assert "cls_8: cosine -1.0000" in str(error.actual)
+    assert "box_8" not in str(error.actual)
+    assert "0.98" in str(error.expected)
+    for gain, words in ((1.5, "error 0.5000"), (float("nan"), "nan")):  # the right direction, and no number
+        (bundle.path / "onnx/model.onnx").write_bytes(detector(gain=gain))
+        assert words in str(refused(bundle))
 
 
-def test_nan_is_a_mismatch(bundle: Bundle) -> None:
-    (bundle.path / "onnx/model.onnx").write_bytes(detector(gain=float("nan")))
-    changed = write_manifest(bundle.path, bundle.manifest)
-    with Session(changed, ORT) as session, pytest.raises(GoldenMismatchError, match="nan"):
-        replay(session, changed)
-
-
-def replace_array(bundle: Bundle, array: np.ndarray[Any, Any]) -> Bundle:
-    np.save(bundle.path / "golden/cls_8.npy", array)
-    return write_manifest(bundle.path, bundle.manifest)
-
-
-def test_another_shape_is_a_mismatch(bundle: Bundle) -> None:
-    changed = replace_array(bundle, np.zeros((1, 2, 3, 3), np.float32))
-    with Session(changed, ORT) as session, pytest.raises(GoldenMismatchError, match=r"\(1, 2, 3, 3\)"):
-        replay(session, changed)
-
-
-def test_zeros_expected_and_something_found_is_a_mismatch(bundle: Bundle) -> None:
-    changed = replace_array(bundle, np.zeros((1, 2, 6, 8), np.float32))
-    with Session(changed, ORT) as session, pytest.raises(GoldenMismatchError, match="inf"):
-        replay(session, changed)
+def test_outputs_of_another_shape_or_of_zeros_are_a_mismatch(bundle: Bundle) -> None:
+    for shape, words in (((1, 2, 3, 3), "(1, 2, 3, 3)"), ((1, 2, 6, 8), "inf")):
+        np.save(bundle.path / "golden/cls_8.npy", np.zeros(shape, np.float32))
+        assert words in str(refused(bundle))
 
 
 def test_the_bundle_sets_the_bar(tmp_path: Path) -> None:
@@ -142,14 +127,16 @@ def npy(header: str, data: bytes) -> bytes:
     [
         b"",
         b"\x93NUMPY",
-        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}", b"1234"),
-        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"),
-        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", b"1234"),
-        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"12345678"),
+        *(
+            npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape},)}}", data)
+            for kind, shape, data in (
+                ("<f4", "1000000000000", b"1234"), ("<f4", "-1", b"1234"), ("<f4", "2", b"1234"),
+                ("|O", "1", b"12345678"), ("nonsense", "1", b"1234"),
+            )
+        ),
         npy("__import__('os').system('true')", b""),
-        npy("{'descr': 'nonsense', 'fortran_order': False, 'shape': (1,)}", b"1234"),
     ],
-)
+)  # fmt: skip
 def test_an_array_file_that_lies_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(BundleFormatError):
@@ -164,27 +151,14 @@ def test_an_oversize_array_file_is_not_read(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 1000)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_a_png_that_would_unpack_to_too_much_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(60_000, 60_000))
+def test_what_is_no_png_or_would_unpack_to_too_much_is_refused(tmp_path: Path) -> None:
     assert PIXELS_MAX < 60_000**2
-    with pytest.raises(BundleFormatError, match="pixels"):
-        read_png(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(30), png(4, 4)[:40]])
-def test_what_is_no_png_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(BundleFormatError):
-        read_png(tmp_path / "a.png")
+    for content in (png(60_000, 60_000), b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(30), png(4, 4)[:40]):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(BundleFormatError, match="pixels" if len(content) > 50 else None):
+            read_png(tmp_path / "a.png")

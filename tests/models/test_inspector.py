@@ -26,7 +26,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield session
 
 
-def test_a_verdict_says_what_where_by_whom_and_how_long(session: Session) -> None:
+def test_a_verdict_says_what_where_by_whom_and_how_long_and_a_clean_part_passes(session: Session) -> None:
     frame = Frame(image=part((2, 5)), source="cam", sequence=7, part_id="P7", captured_at_ns=123)
     verdict = Inspector(session).inspect(frame)
     assert not verdict.passed
@@ -38,6 +38,8 @@ def test_a_verdict_says_what_where_by_whom_and_how_long(session: Session) -> Non
     assert (verdict.bundle, verdict.requested_device, verdict.used_device) == ("cells@1", "cpu:0", "ort/cpu:0")
     assert (verdict.width, verdict.height) == (64, 48)
     assert min(verdict.timings.preprocess_ms, verdict.timings.inference_ms, verdict.timings.postprocess_ms) > 0
+    clean = Inspector(session).inspect(Frame(image=part()))
+    assert clean.passed and clean.detections == ()
 
 
 def test_logits_that_are_read_as_scores_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -51,28 +53,12 @@ def test_logits_that_are_read_as_scores_are_warned_of_once(tmp_path: Path, caplo
     assert "scores go above 1" in warning and 'activation = "sigmoid"' in warning
 
 
-def test_a_clean_part_passes(session: Session) -> None:
-    verdict = Inspector(session).inspect(Frame(image=part()))
-    assert verdict.passed
-    assert verdict.detections == ()
-
-
 def test_the_threshold_is_the_bundles_by_type_or_the_callers(session: Session) -> None:
     inspector = Inspector(session)
     lightly_dark = Frame(image=part((1, 1), grey=42))  # logit 1.6, score 0.83: below the 0.9 of its type
     assert inspector.inspect(lightly_dark).passed
     assert not inspector.inspect(lightly_dark, confidence_threshold=0.5).passed
     assert inspector.inspect(Frame(image=part((1, 1))), confidence_threshold=1.0).passed
-
-
-def test_a_candidate_in_the_band_below_its_threshold_makes_a_part_unsure(session: Session) -> None:
-    inspector = Inspector(session, rules=Rules(unsure_from={"dark": 0.8}))
-    verdict = inspector.inspect(Frame(image=part((1, 1), grey=42)))  # 0.83, below the 0.9 of its type
-    assert (verdict.verdict, verdict.passed) == ("unsure", False)
-    assert verdict.detections == ()
-    assert [found.type for found in verdict.doubtful] == ["dark"]
-    assert inspector.inspect(Frame(image=part())).verdict == "good"
-    assert inspector.inspect(Frame(image=part((2, 5)))).verdict == "bad"
 
 
 def test_an_anomaly_models_score_is_told_of_good_parts_too_and_has_its_band(tmp_path: Path) -> None:
@@ -90,11 +76,6 @@ def test_an_anomaly_models_score_is_told_of_good_parts_too_and_has_its_band(tmp_
     assert good.anomaly_score == pytest.approx(0.022, abs=0.01)
     assert doubtful.anomaly_score == pytest.approx(0.12, abs=0.01)
     assert bad.anomaly_score is not None and bad.anomaly_score > 0.99
-
-
-def test_rules_are_checked_before_the_first_frame(session: Session) -> None:
-    with pytest.raises(ConfigError, match="no type 'brigth'"):
-        Inspector(session, rules=Rules(thresholds={"brigth": 0.3}))
 
 
 def test_slicing_of_the_manifest_gives_what_slicing_by_rules_gives(tmp_path: Path) -> None:
@@ -125,15 +106,11 @@ def test_pieces_of_several_frames_share_batches_and_find_their_frames(session: S
     assert session.calls == 5  # six frames of four pieces, five at once
 
 
-def test_boxes_are_in_pixels_of_the_frame_and_not_of_the_tensor(session: Session) -> None:
+def test_boxes_are_in_pixels_of_the_frame_and_colour_frames_are_taken_too(session: Session) -> None:
     large = np.kron(part((2, 5)), np.ones((4, 4), np.uint8))
-    (found,) = Inspector(session).inspect(Frame(image=large)).detections
-    assert found.box == pytest.approx((144, 48, 208, 112), abs=2)
-
-
-def test_colour_frames_are_taken_too(session: Session) -> None:
-    colour = np.dstack([part((2, 5))] * 3)
-    assert len(Inspector(session).inspect(Frame(image=colour)).detections) == 1
+    for image in (large, np.dstack([large] * 3)):
+        (found,) = Inspector(session).inspect(Frame(image=image)).detections
+        assert found.box == pytest.approx((144, 48, 208, 112), abs=2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
@@ -149,35 +126,25 @@ def test_a_batch_of_mixed_sizes_gives_what_single_frames_give_in_their_order(ses
         assert len(verdict.detections) == len(alone.detections)
 
 
-def test_frames_go_through_the_model_together(session: Session) -> None:
+def test_frames_go_through_the_model_together_up_to_so_many_pixels_on_a_cpu(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Inspector(session, batch_size=4).inspect_batch([Frame(image=part())] * 10)
     assert session.calls == 3
     assert Inspector(session).inspect_batch([]) == []
-
-
-def test_a_batch_on_a_cpu_has_only_so_many_pixels(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = int(np.prod(Inspector(session).prepare(Frame(image=part())).shape[-2:]))
+    with pytest.raises(ConfigError):
+        Inspector(session, batch_size=0)
+    tensor = Inspector(session).prepare(Frame(image=part()))
+    assert set(session.predict(tensor)) == {"cls_8", "box_8"}
+    pixels = int(np.prod(tensor.shape[-2:]))
     for limit, calls in ((3 * pixels, 2), (pixels - 1, 5)):
         monkeypatch.setattr("lineside_models.inspector.CPU_BATCH_PIXELS", limit)
         before = session.calls
         Inspector(session).inspect_batch([Frame(image=part())] * 5)
         assert session.calls - before == calls
-
-
-def test_a_model_with_a_fixed_batch_of_one_is_fed_one_by_one(tmp_path: Path) -> None:
-    with Session(detector_bundle(tmp_path / "one", batch=1)) as session:
-        assert len(Inspector(session).inspect_batch([Frame(image=part((1, 1)))] * 3)) == 3
-        assert session.calls == 3
-
-
-def test_prepare_gives_what_predict_takes(session: Session) -> None:
-    tensor = Inspector(session).prepare(Frame(image=part()))
-    assert set(session.predict(tensor)) == {"cls_8", "box_8"}
-
-
-def test_a_batch_size_below_one_is_refused(session: Session) -> None:
-    with pytest.raises(ConfigError):
-        Inspector(session, batch_size=0)
+    with Session(detector_bundle(tmp_path / "one", batch=1)) as single:  # the model's own batch
+        assert len(Inspector(single).inspect_batch([Frame(image=part((1, 1)))] * 3)) == 3
+        assert single.calls == 3
 
 
 def test_frames_are_judged_by_one_bundle_each_while_it_is_swapped(tmp_path: Path) -> None:

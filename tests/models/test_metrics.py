@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from lineside_models.metrics import DetectionCounts, average_precision, box_iou, evaluate, match
+from lineside_models.metrics import DetectionCounts, average_precision, box_iou, evaluate, match, wilson
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import BadInputFormatError
+from tests.models.coco_judge import ap50
 
 NAMES = ("dent", "hole", "stain", "crack")
 
@@ -41,46 +38,7 @@ def _found(*rows: tuple[int, float, float, float, float, float]) -> Candidates:
 
 
 def _coco_ap50(truths: list[_Truth], found: list[Candidates]) -> dict[int, float]:
-    """AP at IoU 0.5 by label as pycocotools gives it; labels without truth are left out."""
-    annotations: list[dict[str, Any]] = []
-    for image, truth in enumerate(truths):
-        for (x1, y1, x2, y2), label in zip(truth.boxes.astype(float).tolist(), truth.labels.tolist(), strict=True):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    results = [
-        {
-            "image_id": image,
-            "category_id": int(label),
-            "score": float(score),
-            "bbox": [float(b[0]), float(b[1]), float(b[2]) - float(b[0]), float(b[3]) - float(b[1])],
-        }
-        for image, each in enumerate(found)
-        for b, score, label in zip(each.boxes, each.scores, each.labels, strict=True)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": image} for image in range(len(truths))],
-            "annotations": annotations,
-            "categories": [{"id": label} for label in range(len(NAMES))],
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
-        judge.params.iouThrs = np.array([0.5])
-        judge.evaluate()
-        judge.accumulate()
-    precision = judge.eval["precision"][0, :, :, 0, 2]
-    return {label: float(precision[:, label].mean()) for label in range(len(NAMES)) if precision[0, label] >= 0}
+    return ap50(truths, found, len(NAMES))
 
 
 def _random_case(seed: int, images: int, spread: float) -> tuple[list[_Truth], list[Candidates]]:
@@ -169,19 +127,13 @@ def test_thresholds_decide_counts_but_not_map() -> None:
     assert high.parts == DetectionCounts(tp=1, fp=0, fn=1)
 
 
-def test_a_second_box_on_the_same_defect_is_a_false_one() -> None:
-    truths = [_truth((0, 0, 0, 10, 10))]
+def test_a_second_box_on_the_same_defect_is_a_false_one_and_rates_of_nothing_are_faultless() -> None:
     found = [_found((0, 0.9, 0, 0, 10, 10), (0, 0.8, 0, 0, 10, 10))]
-    assert evaluate(truths, found, labels=NAMES, thresholds=0.5).boxes == DetectionCounts(1, 1, 0)
-
-
-def test_rates_of_nothing_are_faultless() -> None:
-    empty = DetectionCounts(0, 0, 0)
+    doubled = evaluate([_truth((0, 0, 0, 10, 10))], found, labels=NAMES, thresholds=0.5)
+    assert doubled.boxes == DetectionCounts(1, 1, 0)
+    empty, counts = DetectionCounts(0, 0, 0), DetectionCounts(tp=3, fp=1, fn=2)
     assert (empty.precision, empty.recall, empty.f1) == (1, 1, 1)
-    counts = DetectionCounts(tp=3, fp=1, fn=2)
-    assert counts.precision == 0.75
-    assert counts.recall == 0.6
-    assert counts.f1 == pytest.approx(2 / 3)
+    assert [counts.precision, counts.recall, counts.f1] == pytest.approx([0.75, 0.6, 2 / 3])
 
 
 def test_the_dictionary_holds_plain_numbers() -> None:
@@ -203,20 +155,25 @@ def test_overlap_is_symmetric_and_one_with_itself(boxes: list[tuple[int, int, in
     assert ((overlap >= 0) & (overlap <= 1)).all()
 
 
-def test_boxes_without_area_overlap_nothing() -> None:
+def test_boxes_without_area_overlap_nothing_and_lists_of_different_length_are_refused() -> None:
     flat = np.array([[5, 5, 5, 5]], np.float32)
     assert box_iou(flat, flat)[0, 0] == 0
     assert not match(flat, flat)[0]
-
-
-def test_average_precision_of_a_known_curve() -> None:
+    with pytest.raises(BadInputFormatError, match="1 images"):
+        evaluate([_truth()], [], labels=NAMES, thresholds=0.5)
+    with pytest.raises(BadInputFormatError, match="1 or 4 numbers"):
+        evaluate([_truth()], [_found()], labels=NAMES, thresholds=[0.5, 0.5])
     # Right, wrong, right of two truths: precision 1 up to recall 0.5, then 2/3.
     ap = average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2)
     assert ap == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def test_lists_of_different_length_are_refused() -> None:
-    with pytest.raises(BadInputFormatError, match="1 images"):
-        evaluate([_truth()], [], labels=NAMES, thresholds=0.5)
-    with pytest.raises(BadInputFormatError, match="1 or 4 numbers"):
-        evaluate([_truth()], [_found()], labels=NAMES, thresholds=[0.5, 0.5])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilsons_interval_is_what_scipy_says(confidence: float) -> None:
+    for hits, trials in ((0, 15), (1, 15), (7, 15), (15, 15), (3, 1015), (1, 1)):
+        theirs = scipy.stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+        assert wilson(hits, trials, confidence=confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert wilson(0, 0) == (0.0, 1.0)
+    for hits, trials, sure in ((2, 1, 0.95), (-1, 3, 0.95), (1, 2, 1.0)):
+        with pytest.raises(BadInputFormatError):
+            wilson(hits, trials, confidence=sure)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,10 @@ PINNED = {
 }
 """Digests of whole frames, so that a change of the look is seen and meant."""
 
+PINNED_STREAM = "54b633d604a48f88"
+"""That of the second frame of ``stream(3)``."""
+"""Digests of whole frames, so that a change of the look is seen and meant."""
+
 
 def _digest(frame: SimulatedFrame) -> str:
     content = frame.image.tobytes() + frame.boxes.tobytes() + frame.labels.tobytes()
@@ -34,25 +37,14 @@ def _digest(frame: SimulatedFrame) -> str:
 def test_frames_have_the_size_of_the_real_ones(kind: Any, size: tuple[int, int]) -> None:
     frame = render(kind, 4)
     assert frame.image.shape == (*size, 3)
-    assert frame.image.dtype == np.uint8
+    assert [each.dtype.name for each in (frame.image, frame.boxes, frame.labels)] == ["uint8", "float32", "int64"]
     assert (frame.kind, frame.seed) == (kind, 4)
-    assert frame.boxes.dtype == np.float32
-    assert frame.labels.dtype == np.int64
 
 
 @pytest.mark.parametrize(("kind", "seed"), PINNED)
-def test_a_seed_gives_the_same_frame_on_every_machine(kind: Any, seed: int) -> None:
+def test_a_seed_gives_the_same_frame_on_every_machine_and_in_every_process(kind: Any, seed: int) -> None:
     assert _digest(render(kind, seed)) == PINNED[kind, seed]
-
-
-def test_a_seed_gives_the_same_frame_in_another_process() -> None:
-    code = (
-        "import hashlib; from lineside_models.simulator import stream\n"
-        "for frame, _ in zip(stream(3), range(4)): print(hashlib.sha256(frame.image.tobytes()).hexdigest())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    here = [hashlib.sha256(f.image.tobytes()).hexdigest() for f in itertools.islice(stream(3), 4)]
-    assert done.stdout.split() == here
+    assert _digest(next(itertools.islice(stream(3), 1, None))) == PINNED_STREAM
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,13 +70,9 @@ def test_true_boxes_lie_in_the_frame_and_bear_labels_of_its_kind(
 
 
 @pytest.mark.parametrize("kind", ["steel", "pcb"])
-def test_about_one_frame_in_five_is_good(kind: Any) -> None:
+def test_about_one_frame_in_five_is_good_and_no_defects_means_none(kind: Any) -> None:
     clean = sum(not len(render(kind, seed, size=(160, 160)).labels) for seed in range(200))
     assert 20 <= clean <= 65  # four standard deviations around 40
-
-
-@pytest.mark.parametrize("kind", ["steel", "pcb"])
-def test_no_defects_means_none(kind: Any) -> None:
     assert all(not len(render(kind, seed, defects=0).labels) for seed in range(10))
 
 
@@ -145,15 +133,5 @@ def test_nothing_machine_dependent_is_called() -> None:
     """The claim of the package's docstring, held by reading the source."""
     folder = Path(sys.modules["lineside_models.simulator"].__file__ or "").parent
     source = "\n".join(path.read_text() for path in sorted(folder.glob("*.py")))
-    for name in (
-        "np.sin",
-        "np.cos",
-        "np.exp",
-        "np.log",
-        "np.dot",
-        " @ ",
-        "cv2.resize",
-        "GaussianBlur",
-        "standard_normal",
-    ):
-        assert name not in source, name
+    calls = ("np.sin", "np.cos", "np.exp", "np.log", "np.dot", " @ ", "cv2.resize", "GaussianBlur", "standard_normal")
+    assert [name for name in calls if name in source] == []

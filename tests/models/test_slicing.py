@@ -67,22 +67,18 @@ SEAMS = Slicing(side_px=200, overlap=0.2, whole=False)
 
 
 @pytest.mark.parametrize(
-    "box",
+    "boxes",
     [
-        (150, 50, 240, 90),  # across one seam
-        (20, 60, 460, 80),  # longer than two pieces
-        (150, 150, 250, 250),  # across a corner of four pieces
-        (165, 50, 195, 80),  # inside the overlap: seen whole twice
-        (10, 10, 60, 60),  # seen once
+        [],
+        [(150, 50, 240, 90)],  # across one seam
+        [(20, 60, 460, 80)],  # longer than two pieces
+        [(150, 150, 250, 250)],  # across a corner of four pieces
+        [(165, 50, 195, 80)],  # inside the overlap: seen whole twice
+        [(10, 10, 60, 60)],  # seen once
+        [(150, 40, 240, 80), (150, 90, 240, 130)],  # neighbours stay two
     ],
 )
-def test_a_defect_across_seams_comes_back_as_one_and_whole(box: Box) -> None:
-    whole = merge_slices(_seen_in([box], (520, 520), SEAMS), (520, 520))
-    assert whole.boxes.tolist() == [list(box)]
-
-
-def test_neighbours_across_a_seam_stay_two() -> None:
-    boxes: list[Box] = [(150, 40, 240, 80), (150, 90, 240, 130)]
+def test_a_defect_across_seams_comes_back_as_one_and_whole(boxes: list[Box]) -> None:
     whole = merge_slices(_seen_in(boxes, (520, 520), SEAMS), (520, 520))
     assert sorted(whole.boxes.tolist()) == sorted(list(box) for box in boxes)
 
@@ -145,10 +141,6 @@ def _cut(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def _area(box: np.ndarray) -> float:
     return float(np.clip(box[2:] - box[:2], 0, None).prod())
-
-
-def test_nothing_found_is_nothing() -> None:
-    assert len(merge_slices(_seen_in([], (520, 520), SEAMS), (520, 520))) == 0
 
 
 def test_a_large_board_whose_defects_the_whole_frame_hides_is_judged_in_pieces() -> None:

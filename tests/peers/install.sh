@@ -68,7 +68,7 @@ qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this proces
 qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core
 nbdkit nbdkit tests/boards, tests/system: a disk that forgets what was not flushed when its power is cut
 qemu-utils qemu-io tests/boards: asks that disk
-chromium chromium tests/demo, tests/lineside, tests/agent: reports and the operator screen in a real browser
+chromium-headless-shell chromium-headless-shell tests/demo, tests/lineside, tests/agent, tests/hub: reports and the operator screen in a real browser
 openssh-server sshd tests/boards, tests/lineside: a board that is reached by SSH
 prometheus promtool tests/hub: alert rules and the Grafana dashboard
 sudo sudo tests/boards, tests/lineside: a user who may become root on a board

@@ -79,3 +79,38 @@ def test_it_conforms_as_every_engine_must(python: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **ALLOWED})
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "ort/gpu:0 conforms" in done.stdout
+
+
+SERVE = """
+import json, sys
+import numpy as np
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.config import Config
+from lineside_runtime.planning import AS_CONFIGURED, ServingPlan
+from lineside_runtime.serving.candidates import undeclared_candidates, undeclared_names
+from lineside_runtime.session import Session
+
+bundle, config = open_bundle(sys.argv[1]), Config(engines=("ort",), threads=1, variant="onnx-int8")
+names = undeclared_names(bundle.manifest, config)
+found = [str(one) for one in undeclared_candidates(bundle.manifest, config)]
+frame, norm = np.random.default_rng(1).random((1, 1, 64, 64), np.float32), np.linalg.norm
+answers = {}
+for plan in (AS_CONFIGURED, ServingPlan(kind="device", devices=("ort/gpu:0",), threads=1)):
+    with Session(bundle, config, plan=plan) as session:
+        answer = session.infer(frame)
+        answers[answer.used_device] = answer.outputs
+cpu, gpu = answers["ort/cpu:0"], answers["ort/gpu:0"]
+cosine = {name: float(np.vdot(cpu[name], gpu[name]) / norm(cpu[name]) / norm(gpu[name])) for name in cpu}
+print(json.dumps({"names": names, "found": found, "cosine": cosine}))
+"""
+
+
+def test_a_shipped_bundle_for_cpus_serves_on_it_by_a_plan(python: Path) -> None:
+    bundle = Path(__file__).parents[2] / "models/lineside_models/zoo/surface-12"
+    done = subprocess.run(
+        [python, "-c", SERVE, bundle], capture_output=True, text=True, timeout=300, env={**os.environ, **ALLOWED}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["names"] == told["found"] == ["ort/gpu:0"]
+    assert min(told["cosine"].values()) > 0.98, told["cosine"]  # the least that the bundle allows

@@ -249,7 +249,7 @@ def _link(observed: Examination) -> Iterator[BoardFinding]:
         reason = observed.status.get("link_problem") or "it doesn't say why"
         yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
     elif observed.status.get("link_problem"):
-        yield _error(observed.status["link_problem"], "Check the broker's access list: lineside hub acl.")
+        yield _error(observed.status["link_problem"], "See that the hub runs; check the access list: lineside hub acl.")
     if observed.status.get("outbox_pending", 0) > OUTBOX_MANY:
         what = f"{observed.status['outbox_pending']} records wait for the hub"
         yield _warning(what, "They are kept and sent when it answers; see that the hub runs.")

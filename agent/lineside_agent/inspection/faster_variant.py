@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from lineside_agent.config import DegradeConfig, InspectConfig
-from lineside_agent.inspection.variant_selection import TimedVariant, only, time_variant
+from lineside_agent.inspection.variant_selection import TimedVariant, only, plan_on, time_variant
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
@@ -56,11 +56,13 @@ def load_faster(
     if degrade is None or "variant" not in degrade.steps:
         return None
     try:
-        found = _choose(bundle, usual.variant, settings, degrade.variant)
+        device = _undeclared_device(usual, bundle)
+        found = _choose(bundle, usual.variant, settings, degrade.variant, device)
         if found is None:
             return None
         variant, usual_ms = found
-        session = Session(only(bundle, variant), settings)
+        plan = plan_on(device, variant.name, settings) if device else None
+        session = Session(only(bundle, variant), settings, plan=plan)
     except ConfigError:
         raise
     except LinesideError as error:
@@ -75,7 +77,14 @@ def load_faster(
         raise
 
 
-def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[Variant, float] | None:
+def _undeclared_device(usual: Session, bundle: Bundle) -> str:
+    """Returns the device of the regular variant if it is of a kind that the variant is not for; else empty."""
+    plan = usual.plan
+    declared = variant_named(bundle.manifest, usual.variant).device_kinds
+    return "" if plan.kind != "device" or set(plan.device_kinds) <= set(declared) else plan.devices[0]
+
+
+def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str, device: str) -> tuple[Variant, float] | None:
     manifest = bundle.manifest
     if wanted:
         variant = variant_named(manifest, wanted, where="$.degrade.variant")
@@ -83,7 +92,7 @@ def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[
     if len(manifest.variants) < 2:
         return None
     timed: dict[str, TimedVariant] = {
-        variant.name: time_variant(bundle, variant, settings) for variant in manifest.variants
+        variant.name: time_variant(bundle, variant, settings, device=device) for variant in manifest.variants
     }
     usual_ms = timed[usual].ms
     able: dict[str, float] = {name: one.ms for name, one in timed.items() if one.ms is not None and name != usual}

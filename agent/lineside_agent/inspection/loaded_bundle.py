@@ -22,7 +22,7 @@ from lineside_agent.deployment.machine import Slot
 from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
 from lineside_agent.inspection.staged_plan import staged_plan
-from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first, widest_within
+from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first, plan_on, widest_within
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
@@ -261,9 +261,11 @@ def _open_session(
         settings = msgspec.structs.replace(settings, variant=config.variant)
     plan = staged_plan(bundle, config, settings, place.parent, share=share)
     if not (config.variant or config.objective):
-        bundle = fastest_first(bundle, settings, place)
+        bundle, plan = fastest_first(bundle, settings, place)
         if config.max_ms is not None:
-            bundle = widest_within(bundle, settings, config.max_ms)
+            device = plan.devices[0] if plan.devices else ""
+            bundle = widest_within(bundle, settings, config.max_ms, device=device)
+            plan = plan_on(device, bundle.manifest.variants[0].name, settings) if device else plan
     return Session(bundle, settings, compute_share=share, plan=plan)
 
 

@@ -60,7 +60,7 @@ def conditions(
         starting: Whether the agent has just started, so that model and hub may be missing.
     """
     found = [*_camera(status, silent_s), *_engine(status, stuck_s, starting), *_heat(status)]
-    if has_hub and not starting and not status.get("connected"):
+    if has_hub and not starting and (status.get("link_problem") or not status.get("connected")):
         found.append(_condition("hub_lost", "hub", "M", status.get("link_problem")))
     found += [
         _condition(key, component, signal, status[name]) for key, component, signal, name in _PLAIN if status.get(name)

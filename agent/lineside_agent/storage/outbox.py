@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lineside_link.messages import MESSAGE_MAX_BYTES, InteractionRows, Results, ResultsAck, decode, encode
-from lineside_runtime.errors import DatabaseError
+from lineside_runtime.errors import BrokerError, DatabaseError
 
 log = logging.getLogger("lineside.outbox")
 
@@ -23,6 +23,10 @@ BATCH_ROWS = 50
 WINDOW_ROWS = 200
 ACK_TIMEOUT_S = 5.0
 ACK_TIMEOUT_MAX_S = 60.0
+
+SILENT_REPEATS = 3
+"""So many repeats without an answer, 35 s, are a hub that is down; one that starts again needs a few seconds."""
+
 _POLL_S = 0.5
 
 
@@ -87,12 +91,21 @@ class Outbox:
         self._progress_at_s = 0.0
         self._window = first_window
         self._timeout_s = ACK_TIMEOUT_S
+        self._repeats = 0
 
     def connected(self) -> None:
         """Takes a new connection: what was under way may be lost."""
         self._timeout_s = ACK_TIMEOUT_S
+        self._repeats = 0
         self._window = min(self._window, self._first_window)
         self._resend.set()
+
+    @property
+    def problem(self) -> BrokerError | None:
+        """Why the hub stores nothing although the broker takes it; ``None`` while it answers."""
+        if self._repeats < SILENT_REPEATS:
+            return None
+        return BrokerError("the hub does not answer", action="See that it runs: lineside hub status.")
 
     @property
     def idle(self) -> bool:
@@ -118,6 +131,7 @@ class Outbox:
                     self._sent = current[0]
                 (watermark, epoch), self._progress_at_s = current, time.monotonic()
                 self._timeout_s = ACK_TIMEOUT_S
+                self._repeats = 0
             self._rewind(watermark)
             if not self._send(watermark):
                 seen = self._store.wait_change(seen, _POLL_S)
@@ -126,6 +140,7 @@ class Outbox:
         late = self._sent > watermark and time.monotonic() - self._progress_at_s > self._timeout_s
         if late:
             self.resent += 1
+            self._repeats += 1
             level = logging.WARNING if self._timeout_s < ACK_TIMEOUT_MAX_S else logging.DEBUG  # not each minute
             log.log(level, "no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
             self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_MAX_S)

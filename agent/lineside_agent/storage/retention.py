@@ -19,6 +19,7 @@ from pathlib import Path
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage.images import DAY_S, ImageArchive
 from lineside_agent.storage.record_files import database
+from lineside_link.age_limit import most_by_age
 
 log = logging.getLogger("lineside.store")
 
@@ -36,9 +37,6 @@ DELETE_STEP = 1000
 
 DELETE_STEPS_MAX = 10
 """Such transactions between two commits."""
-
-DELETE_BY_AGE_STEPS = 5
-"""Such transactions by age in one minute: a clock that jumps ahead must not empty the database."""
 
 FREE_PAGES_LEAST = 64
 """Free pages below which old records are deleted while the disk is full: those of a group and of its index."""
@@ -64,9 +62,11 @@ class RetentionPolicy:
         self._ballast = folder / "ballast"
         self._is_tight = False
         self._requested = False
+        self._is_age_due = False
 
     def request(self) -> None:
-        """Requests `tidy`; from any thread."""
+        """Requests `tidy`, which then also deletes by age; from any thread, once in `SWEEP_S`."""
+        self._is_age_due = True
         self._requested = True
 
     @property
@@ -112,16 +112,24 @@ class RetentionPolicy:
         self._requested = True
 
     def _delete_by_age(self, connection: sqlite3.Connection, rules: StoreConfig, through: int) -> None:
-        if rules.records_max_days is None:
+        is_due, self._is_age_due = self._is_age_due, False
+        if rules.records_max_days is None or not is_due:
             return
         before_ns = time.time_ns() - int(1e9 * DAY_S * rules.records_max_days)
-        for _ in range(DELETE_BY_AGE_STEPS):
-            if not self._delete(connection, through, before_ns=before_ns):
-                return
+        left = most_by_age(database.count_about(connection), rules.records_max_days)
+        while left > 0 and (deleted := self._delete(connection, through, before_ns=before_ns, most=left)):
+            left -= deleted
 
-    def _delete(self, connection: sqlite3.Connection, through: int, *, before_ns: int = database.EVER_NS) -> int:
+    def _delete(
+        self,
+        connection: sqlite3.Connection,
+        through: int,
+        *,
+        before_ns: int = database.EVER_NS,
+        most: int = DELETE_STEP,
+    ) -> int:
         deleted = database.delete_oldest(
-            connection, self._path, through=through, before_ns=before_ns, limit=DELETE_STEP
+            connection, self._path, through=through, before_ns=before_ns, limit=min(most, DELETE_STEP)
         )
         self.removed += deleted
         return deleted

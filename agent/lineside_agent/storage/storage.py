@@ -11,11 +11,11 @@ from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_files.journal import memory_folder
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.write_budget import WriteBudget
+from lineside_link.age_limit import SWEEP_S
 
 log = logging.getLogger("lineside.store")
 
 LOOK_EVERY_S = 5.0
-SWEEP_EVERY_S = 60.0
 
 
 class DeviceStorage:
@@ -48,11 +48,11 @@ class DeviceStorage:
 
     def housekeep(self) -> None:
         """Applies the limits again and again, in the caller's thread until stopped."""
-        swept_s = -SWEEP_EVERY_S
+        swept_s = -SWEEP_S
         while True:
             now_s = time.monotonic()
             self.write_budget.sample(now_s)
-            is_due = now_s - swept_s >= SWEEP_EVERY_S
+            is_due = now_s - swept_s >= SWEEP_S
             if is_due or self.archive.is_over:
                 self._sweep_images()
             if is_due:

@@ -223,12 +223,16 @@ def search_front(found: Value) -> str:
             for row in found["points"].values()
         ],
     )
+    longer = ""
+    if "finished_epochs" in budget:
+        epochs, usual = (budget[name].number for name in ("finished_epochs", "form_epochs"))
+        longer = f" Trained for longer: {epochs:.0f} epochs a network in place of {usual:.0f}."
     seconds = ", ".join(
         f"{name} {sum(each.numbers) / len(each.numbers):.0f} s" for name, each in found["cpu_s"].items()
     )
     return (
         f"{made}\n\n{budget['side_px']:.0f} pixels, {len(found['seeds'].values())} seeds. Processor time of a "
-        f"search: {seconds}. Error: share of wrong answers on parts that no search has seen.\n\n{points}"
+        f"search: {seconds}.{longer} Error: share of wrong answers on parts that no search has seen.\n\n{points}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.figures.blocks import block
 from benchmarks.figures.forms import fixed, percent, times
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import table, verdict
+from benchmarks.figures.tables import between, table, verdict
 
 
 @block("runtime.session", "session")
@@ -202,6 +202,10 @@ def isolation(found: Value) -> str:
     return table("what | in this process | in a child", rows)
 
 
+AS_CONFIGURED = "as configured"
+MARKS = {"best": "best", "plan": "chosen"}
+"""What a cell is marked with, to the key that names such a way."""
+
 PATTERNS = {"one": "one frame at a time", "rate": "random times", "all": "always a next frame"}
 NETWORKS = {"surface_12": "`surface-12`", "lite0": "EfficientNet-Lite0 INT8", "resnet50": "ResNet-50 float"}
 
@@ -214,25 +218,45 @@ def placement_ratios(found: Value) -> str:
         for name, what in PATTERNS.items():
             of = network["patterns"][name]
             at = f" ({network['rate_hz']:.0f} a second)" if name == "rate" else ""
+            best, chosen = of["best"].text, of["chosen"].text
             rows.append(
                 (
                     NETWORKS.get(key, key),
                     what + at,
-                    of["best"].text,
-                    of["chosen"].text,
-                    f"{of['configured_over_best']:x}",
-                    f"{of['config_over_best']:x}",
+                    best,
+                    "the best way" if chosen == best else chosen,
+                    _to_best(of, "configured_over_best", AS_CONFIGURED, chosen),
+                    _to_best(of, "config_over_best", chosen, AS_CONFIGURED),
+                    f"{_ratio(of, 'next_over_config')}: {of['next'].text}" if "next" in of else "",
                 )
             )
-    head = "network | frames come | best way | plan | `Config()` without a plan | `Config()` with its plan"
+    head = (
+        "network | frames come | best way | plan | `Config()` without a plan | `Config()` with its plan"
+        " | fastest other way, over `Config()` with its plan"
+    )
     return table(head, rows)
+
+
+def _to_best(of: Value, key: str, way: str, other: str) -> str:
+    """Returns a ratio to the best way, and whether the way is the best one, or that of the other column."""
+    if "intervals" in of and way == of["best"].text:
+        return "it is the best way"
+    return _ratio(of, key) + (" (same way)" if way == other else "")
+
+
+def _ratio(of: Value, key: str) -> str:
+    """Returns a ratio with its interval; older results have none."""
+    if "intervals" not in of:
+        return f"{of[key]:x}"
+    interval = of["intervals"][key]
+    return f"{of[key]:x} ({between(f'{interval[0]:sig}', f'{interval[1]:sig}')})"
 
 
 @block("placement", "placement")
 def placement(found: Value) -> str:
     """Every way of serving, by network and arrival pattern."""
     rows = [
-        (NETWORKS.get(key, key), f"**{way}**" if way == "Config()" else way, *_cells(network["patterns"], way))
+        (NETWORKS.get(key, key), way, *_cells(network["patterns"], way))
         for key, network in found["networks"].items()
         for way in dict.fromkeys(way for one in PATTERNS for way, _ in network["patterns"][one]["ways"].items())
     ]
@@ -242,21 +266,22 @@ def placement(found: Value) -> str:
 def _cells(patterns: Value, way: str) -> list[str]:
     cells = []
     for name in PATTERNS:
-        ways, best = patterns[name]["ways"], patterns[name]["best"].text
-        cells.append(_frames(ways, way, best=best) if name == "all" else _latency(ways, way, best=best))
+        of = patterns[name]
+        ways, marks = of["ways"], [word for word, key in MARKS.items() if way == of[key].text]
+        cells.append(_frames(ways, way, marks) if name == "all" else _latency(ways, way, marks))
     return cells
 
 
-def _latency(ways: Value, way: str, *, best: str) -> str:
-    return _best(f"{ways[way]['latency_ms']:spread} ms", way == best) if way in ways else ""
+def _latency(ways: Value, way: str, marks: list[str]) -> str:
+    return _marked(f"{ways[way]['latency_ms']:spread} ms", marks) if way in ways else ""
 
 
-def _frames(ways: Value, way: str, *, best: str) -> str:
-    return _best(f"{ways[way]['per_s']:.0f} a second", way == best) if way in ways else ""
+def _frames(ways: Value, way: str, marks: list[str]) -> str:
+    return _marked(f"{ways[way]['per_s']:.0f} a second", marks) if way in ways else ""
 
 
-def _best(text: str, best: bool) -> str:
-    return f"{text} (best)" if best else text
+def _marked(text: str, marks: list[str]) -> str:
+    return f"{text} ({', '.join(marks)})" if marks else text
 
 
 @block("serve", "serve")

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from lineside_converters.evolution.pipeline import EvolutionSettings, evolve, free_version
+from lineside_converters.evolution.pipeline import EvolutionSettings, evolve, free_version, refuse_candidate
 from lineside_converters.evolution.report import EvolutionReport
 from lineside_converters.evolution.verdict_comparison import ComparedError
 
-__all__ = ["ComparedError", "EvolutionReport", "EvolutionSettings", "evolve", "free_version"]
+__all__ = ["ComparedError", "EvolutionReport", "EvolutionSettings", "evolve", "free_version", "refuse_candidate"]

@@ -31,7 +31,7 @@ from lineside_converters.evolution.verdict_comparison import VerdictComparison, 
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import DeviceTimer, Effort
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.reports.report import read_report
+from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.targets import find_target
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
@@ -46,6 +46,7 @@ from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.folds import has_fold
 from lineside_runtime.bundle import Bundle, open_bundle, time_now
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputError, UnsupportedModelError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -92,7 +93,7 @@ class EvolutionSettings:
 def evolve(settings: EvolutionSettings, progress: ProgressReporter) -> EvolutionReport:
     """Makes a candidate and compares it with the deployed bundle; writes ``evolution.json`` and its page.
 
-    ``out/candidate`` is written only if the candidate is offered.
+    ``out/candidate`` is written only if the candidate is offered; one that was refused (`refuse_candidate`) is not.
 
     Raises:
         UnsupportedModelError: The deployed bundle is no detector that can be trained.
@@ -251,6 +252,9 @@ def _finish(
     settings: EvolutionSettings, candidate: Bundle, verdicts: VerdictComparison, latency: LatencyComparison
 ) -> EvolutionReport:
     offered, why = judge_candidate(verdicts, latency, max_drop=settings.max_drop)
+    known = read_evolution(settings.out)
+    refused = known.refused if known is not None and known.candidate_sha256 == candidate.digest else ""
+    offered = offered and not refused
     optimized = read_report(candidate.path)
     deployed = settings.deployed
     report = EvolutionReport(
@@ -267,6 +271,7 @@ def _finish(
         network=next((each.what for each in optimized.candidates if each.shipped), ""),
         offered=offered,
         why=why,
+        refused=refused,
         publish=settings.publish if offered else "",
         notes=(*settings.notes, *_notes(settings, verdicts, latency), *optimized.notes),
     )
@@ -276,10 +281,41 @@ def _finish(
     if offered:
         shutil.copytree(candidate.path, half)
         half.rename(place)
-    write_atomic(settings.out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
-    write_page(settings.out / PAGE, report, optimized)
-    fsync_folder(settings.out)
+    _write(settings.out, report, optimized)
     return report
+
+
+def read_evolution(out: Path) -> EvolutionReport | None:
+    """Returns the report of an earlier call; ``None`` without one that can be read."""
+    try:
+        return decode_json((out / REPORT).read_bytes(), type=EvolutionReport)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def refuse_candidate(out: Path, why: str) -> EvolutionReport:
+    """Withdraws the candidate that an earlier call offered: it is deleted, and not offered again.
+
+    Args:
+        why: Who refuses it, and why.
+
+    Raises:
+        InputError: None is offered there.
+    """
+    report = read_evolution(out)
+    if report is None or not report.offered:
+        raise InputError(f"no candidate is offered in {out}", expected="the --out of an `evolve` that offered one")
+    optimized = read_report(out / CANDIDATE)
+    report = msgspec.structs.replace(report, offered=False, refused=why, publish="")
+    _write(out, report, optimized)
+    shutil.rmtree(out / CANDIDATE)
+    return report
+
+
+def _write(out: Path, report: EvolutionReport, optimized: OptimizationReport) -> None:
+    write_atomic(out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    write_page(out / PAGE, report, optimized)
+    fsync_folder(out)
 
 
 def _notes(settings: EvolutionSettings, verdicts: VerdictComparison, latency: LatencyComparison) -> Sequence[str]:

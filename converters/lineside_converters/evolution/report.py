@@ -24,6 +24,7 @@ class EvolutionReport(ReportStruct, frozen=True, kw_only=True):
         network: Which network of the search the candidate is.
         offered: Whether the candidate is better.
         why: Reason, for people.
+        refused: Who refused it although it was offered, and why; empty if nobody did.
         publish: Command that gives it to the canary group; empty if it is not offered.
         notes: Limits of these figures.
     """
@@ -42,6 +43,7 @@ class EvolutionReport(ReportStruct, frozen=True, kw_only=True):
     network: str
     offered: bool
     why: str
+    refused: str = ""
     publish: str = ""
     notes: tuple[str, ...] = ()
 

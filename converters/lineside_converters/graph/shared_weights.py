@@ -2,13 +2,13 @@
 
 A narrower network's weights are the first channels of the widest one's. `align_weights` gives its INT8 form the widest
 one's integers, with scales of its own: the factor that its batch norms bring is in the scale. `store_together` then
-writes one file of weights (ONNX external data) and a small graph for each width, in which a ``Slice`` takes the first
-channels. ONNX Runtime and OpenVINO compute such a slice once, when they load the graph.
+writes one file of what they share (ONNX external data) and a small graph for each width, in which a ``Slice`` takes the
+first channels. ONNX Runtime and OpenVINO compute such a slice once, when they load the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ WEIGHTS = "weights.bin"
 """File of the weights, beside the graphs."""
 
 APART_BYTES = 64
-"""Tensors from this size on are stored in the file of weights."""
+"""Tensors from this size on are stored in the file of weights, where several graphs have them."""
 
 ALIGNMENT = 4
 
@@ -164,26 +164,54 @@ def store_together(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     Returns:
         The new files by their names.
     """
+    models = [onnx.load(path) for path in graphs.values()]
+    whole, weights = _tensors(models[0]), {each.node: each for each in _weights(models[0])}
+    for narrow in models[1:]:
+        _slice_weights(narrow, _tensors(narrow), whole, weights)
+        _derive_bias_scales(narrow)
+        _shorten(narrow)
+    for model in models:
+        _merge_equal(model)
     store = _Store()
-    written: dict[str, Path] = {}
-    whole: dict[str, Array] = {}
-    weights: dict[str, _Weight] = {}
-    for name, path in graphs.items():
-        model = onnx.load(path)
-        if written:
-            _slice_weights(model, _tensors(model), whole, weights)
-            _derive_bias_scales(model)
-            _shorten(model)
-        else:
-            whole, weights = _tensors(model), {each.node: each for each in _weights(model)}
-        for tensor in model.graph.initializer:
-            value = numpy_helper.to_array(tensor)
-            if value.nbytes >= APART_BYTES:
-                _move_out(tensor, store.place(value.tobytes()), value.nbytes)
-        written[name] = folder / name
-        write_atomic(written[name], model.SerializeToString())
+    contents = [[_content(tensor) for tensor in model.graph.initializer] for model in models]
+    for number, (model, own) in enumerate(zip(models, contents, strict=True)):
+        others = [each for other in (*contents[:number], *contents[number + 1 :]) for each in other]
+        for tensor, content in zip(model.graph.initializer, own, strict=True):
+            if len(content) >= APART_BYTES and _is_shared(content, others):
+                _move_out(tensor, store.place(content), len(content))
+    written = {name: folder / name for name in graphs}
+    for path, model in zip(written.values(), models, strict=True):
+        write_atomic(path, model.SerializeToString())
     write_atomic(folder / WEIGHTS, bytes(store.data))
     return written
+
+
+def _content(tensor: TensorProto) -> bytes:
+    return bytes(numpy_helper.to_array(tensor).tobytes())
+
+
+def _is_shared(content: bytes, others: Sequence[bytes]) -> bool:
+    """Returns whether another graph's tensor, of those that are stored apart, begins with some content or it with it.
+
+    What one graph alone has stays in it: a reference to the file of weights takes about 60 bytes.
+    """
+    return any(
+        len(other) >= APART_BYTES and (other.startswith(content) or content.startswith(other)) for other in others
+    )
+
+
+def _merge_equal(model: onnx.ModelProto) -> None:
+    """Keeps one of several equal tensors, such as the zero points of layers with as many channels."""
+    graph = model.graph
+    kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    names: dict[str, str] = {}
+    for tensor in list(graph.initializer):
+        name = kept.setdefault((tensor.data_type, tuple(tensor.dims), _content(tensor)), tensor.name)
+        if name != tensor.name:
+            names[tensor.name] = name
+            graph.initializer.remove(tensor)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _move_out(tensor: TensorProto, offset: int, length: int) -> None:

@@ -296,9 +296,7 @@ def _with_fitted_scores(setup: DistillationSetup, result: PruningResult) -> Prun
 
 
 def _notes(context: Context) -> tuple[str, ...]:
-    notes = []
-    if any(context.inputs.evaluation_files & _trained_files(root) for root in context.data.folders):
-        notes.append(TRAINED_ON)
+    notes = [TRAINED_ON] if judges_on_training(context) else []
     if not context.target.here or context.target.kind != "cpu":
         clock = context.limits.clock
         whose = "that machine's too" if clock is None else f"those of {clock.device}"
@@ -308,9 +306,15 @@ def _notes(context: Context) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _trained_files(root: Path) -> set[Path]:
-    fold = TRAIN_FOLD if has_fold(root, TRAIN_FOLD) else ALL
-    return {sample.path for sample in load_dataset(root, fold).samples}
+def judges_on_training(context: Context) -> list[Path]:
+    """Returns the folders of which images are judged on that the pruned model is fine-tuned on."""
+
+    def trained(root: Path) -> set[Path]:
+        fold = TRAIN_FOLD if has_fold(root, TRAIN_FOLD) else ALL
+        return {sample.path for sample in load_dataset(root, fold).samples}
+
+    judged = context.inputs.evaluation_files
+    return [root for root in context.data.folders if judged and judged & trained(root)]
 
 
 def distillation_settings(effort: Effort, seed: int) -> DistillationSettings:

@@ -21,7 +21,7 @@ from lineside_converters.loading.source import open_source
 from lineside_converters.loading.training_run import drawn_folds
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.pruning.pipeline import evaluation_fold
+from lineside_converters.pruning.pipeline import evaluation_fold, judges_on_training
 from lineside_converters.reports.builder import notes_of
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
@@ -30,6 +30,7 @@ from lineside_models.nlp.extraction.contract_parser import text_form
 from lineside_models.verdict.good_classes import rule_of, with_good_classes
 from lineside_runtime.bundle import Manifest, time_now
 from lineside_runtime.bundle.install import check_target
+from lineside_runtime.errors import DatasetError
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,6 @@ def load(
     progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
-    # Levels 2 and 3 fine-tune on the whole of a folder without folds, and say that they judge on it too.
     folds = drawn_folds(model, data.folders) if isinstance(model, Path) and level.level <= 1 else {}
     for table in folds.values():
         progress.report(f"folds of {table}: those of the training")
@@ -82,6 +82,13 @@ def load(
         limits=limits,
         tasks=tasks,
     )
+    if level.level >= 2 and data.judge_fold is None and (undivided := judges_on_training(context)):
+        raise DatasetError(
+            f"{undivided[0]} has no fold 'val': level {level.level} would judge on images that it trains on",
+            expected="folds 'train' and 'val'",
+            action="Divide it by a folds.csv (columns image, fold), such as folds-NAME.csv in a training's folder, or "
+            "accept it by --judge-fold all.",
+        )
     for note in notes_of(context):
         log.warning("%s: %s", manifest.identity, note)
     return context

@@ -82,6 +82,8 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         patience: Evaluations without a better one after which training ends; ``None`` to end with the schedule.
         postprocess: Name of the decoder of the network's outputs.
         begins_again: Whether a run that was ended before its first checkpoint begins again.
+        narrowed_rate: Factor on the learning rates of a network with ImageNet's weights that is narrowed: without all
+            of its channels, its weights are further from what they need.
         network: The model that it starts from; ``None`` for a network built here.
     """
 
@@ -89,6 +91,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
     warm_up_steps: ClassVar[int] = WARM_UP_STEPS
     postprocess: ClassVar[str] = ""
     begins_again: ClassVar[bool] = False
+    narrowed_rate: ClassVar[float] = 1.0
     patience: int | None = None
 
     def __init__(self, config: S, on_progress: OnProgress, strategy: Strategy = ALONE) -> None:
@@ -158,7 +161,13 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         """Returns the loss of a network on a batch."""
         if isinstance(model, SlimmableNetwork) and len(model.widths) > 1:
             return sandwich_loss(
-                model, batch, self.objective, self.outputs, postprocess=self.postprocess, step=self.run.step
+                model,
+                batch,
+                self.objective,
+                self.outputs,
+                postprocess=self.postprocess,
+                step=self.run.step,
+                steps=self.config.epochs * self.objective.epoch_steps,
             )
         return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
 
@@ -196,7 +205,9 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         else:
             model = self.pretrained() if resumed is None else self.build()
         if self.widths:
-            model, rate = self._slimmable(model, ordered=resumed is not None), _by_plain_name(rate)
+            narrowed = transferred and self.widths[-1] < 1
+            model = self._slimmable(model, ordered=resumed is not None)
+            rate = _by_plain_name(rate, self.narrowed_rate if narrowed else 1.0)
         return start_run(model, parameter_groups(model, rate), resumed=resumed, strategy=self.strategy)
 
     def _slimmable(self, model: nn.Module, *, ordered: bool) -> SlimmableNetwork:
@@ -290,8 +301,8 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return path
 
 
-def _by_plain_name(rate: Callable[[str], float]) -> Callable[[str], float]:
-    return lambda name: rate(plain_name(name))
+def _by_plain_name(rate: Callable[[str], float], factor: float) -> Callable[[str], float]:
+    return lambda name: factor * rate(plain_name(name))
 
 
 def two_sizes(channels: int = 1) -> list[Tensor]:

@@ -9,6 +9,7 @@ import msgspec
 
 from lineside_hub.config import IDENTITY_NAME, HubConfig, folder_config_or_default
 from lineside_hub.fleet.usage import QUOTAS, quota_of, read_usage
+from lineside_hub.folder_lock import is_running
 from lineside_hub.identity.expiries import certificate_warnings
 from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.link_monitor import link_warning
@@ -206,3 +207,11 @@ def try_warnings(folder: Path | str) -> list[str]:
         return warnings(folder)
     except LinesideError as error:
         return [str(error)]
+
+
+def silence(folder: Path) -> str:
+    """Returns why nobody knows which devices are connected, and no rollout goes on; empty if the hub hears them.
+
+    Other than `warnings` it says so of a hub that a person has ended, too.
+    """
+    return link_warning(folder) or ("" if is_running(folder) else "the hub does not run: start it")

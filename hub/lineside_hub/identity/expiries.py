@@ -42,8 +42,13 @@ def certificate_warnings(folder: Path, *, now: datetime.datetime | None = None) 
             remedy = "lineside hub secure --renew, and restart mosquitto and the hub"
             said.append(f"the {whose}'s certificate {_ends(left)}: {remedy}")
     latest = {name: registry.of(name) for name in enrolled_devices(folder)}
-    late = sorted(name for name, own in latest.items() if own and (own[0].ends - moment).days < WARN_BEFORE_DAYS)
-    if late:
+    left_days = {name: (own[0].ends - moment).days for name, own in sorted(latest.items()) if own}
+    if expired := [name for name, days in left_days.items() if days < 0]:
+        said.append(
+            f"the certificates of {_named(expired)} have expired, and no expired one reaches the hub to renew it: "
+            "lineside hub enroll NAME, put the files in place of the old ones, and restart the agent"
+        )
+    if late := [name for name, days in left_days.items() if 0 <= days < WARN_BEFORE_DAYS]:
         said.append(f"{_named(late)} did not renew their certificates: switch them on, or enroll them again")
     if requests := waiting(folder):
         said.append(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
+from lineside_agent.config import InspectConfig, check_several, read_settings
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
 from lineside_hub.identity.authority import enrolled_devices
@@ -23,8 +24,9 @@ from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
 from lineside_link.topics import check_name
-from lineside_runtime.bundle import Manifest, open_bundle
-from lineside_runtime.errors import InputNotFoundError, RolloutError
+from lineside_models.verdict.rules import check_types
+from lineside_runtime.bundle import Manifest, open_bundle, parse_manifest
+from lineside_runtime.errors import ConfigError, InputNotFoundError, RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -200,19 +202,47 @@ def push_config(
 
     Raises:
         InputNotFoundError: No repository or key there.
-        ConfigError: It breaks the agent's schema; the message names the path.
+        ConfigError: It breaks the agent's schema, or names a type that the group's bundle hasn't; the message names
+            the path.
         RolloutError: As for `push`.
         SignatureError: The passphrase does not open the group's key.
     """
     repository = Repository.open(folder, passphrase=passphrase)
     with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
+        _check_types(repository, database, group, data)
         reference = repository.publish_config(data, group)
         known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = roll_out(database, as_target(reference), group, made, kind=CONFIG)
         return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+
+
+def _check_types(repository: Repository, database: Database, group: str, data: bytes) -> None:
+    """Checks that a bundle which the hub gave the group has what a configuration names: each device would refuse it.
+
+    Raises:
+        ConfigError: None has.
+    """
+    inspect = msgspec.convert(read_settings(data).get("inspect", {}), InspectConfig)
+    desired = database.desired_state(f"g/{group}")
+    given = [one.target for one in Rollouts(database).list(unfinished=True, group=group) if one.kind == "bundle"]
+    if desired is not None and desired.bundle is not None:
+        given.append(desired.bundle)
+    refusal = None
+    for ref in given:
+        manifest = parse_manifest(repository.target_bytes(ref.target, ref.sha256))
+        try:
+            if manifest.several:
+                check_several(inspect, manifest)
+            else:
+                check_types(inspect, manifest.labels)
+            return
+        except ConfigError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
 
 
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Artifact) -> None:

@@ -283,7 +283,8 @@ class Rollouts:
             self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
 
     def _add_event(self, rollout: Rollout) -> None:
-        where = "the whole group" if rollout.whole_group else f"stage {rollout.stage + 1} of {len(rollout.plan.stages)}"
+        stages = len(rollout.plan.stages) + 1
+        where = "the whole group" if rollout.whole_group else f"stage {rollout.stage + 1} of {stages}"
         detail = f"{rollout.id}: {rollout.state}, {where}" + (f": {rollout.reason}" if rollout.reason else "")
         bundle = rollout.target.identity
         self._database.add_event(

@@ -14,6 +14,7 @@ import msgspec
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lineside_hub.config import HubConfig
+from lineside_hub.link_monitor import link_warning
 from lineside_hub.results.database import Database
 from lineside_hub.web.accounts import LoginThrottle, Principal, Role
 from lineside_hub.web.identity_provider import IdentityProvider
@@ -122,10 +123,10 @@ class DashboardRequest:
         """Renders a template, which extends ``base.html``.
 
         Args:
-            values: For the template, beside ``principal``, ``navigation``, ``path`` and ``url``.
+            values: For the template, beside ``principal``, ``navigation``, ``path``, ``url`` and ``link_problem``.
         """
-        path = urlsplit(self.url).path
-        return HTMLResponse(self.dashboard.render(template, self.principal, path=path, url=self.url, **values), status)
+        values |= {"path": urlsplit(self.url).path, "url": self.url, "link_problem": link_warning(self.folder)}
+        return HTMLResponse(self.dashboard.render(template, self.principal, **values), status)
 
     def set_cookie(self, name: str, value: str, *, age_s: int, path: str, same_site: str) -> None:
         """Gives the browser a cookie that no script reads; with an age of 0 it takes the cookie back."""

@@ -184,10 +184,11 @@ def _ports(status: Status) -> Lines:
 
 def _hub(status: Status) -> Lines:
     pending = f", {counted(status['outbox_pending'], 'result')} to send" if status.get("outbox_pending") else ""
-    if status.get("connected"):
+    if status.get("link_problem"):
+        where = "not heard, though the broker is connected" if status.get("connected") else "not connected"
+        yield "hub", f"{where}{pending}"
+    elif status.get("connected"):
         yield "hub", f"connected{pending}"
-    elif status.get("link_problem"):
-        yield "hub", f"not connected{pending}"
     if status.get("agent_waiting") or status.get("agent_on_trial"):
         yield "update", str(status.get("agent_waiting") or "this version of the agent is on trial")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lineside.commands.fleet import interactions, pool, recipe, results, rollout, simulate
-from lineside.console import add_row, draw, inform, note, print_json, show
+from lineside.console import add_row, draw, inform, note, one_line, print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 from lineside_runtime.wording import counted
@@ -79,18 +79,18 @@ def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
-        from lineside_hub.fleet.status import try_warnings
-    warnings = try_warnings(options.hub)
+        from lineside_hub.fleet.status import silence, try_warnings
+    warnings = list(dict.fromkeys(filter(None, (silence(options.hub), *try_warnings(options.hub)))))
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
         inform(f"! {warning}")
-    draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
+    draw(lambda: (_table(list_devices(options.hub), heard=not silence(options.hub)), False), watch=options.watch)
     return 0
 
 
-def _table(devices: list[DeviceSummary]) -> RenderableType:
+def _table(devices: list[DeviceSummary], *, heard: bool) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
@@ -100,7 +100,7 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
     for device in devices:
         state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
-        up = "yes" if device.up else "no"
+        up = ("yes" if device.up else "no") if heard else "?"
         runs, config = device.installed or "-", _config(device)
         add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
     return Group(table, *(note(device.name, problem) for device in devices for problem in _problems(device)))
@@ -135,14 +135,17 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
+        from lineside_hub.fleet.status import silence
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)
         return 0
     about, born, said = detail.summary, detail.birth, detail.reported
     own, group = detail.own_desired, detail.group_desired
+    silent = silence(options.hub)
     lines = {
-        "device": f"{about.name}, {'up' if about.up else 'away'}",
+        "device": f"{about.name}, {'up' if about.up else 'away'}"
+        + (f" when it was last heard: {silent}" if silent else ""),
         "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
         "board": about.board,
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
@@ -164,7 +167,7 @@ def run_show(options: argparse.Namespace) -> int:
         "results": str(about.results),
     }
     for name, value in lines.items():
-        show(f"{name:<15}{value or '-'}")
+        show(f"{name:<15}{one_line(value) or '-'}")
     return 0
 
 
@@ -215,7 +218,7 @@ def run_logs(options: argparse.Namespace) -> int:
 def _line(event: TimelineEvent) -> str:
     at = datetime.datetime.fromtimestamp(event.at_ns / 1e9).isoformat(" ", "seconds")
     code = f"[{event.code}] " if event.code else ""
-    return f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip()
+    return one_line(f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip())
 
 
 def run_move(options: argparse.Namespace) -> int:

@@ -46,6 +46,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints one rollout or all."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_rollouts
+        from lineside_hub.fleet.status import silence
 
     def look() -> list[RolloutSummary]:
         return list_rollouts(options.hub, group=options.group, rollout=options.rollout)
@@ -54,11 +55,11 @@ def run_show(options: argparse.Namespace) -> int:
         found = look()
         print_json(found[0] if options.rollout else {"rollouts": found})
         return 0
-    draw(lambda: _picture(look(), one=options.rollout is not None), watch=options.watch)
+    draw(lambda: _picture(look(), one=options.rollout is not None, silent=silence(options.hub)), watch=options.watch)
     return 0
 
 
-def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableType, bool]:
+def _picture(rollouts: list[RolloutSummary], *, one: bool, silent: str) -> tuple[RenderableType, bool]:
     from rich.console import Group
     from rich.table import Table
 
@@ -68,6 +69,8 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableTy
     for summary in rollouts:
         add_row(table, *_cells(summary))
     reasons = [note(one.rollout.id, one.rollout.reason) for one in rollouts if one.rollout.reason]
+    if silent and (waiting := [one.rollout.id for one in rollouts if one.rollout.unfinished]):
+        reasons.append(note(", ".join(waiting), f"waits: {silent}"))
     return Group(table, *reasons), one and not rollouts[0].rollout.unfinished
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pwd
 from typing import Any
 
-from lineside.console import inform, print_json, show
+from lineside.console import inform, print_json, show, system_user
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
 from lineside.secret_input import read_new_secret
@@ -95,7 +93,7 @@ def run_add(options: argparse.Namespace) -> int:
         accounts.set_account(database, options.name, options.role, password)
         audit.add(
             connection,
-            who=_who(),
+            who=system_user(),
             action="set account",
             subject=options.name,
             before={"role": before[0]} if before else None,
@@ -130,7 +128,9 @@ def run_remove(options: argparse.Namespace) -> int:
     with Database.open(options.hub) as database, database.transaction() as connection:
         before = accounts.find_account(database, options.name)
         accounts.remove_account(database, options.name)
-        audit.add(connection, who=_who(), action="remove account", subject=options.name, before={"role": before.role})
+        audit.add(
+            connection, who=system_user(), action="remove account", subject=options.name, before={"role": before.role}
+        )
     inform(f"{options.name} is removed")
     return 0
 
@@ -151,7 +151,7 @@ def run_token(options: argparse.Namespace) -> int:
         account = accounts.find_account(database, options.name)
         with database.transaction() as connection:
             after = {"label": options.label, "days": options.days}
-            audit.add(connection, who=_who(), action="make token", subject=options.name, after=after)
+            audit.add(connection, who=system_user(), action="make token", subject=options.name, after=after)
         token = accounts.begin_session(
             database, account.name, label=options.label, lasts_s=options.days * accounts.DAY_S
         )
@@ -176,10 +176,3 @@ def run_verify(options: argparse.Namespace) -> int:
             show(f"! {problem}")
         show(f"{counted(report.rows, 'row')}; head {report.head}")
     return 1 if report.problems else 0
-
-
-def _who() -> str:
-    try:
-        return f"system user {pwd.getpwuid(os.getuid()).pw_name}"
-    except KeyError:
-        return f"system user {os.getuid()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside.commands.train.training import Options
-from lineside.console import inform, print_json, show
+from lineside.console import inform, print_json, show, system_user
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_terms
 from lineside.secret_input import add_passphrase, passphrase
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of accuracy by conversion, and of verdicts for a faster network, 0 to 1 (default: %(default)s)",
     )
     parser.add_argument("--version", metavar="V", help="of the candidate (default: the next one that is not published)")
+    parser.add_argument(
+        "--refuse",
+        metavar="WHY",
+        help="make nothing: refuse the candidate that an earlier call wrote to OUT. It is deleted and not offered "
+        "again, and the hub's timeline says who refused it and why",
+    )
     _add_effort(parser)
     add_terms(parser.add_argument_group("terms", "Added to those of the deployed bundle."))
     add_passphrase(parser)
@@ -115,6 +122,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("max_drop", expected="0 to 1", actual=options.max_drop)
     if options.canary_group is not None:
         Repository.open(options.hub).roles.check_group(options.canary_group)
+    if options.refuse is not None:
+        return _refuse(options)
     relabelled = options.relabelled or Path(folder_config(options.hub).folder) / FOLDER
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineside-evolve-")))
@@ -129,6 +138,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(report, options.out)
     return 0 if report.offered else NOT_OFFERED
+
+
+def _refuse(options: argparse.Namespace) -> int:
+    """Withdraws the offered candidate, and notes that in the hub's timeline."""
+    with needs("train"):
+        from lineside_converters.evolution import refuse_candidate
+    with needs("convert"):
+        from lineside_hub.results.database import Database, TimelineEvent
+    if not options.refuse.strip():
+        raise ConfigError("--refuse", expected="the reason, for who reads the timeline", actual="nothing")
+    with Database.open(options.hub) as database, database.transaction():
+        report = refuse_candidate(options.out, f"{system_user()}: {options.refuse}")
+        detail = f"for {options.canary_group or options.group}, beside {report.deployed}, by {report.refused}"
+        event = TimelineEvent(at_ns=time.time_ns(), device="", kind="refused", bundle=report.candidate, detail=detail)
+        database.add_event(event)
+    if options.json:
+        print_json(report)
+    else:
+        show(f"{report.candidate} is refused by {report.refused}")
+    return 0
 
 
 def _nothing_new(options: argparse.Namespace, deployed: Bundle, relabelled: Path) -> int:
@@ -218,10 +247,12 @@ def _print(report: EvolutionReport, out: Path) -> None:
     )
     for note in report.notes:
         show(f"note: {note}")
-    show(f"{'offered' if report.offered else 'nothing is offered'}: {report.why}")
+    refused = f"{report.candidate} was refused by {report.refused}; it was offered: " if report.refused else ""
+    show(f"{'offered' if report.offered else 'nothing is offered'}: {refused}{report.why}")
     show(f"page: {out / 'evolution.html'}")
     if report.publish:
         show(f"to publish it: {report.publish}")
+        show("to refuse it: the same command with --refuse WHY")
 
 
 def _print_error(name: str, error: ComparedError) -> None:

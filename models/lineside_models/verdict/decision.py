@@ -35,7 +35,7 @@ from lineside_models.postprocess.candidates import read
 from lineside_models.postprocess.decoders.classification import ClassificationParams
 from lineside_models.verdict.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.verdict.regions import RegionMasks
-from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules
+from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules, check_types
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
 
@@ -84,6 +84,7 @@ class VerdictPolicy:
         self.manifest = manifest
         self.rules = rules
         labels = manifest.labels
+        check_types(rules, labels)
         self._bars, self._floors = _bars(manifest, rules)
         how = manifest.postprocess
         self._classes = read(how.params, ClassificationParams) if how.name == DECODER else None
@@ -92,11 +93,9 @@ class VerdictPolicy:
         self._set = _thresholds_set(manifest, rules)
         self._least = np.zeros(len(labels))
         per_mm = rules.scale or 1.0
-        for table, name, unit in ((rules.min_size_px, "min_size_px", 1.0), (rules.min_size_mm, "min_size_mm", per_mm)):
-            for label, value in _by_label(table, labels, name).items():
+        for table, unit in ((rules.min_size_px, 1.0), (rules.min_size_mm, per_mm)):
+            for label, value in _by_label(table, labels).items():
                 self._least[label] = max(self._least[label], value * unit)
-        for region in rules.regions:
-            _known(region.types, labels, "regions")
         self._areas: dict[tuple[int, int], RegionMasks] = {}
         self._lock = threading.Lock()
 
@@ -185,11 +184,11 @@ def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
     if rules.confidence_threshold is not None:
         bars = np.full(len(labels), rules.confidence_threshold)
         floors = bars.copy()
-    for label, value in _by_label(rules.thresholds, labels, "thresholds").items():
+    for label, value in _by_label(rules.thresholds, labels).items():
         bars[label] = floors[label] = value
     if good:
         bars[list(good)] = floors[list(good)] = np.inf
-    for label, value in _by_label(rules.unsure_from, labels, "unsure_from").items():
+    for label, value in _by_label(rules.unsure_from, labels).items():
         if value > bars[label] and labels[label] in rules.unsure_from:
             raise ConfigError(
                 f"$.unsure_from.{labels[label]}", expected=f"at most its threshold, {bars[label]:g}", actual=value
@@ -204,16 +203,9 @@ def _thresholds_set(manifest: Manifest, rules: Rules) -> npt.NDArray[np.bool_]:
     labels = manifest.labels
     if rules.confidence_threshold is not None or manifest.postprocess.params.get("thresholds"):
         return np.ones(len(labels), bool)
-    return np.isin(np.arange(len(labels)), list(_by_label(rules.thresholds, labels, "thresholds")))
+    return np.isin(np.arange(len(labels)), list(_by_label(rules.thresholds, labels)))
 
 
-def _by_label(table: Mapping[str, float], labels: Sequence[str], what: str) -> dict[int, float]:
-    _known([name for name in table if name != OTHERS], labels, what)
+def _by_label(table: Mapping[str, float], labels: Sequence[str]) -> dict[int, float]:
     found = dict.fromkeys(range(len(labels)), table[OTHERS]) if OTHERS in table else {}
     return {**found, **{label: table[name] for label, name in enumerate(labels) if name in table}}
-
-
-def _known(names: Sequence[str], labels: Sequence[str], what: str) -> None:
-    for name in names:
-        if name not in labels:
-            raise ConfigError(f"$.{what}: the bundle has no type {name!r}", expected=f"of {', '.join(labels)}")

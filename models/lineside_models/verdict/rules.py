@@ -6,7 +6,7 @@ band of doubt for that type, which was chosen for the bundle's threshold; ``unsu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from lineside_models.metrology.rules import MeasureRule, check_rules
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing
 from lineside_runtime.config_errors import config_error
+from lineside_runtime.errors import ConfigError
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -104,6 +105,22 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 BUNDLES_OWN = Rules()
 """Nothing but what the bundle says."""
+
+
+def check_types(rules: Rules, labels: Sequence[str]) -> None:
+    """Checks that a bundle has every type that rules name.
+
+    Args:
+        labels: The bundle's types.
+
+    Raises:
+        ConfigError: It has not; the message has the path.
+    """
+    tables = ("thresholds", "unsure_from", "min_size_px", "min_size_mm")
+    named = [(name, set(getattr(rules, name)) - {OTHERS}) for name in tables]
+    for what, types in (*named, *(("regions", set(region.types)) for region in rules.regions)):
+        if strange := types - set(labels):
+            raise ConfigError(f"$.{what}: the bundle has no type {min(strange)!r}", expected=f"of {', '.join(labels)}")
 
 
 def read_rules(given: Mapping[str, Any]) -> Rules:

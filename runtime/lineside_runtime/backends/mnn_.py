@@ -10,7 +10,6 @@ The vendor's GPU backends (OpenCL, Vulkan) are not in its wheels: https://github
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 import time
@@ -35,29 +34,10 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.system.affinity import on_cores
+from lineside_runtime.system.native_output import STDERR, STDOUT, redirected
 from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
-_STDERR = 2
-_redirect = threading.Lock()
-
-
-@contextlib.contextmanager
-def _stdout_to(target: int) -> Iterator[None]:
-    """Sends what C code of this process writes to stdout to another file descriptor."""
-    with _redirect:
-        flush = ctypes.CDLL(None).fflush
-        flush(None)
-        kept = os.dup(1)
-        os.dup2(target, 1)
-        try:
-            yield
-        finally:
-            flush(None)
-            os.dup2(kept, 1)
-            os.close(kept)
-
-
-with Path(os.devnull).open("wb") as _nowhere, _stdout_to(_nowhere.fileno()):
+with Path(os.devnull).open("wb") as _nowhere, redirected(STDOUT, _nowhere.fileno()):
     import MNN
 
 _OUT_OF_MEMORY, _SIZES = 1, 3
@@ -83,7 +63,7 @@ class MnnBackend(Backend):
         self._expect_here(device)
         refuse(options, self.name, "operator_libraries", why="its binding takes none")
         threads = threads_on_cores(options, self.name)
-        with _stdout_to(_STDERR):
+        with redirected(STDOUT, STDERR):
             net = MNN.Interpreter(str(model))
         at_most = max(1, (os.cpu_count() or 1) // (threads or 1))
         return MnnExecutable(_SessionMaker(net, threads, options.precision == "fp16"), options, at_most)
@@ -110,7 +90,7 @@ class _SessionMaker:
         self._lock = threading.Lock()
 
     def __call__(self) -> Any:
-        with self._lock, _stdout_to(_STDERR):
+        with self._lock, redirected(STDOUT, STDERR):
             return self.net.createSession(self._settings)
 
 
@@ -198,7 +178,7 @@ class MnnExecutable(Executable):
             return
         for name in changed:
             net.resizeTensor(own[self._inputs[name]], arrays[name].shape)
-        with _stdout_to(_STDERR):
+        with redirected(STDOUT, STDERR):
             net.resizeSession(session)
 
     def _shaped(self, name: str, array: Array) -> Array:

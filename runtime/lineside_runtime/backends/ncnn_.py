@@ -13,6 +13,10 @@ suite; it is marked as emulated, and serves only where `Config.engines` names nc
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +44,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.logs import log
 from lineside_runtime.system.affinity import on_cores
+from lineside_runtime.system.native_output import STDERR, redirected
 from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
 _CPU_GPU = 3
@@ -50,6 +55,12 @@ _OUT_OF_MEMORY = -100
 
 _ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 """The vendor has no exceptions of its own; it returns numbers, and its binding raises Python's."""
+
+_FEATURES = re.compile(rb"\[\d+ [^\]]*\]  |\s*$")
+"""A line of ncnn with a GPU's features (``gpu.cpp``), such as ``[0 V3D 7.1.7]  queueC=0[1]``, or an empty one."""
+
+_searching = threading.Lock()
+_searched = False
 
 _AXES = ("2", "11", "1", "0")
 """Keys of an ``Input`` layer's sizes in a ``.param``: channels, depth, height, width."""
@@ -72,7 +83,7 @@ class NcnnBackend(Backend):
         return str(ncnn.__version__)
 
     def _probe(self) -> list[Device]:
-        infos = [ncnn.get_gpu_info(index) for index in range(ncnn.get_gpu_count())]
+        infos = _gpus()
         gpus = [
             Device("gpu", i, name=info.device_name(), handle=str(i), emulated=info.type() == _CPU_GPU)
             for i, info in enumerate(infos)
@@ -81,8 +92,7 @@ class NcnnBackend(Backend):
 
     def _compatibility(self) -> Compatibility:
         versions = {"ncnn": self.version}
-        for index in range(ncnn.get_gpu_count()):
-            info = ncnn.get_gpu_info(index)
+        for info in _gpus():
             versions[f"Vulkan API of {info.device_name()}"] = _vulkan_version(info.api_version())
             versions[f"driver of {info.device_name()}"] = _vulkan_version(info.driver_version())
         if len(versions) > 1:
@@ -112,6 +122,29 @@ class NcnnBackend(Backend):
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
         return (error_kind(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
+
+
+def _gpus() -> list[Any]:
+    """Returns what ncnn knows of each GPU.
+
+    The first search prints four lines of features for each one to stderr, and ncnn has no setting against it (only
+    ``NCNN_SILENT`` when it is compiled, ``platform.h.in``). They go to the log as debug messages; what else is written
+    meanwhile, such as why a driver failed, goes to stderr.
+    """
+    global _searched
+    with _searching:
+        if not _searched:
+            with tempfile.TemporaryFile() as written:
+                with redirected(STDERR, written.fileno()):
+                    ncnn.get_gpu_count()
+                written.seek(0)
+                for line in written.read().splitlines(keepends=True):
+                    if _FEATURES.match(line):
+                        log.debug("ncnn: %s", line.decode(errors="replace").strip())
+                    else:
+                        os.write(STDERR, line)
+            _searched = True
+    return [ncnn.get_gpu_info(index) for index in range(ncnn.get_gpu_count())]
 
 
 def _vulkan_version(number: int) -> str:

@@ -123,7 +123,7 @@ class Variant(ManifestStruct, frozen=True, kw_only=True):
         file: Path of the model inside the bundle.
         level: Optimisation level, 0 to 3.
         precision: Arithmetic that it computes in.
-        device_kinds: Kinds of device that it is for.
+        device_kinds: Kinds of device that it is for: others serve only where they were measured to be faster.
         requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
         memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
         stages: The same model in stages, in the order in which they run; empty if it is not split. ``file`` is the

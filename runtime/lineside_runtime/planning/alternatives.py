@@ -10,7 +10,7 @@ import msgspec
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.errors import LinesideError
-from lineside_runtime.serving.candidates import PlacementCandidate, choose
+from lineside_runtime.serving.candidates import PlacementCandidate, choose, undeclared_candidates
 from lineside_runtime.serving.plan_file import core_count
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan
 
@@ -29,13 +29,15 @@ def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list
     Raises:
         LinesideError: Nothing here runs the bundle, as for `choose`.
     """
-    devices = _devices(manifest, config, share)
-    found = [AS_CONFIGURED, *_on_one(devices, manifest, config, share)]
+    declared = _devices(manifest, config, share)
+    devices = [*declared, *_undeclared(manifest, config)]
+    kinds = {one.device.kind for one in declared}
+    found = [AS_CONFIGURED, *_on_one(devices, kinds, manifest, config, share)]
     names = tuple(dict.fromkeys(str(one) for one in devices))
     if len(names) > 1:
         threads = config.threads or (1 if all(one.device.kind == "cpu" for one in devices) else None)
         found.append(ServingPlan(kind="replicas", devices=names, threads=threads, workers=config.submit_workers))
-    found += _in_stages(manifest, config, names)
+    found += _in_stages(manifest, config, tuple(dict.fromkeys(str(one) for one in declared)))
     return found
 
 
@@ -56,13 +58,20 @@ def _devices(manifest: Manifest, config: Config, share: float) -> list[Placement
     return found
 
 
+def _undeclared(manifest: Manifest, config: Config) -> list[PlacementCandidate]:
+    """Returns the devices of kinds that the bundle is not for, with the variants that are measured on the others."""
+    if manifest.speed == "measured" or config.variant is not None:
+        return list(undeclared_candidates(manifest, config))
+    alone = (msgspec.structs.replace(manifest, variants=(variant,)) for variant in manifest.to_time)
+    return [one for each in alone for one in undeclared_candidates(each, config)]
+
+
 def _on_one(
-    devices: list[PlacementCandidate], manifest: Manifest, config: Config, share: float
+    devices: list[PlacementCandidate], kinds: Set[str], manifest: Manifest, config: Config, share: float
 ) -> Iterator[ServingPlan]:
     """Yields each device alone, on a CPU with few and many threads, but the one that the configuration leads to."""
     unproven = manifest.speed != "measured" and config.variant is None
     leader = choose(manifest, config, share=share).at(0)
-    kinds = {one.device.kind for one in devices}
     for one in devices:
         configured = leader is not None and _leads_alone(leader, config, kinds) and one == leader
         for threads, workers in _concurrency(one, config):

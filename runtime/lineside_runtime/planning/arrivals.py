@@ -86,6 +86,16 @@ def as_fast_as_possible(session: Session, feeds: Sequence[Feed], frames: int, *,
     return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
 
 
+def warm_up(session: Session, feeds: Sequence[Feed], calls: int, *, workers: int = 1) -> None:
+    """Gives frames whose times don't count, since caches and threads are still those of what ran before.
+
+    Args:
+        calls: Of each worker.
+        workers: Frames that the session runs at once.
+    """
+    as_fast_as_possible(session, feeds, calls * workers, depth=workers)
+
+
 class _Answers:
     """The latencies of submitted frames, each noted by the thread that answers."""
 

@@ -2,9 +2,12 @@
 
 Invariants:
 
-- A way is chosen in place of the configured one only if it was measured to be faster by more than `SAME`, and was the
-  faster one in three of four rounds: what a busy machine makes of equal ways is no reason to change.
+- A way is chosen in place of the configured one only if it was measured to be faster by more than `SAME`, and surely:
+  it was the faster one in three of four rounds, or the 95 % interval of the median ratio is below 1. What a busy
+  machine makes of equal ways is no reason to change.
 - Ways are compared by the median of their ratios in the same rounds, so that a slow moment of the machine hits all.
+- A turn begins with frames that are not timed, and the order of the turns is drawn anew for each round: what the way
+  before leaves behind (caches, threads that still wait for work) would otherwise always hit the same way.
 - Of ways that are equally fast, the simplest is taken: as configured, then one device, then replicas, then stages.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -22,11 +26,12 @@ import numpy as np
 
 from lineside_runtime.benchmark.machine import conditions, remarks
 from lineside_runtime.benchmark.measurement.input_data import noise
+from lineside_runtime.benchmark.summary_statistics import ratio as compared
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.planning.alternatives import alternatives
-from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time
+from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
 from lineside_runtime.serving.candidates import engine_of
 from lineside_runtime.serving.plan_file import core_count, machine_name
 from lineside_runtime.serving.serving_plan import (
@@ -38,20 +43,22 @@ from lineside_runtime.serving.serving_plan import (
 )
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
-from lineside_runtime.timing import turns
 
 SAME = 0.01
 """Ways whose times are this near are equally fast."""
 
 ROUNDS_MIN, ROUNDS_MAX = 7, 60
-HOPELESS = {2: 2.0, ROUNDS_MIN: 1.2}
-"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer."""
+HOPELESS = {3: 2.0, ROUNDS_MIN: 1.3}
+"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer. The
+configured way, with which the others are compared, is measured to the end."""
 
 ROUND_S, SLOWEST_ROUND_S = 0.1, 0.3
 """Time of a round of the fastest way, and most time of the slowest one's."""
 
 FRAMES_MIN, FRAMES_MAX = 8, 100
-WARM_CALLS = 3
+WARM_CALLS, TURN_CALLS = 3, 2
+"""Untimed calls of a worker: of a way that was just loaded, and of each turn."""
+
 LIMIT_S = 30.0
 
 Feed = Mapping[str, Array]
@@ -159,8 +166,7 @@ def _trial(
     roomy = msgspec.structs.replace(config, submit_queue=QUEUE_MAX, cache=None)
     try:
         session = stack.enter_context(Session(bundle, roomy, compute_share=share, plan=way))
-        for number in range(WARM_CALLS * max(1, way.workers)):
-            session.submit(feeds[number % len(feeds)]).result()
+        warm_up(session, feeds, WARM_CALLS, workers=way.workers)
         trial.used = session.used_device
         if way.kind == "device" and trial.used != way.devices[0]:
             trial.error = f"{way.devices[0]} did not answer, {trial.used} did"
@@ -177,8 +183,9 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
     fitting = min(ROUND_S * 1e3 / min(pilot), SLOWEST_ROUND_S * 1e3 / max(pilot))
     frames = int(min(FRAMES_MAX, max(FRAMES_MIN, fitting)))
     for number in range(ROUNDS_MAX):
-        for trial in turns(running, number):
+        for trial in random.Random(number).sample(running, len(running)):
             try:
+                _warm_up(trial, feeds)
                 served = _serve(trial, feeds, frames, objective, number)
             except LinesideError as error:
                 trial.error = str(error)
@@ -196,7 +203,14 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
             break
         best = _best(running)
         limit = min((times for rounds, times in HOPELESS.items() if number + 1 >= rounds), default=math.inf)
-        running = [trial for trial in running if _ratio(trial, best) <= limit]
+        running = [trial for trial in running if trial is trials[0] or _ratio(trial, best) <= limit]
+        if len(running) < 2 and number + 1 >= ROUNDS_MIN:
+            break
+
+
+def _warm_up(trial: _Trial, feeds: Sequence[Feed]) -> None:
+    if trial.session is not None:
+        warm_up(trial.session, feeds, TURN_CALLS, workers=trial.way.workers)
 
 
 def _serve(trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int) -> ServedRound:
@@ -218,13 +232,18 @@ def _best(trials: Sequence[_Trial]) -> _Trial:
 
 
 def _surely_faster(one: _Trial, other: _Trial) -> bool:
-    return _ratio(one, other, quantile=0.75) < 1
+    times = _common(one, other)
+    return bool(np.quantile(np.divide(*times), 0.75) < 1) or compared(*times).high < 1
 
 
-def _ratio(one: _Trial, other: _Trial, *, quantile: float = 0.5) -> float:
-    """Returns the median, or another quantile, of the ratios of the rounds that both were in."""
-    common = sorted(one.scores_ms.keys() & other.scores_ms.keys())
-    return float(np.quantile([one.scores_ms[number] / other.scores_ms[number] for number in common], quantile))
+def _ratio(one: _Trial, other: _Trial) -> float:
+    return statistics.median(a / b for a, b in zip(*_common(one, other), strict=True))
+
+
+def _common(one: _Trial, other: _Trial) -> tuple[list[float], list[float]]:
+    """Returns the times of both in the rounds that both were in."""
+    rounds = sorted(one.scores_ms.keys() & other.scores_ms.keys())
+    return [one.scores_ms[number] for number in rounds], [other.scores_ms[number] for number in rounds]
 
 
 def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative], objective: Objective) -> str:
@@ -238,7 +257,7 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
         return f"{said}; nothing else serves it here"
     near = min(others, key=lambda one: one.over_best)
     ratio = near.over_best / chosen.over_best
-    said += f"; next {near.plan}: {ratio:.2f} times the time{', but not in three of four rounds' * (ratio < 1)}"
+    said += f"; next {near.plan}: {ratio:.2f} times the time{', but not surely' * (ratio < 1)}"
     if chosen.plan != AS_CONFIGURED != near.plan:
         configured = measured[0]
         said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"

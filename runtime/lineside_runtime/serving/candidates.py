@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,12 @@ from lineside_runtime.errors import (
     NoDeviceError,
 )
 from lineside_runtime.system import accelerator_hints
+
+COMPILED_ON_THE_DEVICE = frozenset({"onnx", "openvino"})
+"""Formats that an engine compiles for the device on which it loads them. Files of other formats were compiled for one
+kind of device, or leave to the CPU what another device can't run without saying so."""
+
+_ACCELERATORS: tuple[DeviceKind, ...] = tuple(kind for kind in KINDS if kind != "cpu")
 
 if TYPE_CHECKING:
     OnAbsent = Callable[[str, DeviceError], None]
@@ -179,6 +185,62 @@ def choose(
         raise search.no_candidate_error(manifest)
     choice.absent_device = search.absent_device(kinds[: kinds.index(first.device.kind)], first.device.kind)
     return choice
+
+
+def also_for(manifest: Manifest, kinds: Collection[DeviceKind]) -> Manifest:
+    """Returns a manifest whose variants are for these kinds of device, too, where an engine compiles them there."""
+    variants = tuple(
+        msgspec.structs.replace(one, device_kinds=tuple(dict.fromkeys((*one.device_kinds, *kinds))))
+        if one.format in COMPILED_ON_THE_DEVICE
+        else one
+        for one in manifest.variants
+    )
+    return msgspec.structs.replace(manifest, variants=variants)
+
+
+def undeclared_candidates(manifest: Manifest, config: Config) -> tuple[PlacementCandidate, ...]:
+    """Returns what may run the bundle on kinds of device that its variants are not for.
+
+    Nobody has tried them with this bundle, so that they serve only where they were measured to be faster.
+
+    Returns:
+        Each device with its first fitting variant, which then is for that kind alone.
+    """
+    variants = _undeclared_variants(manifest, config)
+    search = _Search(variants, msgspec.structs.replace(config, fallback_strategy="sequential"), None)
+    found: list[PlacementCandidate] = []
+    for kind in _ACCELERATORS:
+        found += search.walk((kind,), lambda kind=kind: _engines_of(kind, config))  # type: ignore[misc]
+    return tuple(found)
+
+
+def undeclared_names(manifest: Manifest, config: Config) -> tuple[str, ...]:
+    """Returns what `undeclared_candidates` asks: engines; of ONNX Runtime, which is imported anyway, its devices."""
+    names: list[str] = []
+    for one in _undeclared_variants(manifest, config):
+        for kind in one.device_kinds:
+            names += [name for name in _engines_of(kind, config) if registry.may_read(name, one.format, kind)]
+    found = [name for name in dict.fromkeys(names) if name != "ort" and registry.missing(name) is None]
+    if "ort" in names:
+        with contextlib.suppress(DeviceError):
+            found += [f"ort/{device}" for device in engine_of("ort", config).probe() if device.kind != "cpu"]
+    return tuple(found)
+
+
+def _undeclared_variants(manifest: Manifest, config: Config) -> list[Variant]:
+    variants: list[Variant] = []
+    for one in _named_first(manifest, list(manifest.variants), config.variant):
+        kinds = tuple(kind for kind in _ACCELERATORS if kind not in one.device_kinds)
+        if kinds and one.format in COMPILED_ON_THE_DEVICE:
+            variants.append(msgspec.structs.replace(one, device_kinds=kinds))
+    return variants
+
+
+def _engines_of(kind: DeviceKind, config: Config) -> list[str]:
+    """Returns engines that are worth asking for a kind of device; those of other packages only if they are named."""
+    if accelerator_hints.may_have(kind):
+        return [*(config.engines or (name for name in registry.PREFERENCE if name not in registry.LAST_RESORT))]
+    return [name for name in config.engines or () if name == "ort" or not registry.needs_hardware(name)]
 
 
 def device_first(name: str, choice: CandidateChoice, manifest: Manifest, config: Config) -> CandidateChoice:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from lineside_runtime.config import GPU_RATIO, Config
+from lineside_runtime.devices import KINDS, DeviceKind
 from lineside_runtime.errors import ConfigError
 
 RATE_MAX_HZ = 100_000
@@ -54,7 +55,8 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         kind: ``configured``: as the configuration alone says; ``device``: on one device; ``replicas``: on all devices,
             which share the calls; ``stages``: each stage of a split model on a device of its own.
-        devices: Engine and device, such as ``ort/cpu:0``: the one that leads, or one a stage.
+        devices: Engine and device, such as ``ort/cpu:0``: the one that leads, or one a stage. A single device and
+            replicas may be of kinds that the bundle's variants are not for: they were measured.
         variant: The variant that is tried first; empty for the manifest's order.
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
         workers: Submitted calls that run at once on one device, unless `Config.submit_workers` says more.
@@ -81,6 +83,12 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             stage_engines=self.devices if self.kind == "stages" else None,
             stage_cores=None,
         )
+
+    @property
+    def device_kinds(self) -> tuple[DeviceKind, ...]:
+        """Kinds of the devices that it names."""
+        named = {name.partition("/")[2].partition(":")[0] for name in self.devices}
+        return tuple(kind for kind in KINDS if kind in named)
 
     def _gpu_ratio(self, configured: float) -> float:
         """Returns a ratio with which each replica has a share, and a single device all calls."""

@@ -89,10 +89,6 @@ def test_second_bundle_goes_to_the_other_slot_and_the_first_becomes_previous(run
     assert (machine.previous, machine.previous_slot) == (ref(1), "a")
 
 
-def test_same_desired_state_again_changes_nothing(running: BundleMachine) -> None:
-    assert step(running, DesiredChanged("group", make_desired(1, 1))) == (running, ())
-
-
 @pytest.mark.parametrize("desired", [make_desired(1, 2), make_desired(0, 2), make_desired(9, 2, epoch=0)])
 def test_older_generation_or_epoch_is_ignored(running: BundleMachine, desired: Desired) -> None:
     assert step(running, DesiredChanged("group", desired)) == (running, ())
@@ -244,11 +240,6 @@ def test_installed_bundle_that_cannot_be_loaded_gives_way_to_the_previous_and_is
 def test_last_bundle_that_cannot_be_loaded_is_fetched_again(running: BundleMachine) -> None:
     healed = settle(*step(running, LoadFailed("a", PROBLEM)))
     assert (healed.state, healed.installed) == ("active", ref(1))
-
-
-def test_machine_survives_being_written_down(running: BundleMachine) -> None:
-    machine = after(running, DesiredChanged("group", make_desired(2, 2)), break_at="staged")
-    assert msgspec.json.decode(msgspec.json.encode(machine), type=BundleMachine) == machine
 
 
 def walk_to(machine: BundleMachine, state: str) -> BundleMachine:

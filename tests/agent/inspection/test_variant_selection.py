@@ -17,6 +17,7 @@ from lineside_runtime.bundle import Bundle, Variant, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, NoDeviceError
+from lineside_runtime.planning import AS_CONFIGURED
 from lineside_runtime.session import Session
 from tests.converters import nets
 
@@ -43,7 +44,8 @@ def names(bundle: Bundle) -> list[str]:
 def test_the_faster_form_is_found_used_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bundle = two_forms(tmp_path / "bundle")
     with caplog.at_level(logging.WARNING, "lineside.agent"):
-        chosen = fastest_first(bundle, CONFIG)
+        chosen, plan = fastest_first(bundle, CONFIG)
+    assert plan == AS_CONFIGURED
     assert names(chosen) == ["shallow", "deep"]
     assert chosen.digest == bundle.digest
     with Session(chosen, CONFIG) as session:
@@ -78,19 +80,22 @@ def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
     other = json.loads(place.read_text())
     other["timed"].reverse()
     place.write_text(json.dumps(other))
-    assert names(fastest_first(bundle, CONFIG)) == ["deep", "shallow"]  # believed, not measured again
+    assert names(fastest_first(bundle, CONFIG)[0]) == ["deep", "shallow"]  # believed, not measured again
     place.write_text(json.dumps({**other, "digest": "0" * 64}))
-    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
+    assert names(fastest_first(bundle, CONFIG)[0]) == ["shallow", "deep"]
     place.write_text("rubbish")
-    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
+    assert names(fastest_first(bundle, CONFIG)[0]) == ["shallow", "deep"]
 
 
 @pytest.mark.parametrize(("ms", "chosen"), [(9.5, "deep"), (9.0, "shallow")])
-def test_among_the_forms_of_a_level_a_small_gain_changes_nothing(tmp_path: Path, ms: float, chosen: str) -> None:
+def test_among_the_forms_of_a_level_a_small_gain_changes_nothing(
+    tmp_path: Path, ms: float, chosen: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = two_forms(tmp_path / "bundle", speed="by_level")
     able = [TimedVariant(variant="shallow", ms=ms), TimedVariant(variant="deep", ms=10.0)]
     assert best_of(bundle.manifest, able).variant == chosen
-    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]  # 40 layers against one
+    assert names(fastest_first(bundle, CONFIG)[0]) == ["shallow", "deep"]  # 40 layers against one
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "it is the usual choice"
 
 
 def test_a_form_of_another_level_is_neither_timed_nor_moved(tmp_path: Path) -> None:
@@ -98,13 +103,13 @@ def test_a_form_of_another_level_is_neither_timed_nor_moved(tmp_path: Path) -> N
     deep, shallow = bundle.manifest.variants
     of_levels = (deep, msgspec.structs.replace(shallow, level=2))
     bundle = write_manifest(tmp_path / "bundle", msgspec.structs.replace(bundle.manifest, variants=of_levels))
-    assert fastest_first(bundle, CONFIG) is bundle
+    assert fastest_first(bundle, CONFIG)[0] is bundle
     assert not (tmp_path / f"bundle{SUFFIX}").exists()
 
 
 def test_a_measured_bundle_keeps_its_makers_order(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle", speed="measured")
-    assert fastest_first(bundle, CONFIG) is bundle
+    assert fastest_first(bundle, CONFIG)[0] is bundle
     assert not (tmp_path / f"bundle{SUFFIX}").exists()
 
 
@@ -112,7 +117,7 @@ def test_a_form_that_does_not_run_here_comes_last_with_its_reason(tmp_path: Path
     bundle = two_forms(tmp_path / "bundle")
     (tmp_path / "bundle" / "shallow" / "model.onnx").write_bytes(b"not a model")
     bundle = write_manifest(tmp_path / "bundle", bundle.manifest)
-    assert names(fastest_first(bundle, CONFIG)) == ["deep", "shallow"]
+    assert names(fastest_first(bundle, CONFIG)[0]) == ["deep", "shallow"]
     assert json.loads((tmp_path / f"bundle{SUFFIX}").read_text())["timed"][1]["why"]
 
 

@@ -56,15 +56,21 @@ def test_a_bundle_of_which_nothing_runs_and_a_damaged_one_are_errors(tmp_path: P
         time_in_child(bundle.path, RULES, 3, (), never)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 96, 96), (1, 1, 1 << 14, 1 << 14), (1, 1, -5, 96), (96,)])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"image": (1, 3, 96, 96)},
+        {"image": (1, 1, 1 << 14, 1 << 14)},
+        {"image": (1, 1, -5, 96)},
+        {"picture": (1, 1, 9, 9)},
+    ],
+)
 def test_shapes_that_the_bundle_does_not_take_or_that_would_fill_the_memory_are_errors(
-    tmp_path: Path, shape: tuple[int, ...]
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     bundle = two_forms(tmp_path / "bundle")
-    wrong: tuple[Shapes, ...] = (({"image": shape},), ({"picture": (1, 1, 96, 96)},))
-    for shapes in wrong:
-        with pytest.raises(EngineError, match=r"\[2003\]"):
-            time_in_child(bundle.path, RULES, 3, shapes, never)
+    with pytest.raises(EngineError, match=r"\[2003\]"):
+        time_in_child(bundle.path, RULES, 3, (shapes,), never)
 
 
 def test_a_stop_ends_the_process(tmp_path: Path) -> None:

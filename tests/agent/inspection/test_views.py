@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lineside.cli import main
 from lineside_agent.cameras import LostFrame
 from lineside_agent.config import (
     CameraConfig,
@@ -314,24 +313,23 @@ def test_cameras_that_do_not_fit_are_refused_with_their_path(text: str, message:
 # -- the whole agent -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle: Bundle, workers: int) -> None:
+def test_agent_with_two_cameras_gives_one_verdict_a_part(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, images in (("top", (dark(), dark(), bright())), ("side", (dark(), bright(), bright()))):
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), image)
     cameras = [folder_camera(name=name, path=name, loop=True) for name in ("top", "side")]
-    tables = f'[store]\nkeep_images = "bad"\n[inspect]\nworkers = {workers}\n'
+    tables = '[store]\nkeep_images = "bad"\n[inspect]\nworkers = 2\n'
     agent = TriggeredAgent(tmp_path, bundle.path, tables, camera=cameras)
     try:
         agent.wait_ready()
         told = [ask(agent.state, TriggerRequest("trigger", f"A-{number}"))["verdict"] for number in range(3)]
         assert told == ["pass", "reject", "reject"]
-        command = [sys.executable, "-m", "lineside", "agent", "status", "--json", "--config"]
-        done = subprocess.run(
-            [*command, str(tmp_path / "agent.toml")], capture_output=True, text=True, timeout=120, check=True
-        )
-        assert [camera["source"] for camera in json.loads(done.stdout)["cameras"]] == ["top", "side"]
+        assert main(["agent", "status", "--json", "--config", str(agent.config_path)]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert [camera["source"] for camera in said["cameras"]] == ["top", "side"]
         agent.stop()
         agent.start()  # which goes on with the next picture of each
         agent.wait_ready()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineside_agent.line_io.events import (
@@ -68,6 +68,7 @@ class HandshakeDriver:
 
 
 PLAIN = HandshakeSettings(deadline_s=0.1)
+AFTER_TIME = GateSettings(delay_s=0.15, pulse_s=0.03)
 
 SETTINGS = st.builds(
     HandshakeSettings,
@@ -77,7 +78,9 @@ SETTINGS = st.builds(
     late_max=st.integers(0, 3),
     acknowledge=st.booleans(),
     challenge_parts=st.integers(0, 2),
-    gate=st.sampled_from([None, GateSettings(delay_s=0.15, pulse_s=0.03), GateSettings(counts=50, pulse_s=0.03)]),
+    gate=st.sampled_from(
+        [None, *[GateSettings(delay_s=0.15, pulse_s=0.03)] * 2, GateSettings(counts=50, pulse_s=0.03)]
+    ),
 )
 JUDGEMENTS = (Code.PASS, Code.REJECT, Code.UNSURE, Code.NOT_JUDGED, Code.NO_FRAME)
 EVENTS = st.one_of(
@@ -98,21 +101,49 @@ EVENTS = st.one_of(
     st.just(Tick()),
 )
 STEPS = st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.12])), max_size=60)
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@MANY
-@given(SETTINGS, STEPS)
-def test_each_trigger_is_answered_exactly_once_and_in_order(
-    made: HandshakeSettings, steps: list[tuple[Event, float]]
+@settings(max_examples=300, deadline=None)
+@given(SETTINGS, STEPS, st.booleans())
+def test_no_order_of_events_breaks_an_invariant(
+    made: HandshakeSettings, steps: list[tuple[Event, float]], stops: bool
 ) -> None:
     driver = HandshakeDriver(made)
+    judged: set[int] = set()
     for event, after_s in steps:
-        driver.step(event, after_s)
-    driver.step(Stopped())
-    triggers = sum(isinstance(event, Triggered) for event, _ in steps)
+        if isinstance(event, PartInspected) and event.code is Code.PASS:
+            judged.add(event.number)
+        fault = driver.machine.fault
+        for action in driver.step(event, after_s):
+            if isinstance(action, TriggerAnswer) and action.code is Code.PASS:
+                assert action.number in judged, "a pass is told only where it was judged"
+                assert driver.now_s < action.deadline_s
+                assert not action.challenge
+        # Only a reset ends a fault.
+        assert not fault or driver.machine.fault is fault or isinstance(event, ResetPressed), (
+            "only a reset ends a fault"
+        )
+        assert all(driver.machine.is_open(number) for number in _open(driver))
+        next_s = driver.machine.next_s()
+        assert not _open(driver) or (next_s is not None and next_s <= driver.now_s + made.deadline_s + 1e-9)
+    driver.step(Stopped() if stops else Tick(), 0.0 if stops else made.deadline_s)
+    check_answers(driver, [event for event, _ in steps])
+    check_levels(driver, made)
+    if made.gate is not None and made.gate.counts is None:
+        for _ in range(40):
+            driver.step(Tick(), 0.01)
+        assert driver.machine.counts.gated == sum(code is not Code.PASS for code in driver.codes)
+        assert not driver.state.gate
+
+
+def _open(driver: HandshakeDriver) -> set[int]:
+    return set(range(driver.machine.counts.triggers)) - {answer.number for answer in driver.answers}
+
+
+def check_answers(driver: HandshakeDriver, events: list[Event]) -> None:
+    """Each trigger is answered exactly once and in order; nothing waits longer than its deadline."""
     counts = driver.machine.counts
-    assert counts.triggers + counts.bounces == triggers
+    assert counts.triggers + counts.bounces == sum(isinstance(event, Triggered) for event in events)
     assert [answer.number for answer in driver.answers] == list(range(counts.triggers))
     assert counts.answered == counts.triggers == counts.passed + counts.rejected + counts.faults
     begun = [action.number for action in driver.actions if isinstance(action, BeginPart)]
@@ -120,80 +151,14 @@ def test_each_trigger_is_answered_exactly_once_and_in_order(
     assert counts.refused == sum(code in refused for code in driver.codes) == counts.triggers - len(begun)
 
 
-@MANY
-@given(SETTINGS, STEPS)
-def test_pass_is_told_in_time_and_only_where_it_was_judged(
-    made: HandshakeSettings, steps: list[tuple[Event, float]]
-) -> None:
-    driver = HandshakeDriver(made)
-    judged: set[int] = set()
-    for event, after_s in steps:
-        if isinstance(event, PartInspected) and event.code is Code.PASS:
-            judged.add(event.number)
-        for action in driver.step(event, after_s):
-            if isinstance(action, TriggerAnswer) and action.code is Code.PASS:
-                assert action.number in judged
-                assert driver.now_s < action.deadline_s
-                assert not action.challenge
-
-
-@MANY
-@given(SETTINGS, STEPS)
-def test_nothing_waits_longer_than_its_deadline(made: HandshakeSettings, steps: list[tuple[Event, float]]) -> None:
-    driver = HandshakeDriver(made)
-    for event, after_s in steps:
-        driver.step(event, after_s)
-        assert all(driver.machine.is_open(number) for number in _open(driver))
-        next_s = driver.machine.next_s()
-        if _open(driver):
-            assert next_s is not None and next_s <= driver.now_s + made.deadline_s + 1e-9
-    driver.step(Tick(), made.deadline_s)
-    assert not _open(driver)
-
-
-def _open(driver: HandshakeDriver) -> set[int]:
-    return set(range(driver.machine.counts.triggers)) - {answer.number for answer in driver.answers}
-
-
-@MANY
-@given(SETTINGS, STEPS)
-def test_levels_never_contradict_each_other(made: HandshakeSettings, steps: list[tuple[Event, float]]) -> None:
-    driver = HandshakeDriver(made)
-    for event, after_s in steps:
-        driver.step(event, after_s)
-    for action in driver.actions:
-        if isinstance(action, ShowState):
-            state = action.state
-            assert not (state.ready and (state.fault or state.challenge))
-            assert not (state.ready and made.queue == 1 and state.busy)
-            assert not (state.passed and not state.result_valid)
-            if state.result_valid:
-                assert state.result is not None and state.passed == (state.result.code is Code.PASS)
-
-
-@MANY
-@given(SETTINGS, STEPS)
-def test_gate_opens_for_all_parts_but_those_passed(made: HandshakeSettings, steps: list[tuple[Event, float]]) -> None:
-    made = dataclasses.replace(made, gate=GateSettings(delay_s=0.15, pulse_s=0.03))
-    driver = HandshakeDriver(made)
-    for event, after_s in steps:
-        driver.step(event, after_s)
-    for _ in range(40):
-        driver.step(Tick(), 0.01)
-    assert driver.machine.counts.gated == sum(code is not Code.PASS for code in driver.codes)
-    assert not driver.state.gate
-
-
-@MANY
-@given(SETTINGS, STEPS)
-def test_fault_ends_by_a_reset_only(made: HandshakeSettings, steps: list[tuple[Event, float]]) -> None:
-    driver = HandshakeDriver(made)
-    fault = Fault.NONE
-    for event, after_s in steps:
-        driver.step(event, after_s)
-        if not isinstance(event, ResetPressed):
-            assert not fault or driver.machine.fault is fault
-        fault = driver.machine.fault
+def check_levels(driver: HandshakeDriver, made: HandshakeSettings) -> None:
+    """The levels never contradict each other."""
+    for state in [action.state for action in driver.actions if isinstance(action, ShowState)]:
+        assert not (state.ready and (state.fault or state.challenge))
+        assert not (state.ready and made.queue == 1 and state.busy)
+        assert not (state.passed and not state.result_valid)
+        if state.result_valid:
+            assert state.result is not None and state.passed == (state.result.code is Code.PASS)
 
 
 def test_handshake_as_a_plc_sees_it() -> None:

@@ -8,14 +8,13 @@ import os
 import pty
 import re
 import socket
-import subprocess
-import sys
 import tty
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lineside.cli import main
 from lineside_agent.config import PluginLineConfig
 from lineside_agent.daemon import DEFECT
 from lineside_agent.line_io import LineOutput, Signal, open_output
@@ -60,7 +59,9 @@ def text(tmp_path: Path) -> Iterator[Text]:
     os.close(made.theirs)
 
 
-def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine, text: Text, tmp_path: Path) -> None:
+def test_text_triggers_parts_tells_levels_and_verdicts_and_rejects_malformed_triggers(
+    start_line: StartLine, text: Text, tmp_path: Path
+) -> None:
     agent = start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
     wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
     text.say("T A-17\nnonsense\n")
@@ -69,7 +70,20 @@ def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine
     text.say("\n")
     wait_for(lambda: b"V 1 REJECT 0001.png" in text.heard())
     assert b"S BUSY 0 0" in text.heard()
-    assert "b'nonsense' means nothing here" in agent.log
+    assert b"'nonsense' means nothing here" in agent.log.encode()
+    text.say("T part 7 left\n")
+    wait_for(lambda: b"V 2 FAULT trigger-2" in text.heard())
+    text.say(f"T {'A' * 129}\n")
+    wait_for(lambda: b"V 3 FAULT trigger-3" in text.heard())
+    text.say("T A-18\n")
+    wait_for(lambda: b"V 4 PASS A-18" in text.heard())
+    wait_for(lambda: agent.line.get("answered") == 5)
+    assert (agent.line["malformed"], agent.line["refused"], agent.line["faults"]) == (2, 2, 2)
+    assert agent.stop() == 0
+    rows = agent.rows()
+    assert [row.verdict for row in rows] == ["pass", "reject", "fault", "fault", "pass"]
+    assert rows[2].error == "BAD_TRIGGER: b'T part 7 left': one ASCII word may follow T"
+    assert rows[3].error == "BAD_TRIGGER: a part id of 129 characters, at most 128 are allowed"
 
 
 LONG_LINE = "V <sequence> <verdict> <part_id> <code> <defect> <count> <score> <camera>"
@@ -108,26 +122,6 @@ def test_text_tells_the_defect_and_its_camera_where_it_is_configured(
     assert words[8:] == [b"top"]
 
 
-def test_malformed_triggers_over_text_are_rejected_recorded_and_counted(
-    start_line: StartLine, text: Text, tmp_path: Path
-) -> None:
-    agent = start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
-    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
-    text.say("T part 7 left\n")
-    wait_for(lambda: b"V 0 FAULT trigger-0" in text.heard())
-    text.say(f"T {'A' * 129}\n")
-    wait_for(lambda: b"V 1 FAULT trigger-1" in text.heard())
-    text.say("T A-18\n")
-    wait_for(lambda: b"V 2 PASS A-18" in text.heard())
-    wait_for(lambda: agent.line.get("answered") == 3)
-    assert (agent.line["malformed"], agent.line["refused"], agent.line["faults"]) == (2, 2, 2)
-    assert agent.stop() == 0
-    rows = agent.rows()
-    assert [(row.sequence, row.verdict) for row in rows] == [(0, "fault"), (1, "fault"), (2, "pass")]
-    assert rows[0].error == "BAD_TRIGGER: b'T part 7 left': one ASCII word may follow T"
-    assert rows[1].error == "BAD_TRIGGER: a part id of 129 characters, at most 128 are allowed"
-
-
 @pytest.mark.parametrize(
     ("line", "event"),
     [
@@ -156,88 +150,68 @@ def fields_of_page(topic: str) -> list[str]:
 
 
 @pytest.mark.peer
-def test_mqtt_triggers_and_tells_and_a_broker_that_goes_stops_nothing(start_line: StartLine, tmp_path: Path) -> None:
+def test_mqtt_triggers_and_tells_and_neither_bytes_nor_a_broker_that_goes_stop_it(
+    start_line: StartLine, tmp_path: Path
+) -> None:
     broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
     broker.start()
     link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
     tables = f'[defect_numbers]\nbright = 7\n[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n'
-    agent = start_line(tables, camera=folder_camera(loop=True, name="top"))
-    heard: list[tuple[str, dict[str, object]]] = []
+    heard: list[dict[str, object]] = []
     client = LinkClient(broker.config(), "plc")
-    client.subscribe("cell/4/result", lambda topic, data: heard.append((topic, json.loads(data))))
+    client.subscribe("cell/4/result", lambda _, data: heard.append(json.loads(data)))
     states: list[dict[str, object]] = []
     client.subscribe("cell/4/state", lambda _, data: states.append(json.loads(data)))
     client.start()
     try:
+        assert client.wait_connected(20.0)
+        client.publish("cell/4/recipe", b'{"recipe": "\xff"}', retain=True)  # heard of at each connection
+        agent = start_line(tables, camera=folder_camera(loop=True, name="top"))
         wait_for(lambda: states and states[-1]["ready"], 60.0, what="ready")
         client.publish("cell/4/trigger", b'{"part_id": "A-1", "tag": 5}')
         client.publish("cell/4/trigger", b'{"part_id": "A-1", "tag": 5}')  # as QoS 1 may bring it
         wait_for(lambda: len(heard) == 1)
-        result = heard[0][1]
+        result = heard[0]
         assert (result["part_id"], result["tag"], result["verdict"], result["code"]) == ("A-1", 5, "pass", "PASS")
-        client.publish("cell/4/trigger", b"not json")
-        wait_for(lambda: len(heard) == 2)
+        malformed = [b"MQ-2", b'{"part_id": "\xff"}', b'{"zz": ' + b"[" * 100_000 + b"}", b'{"part_id": 7}', b"\xff"]
+        malformed += [b'{"part_id": "\\u001b[2J"}', json.dumps({"part_id": "A" * 129}).encode()]
+        for payload in malformed:
+            client.publish("cell/4/trigger", payload)
+        wait_for(lambda: len(heard) == 1 + len(malformed), what="an answer for each")
+        assert {(told["verdict"], told["code"]) for told in heard[1:]} == {("fault", "BAD_TRIGGER")}
         before = len(states)
         broker.restart()
         wait_for(lambda: client.connected and len(states) > before and states[-1]["ready"], what="ready again")
         client.publish("cell/4/trigger", b"")
-        wait_for(lambda: len(heard) == 3)
-        assert heard[2][1]["verdict"] == "reject"
-        assert (heard[2][1]["defect"], heard[2][1]["defect_number"], heard[2][1]["camera"]) == ("bright", 7, "top")
+        wait_for(lambda: len(heard) == 2 + len(malformed))
+        assert heard[-1]["verdict"] == "reject"
+        assert (heard[-1]["defect"], heard[-1]["defect_number"], heard[-1]["camera"]) == ("bright", 7, "top")
         assert (result["defect"], result["defects"], result["score"]) == ("", 0, 0.0)
         assert (list(result), list(states[-1])) == (fields_of_page("result"), fields_of_page("state"))
-        wait_for(lambda: agent.line.get("triggers") == 3)
+        wait_for(lambda: agent.line.get("triggers") == len(heard))
         assert agent.stop() == 0
+        assert [row.sequence for row in agent.rows()] == list(range(len(heard)))
         wait_for(lambda: not states[-1]["ready"], what="the agent's goodbye")
     finally:
         client.close()
         broker.stop()
 
 
-@pytest.mark.peer
-def test_bytes_that_are_no_text_neither_stop_an_mqtt_line_nor_lose_a_part(
-    start_line: StartLine, tmp_path: Path
+def test_program_on_the_machine_triggers_and_gets_the_verdict(
+    start_line: StartLine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
-    broker.start()
-    link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
-    client = LinkClient(broker.config(), "plc")
-    heard: list[dict[str, object]] = []
-    client.subscribe("cell/4/result", lambda _, data: heard.append(json.loads(data)))
-    client.start()
-    try:
-        assert client.wait_connected(20.0)
-        client.publish("cell/4/recipe", b'{"recipe": "\xff"}', retain=True)  # heard of at each connection
-        agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n')
-        agent.wait_ready()
-        malformed = [b"MQ-2", b'{"part_id": "\xff"}', b'{"zz": ' + b"[" * 100_000 + b"}", b'{"part_id": 7}', b"\xff"]
-        malformed += [b'{"part_id": "\\u001b[2J"}', json.dumps({"part_id": "A" * 129}).encode()]
-        for payload in malformed:
-            client.publish("cell/4/trigger", payload)
-        wait_for(lambda: len(heard) == len(malformed), what="an answer for each")
-        assert {(told["verdict"], told["code"]) for told in heard} == {("fault", "BAD_TRIGGER")}
-        client.publish("cell/4/trigger", b'{"part_id": "A-1", "tag": 5}')
-        wait_for(lambda: len(heard) == len(malformed) + 1)
-        assert (heard[-1]["part_id"], heard[-1]["code"]) == ("A-1", "PASS")
-        assert agent.stop() == 0
-        assert [row.sequence for row in agent.rows()] == list(range(len(malformed) + 1))
-    finally:
-        client.close()
-        broker.stop()
-
-
-def test_program_on_the_machine_triggers_and_gets_the_verdict(start_line: StartLine) -> None:
     agent = start_line("")
     agent.wait_ready()
-    command = [sys.executable, "-m", "lineside", "agent", "trigger", "--config", str(agent.folder / "agent.toml")]
-    done = subprocess.run([*command, "--part", "A-1", "--json"], capture_output=True, text=True, timeout=60)
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["part_id"], told["verdict"], told["number"]) == (0, "A-1", "pass", 0)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.split()[:2]) == (1, ["reject", "0001.png"])
-    assert re.search(r"  bright [01]\.\d\d( and \d+ more)?, camera ", done.stdout)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "camera" in done.stdout) == (0, False)
+    command = ["agent", "trigger", "--config", str(agent.config_path)]
+    assert main([*command, "--part", "A-1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["part_id"], told["verdict"], told["number"]) == ("A-1", "pass", 0)
+    assert main(command) == 1
+    said = capsys.readouterr().out
+    assert said.split()[:2] == ["reject", "0001.png"]
+    assert re.search(r"  bright [01]\.\d\d( and \d+ more)?, camera ", said)
+    assert main(command) == 0
+    assert "camera" not in capsys.readouterr().out
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(agent.state / "line.sock"))
         line.sendall(b'{"do": "fly"}\n{"do": "reset"}\n')
@@ -249,14 +223,12 @@ def test_program_on_the_machine_triggers_and_gets_the_verdict(start_line: StartL
             assert not answers.readline(), "what follows is no request of its own"
 
 
-def test_trigger_without_an_agent_says_what_to_do(tmp_path: Path) -> None:
+def test_trigger_without_an_agent_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "agent.toml").write_text(
         'device = "c"\nfolder = "state"\nbundle = "b"\n[camera]\ntype = "simulator"\n[trigger]\n'
     )
-    command = [sys.executable, "-m", "lineside", "agent", "trigger", "--config", str(tmp_path / "agent.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
-    assert "lineside agent run" in done.stderr
+    assert main(["agent", "trigger", "--config", str(tmp_path / "agent.toml")]) != 0
+    assert "lineside agent run" in capsys.readouterr().err
 
 
 class Lamp(LineOutput):

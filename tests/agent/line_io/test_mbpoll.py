@@ -45,11 +45,24 @@ class Poll:
         return [int(found, 0) for found in re.findall(r"^\[\d+\]:\s+(\S+)", done.stdout, re.M)]
 
 
-def test_coil_triggers_and_bits_tell_the_verdict(start_line: StartLine) -> None:
+def test_coil_triggers_bits_tell_the_verdict_the_heartbeat_counts_and_what_is_not_on_the_map_is_refused(
+    start_line: StartLine,
+) -> None:
     port = free_port()
     agent = start_line(f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n')
     agent.wait_ready()
     poll = Poll(port)
+    seen = {poll.run(INPUT, 1)[0]}
+
+    def beats() -> bool:
+        seen.add(poll.run(INPUT, 1)[0])
+        return len(seen) > 2
+
+    wait_for(beats)
+    for kind, address, values in ((COIL, 200, (1,)), (HOLDING, 18, (1, 2, 3, 4)), (INPUT, 100, ())):
+        with pytest.raises(AssertionError, match="Illegal data address"):
+            poll.run(kind, address, *values, count=60)
+    assert agent.line["triggers"] == 0
     assert poll.run(DISCRETE, 0, count=7) == [1, 0, 0, 0, 0, 0, 0]
     for part, passed in enumerate((1, 0, 1)):
         poll.run(COIL, 0, 1)
@@ -57,6 +70,8 @@ def test_coil_triggers_and_bits_tell_the_verdict(start_line: StartLine) -> None:
         assert poll.run(DISCRETE, 0, count=4) == [1, 0, 1, passed]
         assert poll.run(INPUT, 4, count=4) == [0, part, 0, 1 if passed else 2]
         poll.run(COIL, 0, 0)
+    poll.unit = 255  # any unit is answered over TCP
+    assert poll.run("3", 0) == [1]
     assert agent.stop() == 0
     assert [(row.sequence, row.verdict) for row in agent.rows()] == [(0, "pass"), (1, "reject"), (2, "pass")]
 
@@ -84,30 +99,3 @@ def test_counter_triggers_with_the_parts_name_and_both_come_back(start_line: Sta
     rows = agent.rows()
     assert [row.part_id for row in rows] == ["AB-7", "trigger-1", "AB-7"]
     assert [row.verdict for row in rows] == ["pass", "fault", "reject"]
-
-
-def test_heartbeat_counts_and_any_unit_is_answered_over_tcp(start_line: StartLine) -> None:
-    port = free_port()
-    agent = start_line(f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n')
-    agent.wait_ready()
-    poll = Poll(port)
-    seen = {poll.run(INPUT, 1)[0]}
-
-    def beats() -> bool:
-        seen.add(poll.run(INPUT, 1)[0])
-        return len(seen) > 2
-
-    wait_for(beats)
-    poll.unit = 255
-    assert poll.run("3", 0) == [1]
-
-
-def test_what_is_not_on_the_map_is_refused_and_changes_nothing(start_line: StartLine) -> None:
-    port = free_port()
-    agent = start_line(f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n')
-    agent.wait_ready()
-    poll = Poll(port)
-    for kind, address, values in ((COIL, 200, (1,)), (HOLDING, 18, (1, 2, 3, 4)), (INPUT, 100, ())):
-        with pytest.raises(AssertionError, match="Illegal data address"):
-            poll.run(kind, address, *values, count=60)
-    assert agent.line["triggers"] == 0

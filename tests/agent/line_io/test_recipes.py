@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import pty
-import subprocess
-import sys
 import tty
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from lineside.cli import main
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_link.client.client import LinkClient
 from lineside_runtime.errors import RequestError
@@ -107,27 +106,6 @@ def test_text_names_the_recipe_and_is_told_which_runs(start_line: StartLine, tmp
 
 
 @pytest.mark.peer
-def test_mqtt_message_changes_over_and_the_state_says_so(start_line: StartLine, tmp_path: Path) -> None:
-    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
-    broker.start()
-    link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
-    start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n{RECIPES}')
-    states: list[dict[str, object]] = []
-    client = LinkClient(broker.config(), "plc")
-    client.subscribe("cell/4/state", lambda _, data: states.append(json.loads(data)))
-    client.start()
-    try:
-        wait_for(lambda: states and states[-1]["ready"], 60.0, what="ready")
-        assert states[-1]["recipe"] == "plain"
-        client.publish("cell/4/recipe", b"not json")
-        client.publish("cell/4/recipe", b'{"recipe": "lenient"}')
-        wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="lenient")
-    finally:
-        client.close()
-        broker.stop()
-
-
-@pytest.mark.peer
 @pytest.mark.parametrize("qos", [0, 1])
 def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
     start_line: StartLine, tmp_path: Path, qos: Literal[0, 1]
@@ -152,6 +130,7 @@ def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
         wait_for(lambda: "is retained and was requested before" in agent.log, what="the retained message")
         wait_for(lambda: states[-1]["recipe"], what="the state after the last will of the cut connection")
         assert states[-1]["recipe"] == "plain"
+        client.publish("cell/4/recipe", b"not json", qos=qos)
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}', qos=qos)
         wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="the same asked for anew")
     finally:
@@ -159,29 +138,29 @@ def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
         broker.stop()
 
 
-def test_command_changes_over_lists_and_refuses_and_a_restart_keeps_it(start_line: StartLine) -> None:
+def test_command_changes_over_lists_and_refuses_and_a_restart_keeps_it(
+    start_line: StartLine, capsys: pytest.CaptureFixture[str]
+) -> None:
     agent = start_line(RECIPES)
     agent.wait_ready()
-    toml = str(agent.folder / "agent.toml")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lineside", "agent", "recipe", "--config", toml, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(["agent", "recipe", "--config", str(agent.config_path), *arguments])
+        return code, "".join(capsys.readouterr())
 
-    done = run("lenient")
-    assert (done.returncode, done.stderr) == (0, "recipe lenient runs\n")
+    assert run("lenient") == (0, "recipe lenient runs\n")
     assert [ask(agent.state, TriggerRequest("trigger"))["verdict"] for _ in range(2)] == ["pass", "pass"]
-    done = run("nonsense", "--json")
-    assert done.returncode != 0
-    assert json.loads(done.stdout or done.stderr)["error"]["code"] == 2020
+    code, said = run("nonsense", "--json")
+    assert (code != 0, json.loads(said.splitlines()[0])["error"]["code"]) == (True, 2020)
     with pytest.raises(RequestError, match="no recipe 'other'"):
         ask(agent.state, TriggerRequest("recipe", recipe="other"))
     assert agent.line["fault"] is None  # who asked was told
     agent.stop()
     agent.start()
     agent.wait_ready()
-    assert run().stdout == "  plain\n* lenient\n"
-    assert json.loads(run("--json").stdout)["recipe"] == "lenient"
+    assert run() == (0, "  plain\n* lenient\n")
+    assert json.loads(run("--json")[1])["recipe"] == "lenient"
 
 
 def test_line_without_triggers_changes_over_by_its_socket(start_line: StartLine) -> None:

@@ -12,14 +12,23 @@ KEY_PX = {"panel-7": 104, "panel-10": 118, "phone": 76}
 
 
 def new_page(browser: Browser, size: str) -> Page:
+    page = browser.new_context(has_touch=True, locale="en-GB").new_page()
+    resize(page, size)
+    return page
+
+
+def resize(page: Page, size: str) -> None:
+    """Shows the page as on another screen."""
     width, height = SIZES[size]
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        has_touch=True,
-        locale="en-GB",
-        color_scheme="dark" if size == "panel-10" else "light",
-    )
-    return context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme="dark" if size == "panel-10" else "light")
+
+
+def check_in_all_sizes(page: Page) -> None:
+    """Checks the view on each of `SIZES`."""
+    for size in SIZES:
+        resize(page, size)
+        check_view(page, size)
 
 
 def check_view(page: Page, size: str) -> None:

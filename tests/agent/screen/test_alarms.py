@@ -23,6 +23,11 @@ def test_the_worst_comes_first_and_a_changeover_is_no_failure() -> None:
     assert found == [("camera_lost", "F"), ("changeover", "C"), ("fallback", "S"), ("hub_lost", "M")]
 
 
+def test_a_hub_that_does_not_answer_is_an_alarm_though_the_broker_is_connected() -> None:
+    status = QUIET | {"connected": True, "link_problem": "the hub does not answer"}
+    assert [one.key for one in conditions(status, has_hub=True)] == ["hub_lost"]
+
+
 def test_a_line_that_is_not_ready_is_one_alarm_and_not_two() -> None:
     status = QUIET | {"camera_problem": "no frames", "line": {"problem": "the camera has given nothing for 2 s"}}
     assert [one.key for one in conditions(status, has_hub=False)] == ["camera_lost"]

@@ -23,7 +23,7 @@ from lineside_agent.screen.people import add_person
 from lineside_agent.screen.set_up.learning_wizard import EVERY_S
 from lineside_models.simulator import render
 from lineside_runtime.bundle import Bundle
-from tests.agent.screen.panels import SIZES, check_view, new_page
+from tests.agent.screen.panels import check_in_all_sizes, check_view, new_page, resize
 from tests.peers import free_port, wait_for
 from tests.peers.browser import browser as browser
 from tests.worlds.agent import AgentProcess, write_agent
@@ -109,16 +109,14 @@ def wait_for_figures(page: Page, agent: AgentProcess) -> None:
     raise AssertionError("no picture")
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_heat_map_and_good_part_show_why(browser: Browser, agent: AgentProcess, size: str, tmp_path: Path) -> None:
+def test_heat_map_and_good_part_show_why(browser: Browser, agent: AgentProcess) -> None:
     part(agent, "pass")
     bad = part(agent, "reject")
-    page = open_page(browser, agent, size)
+    page = open_page(browser, agent, "phone")
     expect(page.locator("#part")).to_have_text(bad)
     assert "heat" not in (page.get_attribute("#picture img", "src") or "")  # off until somebody asks
     page.tap("#heat-key")
     page.wait_for_selector("#picture img[src$='heat.jpg']")
-    page.screenshot(path=tmp_path / f"live-{size}.png")
     page.tap(f"#strip button[aria-label$='{bad}']")
     page.wait_for_selector("#full .box")
     page.tap("#reject-keys button:has-text('Heat map')")
@@ -127,16 +125,12 @@ def test_heat_map_and_good_part_show_why(browser: Browser, agent: AgentProcess, 
     page.wait_for_selector("#similar img")
     assert page.locator("#full figure").count() == 2
     assert page.locator("#similar img").evaluate("image => image.naturalWidth") > 0
-    check_view(page, size)
-    page.screenshot(path=tmp_path / f"reject-{size}.png")
+    check_in_all_sizes(page)
     page.context.close()
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(
-    browser: Browser, agent: AgentProcess, size: str, tmp_path: Path
-) -> None:
-    page = open_page(browser, agent, size)
+def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(browser: Browser, agent: AgentProcess) -> None:
+    page = open_page(browser, agent, "panel-7")
     sign_in(page)
     wait_for_figures(page, agent)
     expect(page.locator("#focus p")).to_contain_text("%")
@@ -148,15 +142,14 @@ def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(
     page.mouse.move(left + 160 * scale, top + 180 * scale, steps=3)
     page.mouse.up()
     page.tap("#camera-keys button:has-text('Add corner')")
-    check_view(page, size)
-    page.screenshot(path=tmp_path / f"region-{size}.png")
-    if size == "panel-7":
-        page.tap("#camera-keys button:has-text('Save')")
-        expect(page.locator("#camera-note")).to_contain_text("The regions apply", timeout=60_000)
-        polygon = read_followed(read_config(agent.config_path)).inspect.regions[-1].polygon
-        assert len(polygon) == 5 and abs(polygon[0][0] - 0.1) < 0.02
-        done = ActionLog(agent.state).last(1)[0]
-        assert (done.by, done.action, done.error) == ("Sara", "regions", "")
+    check_in_all_sizes(page)
+    resize(page, "panel-7")
+    page.tap("#camera-keys button:has-text('Save')")
+    expect(page.locator("#camera-note")).to_contain_text("The regions apply", timeout=60_000)
+    polygon = read_followed(read_config(agent.config_path)).inspect.regions[-1].polygon
+    assert len(polygon) == 5 and abs(polygon[0][0] - 0.1) < 0.02
+    done = ActionLog(agent.state).last(1)[0]
+    assert (done.by, done.action, done.error) == ("Sara", "regions", "")
     page.context.close()
 
 
@@ -172,7 +165,7 @@ def hasten_learning(agent: AgentProcess) -> bool:
 
 
 @pytest.mark.timeout(900)
-def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: AgentProcess, tmp_path: Path) -> None:
+def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: AgentProcess) -> None:
     page = open_page(browser, agent, "panel-7")
     sign_in(page)
     page.tap("#more-body button:has-text('Learn good parts')")
@@ -188,7 +181,6 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
     for place in rejected[:6]:
         page.tap(f"#learning-parts button[aria-label$=' T-{place}']")
         expect(page.locator(f"#learning-parts button[aria-label$=' T-{place}']")).to_have_count(0)
-    page.screenshot(path=tmp_path / "learning-collected.png")
     page.tap("#learning-keys button:has-text('Learn')")
     wait_for(functools.partial(hasten_learning, agent))
     page.wait_for_selector("#learning-keys button:has-text('Accept')", timeout=400_000)
@@ -196,17 +188,14 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
     expect(page.locator("#learning-scores dd").first).to_have_text("0.52")
     page.tap("#learning-keys button:has-text('Stricter')")
     check_view(page, "panel-7")
-    page.screenshot(path=tmp_path / "learning-learned.png")
     page.tap("#learning-keys button:has-text('Accept')")
     expect(page.locator("#learning-note")).to_contain_text("What was learned runs now", timeout=400_000)
     installed = agent.machine.installed
     assert installed is not None and (installed.name, installed.target) == ("learned-press-3", "local:Sara")
     done = ActionLog(agent.state).last(1)[0]
     assert (done.by, done.subject, done.detail, done.error) == ("Sara", "accept", "0.50", "")
-    for size in ("panel-10", "phone"):
-        width, height = SIZES[size]
-        page.set_viewport_size({"width": width, "height": height})
-        check_view(page, size)
+    check_in_all_sizes(page)
+    resize(page, "panel-7")
     page.tap("#learning-keys button:has-text('Discard')")
     expect(page.locator("#learning-parts button")).to_have_count(0)
     page.context.close()

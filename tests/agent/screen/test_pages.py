@@ -27,7 +27,7 @@ from lineside_agent.storage.record_queries import RecordQuery, rows
 from lineside_agent.storage.verdict_marks import read_marks
 from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
-from tests.agent.screen.panels import SIZES, check_view, new_page
+from tests.agent.screen.panels import check_in_all_sizes, new_page
 from tests.peers import free_port, wait_for
 from tests.peers.browser import open_browser
 from tests.peers.no_route import no_route
@@ -102,9 +102,9 @@ def record(agent: TriggeredAgent, part_id: str = "") -> list[ResultRow]:
 
 
 @pytest.fixture
-def page(browser: Browser, agent: TriggeredAgent, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The screen at one of `SIZES`; it asked no other machine for anything, and no script failed."""
-    opened = new_page(browser, getattr(request, "param", "panel-7"))
+def page(browser: Browser, agent: TriggeredAgent) -> Iterator[Page]:
+    """The screen of a 7-inch panel; it asked no other machine for anything, and no script failed."""
+    opened = new_page(browser, "panel-7")
     asked: list[str] = []
     failed: list[str] = []
     opened.on("request", lambda one: asked.append(one.url))
@@ -141,10 +141,25 @@ def test_each_verdict_is_shown_with_its_boxes_and_counted(agent: TriggeredAgent,
     assert text(page, "#times dd").endswith("s")
 
 
-@pytest.mark.parametrize("page", SIZES, indirect=True)
-def test_every_view_has_large_keys_and_no_barrier(
-    agent: TriggeredAgent, page: Page, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_many_boxes_have_few_tags_of_which_none_lies_on_another(page: Page) -> None:
+    boxes = [
+        ["scratch", 1 - n / 100, 10 * (n % 8), 8 * (n // 8), 10 * (n % 8) + 9, 8 * (n // 8) + 7] for n in range(64)
+    ]
+    seen = {"width": 96, "height": 64, "detections": boxes[:40], "doubtful": boxes[40:]}
+    made, tags = page.evaluate(
+        """async (seen) => {
+          const made = (await import("./screen.js")).figure(seen, new Image(), 1, []);
+          const sides = (one) => ["x", "y", "width", "height"].map((name) => Number(one.getAttribute(name)));
+          return [made.querySelectorAll(".box").length, [...made.querySelectorAll(".tag")].map(sides)];
+        }""",
+        seen,
+    )
+    assert made == len(boxes) and 1 <= len(tags) <= 12
+    for one, other in itertools.combinations(tags, 2):
+        assert not all(one[k] < other[k] + other[k + 2] and other[k] < one[k] + one[k + 2] for k in (0, 1))
+
+
+def test_every_view_has_large_keys_and_no_barrier(agent: TriggeredAgent, page: Page) -> None:
     part(agent, "reject")
     page.wait_for_selector("#strip button img")
     for view in ("live", "rejects", "alarms", "more", "reject"):
@@ -154,7 +169,7 @@ def test_every_view_has_large_keys_and_no_barrier(
             page.wait_for_selector("#full img")
         else:
             page.tap(f"nav [data-view={view}]")
-        check_view(page, request.node.callspec.params["page"])
+        check_in_all_sizes(page)
 
 
 def test_without_a_route_to_other_machines_everything_is_shown(
@@ -190,15 +205,13 @@ def test_at_rest_everything_but_the_picture_is_grey(agent: TriggeredAgent, page:
     assert coloured.mean() < 0.05
 
 
-@pytest.mark.parametrize("size", [(800, 480), (640, 400), (400, 240), (390, 844)])
-def test_the_verdict_is_seen_without_scrolling_also_at_twice_the_size(
-    agent: TriggeredAgent, page: Page, size: tuple[int, int]
-) -> None:
+def test_the_verdict_is_seen_without_scrolling_also_at_twice_the_size(agent: TriggeredAgent, page: Page) -> None:
     part(agent, "reject")
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    expect(page.locator("#verdict")).to_have_text("Reject")
-    expect(page.locator("#verdict")).to_be_in_viewport(ratio=0.95)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for width, height in ((800, 480), (640, 400), (400, 240), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        expect(page.locator("#verdict")).to_have_text("Reject")
+        expect(page.locator("#verdict")).to_be_in_viewport(ratio=0.95)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_reject_keeps_the_focus_and_a_touch_while_new_ones_come(agent: TriggeredAgent, page: Page) -> None:

@@ -160,10 +160,11 @@ def test_repeats_to_a_silent_hub_come_ever_more_rarely(bench: Bench, monkeypatch
     bench.fill(1)
     bench.thread.start()
     wait_for(lambda: bench.outbox.resent >= 3)
+    wait_for(lambda: "the hub does not answer" in str(bench.outbox.problem))
     assert bench.outbox._timeout_s == 0.2
     bench.ack(1)
     bench.fill(1)
-    wait_for(lambda: bench.hub.seqs[-1] == 2)
+    wait_for(lambda: bench.hub.seqs[-1] == 2 and bench.outbox.problem is None)
 
 
 def test_interactions_wait_for_records_and_ask_an_older_hub_little(bench: Bench, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.record_files import database
 from lineside_agent.storage.record_files.database import DAMAGED_MAX
 from lineside_agent.storage.records import NAME, RecordStore
+from lineside_link.age_limit import LEAST
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DiskFullError
@@ -152,10 +153,21 @@ def test_oldest_records_go_beyond_the_bound_in_bytes_and_numbers_go_on(tmp_path:
 
 def test_old_records_go_beyond_the_bound_in_days(tmp_path: Path) -> None:
     store = RecordStore(tmp_path, rules=StoreConfig(records_max_days=1.0, commit_every_s=0.0))
-    fill(store, *range(50), captured_at_ns=time.time_ns() - int(2 * 86400e9))
-    fill(store, *range(50, 80), captured_at_ns=time.time_ns())
-    tidied(store, 50)
-    assert [found.sequence for found in store.rows(0, 100)] == list(range(50, 80))
+    fill(store, *range(LEAST), captured_at_ns=time.time_ns() - int(2 * 86400e9))
+    fill(store, *range(LEAST, 80), captured_at_ns=time.time_ns())
+    tidied(store, LEAST)
+    assert [found.sequence for found in store.rows(0, 100)] == list(range(LEAST, 80))
+    store.close()
+
+
+def test_a_clock_that_is_ahead_deletes_few_records_a_sweep(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path, rules=StoreConfig(records_max_days=1.0, commit_every_s=0.0))
+    fill(store, 0, source="rare")
+    fill(store, *range(10 * LEAST))
+    for sweep in (1, 2):
+        tidied(store, sweep * LEAST)
+        assert store.retention.removed == sweep * LEAST
+    assert [(found.source, found.sequence) for found in store.rows(0, 2)] == [("rare", 0), ("cam", 2 * LEAST)]
     store.close()
 
 

@@ -35,7 +35,7 @@ from tests.converters.quantization.test_search import context
 from tests.converters.search_context import search_context
 from tests.worlds.annotated_sets import write_masks, write_strips
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]  # beside much other work
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +177,37 @@ def test_folds_give_the_same_figures_and_are_gone_on_with(
         cross_validate("segmenter", msgspec.structs.replace(settings, epochs=2, resume=True), 2)
 
 
-def test_an_address_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "surface-12", "--data", str(tmp_path), "--address", "auto"]) != 0
-    assert "--address without --workers" in capsys.readouterr().err
+def test_two_workers_train_a_detector_and_say_what_it_cost(
+    tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_strips(tmp_path / "steel", {"train": 24}), tmp_path / "run"
+    words = ["train", "detector", "--data", str(data), "--workers", "2", "--epochs", "2", "--out", str(out), "--json"]
+    words += ["--batch", "4", "--canvas", "64", "--simulated-share", "0", "--held-share", "0.3", "--threads", "1"]
+    words += ["--architecture", "lite0@16", "--gradients", "bf16", "--evaluate-every", "1"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"workers", "epochs", "map50", "bytes_per_step", "communication_share", "samples_per_second"} <= set(found)
+    assert (found["workers"], found["epochs"], found["restarts"], found["scheme"]) == (2, 2, 0, "bf16")
+    assert found["bytes_per_step"] > 1e6 and 0 < found["communication_share"] < 1
+    assert json.loads((out / "report.json").read_text())["samples_per_second"] == found["samples_per_second"]
+    assert "bytes that a worker sends in a step" in (out / "report.html").read_text()
+    facts = json.loads((out / "training.json").read_text())
+    assert len(facts["losses"]) == 2 and facts["steps"] == facts["losses"][-1]["step"]
+    assert Path(found["onnx"]) == out / "float.onnx" and (out / "float.onnx").exists()
+    assert (out / "curves.html").exists()
 
 
-def test_numbers_out_of_range_are_refused() -> None:
+def test_what_makes_no_sense_is_said_before_anything_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["train", "detector", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    for words, said in (
+        ([*run, "--gpus"], "--gpus without --workers"),
+        ([*run, "--workers", "0"], "workers is not usable"),
+        ([*run, "--group", "canary"], "--group without --then"),
+        ([*run, "--then", "optimize,push"], "without where to"),
+        (["evaluate", "surface-12", "--data", str(tmp_path), "--address", "auto"], "--address without --workers"),
+    ):
+        assert main(words) != 0 and said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     for workers, failures in ((0, 3), (1, -1)):
         with pytest.raises(TrainingError, match="is not usable"):
             TaskCluster(workers=workers, max_failures=failures)

@@ -1,28 +1,25 @@
-"""The figures of an evaluation, computed again by somebody else's code."""
+"""The figures of an evaluation, computed again by somebody else's code, of frames as the line sees them."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, evaluate, find
+from lineside_converters.evaluation.bundle_runner import judge
 from lineside_models.datasets import Dataset, load_dataset
+from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
 from lineside_models.labels import LABELS
-from lineside_models.postprocess import Candidates
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 from tests.converters import nets
+from tests.models.coco_judge import ap50
 
 FRAMES = 25
 
@@ -42,44 +39,14 @@ def result(bundle: Bundle, dataset: Dataset) -> Evaluation:
     return evaluate(bundle, dataset, fold="val")
 
 
-def coco_ap50(truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> dict[str, float]:
-    """Average precision at 0.5 by type, as pycocotools computes it from the same boxes."""
-
-    def size(box: np.ndarray) -> list[float]:
-        return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
-
-    annotations = [
-        {"image_id": image, "category_id": int(label), "bbox": size(box), "area": 100.0, "iscrowd": 0}
-        for image, truth in enumerate(truths)
-        for label, box in zip(truth.labels, truth.boxes, strict=True)
-    ]
-    detections = [
-        {"image_id": image, "category_id": int(label), "bbox": size(box), "score": float(score)}
-        for image, each in enumerate(found)
-        for label, box, score in zip(each.labels, each.boxes, each.scores, strict=True)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": image} for image in range(len(truths))],
-            "categories": [{"id": number} for number in range(len(LABELS))],
-            "annotations": [{**one, "id": number + 1} for number, one in enumerate(annotations)],
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(detections), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-    precision = judge.eval["precision"][0, :, :, 0, -1]  # IoU 0.5, all areas, 100 detections
-    return {LABELS[k]: float(precision[:, k].mean()) for k in range(len(LABELS)) if (precision[:, k] > -1).any()}
-
-
 def test_average_precision_is_what_pycocotools_makes_of_the_same_finds(
     bundle: Bundle, dataset: Dataset, result: Evaluation
 ) -> None:
     frames = [annotated_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples)]
     with Session(bundle) as session:
         truths, judged = find(session, frames)
-    outside = coco_ap50(truths, [each.candidates for each in judged])
+    by_label = ap50(truths, [each.candidates for each in judged], len(LABELS))
+    outside = {LABELS[label]: value for label, value in by_label.items()}
     assert set(outside) == {"crazing", "inclusion"}
     for name, value in outside.items():
         assert result.per_class[name].ap50 == pytest.approx(value, abs=1e-6)
@@ -104,16 +71,13 @@ def test_f1_by_image_is_that_of_the_verdicts_that_an_inspector_gives(
     assert result.f1 == pytest.approx(2 * hits / (2 * hits + false + missed))
 
 
-def test_precision_and_recall_add_up(result: Evaluation, dataset: Dataset) -> None:
+def test_precision_and_recall_add_up_for_the_types_of_the_data_set_alone(result: Evaluation, dataset: Dataset) -> None:
     figures = result.per_class["crazing"]
     assert figures.support == sum(int((sample.labels == 0).sum()) for sample in dataset.samples)
     assert figures.support_images == sum(bool((sample.labels == 0).any()) for sample in dataset.samples)
     hits = round(figures.recall * figures.support)
     assert hits / figures.support == pytest.approx(figures.recall)
     assert figures.precision is not None and 0.2 < figures.precision < 1
-
-
-def test_only_types_of_the_data_set_are_listed_and_others_are_counted(result: Evaluation, dataset: Dataset) -> None:
     assert tuple(result.per_class) == dataset.labels
     assert result.per_class["scratches"].ap50 is None
     assert result.per_class["scratches"].support == 0
@@ -136,24 +100,20 @@ def test_the_result_is_json_and_says_where_it_ran(bundle: Bundle, result: Evalua
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
 
 
-def test_fewer_frames_are_spread_over_all_and_progress_is_told(bundle: Bundle, dataset: Dataset) -> None:
+def test_fewer_frames_are_judged_with_progress_and_their_pictures_are_not_kept(
+    bundle: Bundle, dataset: Dataset
+) -> None:
     told: list[tuple[int, int]] = []
     few = evaluate(bundle, dataset, max_frames=5, on_progress=lambda done, total: told.append((done, total)))
     assert few.frames == 5
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-
-
-def test_the_pictures_are_not_kept(bundle: Bundle, dataset: Dataset) -> None:
     frames = [annotated_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples[:3])]
     with Session(bundle) as session:
         truths, _ = find(session, frames)
     assert {truth.frame.image.size for truth in truths} == {1}
-
-
-@pytest.mark.parametrize("most", [0, -3])
-def test_no_frames_are_refused(bundle: Bundle, dataset: Dataset, most: int) -> None:
-    with pytest.raises(DatasetError, match="no samples"):
-        evaluate(bundle, dataset, max_frames=most)
+    for most in (0, -3):
+        with pytest.raises(DatasetError, match="no samples"):
+            evaluate(bundle, dataset, max_frames=most)
 
 
 def test_a_bundle_that_does_not_know_the_types_is_refused(tmp_path: Path, dataset: Dataset) -> None:
@@ -163,3 +123,21 @@ def test_a_bundle_that_does_not_know_the_types_is_refused(tmp_path: Path, datase
     foreign = Bundle(other.path, msgspec.structs.replace(made, files=other.manifest.files), other.digest)
     with pytest.raises(DatasetError, match="doesn't know"):
         evaluate(foreign, dataset)
+
+
+def test_frames_that_the_line_looks_at_in_pieces_are_judged_in_pieces(tmp_path: Path) -> None:
+    plain = nets.bundle(tmp_path / "b", nets.cell_detector())
+    how = msgspec.structs.replace(plain.manifest.preprocess, slicing=Slicing(side_px=96, overlap=0.34, whole=False))
+    sliced = Bundle(plain.path, msgspec.structs.replace(plain.manifest, preprocess=how), plain.digest)
+    image = np.full((320, 320), 127, np.uint8)
+    image[160:168, 200:208] = 255
+    frame = Frame(image=image)
+    with Session(sliced) as session:
+        judged = judge(session, frame)
+        found = Inspector(session).find([frame])[0]
+    with Session(plain) as session:
+        whole = judge(session, frame)
+    np.testing.assert_array_equal(judged.candidates.boxes, found.candidates.boxes)
+    assert judged.candidates.scores.max() > 0.9
+    assert len(whole.candidates) == 0 or whole.candidates.scores.max() < judged.candidates.scores.max()
+    assert judged.timings.inference_ms > 0

@@ -101,24 +101,21 @@ def test_outputs_are_those_of_the_onnx_form_at_every_size(int8: Path, tmp_path: 
             assert np.abs(found - wanted[name]).max() <= STEPS_APART * steps[name] * 1.001
 
 
-def test_what_it_does_not_know_is_a_graph_error(int8: Path, tmp_path: Path) -> None:
+def test_what_it_does_not_know_and_a_float_graph_are_graph_errors(int8: Path, tmp_path: Path) -> None:
     model = onnx.load(int8)
     model.graph.node.append(helper.make_node("Sigmoid", ["fine"], ["score"], "score"))
     onnx.save(model, int8)
     with pytest.raises(GraphError, match="Sigmoid"):
         translate_file(int8, tmp_path / "model.tflite")
+    manifest = open_bundle(zoo.path("surface-12"), verify=False).manifest
+    request = ConversionRequest(clean=tmp_path / "x", int8=None, manifest=manifest, feeds=[], folder=tmp_path)
+    with pytest.raises(GraphError, match="quantized"):
+        makers_for("litert")[1].make(request)
 
 
 def test_the_optimizer_has_it_beside_the_maker_that_needs_jax() -> None:
     names = [maker.name for maker in makers_for("litert")]
     assert names == ["litert", "litert-qdq"] and not makers_for("litert")[1].missing()
-
-
-def test_a_float_graph_is_refused(tmp_path: Path) -> None:
-    manifest = open_bundle(zoo.path("surface-12"), verify=False).manifest
-    request = ConversionRequest(clean=tmp_path / "x", int8=None, manifest=manifest, feeds=[], folder=tmp_path)
-    with pytest.raises(GraphError, match="quantized"):
-        makers_for("litert")[1].make(request)
 
 
 def test_the_shipped_form_is_the_translation_and_judges_as_the_onnx_form_does(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def _judgement(
     return ModelJudgement(frames=frames, before=before, after=after, labels=LABELS, thresholds=bars, **more)
 
 
-def test_a_miss_a_false_find_and_a_wrong_type_are_told_apart() -> None:
+def test_a_miss_a_false_find_and_a_wrong_type_are_told_apart_and_types_that_never_occur_have_no_row() -> None:
     frames = [_true((0, A), (1, B))]
     before = [_found((0, 0.9, A), (1, 0.8, B))]
     after = [_found((2, 0.9, A), (0, 0.7, FAR), (1, 0.4, B))]  # the last is below its threshold
@@ -44,9 +44,6 @@ def test_a_miss_a_false_find_and_a_wrong_type_are_told_apart() -> None:
     assert found.labels == (*LABELS, NOTHING)
     assert found.before == ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0))
     assert found.after == ((0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0), (1, 0, 0, 0))
-
-
-def test_types_that_never_occur_have_no_row() -> None:
     found = confusion_of(_judgement([_true((1, B))], [_found((1, 0.8, B))], [_found()]))
     assert found.labels == ("hole", NOTHING)
     assert (found.before, found.after) == (((1, 0), (0, 0)), ((0, 1), (0, 0)))
@@ -71,11 +68,8 @@ def test_frames_that_differ_come_with_the_surest_difference_first() -> None:
     found = disagreeing_frames(_judgement(frames, before, after))
     assert [each.row.frame for each in found] == ["a lot", "a little"]
     assert (found[0].row.truth, found[0].row.before, found[0].row.after) == ("hole", "hole 0.95", NOTHING)
-
-
-def test_one_type_at_two_places_is_a_difference() -> None:
-    found = disagreeing_frames(_judgement([_true()], [_found((0, 0.9, A))], [_found((0, 0.9, FAR))]))
-    assert len(found) == 1
+    # one type at two places is a difference
+    assert len(disagreeing_frames(_judgement([_true()], [_found((0, 0.9, A))], [_found((0, 0.9, FAR))]))) == 1
 
 
 def test_a_classifier_is_judged_by_its_first_answer() -> None:

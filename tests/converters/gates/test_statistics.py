@@ -1,3 +1,5 @@
+"""Intervals of figures and of drops, beside those of scipy and of the long way."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,9 +11,17 @@ import numpy.typing as npt
 import pytest
 import scipy
 
-from lineside_converters.gates.statistics import drop_of_map50, drop_of_mean
-from lineside_models.metrics import evaluate
+from lineside_converters.evaluation.part_verdicts import PartStrengths, rate
+from lineside_converters.gates.statistics import (
+    drop_of_map50,
+    drop_of_mean,
+    interval_of_f1,
+    interval_of_map50,
+    interval_of_ratio,
+)
+from lineside_models.metrics import evaluate, wilson
 from lineside_models.postprocess import Candidates
+from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError
 
 
@@ -70,11 +80,29 @@ def test_interval_holds_the_true_drop_about_as_often_as_it_says() -> None:
     assert 180 <= held <= 200
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_another() -> None:
+def test_the_same_seed_gives_the_same_interval_and_a_model_that_agrees_with_itself_drops_by_nothing() -> None:
     rng = np.random.default_rng(6)
     before, after = rng.random(100), rng.random(100)
     assert drop_of_mean(before, after) == drop_of_mean(before, after)
     assert drop_of_mean(before, after) != drop_of_mean(before, after, seed=21)
+    truths, looks, _ = (list(each) for each in zip(*[_scene(rng, blur=4.0) for _ in range(10)], strict=True))
+    found = drop_of_map50(truths, looks, looks, types=3, resamples=20)
+    assert (found.drop, found.low, found.high, found.frames) == (0, 0, 0, 10)
+
+
+def test_what_gives_no_interval_is_refused() -> None:
+    wrong: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
+        ([], [], {}),
+        ([1.0, 0.0], [1.0], {}),
+        ([1.0, float("nan")], [1.0, 1.0], {}),
+        ([[1.0]], [[1.0]], {}),
+        ([1.0], [1.0], {"resamples": 0}),
+    )
+    for before, after, options in wrong:
+        with pytest.raises(BadInputFormatError):
+            drop_of_mean(before, after, **options)
+    with pytest.raises(BadInputFormatError):
+        drop_of_map50([], [], [], types=1)
 
 
 @dataclasses.dataclass
@@ -121,29 +149,67 @@ def test_interval_of_map_is_that_of_judging_every_resample_the_long_way() -> Non
     assert found.low <= found.drop <= found.high
 
 
-def test_a_model_that_agrees_with_itself_drops_by_nothing() -> None:
-    rng = np.random.default_rng(8)
-    scenes = [_scene(rng, blur=4.0) for _ in range(10)]
-    truths, before, _ = (list(each) for each in zip(*scenes, strict=True))
-    found = drop_of_map50(truths, before, before, types=3, resamples=20)
-    assert (found.drop, found.low, found.high, found.frames) == (0, 0, 0, 10)
+def test_the_interval_of_an_f1_is_about_scipys_and_none_without_images() -> None:
+    random = np.random.default_rng(3)
+    counts = random.integers(0, 3, (80, 3))
 
+    def f1(right: np.ndarray, false: np.ndarray, missed: np.ndarray, axis: int = -1) -> np.ndarray:
+        return 2 * right.sum(axis) / (2 * right.sum(axis) + false.sum(axis) + missed.sum(axis))
 
-@pytest.mark.parametrize(
-    ("before", "after", "options"),
-    [
-        ([], [], {}),
-        ([1.0, 0.0], [1.0], {}),
-        ([1.0, float("nan")], [1.0, 1.0], {}),
-        ([[1.0]], [[1.0]], {}),
-        ([1.0], [1.0], {"resamples": 0}),
-    ],
-)
-def test_what_gives_no_interval_is_refused(before: Any, after: Any, options: dict[str, Any]) -> None:
+    theirs = scipy.stats.bootstrap(
+        tuple(counts.T), f1, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=random
+    ).confidence_interval
+    assert interval_of_f1(counts) == pytest.approx((theirs.low, theirs.high), abs=0.015)
     with pytest.raises(BadInputFormatError):
-        drop_of_mean(before, after, **options)
-
-
-def test_lists_of_images_that_differ_in_length_are_refused() -> None:
+        interval_of_f1(np.zeros((0, 3)))
     with pytest.raises(BadInputFormatError):
-        drop_of_map50([], [], [], types=1)
+        interval_of_map50([render("steel", 1)], [], types=12)
+
+
+def test_the_interval_of_map_holds_the_map_and_is_narrower_with_more_images() -> None:
+    random = np.random.default_rng(5)
+    truths, found = [], []
+    for seed in range(60):
+        frame = render("steel", seed, defects=2)
+        keep = random.random(len(frame.labels)) < 0.7
+        truths.append(frame)
+        scores = random.random(int(keep.sum())).astype(np.float32)
+        found.append(Candidates(frame.boxes[keep], scores, frame.labels[keep]))
+    widths = []
+    for count in (20, 60):
+        low, high = interval_of_map50(truths[:count], found[:count], types=12, resamples=200)
+        labels = [str(number) for number in range(12)]
+        assert low <= evaluate(truths[:count], found[:count], labels=labels, thresholds=0.5).map50 <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_intervals_by_part_are_those_of_parts_drawn_whole() -> None:
+    random = np.random.default_rng(9)
+    parts = np.repeat(np.arange(30), 6)
+    right = np.repeat(random.integers(0, 2, 30), 6)
+    counts = np.stack([right, 1 - right, 1 - right], axis=1)
+
+    def share(of: np.ndarray, axis: int = -1) -> np.ndarray:
+        return of.mean(axis)
+
+    theirs = scipy.stats.bootstrap(
+        (right[::6],), share, method="percentile", n_resamples=4000, rng=random
+    ).confidence_interval
+    by_part = interval_of_ratio(right, np.ones(180), parts=parts)
+    assert by_part == pytest.approx((theirs.low, theirs.high), abs=0.035)
+    assert interval_of_f1(counts, parts=parts) == pytest.approx(by_part, abs=0.02)  # as many wrong ones as missed ones
+    by_frame = interval_of_ratio(right, np.ones(180))
+    assert by_part[0] < by_frame[0] < by_frame[1] < by_part[1]
+    assert interval_of_ratio(right, np.ones(180), parts=np.arange(180)) == by_frame
+    assert interval_of_ratio(right, np.ones(180), parts=np.zeros(180)) == by_frame  # one part says nothing of others
+
+
+def test_rejected_frames_of_few_boards_have_a_wider_interval() -> None:
+    strengths = np.repeat([2.0, 0.5, 0.5, 0.5], 20)
+    boards = rate("boards", PartStrengths(strengths, [f"{number // 20}" for number in range(80)]), 1.0)
+    frames = rate("frames", PartStrengths(strengths, [f"{number}" for number in range(80)]), 1.0)
+    assert (boards.rejected, boards.parts) == (frames.rejected, frames.parts) == (20, 80)
+    assert (frames.interval.low, frames.interval.high) == wilson(20, 80)
+    assert (frames.interval.method, boards.interval.method) == ("wilson", "bootstrap")
+    assert boards.interval.low < frames.interval.low < frames.interval.high < boards.interval.high

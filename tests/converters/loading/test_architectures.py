@@ -92,19 +92,20 @@ def test_regnets_and_plain_vits_are_known_by_their_keys_and_shapes(package: str,
         assert torch.equal(found(image), net.eval()(image))
 
 
-def test_a_plain_vit_that_may_be_a_deit_of_another_normalization_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        # which may be a DeiT of another normalization
+        ("vit_tiny_patch16_224", r"deit_tiny_patch16_224.*vit_tiny_patch16_224.*--architecture"),
+        # which has the keys of one that computes something else
+        ("tf_mobilenetv3_small_075", r"named after one of them.*mobilenetv3_small_075"),
+    ],
+)
+def test_networks_of_the_same_keys_as_others_are_asked_for(tmp_path: Path, name: str, asked: str) -> None:
     import timm
 
-    net = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=4)
-    with pytest.raises(UnsupportedModelError, match=r"deit_tiny_patch16_224.*vit_tiny_patch16_224.*--architecture"):
-        network_of(tmp_path / "final.pt", net.state_dict())
-
-
-def test_networks_of_the_same_keys_that_compute_something_else_are_asked_for(tmp_path: Path) -> None:
-    import timm
-
-    net = timm.create_model("tf_mobilenetv3_small_075", pretrained=False, num_classes=4)
-    with pytest.raises(UnsupportedModelError, match=r"named after one of them.*mobilenetv3_small_075"):
+    net = timm.create_model(name, pretrained=False, num_classes=4)
+    with pytest.raises(UnsupportedModelError, match=asked):
         network_of(tmp_path / "final.pt", net.state_dict())
 
 
@@ -118,14 +119,13 @@ def test_a_checkpoint_of_timms_says_its_name_itself(tmp_path: Path) -> None:
     assert facts["preprocess"]["size"] == [224, 224]
 
 
-def test_weights_of_another_network_than_the_name_says_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_than_the_name_says_are_refused_and_imagenets_names_are_unique(
+    tmp_path: Path,
+) -> None:
     torch.save(Tiny().state_dict(), tmp_path / "resnet18.pt")
     with pytest.raises(UnsupportedModelError, match="torchvision or timm"):
         import_pt(tmp_path / "resnet18.pt")
     assert network_of(Path("resnet18.pt"), {}) is None
-
-
-def test_imagenets_thousand_names_are_unique() -> None:
     assert len(set(labels_of(1000))) == 1000
     assert facts_of(Tiny(), 5) == ModelFacts()
 

@@ -38,7 +38,14 @@ from lineside_converters.training.classification.trainer import ClassifierResult
 from lineside_converters.training.progress import TrainingProgress
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
+from lineside_runtime.errors import (
+    AccuracyGateError,
+    ConfigError,
+    DatasetError,
+    LinesideError,
+    PruningError,
+    TrainingError,
+)
 from tests.converters.small_nets import Blocks, bars
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -94,17 +101,19 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def optimizer(model: Path, folder: Path, out: Path, level: int, **more: Any) -> Optimizer:
     common: dict[str, Any] = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
+    if not (folder / "folds.csv").is_file():
+        common["judge_fold"] = "all"
     return Optimizer(model, "rpi5", level, data=folder, **(common | more))  # not here: no gate on speed
 
 
-def test_level_2_ships_a_narrower_model_that_answers_alike(
+def test_level_2_ships_a_narrower_model_that_answers_alike_and_none_where_there_is_not_so_much_speed(
     model: Path, folder: Path, tmp_path: Path, counting: None
 ) -> None:
     said: list[str] = []
     result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
     report = read_report(result.bundle.path)
     assert report.level == 2 and report.curves and TRAINED_ON in report.notes
-    assert report.accuracy_on.endswith(f"frames of {folder.name}, fold train")
+    assert report.accuracy_on.endswith(f"frames of {folder.name}, fold all")
     assert report.training["pruning"]["effort"] == dataclasses.asdict(QUICK)
     assert TIMED_ELSEWHERE.format(target="rpi5") in report.notes
     assert any(curve.chosen > 0 for curve in report.curves)
@@ -118,11 +127,20 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(
     slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer)
     assert slim_weights < float_weights
     again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
-    assert (
-        again.pruning is not None
-        and again.pruning.model == result.pruning.model
-        and "sensitivity: as measured before" in said
-    )
+    assert again.pruning is not None and again.pruning.model == result.pruning.model
+    assert "sensitivity: as measured before" in said
+    with pytest.raises(PruningError):
+        fast = Effort(speedup=20.0, epochs=1)
+        optimizer(model, folder, tmp_path / "fast", 2, effort=fast, work=tmp_path / "work").run()
+    assert not (tmp_path / "fast" / "bundle").exists()
+
+
+def test_a_folder_without_a_val_fold_is_refused_before_anything_is_learned_from_it(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="level 2 would judge on images that it trains on"):
+        optimizer(model, folder, tmp_path, 2, judge_fold=None).run()
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
@@ -154,6 +172,7 @@ def test_level_3_tells_the_front_and_ships_the_whole_network_where_no_narrower_o
     effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
     result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
     report = read_report(result.bundle.path)
+    assert report.calibration is not None  # it is INT8
     assert {each.series for each in report.candidates} == {"whole network", "level 2", "search"}
     assert {each.series for each in report.hypervolumes} == {"whole network", "level 2", "search"}
     assert sum(each.shipped for each in report.candidates) == 1 and any(each.front for each in report.candidates)
@@ -197,32 +216,21 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(
-    model: Path, folder: Path, tmp_path: Path, counting: None
-) -> None:
-    with pytest.raises(PruningError):
-        optimizer(model, folder, tmp_path, 2, effort=Effort(speedup=20.0, epochs=1)).run()
-    assert not (tmp_path / "bundle").exists()
-
-
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"speedup": 1.0},
-        {"epochs": 0},
-        {"minutes": 0.0},
-        {"learning_rate": 0.0},
-        {"true_weight": -0.1},
-        {"teach_weight": -1.0},
-        {"batch": 0},
-        {"threads": 0},
-        {"trials": 1},
-        {"shortlist": 0},
-    ],
-)
-def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
+    ("name", "value"),
+    [("speedup", 1.0), ("epochs", 0), ("minutes", 0.0), ("learning_rate", 0.0), ("true_weight", -0.1),
+     ("teach_weight", -1.0), ("batch", 0), ("threads", 0), ("trials", 1), ("shortlist", 0)],
+)  # fmt: skip
+def test_an_effort_out_of_range_is_refused(name: str, value: float) -> None:
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigError, match=name):
         Effort(**wrong)
+
+
+def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None:
+    for wrong in ({"speed": 2}, {"speedup": "fast"}):
+        with pytest.raises(ConfigError, match="effort"):
+            Optimizer(model, optimization_level=2, effort=wrong)
 
 
 def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,14 +255,11 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, 
     assert taken == [given, {}]
 
 
-def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None:
-    for wrong in ({"speed": 2}, {"speedup": "fast"}):
-        with pytest.raises(ConfigError, match="effort"):
-            Optimizer(model, optimization_level=2, effort=wrong)
-
-
 def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, folder: Path, tmp_path: Path) -> None:
     setup = open_distillation(model, [folder], batch=16, seed=0)
+    for wrong in ("narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"):
+        with pytest.raises(ConfigError):
+            open_student(wrong, setup, seed=0)
     student = open_student("narrow@0.5", setup, seed=0)
     settings = DistillationSettings(
         learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1
@@ -264,13 +269,6 @@ def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, 
     assert result.student["top1"] > result.teacher["top1"] - 0.2
     facts = {entry.key for entry in onnx.load(result.onnx).metadata_props}
     assert "lineside" in facts  # so that lineside optimize takes it without another word
-
-
-@pytest.mark.parametrize("wrong", ["narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"])
-def test_a_student_that_there_is_none_of_is_refused(model: Path, folder: Path, wrong: str) -> None:
-    setup = open_distillation(model, [folder], batch=16, seed=0)
-    with pytest.raises(ConfigError):
-        open_student(wrong, setup, seed=0)
 
 
 SMALL: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1}

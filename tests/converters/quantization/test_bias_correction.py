@@ -76,28 +76,20 @@ def test_means_come_back_on_inputs_that_were_not_corrected_on(tmp_path: Path, ac
     assert one.graph.node == two.graph.node and one.metadata_props == two.metadata_props
 
 
-def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
-    clean = network(tmp_path)
-    quantize(clean, tmp_path / "plain.onnx", feeds=feeds(1))
+def test_the_same_inputs_give_the_same_file_and_without_biases_or_fitting_inputs_there_is_none(tmp_path: Path) -> None:
+    clean, plain = network(tmp_path), tmp_path / "plain.onnx"
+    quantize(clean, plain, feeds=feeds(1))
     for name in ("a", "b"):
-        correct_biases(clean, tmp_path / "plain.onnx", tmp_path / f"{name}.onnx", feeds=feeds(1))
+        correct_biases(clean, plain, tmp_path / f"{name}.onnx", feeds=feeds(1))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
-def test_without_biases_there_is_nothing_to_correct(tmp_path: Path) -> None:
-    clean = network(tmp_path, biases=False)
-    quantize(clean, tmp_path / "plain.onnx", feeds=feeds(1))
-    with pytest.raises(GraphError, match="bias"):
-        correct_biases(clean, tmp_path / "plain.onnx", tmp_path / "corrected.onnx", feeds=feeds(1))
-    assert not (tmp_path / "corrected.onnx").exists()
-
-
-def test_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:
-    clean = network(tmp_path)
-    quantize(clean, tmp_path / "plain.onnx", feeds=feeds(1))
     wrong = [{"image": np.zeros((1, 3, SIDE + 1, SIDE), np.float32)}]
     with pytest.raises(CalibrationError):
-        correct_biases(clean, tmp_path / "plain.onnx", tmp_path / "corrected.onnx", feeds=wrong)
+        correct_biases(clean, plain, tmp_path / "corrected.onnx", feeds=wrong)
+    clean = network(tmp_path, biases=False)
+    quantize(clean, plain, feeds=feeds(1))
+    with pytest.raises(GraphError, match="bias"):
+        correct_biases(clean, plain, tmp_path / "corrected.onnx", feeds=feeds(1))
+    assert not (tmp_path / "corrected.onnx").exists()
 
 
 def test_a_branch_of_an_if_has_what_it_takes_from_outside() -> None:

@@ -1,3 +1,5 @@
+"""What errors cost, the thresholds that follow, and whether scores are probabilities."""
+
 from __future__ import annotations
 
 import itertools
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from lineside_converters.gates.statistics import interval_of_share
 from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval
+from lineside_converters.thresholds.reliability import LEAST, expected_calibration_error, reliability
 from lineside_models.metrics import wilson
 from lineside_runtime.errors import ConfigError
 
@@ -115,7 +118,7 @@ def test_a_part_a_frame_or_no_hit_leave_wilsons_interval() -> None:
     assert interval_of_share(np.zeros(0, np.bool_), []) == (0.0, 1.0)
 
 
-def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:
+def test_the_interval_of_a_cost_holds_it_as_often_as_it_says_and_no_error_seen_is_not_certain() -> None:
     random = np.random.default_rng(1)
     held = 0
     for _ in range(200):
@@ -123,28 +126,61 @@ def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:
         low, high = cost_interval([(1.0, int(missed), 60), (2.0, int(hit), 40)])
         held += low <= 0.1 + 2 * 0.2 <= high
     assert 180 <= held <= 199
-
-
-def test_no_error_seen_is_not_told_as_certain() -> None:
     low, high = cost_interval([(1.0, 0, 10)])
-    assert low < 0.01
-    assert high > 0.1
+    assert low < 0.01 and high > 0.1
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"miss": 0.0},
-        {"reject": -1.0},
-        {"miss": float("nan")},
-        {"miss": float("inf")},
-        {"bad_share": 0.0},
-        {"bad_share": 1.0},
-        {"review": 1.0},
-        {"review": 0.0},
-        {"review": float("nan")},
-    ],
-)
-def test_costs_out_of_range_are_refused(given: dict[str, float]) -> None:
+    ("name", "value"),
+    [("miss", 0.0), ("reject", -1.0), ("miss", float("nan")), ("miss", float("inf")), ("bad_share", 0.0),
+     ("bad_share", 1.0), ("review", 1.0), ("review", 0.0), ("review", float("nan"))],
+)  # fmt: skip
+def test_costs_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError):
-        _costs(**given)
+        _costs(**{name: value})
+
+
+def test_scores_that_are_probabilities_have_hardly_an_error() -> None:
+    random = np.random.default_rng(1)
+    scores = random.uniform(0, 1, 8000)
+    found = reliability(scores[:, None], random.random((8000, 1)) < scores[:, None], ("a",))
+    assert found is not None
+    assert found.ece < 0.03
+    assert found.candidates == (scores >= found.from_score).sum()
+    assert all(abs(each.score - each.right) < 0.08 for each in found.bins)
+
+
+def test_scores_that_claim_too_much_have_the_error_that_they_claim_too_much() -> None:
+    random = np.random.default_rng(2)
+    true = random.uniform(0.1, 0.7, 8000)
+    found = reliability(true[:, None] + 0.2, random.random((8000, 1)) < true[:, None], ("a",))
+    assert found is not None
+    assert found.ece == pytest.approx(0.2, abs=0.02)
+    assert found.low < 0.2 < found.high
+
+
+def test_the_error_is_that_of_the_textbook() -> None:
+    """Guo's sum, written out bin by bin."""
+    random = np.random.default_rng(3)
+    scores, right = random.uniform(0.1, 1, 500), random.random(500) < 0.5
+    edges = np.linspace(0.1, 1.0, 10)
+    error = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (scores >= low) & (scores < high)
+        if inside.any():
+            error += inside.mean() * abs(scores[inside].mean() - right[inside].mean())
+    assert expected_calibration_error(scores, right) == pytest.approx(error, abs=1e-9)
+
+
+def test_a_type_with_few_scores_has_no_figure_of_its_own() -> None:
+    random = np.random.default_rng(4)
+    best = random.uniform(0.2, 1, (200, 2))
+    best[LEAST - 1 :, 1] = 0
+    found = reliability(best, random.random((200, 2)) < best, ("a", "b"))
+    assert found is not None
+    assert list(found.by_type) == ["a"]
+
+
+def test_too_few_scores_say_nothing() -> None:
+    assert reliability(np.full((500, 1), 0.01), np.zeros((500, 1), bool), ("a",)) is None
+    assert reliability(np.empty((0, 1)), np.empty((0, 1), bool), ("a",)) is None

@@ -119,18 +119,13 @@ def test_the_worst_is_found_and_nothing_else_is_shown(plants: Plants, capsys: py
 def test_numbers_out_of_range_are_named_and_nothing_is_compared(
     plants: Plants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, wrong = own_numbers, iter([(30, 20), (1, (1 << 30) - 1)])  # a part above its whole; above parts_max
-    cheat = folder_config(plants.hub("plant-1"))
-    counts = quality_totals(QUESTION, count_quality(cheat, QUESTION))
-    monkeypatch.setattr(
-        rounds,
-        "own_numbers",
-        lambda plan, given: next(wrong) if tuple(given) == (counts.rejected, counts.parts) else honest(plan, given),
-    )
-    with joined(plants, plants.names, {}):
-        for _ in range(2):
-            with pytest.raises(AggregationError, match=r"not in range.*got plant-1"):
-                compare(plants, "reject-rate")
+    wrong = {}
+    for name, numbers in (("plant-1", (30, 20)), ("plant-2", (1, (1 << 30) - 1))):  # a part above its whole; too many
+        counts = quality_totals(QUESTION, count_quality(folder_config(plants.hub(name)), QUESTION))
+        wrong[counts.rejected, counts.parts] = numbers
+    monkeypatch.setattr(rounds, "own_numbers", lambda plan, given: wrong.get(tuple(given)) or own_numbers(plan, given))
+    with joined(plants, plants.names, {}), pytest.raises(AggregationError, match=r"not in range.*got plant-1, plant-2"):
+        compare(plants, "reject-rate")
 
 
 def test_a_round_without_a_plant_ends_and_the_next_one_is_whole(plants: Plants) -> None:

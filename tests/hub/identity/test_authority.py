@@ -108,11 +108,19 @@ class SecuredSite:
         self.broker.kill()
 
 
-@pytest.fixture
-def secured(tmp_path: Path) -> Iterator[SecuredSite]:
-    made = SecuredSite(tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredSite]:
+    made = SecuredSite(tmp_path_factory.mktemp("secured"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def secured(site: SecuredSite) -> Iterator[SecuredSite]:
+    """The site of all tests; the links of each are closed after it."""
+    yield site
+    while site.links:
+        site.links.pop().close()
 
 
 def credentials_of(secured: SecuredSite, device: str) -> Credentials:

@@ -107,6 +107,9 @@ def test_certificates_of_broker_and_hub_are_renewed_in_time(hub: Path, capsys: p
         "cam-07 did not renew their certificates",
     ]
     assert "--renew" in said[0]
+    ended = certificate_warnings(identity, now=now + datetime.timedelta(days=740))
+    [remedy] = [text for text in ended if "cam-07" in text]
+    assert "cam-07 have expired" in remedy and "lineside hub enroll" in remedy  # to switch it on does not help
     assert "certificate authority has expired" in certificate_warnings(identity, now=now.replace(year=now.year + 11))[0]
     old = (identity / "issued" / "lineside-broker" / "cert.pem").read_bytes()
     assert main(["hub", "secure", "--renew", "--hub", str(hub)]) == 0

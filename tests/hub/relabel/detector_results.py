@@ -21,6 +21,7 @@ from lineside_models.inspector import Inspector
 from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.session import Session
+from tests.worlds.hub import make_database
 
 PARTS = 6
 """The last of them has no frame at the hub."""
@@ -61,6 +62,7 @@ def make_hub(folder: Path, rows: list[ResultRow], images: list[bytes], *, device
     link = {"url": "mqtt://127.0.0.1:1883", "site": "test"}
     (folder / "hub.toml").write_text(tomli_w.dumps({"folder": ".", "link": link}))
     config = load_config(folder / "hub.toml")
+    make_database(folder)
     add(config, rows, images, device=device)
     return config
 

@@ -30,41 +30,36 @@ from tests.peers.postgres import PostgresServer
 FRAME = "a" * 64
 
 
-def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
-    server = PostgresServer()
-    server.start()
-    try:
-        link = LinkConfig("mqtt://127.0.0.1:1", "s")
-        config = HubConfig(folder=str(tmp_path), link=link, results=ResultsConfig(url=server.url))
-        rows = (
-            ResultRow(seq=1, part_id="a", verdict="reject", detections=(("pitted", 0.9, 1, 2, 30, 40),)),
-            ResultRow(seq=2, part_id="b", verdict="pass"),
-            ResultRow(seq=3, part_id="c", verdict="reject"),
-        )
-        sink = PostgresSink(server.url)
-        sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
-        sink.close()
-        with Database.open(tmp_path) as database, closing(open_rows(config, database)) as frames:
-            frames.add(StoredFrame(ResultKey("cam-1", "e", 1), FRAME, 10), 1)
-            frames.add(StoredFrame(ResultKey("cam-1", "e", 2), "b" * 64, 10), 1)
-        (bad,) = select_results(config, Selection(verdict="bad"))
-        assert (bad.part_id, bad.sha256, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
-        assert count_without_frame(config, Selection(verdict="bad")) == 1
-        assert mark(config, "b", wrong=True, note="look", by="anna").seq == 2
-        assert [
-            (one.part_id, one.wrong, one.note) for one in select_results(config, Selection(verdict="bad", limit=5))
-        ] == [
-            ("a", False, ""),
-            ("b", True, "look"),
-        ]
-        with open_reviews(config) as reviews:
-            reviews.correct(FRAME, boxes="[]", by="anna", at_ns=7)
-            reviews.correct(FRAME, boxes="[]", by="ben", at_ns=8)
-        assert [one.part_id for one in select_results(config, Selection(verdict="bad"))] == ["b"]
-        text = "SELECT seq, wrong, corrected_by, corrected_at_ns FROM reviews ORDER BY seq"
-        assert list(select(server.url, text, {})) == [(1, 0, "anna", 7), (2, 1, "", 0)]
-    finally:
-        server.stop()
+def test_postgres_keeps_and_finds_them_as_sqlite_does(server: PostgresServer, tmp_path: Path) -> None:
+    link = LinkConfig("mqtt://127.0.0.1:1", "s")
+    config = HubConfig(folder=str(tmp_path), link=link, results=ResultsConfig(url=server.url))
+    rows = (
+        ResultRow(seq=1, part_id="a", verdict="reject", detections=(("pitted", 0.9, 1, 2, 30, 40),)),
+        ResultRow(seq=2, part_id="b", verdict="pass"),
+        ResultRow(seq=3, part_id="c", verdict="reject"),
+    )
+    sink = PostgresSink(server.url)
+    sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
+    sink.close()
+    with Database.open(tmp_path) as database, closing(open_rows(config, database)) as frames:
+        frames.add(StoredFrame(ResultKey("cam-1", "e", 1), FRAME, 10), 1)
+        frames.add(StoredFrame(ResultKey("cam-1", "e", 2), "b" * 64, 10), 1)
+    (bad,) = select_results(config, Selection(verdict="bad"))
+    assert (bad.part_id, bad.sha256, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
+    assert count_without_frame(config, Selection(verdict="bad")) == 1
+    assert mark(config, "b", wrong=True, note="look", by="anna").seq == 2
+    assert [
+        (one.part_id, one.wrong, one.note) for one in select_results(config, Selection(verdict="bad", limit=5))
+    ] == [
+        ("a", False, ""),
+        ("b", True, "look"),
+    ]
+    with open_reviews(config) as reviews:
+        reviews.correct(FRAME, boxes="[]", by="anna", at_ns=7)
+        reviews.correct(FRAME, boxes="[]", by="ben", at_ns=8)
+    assert [one.part_id for one in select_results(config, Selection(verdict="bad"))] == ["b"]
+    text = "SELECT seq, wrong, corrected_by, corrected_at_ns FROM reviews ORDER BY seq"
+    assert list(select(server.url, text, {})) == [(1, 0, "anna", 7), (2, 1, "", 0)]
 
 
 def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub: HubConfig) -> None:

@@ -263,17 +263,16 @@ DAMAGE: dict[str, tuple[Edit, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", DAMAGE)
-def test_what_is_wrong_with_a_corrected_file_is_said_and_nothing_is_written(
-    hub: HubConfig, tmp_path: Path, what: str
-) -> None:
-    change, said = DAMAGE[what]
+def test_what_is_wrong_with_a_corrected_file_is_said_and_nothing_is_written(hub: HubConfig, tmp_path: Path) -> None:
     send_out(hub, tmp_path / "out")
-    edit(tmp_path / "out", change)
-    with pytest.raises(DatasetError, match=said) as caught:
-        take_in(tmp_path / "out", tmp_path / "set")
-    assert caught.value.code == 2008
-    assert not (tmp_path / "set").exists()
+    whole = (tmp_path / "out" / "annotations.json").read_bytes()
+    for what, (change, said) in DAMAGE.items():
+        (tmp_path / "out" / "annotations.json").write_bytes(whole)
+        edit(tmp_path / "out", change)
+        with pytest.raises(DatasetError, match=said) as caught:
+            take_in(tmp_path / "out", tmp_path / "set")
+        assert caught.value.code == 2008, what
+        assert not (tmp_path / "set").exists(), what
 
 
 @pytest.mark.parametrize("prefix", ["../../../", "/etc/", "images/../../", "\\..\\", "a\0/"])

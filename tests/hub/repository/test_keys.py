@@ -166,25 +166,10 @@ def test_two_of_three_root_keys_sign_at_their_own_desks(
     for name in ("anna", "ben", "cleo"):
         assert main(["hub", "keys", "make", str(desk / f"{name}.pem"), "--passphrase-file", str(phrase)]) == 0
     draft = str(desk / "draft.json")
-    adding = [
-        argument for name in ("anna", "ben", "cleo") for argument in ("--add", str(desk / f"{name}.pem.pub.json"))
-    ]
+    adding = [word for name in ("anna", "ben", "cleo") for word in ("--add", str(desk / f"{name}.pem.pub.json"))]
     first = json.loads(Path(hub, "metadata", "1.root.json").read_text())["signed"]["roles"]["root"]["keyids"][0]
-    arguments = [
-        "hub",
-        "keys",
-        "draft",
-        *adding,
-        "--remove",
-        first[:10],
-        "--threshold",
-        "2",
-        "--out",
-        draft,
-        "--hub",
-        hub,
-    ]
-    assert main(arguments) == 0
+    change = [*adding, "--remove", first[:10], "--threshold", "2"]
+    assert main(["hub", "keys", "draft", *change, "--out", draft, "--hub", hub]) == 0
     assert main(["hub", "keys", "publish", draft, "--hub", hub]) == 1
     for number, name in enumerate(("anna", "ben")):
         key = str(desk / f"{name}.pem")
@@ -251,8 +236,9 @@ def test_a_draft_of_yesterday_is_refused(repository: Repository) -> None:
 
 
 def test_guessing_the_passphrase_of_a_stolen_key_is_slow_and_keys_of_before_still_open(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lineside_hub.repository.key_encryption.ROUNDS", ROUNDS)
     new_key_file(tmp_path / "mine.pem", passphrase="secret words")
     Authority.create(tmp_path / "ca", site="t0", passphrase="secret words")
     Authority.open(tmp_path / "ca", passphrase="secret words")

@@ -25,69 +25,42 @@ from tests.worlds.dashboard import PASSWORD, DashboardClient, DashboardWorld
 from tests.worlds.hub import make_database, make_repository
 
 ALLOWED = {
-    # method and path: the least role; None for everybody who reaches the dashboard
-    ("GET", "/"): "watch",
-    ("GET", "/account"): "watch",
-    ("GET", "/accounts"): "administer",
-    ("GET", "/api"): "watch",
-    ("GET", "/api/v1/accounts"): "administer",
-    ("GET", "/api/v1/audit"): "administer",
-    ("GET", "/api/v1/audit/verification"): "administer",
-    ("GET", "/api/v1/bundles"): "watch",
-    ("GET", "/api/v1/bundles/comparison"): "watch",
-    ("GET", "/api/v1/devices"): "watch",
-    ("GET", "/api/v1/devices/{device}"): "watch",
-    ("GET", "/api/v1/devices/{device}/timeline"): "watch",
-    ("GET", "/api/v1/openapi.json"): "watch",
-    ("GET", "/api/v1/rollouts"): "watch",
-    ("GET", "/api/v1/rollouts/{rollout}"): "watch",
-    ("GET", "/audit"): "administer",
-    ("GET", "/devices/{device}"): "watch",
-    ("GET", "/rollouts"): "watch",
-    ("GET", "/rollouts/new"): "operate",
-    ("GET", "/rollouts/{rollout}"): "watch",
-    ("GET", "/alarms"): "watch",
-    ("GET", "/api/v1/alarms"): "watch",
-    ("GET", "/api/v1/alarms/closed"): "watch",
-    ("GET", "/api/v1/relabel/queue"): "watch",
-    ("GET", "/api/v1/relabel/report"): "watch",
-    ("GET", "/api/v1/results"): "watch",
-    ("GET", "/api/v1/results/{device}/{epoch}/{seq}"): "watch",
-    ("GET", "/api/v1/statistics/comparison"): "watch",
-    ("GET", "/api/v1/statistics/control-chart"): "watch",
-    ("GET", "/api/v1/statistics/pareto"): "watch",
-    ("GET", "/api/v1/statistics/reviews"): "watch",
-    ("GET", "/api/v1/statistics/totals"): "watch",
-    ("GET", "/api/v1/statistics/trend"): "watch",
-    ("GET", "/frames/{sha256}"): "watch",
-    ("GET", "/frames/{sha256}/thumbnail"): "watch",
-    ("GET", "/quality"): "watch",
-    ("GET", "/quality/comparison"): "watch",
-    ("GET", "/relabel"): "watch",
-    ("GET", "/relabel/next"): "watch",
-    ("GET", "/relabel/{device}/{epoch}/{seq}"): "watch",
-    ("GET", "/results"): "watch",
-    ("GET", "/results/export"): "watch",
-    ("GET", "/results/{device}/{epoch}/{seq}"): "watch",
-    ("GET", "/metrics"): "watch",
-    ("GET", "/sign-in"): None,
-    ("GET", "/sign-in/provider"): None,
-    ("GET", "/sign-in/provider/answer"): None,
-    ("GET", "/api/v1/provider-sessions"): "administer",
-    ("DELETE", "/api/v1/provider-sessions/{name:path}"): "administer",
-    ("DELETE", "/api/v1/accounts/{name}"): "administer",
-    ("POST", "/account/password"): "watch",
-    ("POST", "/api/v1/accounts"): "administer",
-    ("POST", "/api/v1/devices/{device}/log"): "operate",
-    ("POST", "/api/v1/devices/{device}/release"): "operate",
-    ("POST", "/api/v1/rollouts"): "operate",
-    ("POST", "/api/v1/rollouts/{rollout}/order"): "operate",
-    ("POST", "/api/v1/alarms/{number}/acknowledgement"): "operate",
-    ("POST", "/api/v1/frames/{sha256}/boxes"): "operate",
-    ("POST", "/api/v1/results/{device}/{epoch}/{seq}/mark"): "operate",
-    ("POST", "/sign-in"): None,
-    ("POST", "/sign-in/provider"): None,
-    ("POST", "/sign-out"): "watch",
+    # the least role, None for everybody who reaches the dashboard; method; paths
+    (method, path): role
+    for role, method, paths in (
+        (None, "GET", "/sign-in /sign-in/provider /sign-in/provider/answer"),
+        (None, "POST", "/sign-in /sign-in/provider"),
+        (
+            "watch",
+            "GET",
+            "/ /account /alarms /api /api/v1/alarms /api/v1/alarms/closed /api/v1/bundles "
+            "/api/v1/bundles/comparison /api/v1/devices /api/v1/devices/{device} "
+            "/api/v1/devices/{device}/timeline /api/v1/openapi.json /api/v1/relabel/queue "
+            "/api/v1/relabel/report /api/v1/results /api/v1/results/{device}/{epoch}/{seq} /api/v1/rollouts "
+            "/api/v1/rollouts/{rollout} /api/v1/statistics/comparison /api/v1/statistics/control-chart "
+            "/api/v1/statistics/pareto /api/v1/statistics/reviews /api/v1/statistics/totals "
+            "/api/v1/statistics/trend /devices/{device} /frames/{sha256} /frames/{sha256}/thumbnail /metrics "
+            "/quality /quality/comparison /relabel /relabel/next /relabel/{device}/{epoch}/{seq} /results "
+            "/results/export /results/{device}/{epoch}/{seq} /rollouts /rollouts/{rollout}",
+        ),
+        ("operate", "GET", "/rollouts/new"),
+        (
+            "operate",
+            "POST",
+            "/api/v1/alarms/{number}/acknowledgement /api/v1/devices/{device}/log "
+            "/api/v1/devices/{device}/release /api/v1/frames/{sha256}/boxes "
+            "/api/v1/results/{device}/{epoch}/{seq}/mark /api/v1/rollouts /api/v1/rollouts/{rollout}/order",
+        ),
+        (
+            "administer",
+            "GET",
+            "/accounts /api/v1/accounts /api/v1/audit /api/v1/audit/verification /api/v1/provider-sessions /audit",
+        ),
+        ("administer", "POST", "/api/v1/accounts"),
+        ("administer", "DELETE", "/api/v1/accounts/{name} /api/v1/provider-sessions/{name:path}"),
+        ("watch", "POST", "/account/password /sign-out"),
+    )
+    for path in paths.split()
 }
 
 
@@ -96,9 +69,11 @@ def test_each_role_gets_what_the_table_says_and_nobody_a_credential(dashboard: D
     with Database.open(dashboard.folder) as database:
         secrets = [row["password"].encode() for row in database.query("SELECT password FROM accounts")]
         secrets += [row["digest"].encode() for row in database.query("SELECT digest FROM sessions")]
+    *_, last = ALLOWED
+    assert last == ("POST", "/sign-out")  # each client's session ends here
     for who in (None, *ROLES):
+        client = dashboard.client(who)
         for (method, path), least in ALLOWED.items():
-            client = dashboard.client(who)
             status, body = client.send(method, re.sub(r"\{\w+(:\w+)?\}", "7", path), None if method == "GET" else {})
             allowed = least is None or (who is not None and ROLES.index(who) >= ROLES.index(least))
             refused = status in (401, 403) or client.answer_headers.get("location", "").startswith("/sign-in")

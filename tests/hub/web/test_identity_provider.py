@@ -144,37 +144,6 @@ def test_who_has_no_role_is_refused_and_an_administrator_ends_sessions(
         expect(page.locator("h1")).to_have_text("Sign in")
 
 
-def test_new_keys_of_the_provider_are_found_and_without_it_local_accounts_sign_in(
-    world: DashboardWorld, provider: IdentityProviderPeer, browser: Browser
-) -> None:
-    provider.stop()
-    provider.rotate()
-    provider.start(world.url)
-    with world.open_page(browser, None, "/sign-in", other=provider.issuer) as page:
-        sign_in(page, "frida")
-        expect(page.locator("h1")).to_have_text("Devices")
-    provider.stop()
-    config = world.web.oidc
-    assert config is not None
-    with pytest.raises(RequestError, match="does not answer") as raised:
-        IdentityProvider(config).begin(world.url, "/")
-    assert raised.value.status == 502
-    fresh = DashboardWorld(world.folder, oidc=config)
-    try:
-        with fresh.open_page(browser, None, "/sign-in") as page:
-            page.click("text=Sign in with Plant login")
-            expect(page.locator("h1")).to_contain_text("The identity provider Plant login does not answer")
-            check_page(page)
-            page.click("text=To the sign-in")
-            page.fill("[name=name]", "Wanda")
-            page.fill("[name=password]", PASSWORD)
-            page.keyboard.press("Enter")
-            expect(page.locator("h1")).to_have_text("Devices")
-    finally:
-        fresh.close()
-        provider.start(world.url)
-
-
 def test_answers_that_belong_to_another_sign_in_are_refused(
     world: DashboardWorld, provider: IdentityProviderPeer
 ) -> None:
@@ -242,6 +211,37 @@ def test_only_a_token_of_the_provider_for_this_client_and_sign_in_is_taken(
     assert not is_taken({}, key=None, algorithm="none")
     public = own.public_key().public_numbers().n.to_bytes(256, "big")  # as if the public key were a shared secret
     assert not is_taken({}, key=public, algorithm="HS256")
+
+
+def test_new_keys_of_the_provider_are_found_and_without_it_local_accounts_sign_in(
+    world: DashboardWorld, provider: IdentityProviderPeer, browser: Browser
+) -> None:
+    """The last test that needs the provider, which costs seconds to start: it stays stopped."""
+    provider.stop()
+    provider.rotate()
+    provider.start(world.url)
+    with world.open_page(browser, None, "/sign-in", other=provider.issuer) as page:
+        sign_in(page, "frida")
+        expect(page.locator("h1")).to_have_text("Devices")
+    provider.stop()
+    config = world.web.oidc
+    assert config is not None
+    with pytest.raises(RequestError, match="does not answer") as raised:
+        IdentityProvider(config).begin(world.url, "/")
+    assert raised.value.status == 502
+    fresh = DashboardWorld(world.folder, oidc=config)
+    try:
+        with fresh.open_page(browser, None, "/sign-in") as page:
+            page.click("text=Sign in with Plant login")
+            expect(page.locator("h1")).to_contain_text("The identity provider Plant login does not answer")
+            check_page(page)
+            page.click("text=To the sign-in")
+            page.fill("[name=name]", "Wanda")
+            page.fill("[name=password]", PASSWORD)
+            page.keyboard.press("Enter")
+            expect(page.locator("h1")).to_have_text("Devices")
+    finally:
+        fresh.close()
 
 
 def test_sessions_of_another_provider_and_of_none_have_ended(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.folder_lock import running_lock
 from lineside_hub.link_monitor import NAME as LINK_STATE
 from lineside_hub.rollouts.push import push
 from lineside_hub.web.pages import devices
@@ -108,8 +108,10 @@ def test_many_devices_are_shown_in_pages_below_a_map_of_all(
         assert Axe().run(page).violations_count == 0
         page.click("main >> text=Next")
         expect(page.locator("tbody th")).to_have_text(names[3:6])
-    (world.folder / LINK_STATE).write_text(f'{{"at_s": {time.time()}, "problem": "the hub has no connection"}}')
-    assert b"the hub has no connection" in world.client("watch").send("GET", "/")[1]
+    (world.folder / LINK_STATE).write_text('{"problem": "the hub has no connection"}')
+    with running_lock(world.folder):
+        for path in ("/", f"/devices/{names[0]}", "/rollouts", "/rollouts/line-a-2"):
+            assert b"the hub has no connection" in world.client("watch").send("GET", path)[1], path
     (world.folder / LINK_STATE).unlink()
 
 

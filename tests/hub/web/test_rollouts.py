@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from lineside.cli import main
 from lineside_hub.rollouts.push import push
 from lineside_hub.simulate.bundles import make_bundle
 from tests.peers import free_port, wait_for
@@ -108,7 +107,7 @@ def test_a_browser_signs_nothing_and_shows_the_command(world: RolloutWorld, brow
         command = page.locator("pre").first.inner_text()
         assert page.locator("button:has-text('Start')").count() == 0
         program, *words = shlex.split(command)
-        assert (program, subprocess.run([sys.executable, "-m", "lineside", *words]).returncode) == ("lineside", 0)
+        assert (program, main(words)) == ("lineside", 0)
         page.reload()
         expect(page.locator("button.primary")).to_be_visible()
     client = world.client("operate")

@@ -76,14 +76,7 @@ def test_a_file_that_claims_to_be_too_large_is_not_fetched(repo: RepoClient, pee
         repo.metadata("7.large.json", max_bytes=100)
 
 
-def test_a_bundle_arrives_whole_on_every_broker(broker: Broker, make_client: MakeClient, tmp_path: Path) -> None:
-    peer = RepoPeer(Repository.create(tmp_path / "hub2", groups=("line",)), broker.config())
-    peer.start()
-    bundle = make_opaque_bundle(tmp_path / "bundle2", FILES)
-    peer.repository.publish(bundle, "line")
-    client = make_client(broker.config(), "cam-1")
-    repo = RepoClient(client, TOPICS, "cam-1")
-    client.start()
+def test_a_bundle_arrives_whole_and_its_progress_is_told(repo: RepoClient, bundle: Bundle, tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
     report = fetch_files(
         repo, bundle.manifest, tmp_path / "slot", on_progress=lambda done, total: progress.append((done, total))
@@ -93,7 +86,6 @@ def test_a_bundle_arrives_whole_on_every_broker(broker: Broker, make_client: Mak
     assert report.reused_bytes == 2 * CHUNK_BYTES, "the same chunk of zeros was asked for once"
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
     assert progress[-1] == (bundle.manifest.size_bytes, bundle.manifest.size_bytes)
-    peer.close()
 
 
 def test_a_bundle_arrives_through_tls_and_the_access_list(make_client: MakeClient, tmp_path: Path) -> None:

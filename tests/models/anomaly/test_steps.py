@@ -68,11 +68,8 @@ def test_a_spread_choice_covers_better_than_chance_and_takes_the_outlier() -> No
     assert worst(chosen) < min(drawn)
 
 
-def test_a_spread_choice_of_more_than_there_is_takes_all() -> None:
+def test_a_spread_choice_of_more_than_there_is_takes_all_and_of_equal_features_each_once() -> None:
     assert choose_spread(_random(5, 3), 9, seed=0).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_a_spread_choice_of_equal_features_takes_each_once() -> None:
     features = np.repeat(_random(3, 60), 4, axis=0)
     chosen = choose_spread(features, 6, seed=0).tolist()
     assert len(set(chosen)) == 6
@@ -90,13 +87,10 @@ def test_distances_to_a_bank_are_those_of_scipy_and_can_leave_a_frame_out() -> N
     np.testing.assert_allclose(bank.distances(asked, without=owner), _distances(turned, others).min(axis=1), rtol=1e-3)
 
 
-def test_a_kept_feature_is_nearly_at_no_distance_in_int8() -> None:
+def test_a_kept_feature_is_nearly_at_no_distance_in_int8_and_a_bank_keeps_to_its_bytes() -> None:
     features = _random(400, 30)
     bank = learn_bank(features, np.zeros(400, np.int64), entries=400, seed=0)
     assert float(bank.distances(features).max()) < 0.1 * float(np.linalg.norm(bank.vectors, axis=1).mean())
-
-
-def test_a_bank_keeps_to_its_bytes() -> None:
     entries = entries_within(10_000, (60, 100))
     banks = [learn_bank(_random(900, size), np.zeros(900, np.int64), entries=entries, seed=0) for size in (60, 100)]
     assert 0 < sum(bank.size_bytes for bank in banks) <= 10_000
@@ -159,21 +153,17 @@ def test_the_fewer_parts_the_higher_is_the_bar_raised() -> None:
 
 
 def test_one_picture_again_and_again_gives_no_bar() -> None:
-    with pytest.raises(InputError, match="one picture again and again"):
-        fit_threshold(np.full((50, 2), 7, np.float32), np.arange(50), 0.99)
-    with pytest.raises(InputError, match="one picture again and again"):
-        fit_threshold(np.zeros((50, 2), np.float32), np.arange(50), 0.99)
+    for value in (7, 0):
+        with pytest.raises(InputError, match="one picture again and again"):
+            fit_threshold(np.full((50, 2), value, np.float32), np.arange(50), 0.99)
 
 
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_auroc_is_that_of_scipys_mann_whitney_also_with_ties(levels: int) -> None:
-    random = np.random.default_rng(levels)
-    good, bad = random.integers(0, levels, 70), random.integers(0, levels, 40) + levels // 3
-    wanted = scipy.stats.mannwhitneyu(bad, good).statistic / (70 * 40)
-    assert auroc(good, bad) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_auroc_refuses_scores_of_one_kind_and_what_is_no_number() -> None:
+def test_auroc_is_that_of_scipys_mann_whitney_also_with_ties() -> None:
+    for levels in (3, 1000):
+        random = np.random.default_rng(levels)
+        good, bad = random.integers(0, levels, 70), random.integers(0, levels, 40) + levels // 3
+        wanted = scipy.stats.mannwhitneyu(bad, good).statistic / (70 * 40)
+        assert auroc(good, bad) == pytest.approx(wanted, abs=1e-12)
     with pytest.raises(InputError, match="0 bad"):
         auroc([1.0], [])
     with pytest.raises(InputError):

@@ -44,12 +44,14 @@ def tiles(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_table_of_boxes_gives_boxes_good_images_and_leaves_out_what_nobody_placed(tiles: Path) -> None:
+def test_a_table_of_boxes_gives_boxes_good_images_and_leaves_out_masks_and_what_nobody_placed(tiles: Path) -> None:
     dataset = load_dataset(tiles, "train")
     assert (dataset.name, dataset.labels) == ("boxes", ("chip", "crack"))
     assert [(s.part_id, len(s.boxes)) for s in dataset.samples] == [("a0", 1), ("a1", 2), ("f0", 0)]
     np.testing.assert_array_equal(dataset.samples[1].boxes, [[3, 2, 12, 8], [0, 0, 2, 2]])
     assert [s.part_id for s in load_dataset(tiles, "val").samples] == ["c0"]
+    (tiles / "folds.csv").unlink()
+    assert [s.path.suffix for s in load_dataset(tiles).samples] == [".jpg"] * 4
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,6 @@ def test_a_damaged_table_is_named_with_its_line(tmp_path: Path, table: str, says
     (tmp_path / "boxes.csv").write_text(table)
     with pytest.raises(DatasetError, match=says):
         load_dataset(tmp_path)
-
-
-def test_without_folds_the_images_are_those_of_the_folders_and_masks_are_none(tiles: Path) -> None:
-    (tiles / "folds.csv").unlink()
-    assert [s.path.suffix for s in load_dataset(tiles).samples] == [".jpg"] * 4
 
 
 def test_masks_beside_photos_have_their_folders_type_by_its_name_in_the_table(tiles: Path) -> None:
@@ -92,14 +89,18 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pairs_hold_the_numbers_of_their_types(pairs: Path) -> None:
+def test_pairs_hold_the_numbers_of_their_types_and_boxes_are_their_pieces(pairs: Path) -> None:
     found = load_masks(pairs, "all")
     assert [s.labels.tolist() for s in found.samples] == [[], [1]]
     assert np.unique(found.mask_of(found.samples[1])).tolist() == [2]
-
-
-def test_without_names_every_bright_pixel_is_a_defect(pairs: Path) -> None:
-    (pairs / "classes.txt").unlink()
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:8, 3:12], mask[12:18, 10:15], mask[19, 0] = 1, 2, 1
+    cv2.imwrite(str(pairs / "masks" / "1.png"), mask)
+    dataset = load_dataset(pairs)
+    assert (dataset.name, dataset.labels) == ("masks", ("dent", "flash"))
+    np.testing.assert_array_equal(dataset.samples[1].boxes, [[3, 2, 12, 8], [10, 12, 15, 18]])
+    assert dataset.samples[1].labels.tolist() == [0, 1] and not len(dataset.samples[0].boxes)
+    (pairs / "classes.txt").unlink()  # every bright pixel is a defect
     cv2.imwrite(str(pairs / "masks" / "1.png"), np.full((20, 20), 255, np.uint8))
     found = load_masks(pairs, "all")
     assert found.labels == ("defect",)
@@ -115,16 +116,6 @@ def test_a_mask_that_is_missing_or_shows_a_nameless_type_is_named(pairs: Path) -
         load_masks(pairs, "all")
     with pytest.raises(InputNotFoundError):
         load_masks(pairs / "nowhere", "all")
-
-
-def test_the_boxes_of_masks_are_their_pieces(pairs: Path) -> None:
-    mask = np.zeros((20, 20), np.uint8)
-    mask[2:8, 3:12], mask[12:18, 10:15], mask[19, 0] = 1, 2, 1
-    cv2.imwrite(str(pairs / "masks" / "1.png"), mask)
-    dataset = load_dataset(pairs)
-    assert (dataset.name, dataset.labels) == ("masks", ("dent", "flash"))
-    np.testing.assert_array_equal(dataset.samples[1].boxes, [[3, 2, 12, 8], [10, 12, 15, 18]])
-    assert dataset.samples[1].labels.tolist() == [0, 1] and not len(dataset.samples[0].boxes)
 
 
 def coco(root: Path, count: int = 40) -> Path:

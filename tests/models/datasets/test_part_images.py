@@ -32,20 +32,13 @@ def _tiles(root: Path) -> Path:
     return root
 
 
-def test_class_folders_tell_good_from_bad_and_masks_are_no_photos(tmp_path: Path) -> None:
+def test_class_folders_tell_good_from_bad_masks_are_no_photos_and_folds_divide_them(tmp_path: Path) -> None:
     root = _tiles(tmp_path)
     assert has_good(root)
-    everything = load_part_images(root).images
-    assert sorted((part.path.name, part.kind, part.good) for part in everything) == [
-        ("a.jpg", "MT_Free", True),
-        ("b.jpg", "MT_Free", True),
-        ("c.jpg", "MT_Free", True),
+    assert sorted((part.path.name, part.kind, part.good) for part in load_part_images(root).images) == [
+        *((f"{name}.jpg", "MT_Free", True) for name in "abc"),
         ("d.jpg", "MT_Crack", False),
     ]
-
-
-def test_folds_divide_them(tmp_path: Path) -> None:
-    root = _tiles(tmp_path)
     assert [part.path.name for part in load_part_images(root, "train").images] == ["a.jpg", "b.jpg"]
     val = {part.path.name: part for part in load_part_images(root, "val").images}
     assert set(val) == {"c.jpg", "d.jpg"}
@@ -69,16 +62,13 @@ def test_mvtecs_layout_is_read_with_its_masks(tmp_path: Path) -> None:
         load_part_images(tmp_path, "val")
 
 
-def test_folders_without_a_good_one_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_good_one_and_damaged_masks_are_refused(tmp_path: Path) -> None:
     _write(tmp_path / "scratch" / "a.png")
     assert not has_good(tmp_path)
     with pytest.raises(DatasetError):
         load_part_images(tmp_path)
     with pytest.raises(InputNotFoundError):
         load_part_images(tmp_path / "nowhere")
-
-
-def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"m\.png"):
         read_mask(tmp_path / "m.png")

@@ -80,20 +80,19 @@ def test_the_board_tells_the_lens_and_its_error(calibrations: dict[DrawnCamera, 
     assert calibrations[STRAIGHT].px_per_mm == pytest.approx(STRAIGHT.px_per_mm, rel=2e-4)
 
 
-def test_out_of_tolerance_is_told_with_the_value() -> None:
+def test_out_of_tolerance_is_told_with_the_value_also_of_presence_and_count() -> None:
     frame = STRAIGHT.picture(Plate(width=40.2, slot=3.8).brightness)
     found = by_name(measure(frame, RULES, scale_calibration(12.0, (640, 480))))
     assert [name for name, one in found.items() if not one.in_tolerance] == ["width", "slot"]
     assert "OUT OF [39.9, 40.1]" in found["width"].text and not found["width"].error
     x1, _, x2, _ = found["width"].line
     assert (x2 - x1) / 12 == pytest.approx(40.2, abs=0.02)
-
-
-def test_presence_and_count() -> None:
-    found = measure(STRAIGHT.picture(Plate().brightness), AREAS)
-    assert [(one.value, one.unit, one.in_tolerance) for one in found] == [(2.0, "", True), (1.0, "share", True)]
-    gone = measure(STRAIGHT.picture(Plate(stud=0.0, slot=0.0).brightness), AREAS)
-    assert [(one.value, one.in_tolerance) for one in gone] == [(0.0, False), (0.0, False)]
+    there, gone = (
+        [(one.value, one.unit, one.in_tolerance) for one in measure(STRAIGHT.picture(plate.brightness), AREAS)]
+        for plate in (Plate(), Plate(stud=0.0, slot=0.0))
+    )
+    assert there == [(2.0, "", True), (1.0, "share", True)]
+    assert gone == [(0.0, "", False), (0.0, "share", False)]
 
 
 @pytest.mark.parametrize(
@@ -177,22 +176,17 @@ def test_rules_follow_the_part(angle: float, shift: tuple[float, float]) -> None
         assert not all(one.in_tolerance for one in measure(frame, SMALL_RULES)), "without it they miss the part"
 
 
-def test_a_part_that_is_not_found_is_no_value() -> None:
+def test_a_part_that_is_not_found_and_a_rule_that_follows_it_out_of_the_frame_are_no_value() -> None:
     locator = locator_of(SMALL.picture(Plate().brightness))
-    for plate, why in (
-        (Plate(width=0), "no part is in the frame"),
-        (Plate(shift=(25, 0)), "cuts the part off"),
-        (Plate(width=12, height=8, bore=0, slot=0), "not the part"),
+    wide = (LengthRule(name="wide", line=((20, 300), (620, 300)), inside="dark", unit="px", min=0),)
+    for plate, why, rules in (
+        (Plate(width=0), "no part is in the frame", SMALL_RULES),
+        (Plate(shift=(25, 0)), "cuts the part off", SMALL_RULES),
+        (Plate(width=12, height=8, bore=0, slot=0), "not the part", SMALL_RULES),
+        (Plate(shift=(15, 0)), "outside the frame", wide),
     ):
-        found = measure(SMALL.picture(plate.brightness), SMALL_RULES, locator=locator)
-        assert len(found) == 3 and all(one.value is None and why in one.error for one in found)
-
-
-def test_a_rule_that_follows_the_part_out_of_the_frame_is_no_value() -> None:
-    locator = locator_of(SMALL.picture(Plate().brightness))
-    rule = LengthRule(name="wide", line=((20, 300), (620, 300)), inside="dark", unit="px", min=0)
-    (found,) = measure(SMALL.picture(Plate(shift=(15, 0)).brightness), (rule,), locator=locator)
-    assert found.value is None and "outside the frame" in found.error
+        found = measure(SMALL.picture(plate.brightness), rules, locator=locator)
+        assert len(found) == len(rules) and all(one.value is None and why in one.error for one in found)
 
 
 def test_rules_are_read_from_plain_values_and_refused_with_their_path() -> None:
@@ -210,13 +204,10 @@ def test_rules_are_read_from_plain_values_and_refused_with_their_path() -> None:
         read_rules({"measure": [rule, rule]})
 
 
-def test_min_size_mm_follows_the_calibration() -> None:
+def test_min_size_mm_follows_the_calibration_and_no_board_is_an_error() -> None:
     calibration = scale_calibration(4.0, (640, 480))
     assert Rules(calibration=calibration, min_size_mm={"*": 1.0}).scale == pytest.approx(4.0)
     with pytest.raises(ValueError, match="say the same"):
         Rules(calibration=calibration, px_per_mm=4.0)
-
-
-def test_no_board_is_an_error() -> None:
     with pytest.raises(MeasurementError, match="no chequerboard"):
         board_calibration(np.full((480, 640), 128, np.uint8), 8, 6, 5.0)

@@ -99,29 +99,28 @@ def test_components_come_out_of_data_with_known_components(seed: int) -> None:
         assert math.sqrt(np.mean(squares[name])) == pytest.approx(sd, rel=0.12), name
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_properties_of_all_studies(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    shape = tuple(rng.integers((1, 2, 2), (5, 8, 5)))
-    values = rng.normal(size=shape) + 3 * rng.normal(size=(1, shape[1], 1))
-    for analyse in (repeatability_by_anova, repeatability_by_range):
-        study = analyse(values, tolerance=10.0)
-        one = {each.name: each for each in study.components}
-        assert one["total"].sd ** 2 == pytest.approx(one["R&R"].sd ** 2 + one["part"].sd ** 2)
-        assert one["R&R"].sd ** 2 == pytest.approx(one["repeatability"].sd ** 2 + one["reproducibility"].sd ** 2)
-        assert one["R&R"].tolerance_percent == pytest.approx(60 * one["R&R"].sd)
-        assert sum(one[name].contribution_percent for name in ("R&R", "part")) == pytest.approx(100)
-        moved = analyse(5 - 2 * values, tolerance=20.0)  # another unit and origin change nothing that is relative
-        assert moved.component("R&R").study_percent == pytest.approx(one["R&R"].study_percent)
-        assert moved.rr_percent == pytest.approx(study.rr_percent)
-        order = rng.permutation(shape[1])
-        assert analyse(values[:, order], tolerance=10.0).rr_percent == pytest.approx(study.rr_percent)
-    if shape[0] == 1:
-        assert one["reproducibility"].sd == 0
-    rows = {row.source: row for row in repeatability_by_anova(values).anova}
-    total = rows.pop("total")
-    assert sum(row.ss for row in rows.values()) == pytest.approx(total.ss)
-    assert sum(row.df for row in rows.values()) == total.df
+def test_properties_of_all_studies() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        shape = tuple(rng.integers((1, 2, 2), (5, 8, 5)))
+        values = rng.normal(size=shape) + 3 * rng.normal(size=(1, shape[1], 1))
+        for analyse in (repeatability_by_anova, repeatability_by_range):
+            study = analyse(values, tolerance=10.0)
+            one = {each.name: each for each in study.components}
+            assert one["total"].sd ** 2 == pytest.approx(one["R&R"].sd ** 2 + one["part"].sd ** 2)
+            assert one["R&R"].sd ** 2 == pytest.approx(one["repeatability"].sd ** 2 + one["reproducibility"].sd ** 2)
+            assert one["R&R"].tolerance_percent == pytest.approx(60 * one["R&R"].sd)
+            assert sum(one[name].contribution_percent for name in ("R&R", "part")) == pytest.approx(100)
+            moved = analyse(5 - 2 * values, tolerance=20.0)  # another unit and origin change nothing that is relative
+            assert moved.component("R&R").study_percent == pytest.approx(one["R&R"].study_percent)
+            assert moved.rr_percent == pytest.approx(study.rr_percent)
+            order = rng.permutation(shape[1])
+            assert analyse(values[:, order], tolerance=10.0).rr_percent == pytest.approx(study.rr_percent)
+        assert shape[0] > 1 or one["reproducibility"].sd == 0
+        rows = {row.source: row for row in repeatability_by_anova(values).anova}
+        total = rows.pop("total")
+        assert sum(row.ss for row in rows.values()) == pytest.approx(total.ss)
+        assert sum(row.df for row in rows.values()) == total.df
 
 
 def test_indices_of_a_gauge() -> None:

@@ -154,17 +154,14 @@ def test_what_can_not_be_read_is_an_error_that_says_what_to_do(what: str) -> Non
     check_refused(*BAD[what])
 
 
-def test_an_image_of_144_megapixels_is_refused() -> None:
-    check_refused(png_bomb(12_000, 12_000), "image can't be read")
-
-
 def check_refused(data: bytes, words: str) -> None:
     with pytest.raises(DocumentError, match=words) as raised:
         read_document(data)
     assert raised.value.code == 2030 and raised.value.expected and raised.value.actual
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_an_image_of_144_megapixels_and_a_file_that_is_not_there_are_refused() -> None:
+    check_refused(png_bomb(12_000, 12_000), "image can't be read")
     with pytest.raises(InputNotFoundError, match="no document"):
         read_document("nowhere.pdf")
 

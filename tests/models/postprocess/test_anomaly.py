@@ -23,7 +23,7 @@ def _maps(frames: int = 1) -> dict[str, np.typing.NDArray[np.float32]]:
     }
 
 
-def test_a_region_that_stands_out_is_boxed_and_outlined_where_it_is() -> None:
+def test_a_region_that_stands_out_at_either_scale_is_boxed_and_outlined_where_it_is() -> None:
     maps = _maps()
     maps["fine"][0, 0, 4:7, 2:4] = 14
     (found,) = decode(maps, HOW, [BOX])
@@ -32,15 +32,10 @@ def test_a_region_that_stands_out_is_boxed_and_outlined_where_it_is() -> None:
     assert defect.box == (64, 64, 128, 112)
     assert defect.score > 0.95
     assert len(defect.outline) >= 4
-
-
-def test_what_the_coarse_scale_alone_sees_counts_as_well() -> None:
     maps = _maps()
     maps["coarse"][0, 0, 0, 4] = 16
-    (found,) = decode(maps, HOW, [BOX])
-    (defect,) = select(found, HOW, LABELS)
-    assert defect.box[0] > 200
-    assert defect.box[3] < 80
+    (defect,) = select(decode(maps, HOW, [BOX])[0], HOW, LABELS)
+    assert defect.box[0] > 200 and defect.box[3] < 80
 
 
 def test_the_strongest_region_has_the_frames_score_from_the_greatest_values_wherever_they_lie() -> None:
@@ -76,14 +71,11 @@ def test_the_heat_map_has_the_frames_pixels_and_is_hot_where_the_region_is() -> 
     assert float(np.median(heat)) < 1e-3
 
 
-def test_a_map_that_holds_what_is_no_number_is_an_error_and_no_pass() -> None:
+def test_a_missing_map_one_without_numbers_and_wrong_parameters_are_errors_and_no_pass() -> None:
     maps = _maps()
     maps["fine"][0, 0, 3, 3] = np.nan
     with pytest.raises(BadInputFormatError, match="fine"):
         decode(maps, HOW, [BOX])
-
-
-def test_a_missing_map_and_wrong_parameters_are_named() -> None:
     with pytest.raises(BadInputFormatError, match="map of distances"):
         decode({"fine": _maps()["fine"]}, HOW, [BOX])
     for params in ({"maps": [], "calibration": [[1, 0]]}, {"maps": ["a"]}, {"maps": ["a"], "calibration": [[-1, 0]]}):

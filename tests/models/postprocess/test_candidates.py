@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates, decode, read_params, select, thresholds_of
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import BadInputFormatError, ConfigError
+from tests.models import slow_dfl
 
 BINS = 16
 CLASSES = 3
@@ -58,11 +58,14 @@ def _put(
         maps[f"box_{stride}"][frame, side * BINS : (side + 1) * BINS, row, column] = bins
 
 
-def test_nothing_is_found_where_nothing_is() -> None:
-    (found,) = decode(_maps(), _how(), [WHOLE])
+def test_nothing_is_found_where_nothing_is_or_in_the_padding() -> None:
+    maps = _maps()
+    (found,) = decode(maps, _how(), [WHOLE])
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert select(found, _how(), NAMES) == ()
+    _put(maps, box=(40, 180, 100, 220), label=0, logit=3.0)
+    assert len(decode(maps, _how(), [Letterbox(1.0, 1.0, 224, 150)])[0]) == 0
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
@@ -82,12 +85,6 @@ def test_boxes_are_mapped_back_to_the_frame_and_cut_at_its_edge() -> None:
     _put(maps, box=(180, 180, 222, 222), label=2, logit=2.0)
     (found,) = decode(maps, _how(), [Letterbox(2.0, 0.5, 100, 400)])
     np.testing.assert_allclose(found.boxes, [[20, 80, 60, 200], [90, 360, 100, 400]], atol=1e-3)
-
-
-def test_what_lies_in_the_padding_is_dropped() -> None:
-    maps = _maps()
-    _put(maps, box=(40, 180, 100, 220), label=0, logit=3.0)
-    assert len(decode(maps, _how(), [Letterbox(1.0, 1.0, 224, 150)])[0]) == 0
 
 
 def test_overlapping_boxes_of_one_type_are_one_defect_but_types_stay_apart() -> None:
@@ -123,14 +120,16 @@ def test_boxes_without_area_are_no_numbers_to_divide_by() -> None:
     assert np.isfinite(found.boxes).all()
 
 
-def test_frames_of_a_batch_are_decoded_apart() -> None:
+def test_frames_of_a_batch_are_decoded_apart_also_in_half_precision() -> None:
     maps = _maps(frames=2)
     _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0, frame=1)
-    first, second = decode(maps, _how(), [WHOLE, WHOLE])
-    assert (len(first), len(second)) == (0, 1)
+    for kind in (np.float32, np.float16):
+        first, second = decode({name: values.astype(kind) for name, values in maps.items()}, _how(), [WHOLE, WHOLE])
+        assert (len(first), len(second)) == (0, 1)
+        np.testing.assert_allclose(second.boxes, [[40, 40, 120, 100]], atol=0.2)
 
 
-def test_the_raw_score_decides_what_is_looked_at_and_the_calibration_what_is_said() -> None:
+def test_the_raw_score_decides_what_is_looked_at_and_the_calibration_what_is_said_and_in_which_order() -> None:
     maps = _maps()
     _put(maps, box=(40, 40, 120, 100), label=0, logit=-1.0)
     _put(maps, box=(130, 130, 180, 180), label=1, logit=0.5)
@@ -138,12 +137,7 @@ def test_the_raw_score_decides_what_is_looked_at_and_the_calibration_what_is_sai
     (found,) = decode(maps, how, [WHOLE])
     np.testing.assert_array_equal(found.labels, [1])
     np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-2))], rtol=1e-6)
-
-
-def test_calibrated_scores_set_the_order() -> None:
-    maps = _maps()
     _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
-    _put(maps, box=(130, 130, 180, 180), label=1, logit=0.5)
     (found,) = decode(maps, _how(calibration=[[1.0, -3.0], [1.0, 3.0], [1.0, 0.0]]), [WHOLE])
     np.testing.assert_array_equal(found.labels, [1, 0])
 
@@ -158,33 +152,6 @@ def test_a_noisy_frame_is_bounded() -> None:
     assert (np.diff(found.scores) <= 0).all()
 
 
-def test_half_precision_outputs_are_read() -> None:
-    maps = _maps()
-    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
-    (found,) = decode({name: values.astype(np.float16) for name, values in maps.items()}, _how(), [WHOLE])
-    np.testing.assert_allclose(found.boxes, [[40, 40, 120, 100]], atol=0.2)
-
-
-def _reference(maps: dict[str, npt.NDArray[np.float32]], *, score_min: float, iou: float) -> list[tuple[Any, ...]]:
-    """The same, written as one would explain it: cell by cell, box by box."""
-    found = []
-    for stride in (8, 16, 32):
-        scores, sides = maps[f"cls_{stride}"][0].astype(np.float64), maps[f"box_{stride}"][0].astype(np.float64)
-        for label, row, column in np.ndindex(*scores.shape):
-            score = 1 / (1 + np.exp(-scores[label, row, column]))
-            if score <= score_min:
-                continue
-            weights = np.exp(sides[:, row, column].reshape(4, BINS))
-            left, top, right, bottom = (weights * np.arange(BINS)).sum(1) / weights.sum(1) * stride
-            x, y = (column + 0.5) * stride, (row + 0.5) * stride
-            found.append((score, label, np.array([x - left, y - top, x + right, y + bottom])))
-    kept: list[tuple[Any, ...]] = []
-    for each in sorted(found, key=lambda one: -one[0]):
-        if all(each[1] != other[1] or box_iou(each[2][None], other[2][None])[0, 0] <= iou for other in kept):
-            kept.append(each)
-    return kept
-
-
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.001, 0.05), iou=st.sampled_from([0.3, 0.6, 0.8]))
 def test_it_agrees_with_the_plain_reading(seed: int, share: float, iou: float) -> None:
@@ -196,13 +163,13 @@ def test_it_agrees_with_the_plain_reading(seed: int, share: float, iou: float) -
             values += rng.normal(0, 0.5, values.shape).astype(np.float32)
         else:
             values += rng.normal(0, 2, values.shape).astype(np.float32)
-    expected = _reference(maps, score_min=0.05, iou=iou)
-    far = Letterbox(1.0, 1.0, 10_000, 10_000)
-    (found,) = decode(maps, _how(score_min=0.05, nms_iou=iou, max_detections=1000), [far])
-    inside = [each for each in expected if (np.maximum(each[2], 0)[2:] > np.maximum(each[2], 0)[:2]).all()]
-    assert len(found) == len(inside)
-    np.testing.assert_allclose(found.scores, [each[0] for each in inside], rtol=1e-5)
-    np.testing.assert_allclose(found.boxes, np.array([each[2] for each in inside]).reshape(-1, 4).clip(0), atol=2e-3)
+    params = {"score_min": 0.05, "nms_iou": iou, "max_detections": 1000}
+    plain = {"strides": (8, 16, 32), "reg_bins": BINS, "vote_iou": 1, "calibration": [(1, 0)] * CLASSES}
+    expected = slow_dfl.decode(maps, plain | params, 10_000, 10_000)
+    (found,) = decode(maps, _how(**params), [Letterbox(1.0, 1.0, 10_000, 10_000)])
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found.scores, [score for _, score, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes, np.array([box for *_, box in expected]).reshape(-1, 4), atol=2e-3)
 
 
 def test_select_takes_the_manifest_s_thresholds_or_one_for_all() -> None:
@@ -220,37 +187,17 @@ def test_select_takes_the_manifest_s_thresholds_or_one_for_all() -> None:
     assert len(select(found, _how(), NAMES, threshold=0.0)) == 3
 
 
-def test_thresholds_must_be_one_a_type() -> None:
-    with pytest.raises(ConfigError, match="3 numbers"):
-        thresholds_of(_how(thresholds=[0.5]), 3)
-
-
 @pytest.mark.parametrize(
-    "params",
-    [
-        {"stride": [8]},
-        {"strides": []},
-        {"strides": [0]},
-        {"reg_bins": 1},
-        {"nms_iou": 0},
-        {"score_min": 1.5},
-        {"score_min": "low"},
-        {"calibration": [[1.0]]},
-        {"calibration": [[-1.0, 0.0]]},
-        {"max_detections": 0},
-    ],
-)
-def test_bad_parameters_are_refused(params: dict[str, Any]) -> None:
+    ("name", "value"),
+    [("stride", [8]), ("strides", []), ("strides", [0]), ("reg_bins", 1), ("nms_iou", 0), ("score_min", 1.5),
+     ("score_min", "low"), ("calibration", [[1.0]]), ("calibration", [[-1.0, 0.0]]), ("max_detections", 0)],
+)  # fmt: skip
+def test_bad_parameters_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=r"postprocess\.params"):
-        read_params(params)
+        read_params({name: value})
 
 
-def test_an_unknown_decoder_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="dfl_anchor_free"):
-        decode(_maps(), Postprocess(name="yolo"), [WHOLE])
-
-
-def test_missing_and_misshapen_outputs_say_what_was_expected() -> None:
+def test_unknown_decoders_and_misshapen_outputs_say_what_was_expected() -> None:
     maps = _maps()
     del maps["box_16"]
     with pytest.raises(BadInputFormatError, match="cls_16 and box_16"):
@@ -261,3 +208,7 @@ def test_missing_and_misshapen_outputs_say_what_was_expected() -> None:
         decode(_maps(frames=2), _how(), [WHOLE])
     with pytest.raises(ConfigError, match="3 pairs"):
         decode(_maps(), _how(calibration=[[1.0, 0.0]]), [WHOLE])
+    with pytest.raises(ConfigError, match="3 numbers"):
+        thresholds_of(_how(thresholds=[0.5]), 3)
+    with pytest.raises(ConfigError, match="dfl_anchor_free"):
+        decode(_maps(), Postprocess(name="yolo"), [WHOLE])

@@ -53,17 +53,20 @@ def only_box(outputs: dict[str, Array], post: Postprocess, letterbox: Letterbox 
     return found
 
 
-def test_yolov5_multiplies_objectness_and_class() -> None:
-    found = only_box({"output0": yolov5_output()}, how("yolov5"))
-    np.testing.assert_allclose(found.boxes, [BOX], atol=1e-4)
-    np.testing.assert_allclose(found.scores, [0.4], rtol=1e-6)
-    assert found.labels.tolist() == [1]
+def test_yolov5_multiplies_objectness_and_class_and_yolov8_reads_one_column_a_cell() -> None:
+    for output, name, score in ((yolov5_output(), "yolov5", 0.4), (yolov8_output(), "yolov8", 0.75)):
+        found = only_box({"output0": output}, how(name))
+        np.testing.assert_allclose(found.boxes, [BOX], atol=1e-4)
+        np.testing.assert_allclose(found.scores, [score], rtol=1e-6)
+        assert found.labels.tolist() == [1]
 
 
-def test_yolov8_reads_one_column_a_cell() -> None:
-    found = only_box({"output0": yolov8_output()}, how("yolov8"))
-    np.testing.assert_allclose(found.boxes, [BOX], atol=1e-4)
-    np.testing.assert_allclose(found.scores, [0.75], rtol=1e-6)
+def test_yolox_that_the_graph_has_decoded_is_taken_as_it_is_and_of_another_size_is_refused() -> None:
+    rows = np.zeros((1, CELLS, 5 + len(NAMES)), np.float32)
+    rows[0, 3, :6] = (*centred(BOX), 0.9, 1.0)
+    np.testing.assert_allclose(only_box({"o": rows}, how("yolox", decoded=True)).boxes, [BOX], atol=1e-4)
+    with pytest.raises(BadInputFormatError, match="strides"):
+        decode({"o": np.zeros((1, CELLS + 1, 8), np.float32)}, how("yolox"), [WHOLE])
 
 
 @pytest.mark.parametrize(("stride", "first"), [(8, 0), (16, 64), (32, 80)])
@@ -79,17 +82,6 @@ def test_yolox_adds_the_cell(stride: int, first: int) -> None:
     np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
 
 
-def test_yolox_that_the_graph_has_decoded_is_taken_as_it_is() -> None:
-    rows = np.zeros((1, CELLS, 5 + len(NAMES)), np.float32)
-    rows[0, 3, :6] = (*centred(BOX), 0.9, 1.0)
-    np.testing.assert_allclose(only_box({"o": rows}, how("yolox", decoded=True)).boxes, [BOX], atol=1e-4)
-
-
-def test_yolox_of_another_size_is_refused() -> None:
-    with pytest.raises(BadInputFormatError, match="strides"):
-        decode({"o": np.zeros((1, CELLS + 1, 8), np.float32)}, how("yolox"), [WHOLE])
-
-
 def test_end_to_end_boxes_are_kept_even_where_they_overlap() -> None:
     rows = np.array([[[*BOX, 0.9, 2], [*BOX, 0.8, 2], [0, 0, 0, 0, 0, 0]]], np.float32)
     (found,) = decode({"o": rows}, how("yolo_end2end"), [WHOLE])
@@ -97,20 +89,20 @@ def test_end_to_end_boxes_are_kept_even_where_they_overlap() -> None:
     assert found.labels.tolist() == [2, 2]
 
 
-def test_doubles_of_one_type_are_one_and_of_two_types_are_two() -> None:
+def test_doubles_of_one_type_are_one_and_a_box_counts_for_its_best_class_unless_several_may_be_right() -> None:
     columns = yolov8_output()
     columns[0, :, 6] = columns[0, :, 5] * [1, 1, 1, 1, 1, 0.9, 1]
     assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 1
     columns[0, 4:, 6] = 0.6, 0, 0
     assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 2
-
-
-def test_a_box_counts_for_its_best_class_unless_several_may_be_right() -> None:
     columns = yolov8_output()
     columns[0, 4, 5] = 0.5
     assert only_box({"o": columns}, how("yolov8")).labels.tolist() == [1]
     (found,) = decode({"o": columns}, how("yolov8", multi_label=True), [WHOLE])
     assert found.labels.tolist() == [1, 0]
+    for rows in (slice(4), slice(None)):  # no numbers are no detection
+        columns[0, rows] = np.nan
+        assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 0
 
 
 def test_boxes_go_back_to_the_frame_through_scale_and_padding() -> None:
@@ -167,14 +159,6 @@ def test_any_box_survives_the_way_through_yolov8(
     assert found.labels.tolist() == [label]
 
 
-def test_what_is_not_a_number_is_no_detection() -> None:
-    columns = yolov8_output()
-    columns[0, :4, 5] = np.nan
-    assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 0
-    columns[0] = np.nan
-    assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 0
-
-
 def test_classification_covers_the_whole_frame() -> None:
     letterbox = Letterbox(0.5, 0.25, 100, 60, padded=(SIDE, SIDE))
     (found,) = decode({"logits": np.array([[0.0, 3.0, 1.0]], np.float32)}, how("classification"), [letterbox])
@@ -184,23 +168,16 @@ def test_classification_covers_the_whole_frame() -> None:
     np.testing.assert_allclose(found.boxes, [(0, 0, 100, 60)] * 3)
 
 
-def test_a_good_class_is_no_defect() -> None:
-    post = how("classification", good=[1])
-    (found,) = decode({"logits": np.array([[0.0, 3.0, 1.0]], np.float32)}, post, [WHOLE])
-    assert found.labels[0] == 1  # an evaluation wants to know that it was the likeliest
-    assert select(found, post, NAMES) == ()
+def test_a_good_class_is_no_defect_several_may_be_right_with_sigmoid_and_a_background_has_no_label() -> None:
+    def classified(logits: list[float], **params: Any) -> tuple[list[int], list[str]]:
+        post = how("classification", **params)
+        (found,) = decode({"logits": np.array([logits], np.float32)}, post, [WHOLE])
+        return found.labels.tolist(), [one.type for one in select(found, post, NAMES)]
 
-
-def test_several_classes_may_be_right_with_sigmoid() -> None:
-    post = how("classification", activation="sigmoid")
-    (found,) = decode({"logits": np.array([[2.0, 2.0, -9.0]], np.float32)}, post, [WHOLE])
-    assert [one.type for one in select(found, post, NAMES)] == ["dent", "hole"]
-
-
-def test_a_background_column_has_no_label() -> None:
-    post = how("classification", activation="none", first_class=1)
-    (found,) = decode({"p": np.array([[0.1, 0.2, 0.7, 0.0]], np.float32)}, post, [WHOLE])
-    assert found.labels.tolist() == [1, 0]
+    labels, defects = classified([0.0, 3.0, 1.0], good=[1])
+    assert labels[0] == 1 and defects == []  # an evaluation wants to know that it was the likeliest
+    assert classified([2.0, 2.0, -9.0], activation="sigmoid")[1] == ["dent", "hole"]
+    assert classified([0.1, 0.2, 0.7, 0.0], activation="none", first_class=1)[0] == [1, 0]
 
 
 def test_segmentation_gives_each_piece_its_box_and_outline() -> None:
@@ -220,21 +197,17 @@ def test_segmentation_gives_each_piece_its_box_and_outline() -> None:
     assert len(decode({"out": maps}, how("segmentation", area_min=2), [WHOLE])[0]) == 2
 
 
-def test_segmentation_with_sigmoid_lets_classes_overlap() -> None:
+def test_segmentation_with_sigmoid_lets_classes_overlap_and_a_frame_without_a_defect_has_none() -> None:
     maps = np.full((1, 2, 8, 8), -9, np.float32)
     maps[0, :, 2:4, 2:4] = 4
     post = how("segmentation", activation="sigmoid", background=None)
     (found,) = decode({"out": maps}, post, [WHOLE])
     assert sorted(found.labels.tolist()) == [0, 1]
     np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-4)), rtol=1e-5)
-
-
-def test_a_frame_without_a_defect_has_none() -> None:
     maps = np.zeros((1, 3, 16, 16), np.float32)
     maps[0, 0] = 5
     (found,) = decode({"out": maps}, how("segmentation"), [WHOLE])
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
+    assert len(found) == 0 and found.boxes.shape == (0, 4)
 
 
 def test_tensorflows_boxes_are_shares_with_y_first() -> None:
@@ -244,10 +217,7 @@ def test_tensorflows_boxes_are_shares_with_y_first() -> None:
         "detection_classes": np.array([[3.0, 1.0]], np.float32),
         "num_detections": np.array([1.0], np.float32),
     }
-    names = {
-        what: f"detection_{part}"
-        for what, part in zip(("boxes", "scores", "labels"), ("boxes", "scores", "classes"), strict=True)
-    }
+    names = {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"}
     found = only_box(outputs, how("detections", order="yxyx", shares=True, first_class=1, **names))
     np.testing.assert_allclose(found.boxes, [BOX], atol=1e-4)
     assert found.labels.tolist() == [2]
@@ -279,11 +249,11 @@ NEEDED = {"anomaly_maps": {"maps": ["o"], "calibration": [[1.0, 0.0]]}}
 
 
 @pytest.mark.parametrize("name", sorted(set(DECODERS) - {"dfl_anchor_free", "ssd"}))
-@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (1, 3, 1), (1, 2, 3, 4, 5)])
-def test_outputs_of_no_such_head_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadInputFormatError) as caught:
-        decode({"o": np.zeros(shape, np.float32)}, how(name, **NEEDED.get(name, {})), [WHOLE])
-    assert caught.value.expected is not None
+def test_outputs_of_no_such_head_are_refused(name: str) -> None:
+    for shape in ((), (1,), (2, 3), (1, 3, 1), (1, 2, 3, 4, 5)):
+        with pytest.raises(BadInputFormatError) as caught:
+            decode({"o": np.zeros(shape, np.float32)}, how(name, **NEEDED.get(name, {})), [WHOLE])
+        assert caught.value.expected is not None
 
 
 def test_more_classes_than_labels_is_an_error() -> None:

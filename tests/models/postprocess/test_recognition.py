@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lineside_models.postprocess import DECODERS, count_classes, recognise
@@ -49,8 +51,7 @@ def outputs(*shapes: tuple[int, ...], names: tuple[str, ...] = ()) -> list[Tenso
     ],
 )
 def test_a_head_is_told_from_its_shapes(name: str, side: int, classes: int, shapes: list[tuple[int, ...]]) -> None:
-    found = recognise([image(side, side)], outputs(*shapes), classes)
-    assert found.name == name
+    assert recognise([image(side, side)], outputs(*shapes), classes).name == name
     assert name in DECODERS
 
 
@@ -82,7 +83,7 @@ def test_the_last_operators_tell_what_shapes_cannot() -> None:
     assert pixels.params["scores"] == ["output0", "output2", "output4"]
 
 
-def test_four_classes_beside_four_sides_are_told_by_name_or_order() -> None:
+def test_four_classes_beside_four_sides_are_told_by_name_or_order_and_detr_by_its_column_of_no_object() -> None:
     rf_detr = outputs((1, 300, 4), (1, 300, 4), names=("dets", "labels"))
     found = recognise([image()], rf_detr, 3)
     assert found.params == {"scores": "labels", "boxes": "dets", "background": True}
@@ -90,50 +91,35 @@ def test_four_classes_beside_four_sides_are_told_by_name_or_order() -> None:
     assert maps.params["scores"] == ["output0", "output1", "output2"]
     with pytest.raises(UnknownHeadError):
         recognise([image()], outputs((1, 300, 4), (1, 300, 4)), 4)
-
-
-def test_queries_with_a_column_of_no_object_are_those_of_detr() -> None:
     detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("pred_logits", "pred_boxes"))
     found = recognise([image()], detr, COCO)
     assert (found.params["activation"], found.params["background"]) == ("softmax", True)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "how"),
+    ("shapes", "name", "params"),
     [
-        ([(1, 300, 4), (1, 300, 7)], Postprocess(name="detr", params={"boxes": "output0", "scores": "output1"})),
-        (
-            [(1, 2125, 4), (1, 7, 2125)],
-            Postprocess(name="box_scores", params={"boxes": "output0", "scores": "output1"}),
-        ),
-        ([(1, 1344, 11)], Postprocess(name="box_scores")),
-        ([(1, 3598, 39)], Postprocess(name="distances", params={"reg_bins": 8})),
-        (
-            [(1, 7, 8, 8), (1, 4, 8, 8)],
-            Postprocess(name="distances", params={"scores": ["output0"], "boxes": ["output1"]}),
-        ),
+        ([(1, 300, 4), (1, 300, 7)], "detr", {"boxes": "output0", "scores": "output1"}),
+        ([(1, 2125, 4), (1, 7, 2125)], "box_scores", {"boxes": "output0", "scores": "output1"}),
+        ([(1, 1344, 11)], "box_scores", {}),
+        ([(1, 3598, 39)], "distances", {"reg_bins": 8}),
+        ([(1, 7, 8, 8), (1, 4, 8, 8)], "distances", {"scores": ["output0"], "boxes": ["output1"]}),
     ],
 )
-def test_classes_are_counted(shapes: list[tuple[int, ...]], how: Postprocess) -> None:
-    assert count_classes(outputs(*shapes), how) == 7
+def test_classes_are_counted(shapes: list[tuple[int, ...]], name: str, params: dict[str, Any]) -> None:
+    assert count_classes(outputs(*shapes), Postprocess(name=name, params=params)) == 7
 
 
-def test_what_shapes_cannot_tell_is_asked_for() -> None:
+def test_what_shapes_cannot_tell_is_asked_for_and_what_fits_nothing_is_refused() -> None:
     with pytest.raises(UnknownHeadError) as caught:
         recognise([image()], outputs((1, 8400, 85)), COCO)  # YOLOX with its boxes decoded in the graph or not
-    assert "yolox" in str(caught.value)
-    assert "decoded" in str(caught.value)
+    assert "yolox" in str(caught.value) and "decoded" in str(caught.value)
     assert caught.value.code == 2010
-
-
-@pytest.mark.parametrize(
-    "shapes", [[(1, 85, 22, 22), (1, 2)], [(1, 7, 13, 9)], [(3,)], [(1, 84, 8400)], [(1, 25200, 84)], []]
-)
-def test_what_fits_nothing_is_refused_with_what_was_seen(shapes: list[tuple[int, ...]]) -> None:
-    with pytest.raises(UnknownHeadError, match="no decoder fits"):
-        recognise([image()], outputs(*shapes), 5)
-
-
-def test_without_the_size_of_the_input_cells_cannot_be_counted() -> None:
-    with pytest.raises(UnknownHeadError):
+    with pytest.raises(UnknownHeadError):  # the cells can't be counted
         recognise([image(-1, -1)], outputs((1, 84, 8400)), COCO)
+    nothing: tuple[list[tuple[int, ...]], ...] = (
+        [(1, 85, 22, 22), (1, 2)], [(1, 7, 13, 9)], [(3,)], [(1, 84, 8400)], [(1, 25200, 84)], []
+    )  # fmt: skip
+    for shapes in nothing:
+        with pytest.raises(UnknownHeadError, match="no decoder fits"):
+            recognise([image()], outputs(*shapes), 5)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lineside_models.frame import Frame, UInt8Array
+from lineside_models.frame import Frame
 from lineside_models.golden import replay
 from lineside_models.inspector import Inspector
 from lineside_models.reference.learning import LearnedReference, ReferenceOptions, learn_reference
@@ -116,13 +116,9 @@ def test_several_products_in_one_bundle(tmp_path: Path) -> None:
     assert learned.frames == (8, 8)
     bundle = write_bundle(learned, tmp_path / "both", name="both")
     with ImageInspector(bundle.path) as inspector:
-        passed = [each.passed for each in inspector.predict([*map(image_of, good_frames(4, 3, first=50))])]
+        passed = [each.passed for each in inspector.predict([each.image for each in good_frames(4, 3, first=50)])]
         assert passed == [True] * 3
         assert not inspector.predict(photo(with_defect(board(4), (100, 60))))[0].passed
-
-
-def image_of(frame: Frame) -> UInt8Array:
-    return frame.image
 
 
 def test_without_edges_that_may_move_more_good_parts_would_be_rejected() -> None:

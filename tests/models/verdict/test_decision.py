@@ -53,16 +53,15 @@ def test_a_threshold_by_type_comes_before_one_for_all(manifest: Manifest) -> Non
     assert [found.type for found in decision.detections] == ["dark"]
 
 
-def test_a_candidate_in_its_band_makes_the_part_unsure(manifest: Manifest) -> None:
+def test_a_candidate_in_its_band_makes_the_part_unsure_and_a_defect_bad_whatever_else_is_doubtful(
+    manifest: Manifest,
+) -> None:
     decider = VerdictPolicy(manifest, Rules(unsure_from={"dark": 0.3}))
     decision = decider.decide(_found(("dark", 0.6, BOX), ("bright", 0.4, BOX), ("dark", 0.2, BOX)), SIZE)
     assert decision.verdict == "unsure"
     assert [(found.type, round(found.score, 2)) for found in decision.doubtful] == [("dark", 0.6)]
     assert decision.detections == ()
     assert decision.near_miss == pytest.approx(0.4 / 0.5)
-
-
-def test_a_defect_is_bad_whatever_else_is_doubtful(manifest: Manifest) -> None:
     decider = VerdictPolicy(manifest, Rules(unsure_from={"*": 0.1}))
     decision = decider.decide(_found(("bright", 0.7, BOX), ("dark", 0.6, BOX)), SIZE)
     assert decision.verdict == "bad"
@@ -85,22 +84,15 @@ def test_the_near_miss_is_the_largest_share_of_its_threshold_that_found_no_defec
     assert decider.decide(_found(), SIZE).near_miss == 0.0
 
 
-def test_what_is_too_small_doesnt_count(manifest: Manifest) -> None:
-    small = VerdictPolicy(manifest, Rules(min_size_px={"bright": 21.0}))
-    assert small.decide(_found(("bright", 0.99, BOX)), SIZE).verdict == "good"
-    assert small.decide(_found(("dark", 0.99, BOX)), SIZE).verdict == "bad"
-    assert (
-        VerdictPolicy(manifest, Rules(min_size_px={"*": 20.0})).decide(_found(("bright", 0.9, BOX)), SIZE).verdict
-        == "bad"
-    )
+def test_what_is_too_small_in_pixels_or_millimetres_doesnt_count(manifest: Manifest) -> None:
+    def verdict(name: str, **rules: Any) -> str:
+        return VerdictPolicy(manifest, Rules(**rules)).decide(_found((name, 0.99, BOX)), SIZE).verdict
 
-
-def test_millimetres_are_pixels_by_the_scale(manifest: Manifest) -> None:
-    def verdict(side_mm: float) -> str:
-        rules = Rules(min_size_mm={"bright": side_mm}, px_per_mm=40.0)
-        return VerdictPolicy(manifest, rules).decide(_found(("bright", 0.99, BOX)), SIZE).verdict
-
-    assert (verdict(0.5), verdict(0.51)) == ("bad", "good")  # 20 pixels are half a millimetre
+    assert verdict("bright", min_size_px={"bright": 21.0}) == "good"
+    assert verdict("dark", min_size_px={"bright": 21.0}) == "bad"
+    assert verdict("bright", min_size_px={"*": 20.0}) == "bad"
+    for side_mm, wanted in ((0.5, "bad"), (0.51, "good")):  # 20 pixels are half a millimetre
+        assert verdict("bright", min_size_mm={"bright": side_mm}, px_per_mm=40.0) == wanted
 
 
 def test_a_defect_that_lies_mostly_outside_the_region_doesnt_count(manifest: Manifest) -> None:
@@ -112,35 +104,21 @@ def test_a_defect_that_lies_mostly_outside_the_region_doesnt_count(manifest: Man
     assert any_of_it.decide(_found(("bright", 0.9, (90, 10, 130, 30))), SIZE).verdict == "bad"
 
 
-def test_regions_that_dont_fit_the_frame_are_said_even_where_nothing_was_found(manifest: Manifest) -> None:
-    far = {"kind": "inspect", "units": "px", "polygon": [[900, 900], [990, 900], [990, 990]]}
-    decider = VerdictPolicy(manifest, read_rules({"regions": [far]}))
-    with pytest.raises(ConfigError, match="outside the frame"):
-        decider.decide(_found(), SIZE)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"thresholds": {"brigth": 0.3}},
-        {"unsure_from": {"brigth": 0.3}},
-        {"min_size_px": {"brigth": 3}},
-        {"regions": [{"kind": "ignore", "polygon": [[0, 0], [1, 0], [1, 1]], "types": ["brigth"]}]},
-    ],
-)
-def test_a_type_that_the_bundle_hasnt_is_refused(manifest: Manifest, given: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="no type 'brigth'"):
-        VerdictPolicy(manifest, read_rules(given))
-
-
-def test_a_band_above_its_threshold_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(ConfigError, match=r"at most its threshold, 0\.5"):
-        VerdictPolicy(manifest, Rules(unsure_from={"bright": 0.6}))
+AWAY = {"kind": "inspect", "units": "px", "polygon": [[900, 900], [990, 900], [990, 990]]}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"thresholds": {"brigth": 0.3}}, "no type 'brigth'"),
+        ({"unsure_from": {"brigth": 0.3}}, "no type 'brigth'"),
+        ({"min_size_px": {"brigth": 3}}, "no type 'brigth'"),
+        (
+            {"regions": [{"kind": "ignore", "polygon": [[0, 0], [1, 0], [1, 1]], "types": ["brigth"]}]},
+            "no type 'brigth'",
+        ),
+        ({"unsure_from": {"bright": 0.6}}, r"at most its threshold, 0\.5"),
+        ({"regions": [AWAY]}, "outside the frame"),  # even where nothing was found
         ({"tresholds": {}}, "tresholds"),
         ({"thresholds": {"bright": 1.5}}, "thresholds"),
         ({"min_size_mm": {"bright": 0.1}}, "px_per_mm"),
@@ -149,9 +127,11 @@ def test_a_band_above_its_threshold_is_refused(manifest: Manifest) -> None:
         ({"slicing": "of"}, "slicing"),
     ],
 )
-def test_rules_out_of_range_are_refused_with_their_path(given: dict[str, Any], words: str) -> None:
+def test_rules_that_do_not_fit_or_are_out_of_range_are_refused(
+    manifest: Manifest, given: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_rules(given)
+        VerdictPolicy(manifest, read_rules(given)).decide(_found(), SIZE)
 
 
 def test_a_model_with_more_classes_than_labels_is_refused(manifest: Manifest) -> None:

@@ -49,20 +49,14 @@ def test_a_class_of_good_parts_is_told_by_its_name() -> None:
         assert not names_good_part(name), name
 
 
-def test_a_part_of_the_class_good_passes() -> None:
+def test_a_part_of_the_class_good_passes_and_one_that_is_likeliest_a_defect_never() -> None:
     assert judged(classifier("bad", "good"), 0.48, 0.52) == ("good", [])
     assert judged(classifier("bad", "good"), 0.52, 0.48) == ("bad", ["bad"])
-
-
-def test_a_class_named_good_is_a_defect_where_the_caller_says_so() -> None:
-    manifest = classifier("bad", "good", good=[])
-    assert judged(manifest, 0.2, 0.8) == ("bad", ["good"])
-
-
-def test_a_part_that_is_likeliest_a_defect_doesnt_pass_because_no_score_reaches_its_threshold() -> None:
-    manifest = classifier("dent", "good", "scratch")
-    assert judged(manifest, 0.36, 0.30, 0.34) == ("unsure", ["dent"])
-    assert judged(manifest, 0.33, 0.37, 0.30) == ("good", [])
+    assert judged(classifier("bad", "good", good=[]), 0.2, 0.8) == ("bad", ["good"])  # as the caller says
+    three = classifier("dent", "good", "scratch")
+    assert judged(three, 0.36, 0.30, 0.34) == ("unsure", ["dent"])  # no score reaches its threshold
+    assert judged(three, 0.33, 0.37, 0.30) == ("good", [])
+    assert judged(classifier("dent", "scratch", "hole", none_of_them="good"), 0.4, 0.3, 0.3) == ("good", [])
 
 
 def test_a_classifier_of_defects_alone_passes_nothing() -> None:
@@ -74,51 +68,33 @@ def test_a_classifier_of_defects_alone_passes_nothing() -> None:
     assert judged(many, *([0.001] * 1000)) == ("unsure", [])
 
 
-def test_none_of_them_may_be_said_to_be_good() -> None:
-    assert judged(classifier("dent", "scratch", "hole", none_of_them="good"), 0.4, 0.3, 0.3) == ("good", [])
-
-
-def test_a_threshold_that_somebody_set_decides_where_there_is_a_class_of_good_parts() -> None:
+def test_a_threshold_that_somebody_set_decides_where_there_is_a_class_of_good_parts_but_makes_none_a_defect() -> None:
     manifest = classifier("dent", "good")
     assert judged(manifest, 0.7, 0.3, rules=Rules(confidence_threshold=0.8)) == ("good", [])
     assert judged(manifest, 0.7, 0.3, rules=Rules(thresholds={"dent": 0.8})) == ("good", [])
     assert judged(classifier("dent", "good", thresholds=[0.8, 0.5]), 0.7, 0.3) == ("good", [])
     assert judged(manifest, 0.85, 0.15, rules=Rules(confidence_threshold=0.8)) == ("bad", ["dent"])
-
-
-def test_a_model_without_such_a_name_stays_as_it_is() -> None:
-    how = Postprocess(name="classification")
-    assert with_good_classes(how, ("dent", "hole")) is how
-
-
-def test_no_threshold_makes_a_good_part_a_defect() -> None:
-    manifest = classifier("dent", "good")
     assert judged(manifest, 0.1, 0.9, rules=Rules(confidence_threshold=0.3)) == ("good", [])
     with pytest.raises(ConfigError, match="means a good part"):
         VerdictPolicy(manifest, Rules(thresholds={"good": 0.5}))
 
 
-def test_classes_that_dont_exclude_each_other_pass_where_none_is_found() -> None:
-    manifest = classifier("dent", "scratch", activation="sigmoid")
-    decider = VerdictPolicy(manifest)
-    (found,) = decode({"logits": np.array([[-2.0, -1.0]], np.float32)}, manifest.postprocess, [WHOLE])
-    assert decider.decide(found, SIZE).verdict == "good"
-
-
-def test_the_background_is_a_good_part() -> None:
-    manifest = classifier("dent", "scratch", first_class=1)
-    assert judged(manifest, 0.5, 0.3, 0.2) == ("good", [])
-    assert judged(manifest, 0.3, 0.4, 0.3) == ("unsure", ["dent"])
-
-
-def test_good_classes_that_the_model_doesnt_have_are_refused() -> None:
+def test_a_model_without_such_a_name_stays_as_it_is_and_classes_that_it_doesnt_have_are_refused() -> None:
     how = Postprocess(name="classification")
+    assert with_good_classes(how, ("dent", "hole")) is how
     with pytest.raises(ConfigError, match="good class 'fine'"):
         with_good_classes(how, ("a", "b"), ["fine"])
     with pytest.raises(ConfigError, match="at least one class that is a defect"):
         with_good_classes(how, ("a", "b"), ["a", "b"])
     with pytest.raises(ConfigError, match="a classifier"):
         with_good_classes(Postprocess(name="yolov8"), ("a", "b"), ["a"])
+
+
+def test_the_background_is_a_good_part_and_classes_that_dont_exclude_each_other_pass_where_none_is_found() -> None:
+    manifest = classifier("dent", "scratch", first_class=1)
+    assert judged(manifest, 0.5, 0.3, 0.2) == ("good", [])
+    assert judged(manifest, 0.3, 0.4, 0.3) == ("unsure", ["dent"])
+    assert judged(classifier("dent", "scratch", activation="sigmoid"), 0.12, 0.27) == ("good", [])
 
 
 def test_the_rule_is_said_in_words() -> None:

@@ -93,30 +93,23 @@ def test_what_is_no_region_is_refused(given: dict[str, Any], words: str) -> None
         Region(**given)
 
 
-def test_a_region_outside_the_frame_is_said_and_not_passed_over() -> None:
+def test_regions_outside_the_frame_or_that_leave_nothing_to_inspect_are_refused() -> None:
     far = Region(kind="ignore", polygon=((500, 500), (600, 500), (600, 600)), units="px")
-    with pytest.raises(ConfigError, match="outside the frame"):
-        RegionMasks([far], NAMES, SIZE)
-
-
-def test_regions_that_leave_nothing_to_inspect_are_refused() -> None:
     whole = Region(kind="ignore", polygon=((0, 0), (1, 0), (1, 1), (0, 1)), types=("hole",))
-    with pytest.raises(ConfigError, match="nothing to inspect for 'hole'"):
-        RegionMasks([whole], NAMES, SIZE)
+    for region, words in ((far, "outside the frame"), (whole, "nothing to inspect for 'hole'")):
+        with pytest.raises(ConfigError, match=words):
+            RegionMasks([region], NAMES, SIZE)
 
 
-def test_a_painted_file_is_a_region(tmp_path: Path) -> None:
-    (tmp_path / "mask.png").write_bytes(_png(np.full((8, 8), 255, np.uint8)))
+def test_a_painted_file_is_a_region_whose_mask_travels_in_toml_as_base64(tmp_path: Path) -> None:
+    mask = _png(np.full((8, 8), 255, np.uint8))
+    (tmp_path / "mask.png").write_bytes(mask)
     region = Region.from_png(tmp_path / "mask.png", "ignore", types=["dent"])
     assert (region.kind, region.types) == ("ignore", ("dent",))
+    text = f'kind = "ignore"\nmask = "{base64.b64encode(mask).decode()}"\n'
+    assert msgspec.toml.decode(text.encode(), type=Region).mask == mask
     with pytest.raises(InputNotFoundError):
         Region.from_png(tmp_path / "nowhere.png", "ignore")
     (tmp_path / "no.png").write_bytes(b"GIF89a")
     with pytest.raises(ConfigError, match="not a PNG"):
         Region.from_png(tmp_path / "no.png", "ignore")
-
-
-def test_a_mask_travels_in_toml_as_base64() -> None:
-    mask = _png(np.full((8, 8), 255, np.uint8))
-    text = f'kind = "ignore"\nmask = "{base64.b64encode(mask).decode()}"\n'
-    assert msgspec.toml.decode(text.encode(), type=Region).mask == mask

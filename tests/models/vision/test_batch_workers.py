@@ -88,21 +88,18 @@ def test_an_endless_source_is_taken_only_a_little_ahead(bundle: Path, config: Co
     assert next(taken) <= 50 + (CORES + 1) * (AHEAD + 4)
 
 
-def test_what_gives_the_images_may_fail_after_some(bundle: Path) -> None:
+def test_what_gives_the_images_may_fail_and_a_stream_that_nobody_reads_on_leaves_no_thread(bundle: Path) -> None:
     def source() -> Iterator[NDArray[np.uint8]]:
         for number in range(21):
             yield picture(number)
         raise OSError("the cable is out")
 
     got: list[Inspection] = []
-    with ImageInspector(bundle, None, batch_size=1) as inspector, pytest.raises(OSError, match="cable"):
-        got.extend(inspector.stream(source()))
-    assert len(got) == 21
-
-
-def test_a_stream_that_nobody_reads_on_leaves_no_thread(bundle: Path, photos: Path) -> None:
-    with ImageInspector(bundle, None) as inspector:
-        stream = inspector.stream(photos)
+    with ImageInspector(bundle, None, batch_size=1) as inspector:
+        with pytest.raises(OSError, match="cable"):
+            got.extend(inspector.stream(source()))
+        assert len(got) == 21
+        stream = inspector.stream(source())
         next(stream)
         assert isinstance(stream, Generator)
         stream.close()

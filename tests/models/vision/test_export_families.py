@@ -63,8 +63,9 @@ def export(
     return path
 
 
-def wrapped(model: Path, tmp_path: Path, labels: tuple[str, ...] | None = LABELS) -> Bundle:
-    return wrap_onnx(model, tmp_path / "bundle", ModelFacts(labels=labels))
+def wrapped(model: Path, folder: Path, labels: tuple[str, ...] | None = LABELS) -> Bundle:
+    folder.mkdir(exist_ok=True)
+    return wrap_onnx(model, folder / "bundle", ModelFacts(labels=labels))
 
 
 def test_the_input_of_sizes_becomes_a_constant_and_boxes_lie_in_the_frame(tmp_path: Path) -> None:
@@ -88,12 +89,22 @@ def test_the_input_of_sizes_becomes_a_constant_and_boxes_lie_in_the_frame(tmp_pa
     assert bundle.manifest.preprocess.std == (255.0,) * 3
 
 
-def test_as_many_classes_as_coco_are_those_of_coco(tmp_path: Path) -> None:
+def test_as_many_classes_as_coco_are_those_of_coco_and_libreyolo_says_labels_and_family(tmp_path: Path) -> None:
     model = export(tmp_path / "yolox.onnx", ("output", (1, 84, 85), FLOAT))
-    bundle = wrapped(model, tmp_path, labels=None)
-    assert bundle.manifest.labels[:2] == ("person", "bicycle")
-    assert (bundle.manifest.postprocess.name, bundle.manifest.preprocess.colour) == ("yolox", "bgr")
-    assert bundle.manifest.preprocess.size == (SIDE, SIDE)
+    manifest = wrapped(model, tmp_path / "coco", labels=None).manifest
+    assert manifest.labels[:2] == ("person", "bicycle")
+    assert (manifest.postprocess.name, manifest.preprocess.colour) == ("yolox", "bgr")
+    assert manifest.preprocess.size == (SIDE, SIDE)
+    names = json.dumps({str(index): name for index, name in enumerate(LABELS)})
+    said = {"libreyolo_version": "1.6.0", "model_family": "rtmdet", "names": names}
+    model = export(tmp_path / "m.onnx", ("output", (1, 84, 7), FLOAT), metadata=said)
+    manifest = wrapped(model, tmp_path / "libreyolo", labels=None).manifest
+    assert manifest.labels == LABELS
+    assert (manifest.postprocess.name, manifest.preprocess.colour) == ("box_scores", "bgr")
+    model = export(tmp_path / "m.onnx", ("dets", (1, 9, 5), FLOAT), ("labels", (1, 9), INT64))  # any of mmdeploy's
+    with pytest.raises(MissingModelFactsError) as caught:
+        wrapped(model, tmp_path / "ambiguous")
+    assert caught.value.message.endswith("its preprocess")
 
 
 def test_rf_detr_numbers_the_types_of_coco_from_1_to_90(tmp_path: Path) -> None:
@@ -134,15 +145,6 @@ def test_only_the_labels_of_other_networks_are_asked_for(
     assert project in caught.value.message
 
 
-def test_libreyolo_says_labels_and_family(tmp_path: Path) -> None:
-    names = json.dumps({str(index): name for index, name in enumerate(LABELS)})
-    said = {"libreyolo_version": "1.6.0", "model_family": "rtmdet", "names": names}
-    model = export(tmp_path / "m.onnx", ("output", (1, 84, 7), FLOAT), metadata=said)
-    manifest = wrapped(model, tmp_path, labels=None).manifest
-    assert manifest.labels == LABELS
-    assert (manifest.postprocess.name, manifest.preprocess.colour) == ("box_scores", "bgr")
-
-
 def test_a_vision_transformer_in_front_is_normalised_as_imagenet(tmp_path: Path) -> None:
     patches = helper.make_node("Conv", ["images", "patch"], ["patches"], kernel_shape=[16, 16], strides=[16, 16])
     weight = helper.make_node("Constant", [], ["patch"], value=numpy_helper.from_array(np.zeros((1, 3, 16, 16), "f4")))
@@ -153,10 +155,3 @@ def test_a_vision_transformer_in_front_is_normalised_as_imagenet(tmp_path: Path)
         nodes=(weight, patches),
     )
     assert wrapped(model, tmp_path).manifest.preprocess.mean == pytest.approx((123.675, 116.28, 103.53))
-
-
-def test_the_preprocessing_of_ambiguous_exports_is_asked_for(tmp_path: Path) -> None:
-    model = export(tmp_path / "m.onnx", ("dets", (1, 9, 5), FLOAT), ("labels", (1, 9), INT64))  # any of mmdeploy's
-    with pytest.raises(MissingModelFactsError) as caught:
-        wrapped(model, tmp_path)
-    assert caught.value.message.endswith("its preprocess")

@@ -26,7 +26,6 @@ from lineside_runtime.errors import (
     MissingExtraError,
     MissingModelFactsError,
     UnknownHeadError,
-    UnsafeModelError,
     UnsupportedModelError,
 )
 from tests.models.small_detector import LABELS, POSTPROCESS, PREPROCESS, detector, detector_bundle, part
@@ -91,14 +90,6 @@ def test_a_folder_of_photos_in_small_batches(tmp_path: Path) -> None:
     assert all(not verdict.passed for verdict in verdicts)
 
 
-def test_the_threshold_is_the_callers_or_the_bundles(tmp_path: Path) -> None:
-    bundle = detector_bundle(tmp_path / "b")
-    lightly_dark = part((1, 1), grey=42)  # score 0.83
-    for threshold, passed in ((0.9, True), (0.5, False), (None, True)):
-        with ImageInspector(bundle.path, threshold) as inspector:
-            assert inspector.predict(lightly_dark)[0].passed is passed
-
-
 def test_preprocess_gives_what_the_session_takes(tmp_path: Path) -> None:
     with ImageInspector(detector_bundle(tmp_path / "b").path) as inspector:
         batch = inspector.preprocess([DEFECT, part()])
@@ -113,19 +104,15 @@ def test_preprocess_gives_what_the_session_takes(tmp_path: Path) -> None:
 # a bare ONNX file
 
 
-def test_facts_from_arguments(model: Path) -> None:
-    with ImageInspector(model, **GIVEN) as inspector:
-        assert judged(inspector) == "bright"
-
-
-def test_facts_from_arguments_as_dictionaries(model: Path) -> None:
-    plain = {key: msgspec.to_builtins(value) for key, value in GIVEN.items()}
-    with ImageInspector(model, **plain) as inspector:
-        assert judged(inspector) == "bright"
-
-
-def test_facts_from_the_sidecar(model: Path) -> None:
+def test_facts_come_from_arguments_a_sidecar_or_the_metadata(model: Path) -> None:
+    for given in (GIVEN, {key: msgspec.to_builtins(value) for key, value in GIVEN.items()}):
+        with ImageInspector(model, **given) as inspector:
+            assert judged(inspector) == "bright"
     model.with_suffix(".toml").write_text(SIDECAR)
+    with ImageInspector(model) as inspector:
+        assert judged(inspector) == "bright"
+    model.with_suffix(".toml").unlink()
+    with_metadata(model, msgspec.json.encode(GIVEN).decode())
     with ImageInspector(model) as inspector:
         assert judged(inspector) == "bright"
 
@@ -134,12 +121,6 @@ def with_metadata(model: Path, value: str) -> None:
     graph = onnx.load(model)
     graph.metadata_props.add(key=METADATA_KEY, value=value)
     onnx.save(graph, model)
-
-
-def test_facts_from_the_metadata(model: Path) -> None:
-    with_metadata(model, msgspec.json.encode(GIVEN).decode())
-    with ImageInspector(model) as inspector:
-        assert judged(inspector) == "bright"
 
 
 def test_arguments_come_before_the_sidecar_and_the_sidecar_before_the_metadata(model: Path) -> None:
@@ -190,15 +171,19 @@ def test_a_mistake_in_the_metadata_is_named(model: Path, value: str, message: st
         ImageInspector(model)
 
 
-def test_an_input_of_another_name_is_refused(model: Path) -> None:
+def test_facts_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
     wrong = msgspec.structs.replace(PREPROCESS, input="picture")
     with pytest.raises(UnsupportedModelError, match="picture"):
         ImageInspector(model, **{**GIVEN, "preprocess": wrong})
-
-
-def test_a_bundle_takes_no_facts_from_outside(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="labels"):
         ImageInspector(detector_bundle(tmp_path / "b").path, labels=LABELS)
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"regions": [{"kind": "inspect"}]}, "polygon"),
+        ({"rules": {"thresholds": {"scratch": 0.4}}}, "no type 'scratch'"),
+    )
+    for rules, words in refused:
+        with pytest.raises(ConfigError, match=words):
+            ImageInspector(**rules)
 
 
 @pytest.mark.parametrize(
@@ -219,19 +204,13 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | No
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"confidence_threshold": 1.1},
-        {"confidence_threshold": "high"},
-        {"confidence_threshold": True},
-        {"batch_size": 0},
-        {"batch_size": 1.0},
-        {"batch_size": True},
-    ],
-)
-def test_values_out_of_range_are_refused_before_anything_is_loaded(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        ImageInspector("nowhere", **options)
+    ("name", "value"),
+    [("confidence_threshold", 1.1), ("confidence_threshold", "high"), ("confidence_threshold", True),
+     ("batch_size", 0), ("batch_size", 1.0), ("batch_size", True)],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_before_anything_is_loaded(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        ImageInspector("nowhere", **{name: value})
 
 
 def test_regions_and_rules_decide_what_counts() -> None:
@@ -252,13 +231,6 @@ def test_regions_and_rules_decide_what_counts() -> None:
     assert doubt.doubtful
 
 
-def test_rules_that_dont_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="polygon"):
-        ImageInspector(regions=[{"kind": "inspect"}])
-    with pytest.raises(ConfigError, match="no type 'scratch'"):
-        ImageInspector(rules={"thresholds": {"scratch": 0.4}})
-
-
 def test_no_temporary_file_remains(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -271,16 +243,11 @@ def test_no_temporary_file_remains(model: Path, tmp_path: Path, monkeypatch: pyt
     assert list(temporary.iterdir()) == []
 
 
-def test_the_shipped_bundle_is_the_default() -> None:
-    with lineside.vision.QualityInspector() as inspector:
-        assert len(inspector.session.manifest.labels) == 12
-        assert len(inspector.predict(np.full((200, 200), 128, np.uint8))) == 1
-
-
-def test_the_bundles_own_thresholds_hold() -> None:
+def test_the_shipped_bundle_is_the_default_and_its_own_thresholds_hold() -> None:
     frames = [render("steel", seed).image for seed in range(8)]
-    with ImageInspector() as inspector, ImageInspector(confidence_threshold=0.99) as strict:
+    with lineside.vision.QualityInspector() as inspector, ImageInspector(confidence_threshold=0.99) as strict:
         manifest = inspector.session.manifest
+        assert len(manifest.labels) == 12
         thresholds = dict(zip(manifest.labels, manifest.postprocess.params["thresholds"], strict=True))
         found = [each for verdict in inspector.predict(frames) for each in verdict.detections]
         sure = [each for verdict in strict.predict(frames) for each in verdict.detections]
@@ -290,44 +257,38 @@ def test_the_bundles_own_thresholds_hold() -> None:
     assert all(each.score >= 0.99 for each in sure)
 
 
-def test_without_a_shipped_bundle_the_error_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lineside_models.vision.image_inspector.SHIPPED", tmp_path / "none")
-    with pytest.raises(InputNotFoundError, match="model_path"):
-        ImageInspector()
-
-
-def test_a_shipped_bundle_is_opened_by_its_name() -> None:
+def test_a_shipped_bundle_is_opened_by_its_name_and_without_one_the_error_says_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ImageInspector("surface-12-float") as inspector:
         assert inspector.session.manifest.name == "surface-12-float"
         assert inspector.predict(render("steel", 3).image)[0].verdict in ("good", "bad")
     with pytest.raises(InputNotFoundError, match="Did you mean surface-12"):
         ImageInspector("surface-13")
+    monkeypatch.setattr("lineside_models.vision.image_inspector.SHIPPED", tmp_path / "none")
+    with pytest.raises(InputNotFoundError, match="model_path"):
+        ImageInspector()
 
 
-def test_the_face_imports_no_torch_and_no_onnx() -> None:
-    script = (
-        "import sys, lineside.vision\n"
-        "print([name for name in ('torch', 'onnx', 'openvino', 'lineside_converters') if name in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
-
-
-# a .pt file
-
-
-def test_without_torch_the_error_names_the_extra(tmp_path: Path) -> None:
+def test_inspecting_and_learning_import_no_torch_and_a_pt_file_names_the_extra_that_it_needs(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(b"x")
     script = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from lineside.vision import QualityInspector\n"
+        "import sys, lineside.vision, lineside_models.anomaly.learning, lineside_models.anomaly.packaging\n"
+        "heavy = {'torch', 'onnx', 'openvino', 'lineside_converters', 'ray', 'nncf', 'scipy', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "sys.modules['torch'] = None\n"
+        "import lineside_converters.optimizer, lineside_converters.evaluation.bundle_accuracy\n"
         "from lineside_runtime.errors import LinesideError\n"
-        f"try: QualityInspector({str(tmp_path / 'm.pt')!r})\n"
+        f"try: lineside.vision.QualityInspector({str(tmp_path / 'm.pt')!r})\n"
         "except LinesideError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("[2006] ")
-    assert "pip install 'lineside[train]'" in run.stdout
+    imported, _, said = run.stdout.partition("\n")
+    assert imported == "[]"
+    assert said.startswith("[2006] ") and "pip install 'lineside[train]'" in said
+
+
+# a .pt file
 
 
 @pytest.fixture(scope="module")
@@ -361,30 +322,6 @@ def test_the_sidecar_of_a_pt_stands_beside_the_pt(weights: Path, tmp_path: Path)
     with lineside.vision.QualityInspector(path) as inspector:
         assert inspector.session.manifest.labels == tuple(names)
         assert inspector.session.manifest.name == "mine"
-
-
-class Evil:
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("/tmp/lineside-pt-ran-code"),)
-
-
-@pytest.mark.torch
-def test_a_pickle_that_could_run_code_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the train extra is not installed")
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(UnsafeModelError) as caught:
-        lineside.vision.QualityInspector(tmp_path / "evil.pt")
-    assert caught.value.code == 2005
-    assert not Path("/tmp/lineside-pt-ran-code").exists()
-
-
-@pytest.mark.torch
-def test_weights_of_an_unknown_architecture_are_unsupported(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the train extra is not installed")
-    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
-    with pytest.raises(UnsupportedModelError) as caught:
-        lineside.vision.QualityInspector(tmp_path / "other.pt")
-    assert caught.value.code == 2007
 
 
 def ultralytics_export(path: Path, *, task: str = "detect", side: int = 32) -> Path:
@@ -430,13 +367,9 @@ def test_an_export_of_ultralytics_needs_no_sidecar(tmp_path: Path) -> None:
     assert detection.score == pytest.approx(250 / 255, abs=1e-5)
 
 
-def test_a_classifier_of_ultralytics_asks_how_frames_go_in(tmp_path: Path) -> None:
+def test_what_an_export_of_ultralytics_does_not_tell_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingModelFactsError, match="preprocess"):
         ImageInspector(ultralytics_export(tmp_path / "m.onnx", task="classify"))
-
-
-def test_a_head_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
-    path = ultralytics_export(tmp_path / "m.onnx")
     with pytest.raises(UnknownHeadError) as caught:
-        ImageInspector(path, labels=["one"])
+        ImageInspector(ultralytics_export(tmp_path / "m.onnx"), labels=["one"])
     assert caught.value.code == 2010

@@ -19,26 +19,27 @@ RGB = Preprocess(input="pixels", colour="rgb")
 CLASSES = Postprocess(name="classification")
 
 
-def classifier(path: Path, shape: Sequence[int | str], *, classes: int = 3, kind: int = 1) -> Path:
-    """A network that looks at nothing: the mean over the frame, once a class."""
-    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [
-            make("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT),
-            make("ReduceMean", ["floats"], ["mean"], axes=[1, 2, 3], keepdims=0),
-            make("Reshape", ["mean", "column"], ["rows"]),
-            make("MatMul", ["rows", "weights"], ["logits"]),
-        ],
-        "net",
-        [value("pixels", kind, list(shape))],
-        [value("logits", onnx.TensorProto.FLOAT, [shape[0], classes])],
-        [
-            onnx.numpy_helper.from_array(np.array([-1, 1], np.int64), "column"),
-            onnx.numpy_helper.from_array(np.ones((1, classes), np.float32), "weights"),
-        ],
-    )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+def onnx_file(
+    path: Path, shape: Sequence[int | str], classes: int | None, nodes: list[Any], weights: dict[str, np.ndarray]
+) -> Path:
+    value, opset = onnx.helper.make_tensor_value_info, onnx.helper.make_opsetid("", 17)
+    ends = [value("pixels", 1, list(shape))], [value("logits", 1, [shape[0], classes])]
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "net", *ends, stored)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
     return path
+
+
+def classifier(path: Path, shape: Sequence[int | str], *, classes: int = 3) -> Path:
+    """A network that looks at nothing: the mean over the frame, once a class."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("ReduceMean", ["pixels"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        make("Reshape", ["mean", "column"], ["rows"]),
+        make("MatMul", ["rows", "weights"], ["logits"]),
+    ]
+    weights: dict[str, np.ndarray] = {"column": np.array([-1, 1]), "weights": np.ones((1, classes), np.float32)}
+    return onnx_file(path, shape, classes, nodes, weights)
 
 
 def facts(labels: int = 3, **more: Any) -> ModelFacts:
@@ -66,34 +67,18 @@ def test_an_input_that_no_frame_can_become_is_refused_with_the_reason(
 
 
 def matrix(path: Path) -> Path:
-    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [make("Identity", ["pixels"], ["logits"])],
-        "net",
-        [value("pixels", onnx.TensorProto.FLOAT, ["n", 3])],
-        [value("logits", onnx.TensorProto.FLOAT, ["n", 3])],
-    )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
+    return onnx_file(path, ("n", 3), 3, [onnx.helper.make_node("Identity", ["pixels"], ["logits"])], {})
 
 
-def test_a_fixed_size_is_taken_from_the_model(tmp_path: Path) -> None:
+def test_a_fixed_size_is_taken_from_the_model_and_other_sizes_and_numbers_of_labels_are_refused(tmp_path: Path) -> None:
     model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
     assert wrap_onnx(model, tmp_path / "bundle", facts()).manifest.preprocess.size == (96, 128)
-
-
-def test_another_size_than_the_models_own_is_refused(tmp_path: Path) -> None:
-    model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
     wrong = Preprocess(input="pixels", colour="rgb", size=(128, 96))
     with pytest.raises(ConfigError, match=r"preprocess.size.*\(96, 128\).*\(128, 96\)"):
-        wrap_onnx(model, tmp_path / "bundle", facts(preprocess=wrong))
-
-
-@pytest.mark.parametrize("labels", [2, 4])
-def test_labels_of_another_number_than_the_outputs_are_refused(tmp_path: Path, labels: int) -> None:
-    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
-    with pytest.raises(ConfigError, match=rf"labels.*expected 3.*got {labels}"):
-        wrap_onnx(model, tmp_path / "bundle", facts(labels))
+        wrap_onnx(model, tmp_path / "other", facts(preprocess=wrong))
+    for labels in (2, 4):
+        with pytest.raises(ConfigError, match=rf"labels.*expected 3.*got {labels}"):
+            wrap_onnx(model, tmp_path / "other", facts(labels))
 
 
 def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> None:
@@ -112,14 +97,10 @@ def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> N
     )
 
 
-def test_the_only_input_need_not_be_named(tmp_path: Path) -> None:
+def test_the_only_input_need_not_be_named_and_a_background_column_has_no_label(tmp_path: Path) -> None:
     model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
     given = from_arguments(("a", "b", "c"), {"colour": "rgb"}, None)
     found = wrap_onnx(model, tmp_path / "bundle", given).manifest
     assert (found.preprocess.input, found.postprocess.name) == ("pixels", "classification")
-
-
-def test_a_background_column_has_no_label(tmp_path: Path) -> None:
-    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
     how = Postprocess(name="classification", params={"first_class": 1})
-    assert wrap_onnx(model, tmp_path / "bundle", facts(2, postprocess=how)).manifest.labels == ("type 0", "type 1")
+    assert wrap_onnx(model, tmp_path / "other", facts(2, postprocess=how)).manifest.labels == ("type 0", "type 1")

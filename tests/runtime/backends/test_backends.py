@@ -31,7 +31,6 @@ from lineside_runtime.errors import (
     DeviceLostError,
     DriverMismatchError,
     EngineError,
-    InputNotFoundError,
     LinesideError,
     NoDeviceError,
     OutOfDeviceMemoryError,
@@ -99,49 +98,6 @@ def test_the_text_tells_what_the_device_complains_of(text: str, kind: type[Devic
     assert device_error(text) is kind
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_finds_the_cpu(engine: type[Backend]) -> None:
-    backend = engine()
-    assert "cpu:0" in [str(device) for device in backend.probe()]
-    assert backend.version[0].isdigit()
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_computes(engine: type[Backend], tmp_path: Path) -> None:
-    executable = load(engine, tmp_path / "m.onnx", scaler(3.0))
-    x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    np.testing.assert_allclose(executable.run({"x": x})["y"], 3 * x)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_outputs_stay_as_they_were_after_the_next_call(engine: type[Backend], tmp_path: Path) -> None:
-    executable = load(engine, tmp_path / "m.onnx", scaler(2.0))
-    first = executable.run({"x": np.ones((1, 4), np.float32)})["y"]
-    executable.run({"x": np.zeros((1, 4), np.float32)})
-    assert first.tolist() == [[2, 2, 2, 2]]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_closed_executable_says_so(engine: type[Backend], tmp_path: Path) -> None:
-    executable = load(engine, tmp_path / "m.onnx", scaler(2.0))
-    executable.close()
-    executable.close()
-    with pytest.raises(DeviceError, match="closed"):
-        executable.run({"x": np.ones((1, 4), np.float32)})
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_file_that_is_no_model_is_unsupported(engine: type[Backend], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError):
-        load(engine, tmp_path / "m.onnx", b"no model")
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_missing_file_is_not_found(engine: type[Backend], tmp_path: Path) -> None:
-    with pytest.raises(InputNotFoundError):
-        engine().load(tmp_path / "none.onnx", Device("cpu"), LoadOptions())
-
-
 def test_an_unknown_operator_is_unsupported(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="Swish"):
         load(OrtBackend, tmp_path / "m.onnx", openvino_only())
@@ -165,19 +121,6 @@ def test_a_size_that_does_not_go_through_the_graph_is_refused(
         # OpenVINO with one thread gave the even size's answer again
         with pytest.raises((BadInputFormatError, EngineError)):
             executable.run({"x": np.ones((1, 1, 5, 5), np.float32)})
-
-
-def test_openvino_is_not_run_with_an_input_missing(tmp_path: Path) -> None:
-    executable = load(OpenVinoBackend, tmp_path / "m.onnx", unhappy_reshape())
-    with pytest.raises(BadInputFormatError):
-        executable.run({"x": np.ones(5, np.float32)})
-
-
-def test_inputs_that_onnxruntime_refuses_are_bad_input(tmp_path: Path) -> None:
-    executable = load(OrtBackend, tmp_path / "m.onnx", scaler(1.0))
-    for wrong in ({"x": np.ones((1, 5), np.float32)}, {"x": np.ones((1, 4))}, {}):
-        with pytest.raises(BadInputFormatError):
-            executable.run(wrong)
 
 
 def test_an_oversize_allocation_is_out_of_memory(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,21 @@ def test_the_vendor_has_no_exceptions_of_its_own() -> None:
 def test_each_status_is_an_error_of_ours(status: int, kind: type[LinesideError]) -> None:
     with pytest.raises(kind, match="map"):
         ncnn_._succeeded(status, "map")
+
+
+def test_the_features_of_a_gpu_are_not_written_to_the_terminal_but_other_words_are() -> None:
+    code = """
+import logging, os, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(message)s")
+from lineside_runtime.backends import ncnn_
+count = ncnn_.ncnn.get_gpu_count
+ncnn_.ncnn.get_gpu_count = lambda: os.write(2, b"vkCreateInstance failed -9\\n") and count()
+print(len(ncnn_.NcnnBackend().probe()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stderr.splitlines()) == {"vkCreateInstance failed -9"}
+    gpus = int(done.stdout.splitlines()[-1]) - 1
+    assert done.stdout.count("queueC") == gpus  # there is one where Mesa's llvmpipe is installed
 
 
 def test_a_graph_tells_its_inputs_and_their_sizes() -> None:

@@ -64,14 +64,6 @@ def test_a_profile_names_each_operator_with_its_time(engine: str, tmp_path: Path
     executable.close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_without_a_profile_there_is_none(engine: str, tmp_path: Path, image: Mapping[str, Any]) -> None:
-    executable = load(engine, convolutions(tmp_path / "m.onnx"), LoadOptions(threads=1))
-    executable.run(image)
-    assert executable.operators() == ()
-    executable.close()
-
-
 def test_a_profile_leaves_no_file(tmp_path: Path, image: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -219,12 +219,17 @@ def test_levels_are_compared_in_one_run(tmp_path: Path) -> None:
     ]
 
 
-def test_what_stands_against_comes_first_and_is_the_baseline(tmp_path: Path) -> None:
+def test_what_stands_against_is_the_baseline_and_accuracy_comes_from_whoever_measured_it(tmp_path: Path) -> None:
+    def judge(bundle: Bundle, config: Config) -> Accuracy:
+        return Accuracy(name="mAP@0.5", value=0.5, source=f"{bundle.manifest.identity} on {config.engines}")
+
     old = make_bundle(tmp_path / "old", scaler(2), version="1")
     new = make_bundle(tmp_path / "new", scaler(2), version="2")
-    found = measure(new, engines=("swift",), against=[old], alone_runs=0)
+    found = measure(new, engines=("swift",), against=[old], alone_runs=0, judge=judge)
     assert [one.name for one in found.results] == ["test@1", "test@2"]
     assert found.baseline == "test@1"
+    assert found.results[1].accuracy == Accuracy(name="mAP@0.5", value=0.5, source="test@2 on ('swift',)")
+    assert "test@2 on" in table(found)
 
 
 def test_batches_and_callers_reach_the_engine(calls: Path, doubler: Bundle) -> None:
@@ -252,30 +257,18 @@ def test_inputs_of_the_caller_are_what_is_run(calls: Path, doubler: Bundle) -> N
     assert {line.split()[2:] == ["3", "0.625000"] for line in calls.read_text().splitlines()} == {True}
 
 
-def test_the_cache_does_not_answer_a_benchmark(calls: Path, doubler: Bundle) -> None:
-    cached = Contestant(doubler, Config(threads=1, engines=("swift",), cache=CacheConfig()))
-    (one,) = measure(cached, alone_runs=0).results
-    assert len(calls.read_text().splitlines()) > one.latency_ms.calls
-    assert any("result cache" in remark for remark in one.remarks)
-
-
-def test_an_archive_is_measured_like_a_folder_and_tells_what_nobody_has_measured(
-    doubler: Bundle, tmp_path: Path
+def test_an_archive_is_measured_like_a_folder_without_its_cache_and_tells_what_nobody_has_measured(
+    calls: Path, doubler: Bundle, tmp_path: Path
 ) -> None:
     pack_archive(doubler, tmp_path / "doubler.lsb")
-    found = Benchmark(tmp_path / "doubler.lsb", Config(engines=("swift",)), rounds=1, alone_runs=0).run()
-    assert (found.results[0].bundle, found.results[0].digest) == ("doubler@1", doubler.digest)
-    assert found.results[0].accuracy is None and found.results[0].bottleneck is None
+    cached = Contestant(tmp_path / "doubler.lsb", Config(threads=1, engines=("swift",), cache=CacheConfig()))
+    found = measure(cached, alone_runs=0)
+    (one,) = found.results
+    assert (one.bundle, one.digest) == ("doubler@1", doubler.digest)
+    assert len(calls.read_text().splitlines()) > one.latency_ms.calls
+    assert any("result cache" in remark for remark in one.remarks)
+    assert one.accuracy is None and one.bottleneck is None
     assert "nobody has measured it" in table(found)
-
-
-def test_accuracy_comes_from_whoever_measured_it(doubler: Bundle) -> None:
-    def judge(bundle: Bundle, config: Config) -> Accuracy:
-        return Accuracy(name="mAP@0.5", value=0.5, source=f"{bundle.manifest.identity} on {config.engines}")
-
-    judged = measure(doubler, engines=("swift",), alone_runs=0, judge=judge)
-    assert judged.results[0].accuracy == Accuracy(name="mAP@0.5", value=0.5, source="doubler@1 on ('swift',)")
-    assert "doubler@1 on" in table(judged)
 
 
 def test_the_report_is_json_and_back(report: BenchmarkReport) -> None:

@@ -63,14 +63,6 @@ def test_a_second_session_finds_what_the_first_has_kept(path: Path) -> None:
         assert found(level, range(4)) == [0, 1, 2]
 
 
-def test_two_sessions_share_the_file_at_the_same_time(path: Path) -> None:
-    with opened(a_store(path)) as one, opened(a_store(path)) as other:
-        fill(one, range(3))
-        assert found(other, range(3)) == [0, 1, 2]
-        fill(other, range(3, 6))
-        assert found(one, range(6)) == [0, 1, 2, 3, 4, 5]
-
-
 def test_nobody_else_may_read_the_file(path: Path) -> None:
     with opened(a_store(path)) as level:
         fill(level, range(1))
@@ -93,19 +85,19 @@ def test_a_result_is_forgotten_at_its_time(path: Path) -> None:
 def test_the_file_never_passes_its_budget_and_the_oldest_go(path: Path) -> None:
     wall = WallClock()
     with opened(a_store(path, 1 << 20, wall=wall)) as level:
-        for number in range(400):
+        for number in range(300):
             wall.now_s += 1
             fill(level, range(number, number + 1))
             assert path.stat().st_size <= 1 << 20
-        here = found(level, range(400))
+        here = found(level, range(300))
         assert 100 < len(here) < 256
-        assert here == list(range(here[0], 400))
-        assert level.stats.evictions == 400 - len(here)
+        assert here == list(range(here[0], 300))
+        assert level.stats.evictions == 300 - len(here)
         assert level.stats.errors == 0
 
 
-@pytest.mark.parametrize("budget", [1 << 20, 3 << 20])
-def test_results_of_any_size_fit_without_a_failure(path: Path, budget: int) -> None:
+def test_results_of_any_size_fit_without_a_failure(path: Path) -> None:
+    budget = 1 << 20
     sizes = np.random.default_rng(1).integers(1, 17_000, 600) ** 1.12
     with opened(a_store(path, budget), queue_bytes=64 << 20) as level:
         for start in range(0, 600, 50):
@@ -121,7 +113,7 @@ def test_results_of_any_size_fit_without_a_failure(path: Path, budget: int) -> N
 def test_what_is_used_stays(path: Path) -> None:
     wall = WallClock()
     with opened(a_store(path, 1 << 20, wall=wall)) as level:
-        for number in range(500):
+        for number in range(300):
             wall.now_s += TOUCH_S + 1
             fill(level, range(number, number + 1))
             assert found(level, range(1)) == [0]
@@ -244,6 +236,7 @@ def test_damage_while_it_runs_is_a_miss_and_then_a_new_file(path: Path) -> None:
 def test_another_process_follows_to_the_new_file(path: Path) -> None:
     with opened(a_store(path)) as one, opened(a_store(path)) as other:
         fill(one, range(3))
+        assert found(other, range(3)) == [0, 1, 2]
         path.rename(path.with_name("gone"))
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink()

@@ -1,12 +1,13 @@
 """A small third-party engine: it reads the ONNX graphs of the tests and computes them with numpy.
 
 Its devices are numpy on the same CPU, offered as an NPU and a GPU, so that placement between kinds can be tried on a
-machine that has neither. A device can be made to fail as real ones do: see `unplugged`, `full`, `crashing`, `held` and
-`slow_s`.
+machine that has neither. A device can be made to fail as real ones do: see `unplugged`, `full`, `crashing`, `held`,
+`slow_s` and `cold_s`.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ from lineside_runtime.tensors import Array, TensorSpec
 
 INPUT = TensorSpec(name="x", shape=(-1, 4))
 HELD_AT_MOST_S = 60.0
+DIES = "LINESIDE_NUMPY_ENGINE_DIES"
+"""Environment variable: the device whose calls end the process, as a driver's fault does."""
 
 unplugged: set[str] = set()
 """Devices that answer no more."""
@@ -43,12 +46,16 @@ held: dict[str, threading.Event] = {}
 """Devices whose calls hang until the event is set, and then answer."""
 slow_s: dict[str, float] = {}
 """Devices whose calls take so long."""
+cold_s: dict[str, float] = {}
+"""Devices whose call takes so much longer if the one before was another device's."""
 slow_load_s: dict[str, float] = {}
 """Devices on which a model takes so long to load."""
 open_executables: set[int] = set()
 threads_seen: set[int] = set()
 begun: Counter[str] = Counter()
 """Calls that each device was given."""
+last: list[str] = []
+"""Device of the last call."""
 begins = threading.Condition()
 
 
@@ -56,7 +63,7 @@ def reset() -> None:
     """Plugs everything in again, and lets what hangs go on."""
     for event in held.values():
         event.set()
-    for state in (unplugged, full, crashing, held, slow_s, slow_load_s, begun):
+    for state in (unplugged, full, crashing, held, slow_s, cold_s, slow_load_s, begun, last):
         state.clear()
 
 
@@ -134,15 +141,19 @@ class NumpyExecutable(Executable):
         open_executables.add(id(self))
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if os.environ.get(DIES) == self._device:
+            os._exit(11)
         threads_seen.add(threading.get_ident())
         with begins:
             begun[self._device] += 1
+            cold, last[:] = last != [self._device], [self._device]
             begins.notify_all()
         hangs = held.get(self._device)
         if hangs is not None:
             hangs.wait(HELD_AT_MOST_S)
-        if self._device in slow_s:
-            threading.Event().wait(slow_s[self._device])
+        wait_s = slow_s.get(self._device, 0.0) + cold * cold_s.get(self._device, 0.0)
+        if wait_s:
+            threading.Event().wait(wait_s)
         if hangs is None:
             fail_if_asked(self._device)
         if not self._open:

@@ -71,6 +71,26 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
     assert slow.rounds < plan.measured[0].rounds  # it was not measured to the end
 
 
+def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
+    numpy_engine.slow_s["npu:0"] = 0.02
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
+    assert used(bundle) == ("numpy/npu:0", ServingPlan())
+    plan = planned(bundle)
+    assert plan.chosen.devices == ("numpy/gpu:0",)
+    save_plan(plan, plan_file(bundle, ONLY))
+    assert used(bundle) == ("numpy/gpu:0", plan.chosen)
+    together = next(one for one in plan.measured if one.plan.kind == "replicas")
+    assert set(together.used.split("+")) <= {"numpy/gpu:0", "numpy/npu:0"} and not together.error
+
+
+def test_what_a_way_pays_after_the_turn_of_another_one_is_not_counted(
+    accelerated: Bundle, numpy_engine: ModuleType
+) -> None:
+    numpy_engine.slow_s.update({"npu:0": 0.005, "gpu:0": 0.02})
+    numpy_engine.cold_s["npu:0"] = 0.25  # a line that runs one way never meets it
+    assert planned(accelerated).chosen.devices == ("numpy/npu:0",)
+
+
 def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     accelerated: Bundle, numpy_engine: ModuleType
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,34 +17,6 @@ from lineside_runtime.errors import ConfigError, EngineCrashedError, EngineError
 from lineside_runtime.server.access import read_token
 from lineside_runtime.session import Session
 from tests.runtime.server.serving import Serving
-
-TOKEN = "0123456789abcdef-token"
-GUESSES = 300
-
-
-def test_a_token_that_is_guessed_never_passes_and_the_right_one_still_does(bundles: Path, tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_text(f"{TOKEN}\n")
-    path.chmod(0o600)
-    with Serving(tmp_path, bundles / "test", "--engine", "ort", "--threads", "1", "--token-file", path) as server:
-
-        def guess(number: int) -> int:
-            near = [
-                TOKEN[: number % len(TOKEN)],
-                TOKEN[:-1] + chr(33 + number % 90),
-                TOKEN.upper(),
-                f"{TOKEN}\t{number}",
-            ]
-            guessed = near[number % 4] if near[number % 4] != TOKEN else "x"
-            return server.ask("GET", "/v2", headers={"Authorization": f"Bearer {guessed}"})[0]
-
-        with ThreadPoolExecutor(4) as pool:
-            assert set(pool.map(guess, range(GUESSES))) == {401}
-        right = {"Authorization": f"Bearer {TOKEN}"}
-        status, _, text = server.ask("GET", "/metrics", headers=right)
-        assert status == 200
-        assert f'lineside_access_refused_total{{protocol="rest"}} {GUESSES}.0' in text.decode()
-        assert TOKEN not in server.log
 
 
 @pytest.mark.parametrize("token", ["a" * 32, "abcabcabcabcabcabc"])
@@ -151,9 +122,9 @@ def endless(folder: Path) -> Path:
 
 def test_an_endless_loop_ends_with_its_process(tmp_path: Path) -> None:
     """A call in the caller's thread has no deadline; `isolate` gives it one, and the process is killed."""
-    config = Config(engines=("ort",), isolate=("ort",), isolated_timeout_s=3.0, fallback_strategy="error")
+    config = Config(engines=("ort",), isolate=("ort",), isolated_timeout_s=2.0, fallback_strategy="error")
     with (
-        pytest.raises(EngineCrashedError, match="did not answer within 3 s"),
+        pytest.raises(EngineCrashedError, match="did not answer within 2 s"),
         Session(endless(tmp_path), config) as one,
     ):
         one.predict({"x": np.zeros((1, 4), np.float32)})

@@ -33,34 +33,6 @@ def answer(parsed: Any, **outputs: np.ndarray[Any, Any]) -> InferAnswer:
     return InferAnswer(parsed.request, "1", prediction, tuple(outputs))
 
 
-def test_each_input_gets_its_own_bytes() -> None:
-    parsed = parse_request("m", "1", *request(timeout=250_000))
-    found = [bytes(one.data) if isinstance(one.data, memoryview) else one.data for one in parsed.request.inputs]
-    assert found == [b"\x01\x02", [1.5], b"\x03\x04\x05"]
-    assert (parsed.request.model, parsed.request.version, parsed.request.id) == ("m", "1", "7")
-    assert parsed.request.timeout_s == 0.25
-    assert parsed.request.outputs == ()
-
-
-def test_each_output_goes_as_it_was_asked_for() -> None:
-    parsed = parse_request("m", "", *request({"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}))
-    body, length = encode_answer(answer(parsed, x=np.array([1, 2], np.int16), y=np.array([[0.5]], np.float32)), parsed)
-    assert length is not None
-    head = json.loads(body[:length])
-    assert head["outputs"] == [
-        {"name": "x", "datatype": "INT16", "shape": [2], "parameters": {"binary_data_size": 4}},
-        {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [0.5]},
-    ]
-    assert body[length:] == b"\x01\x00\x02\x00"
-    assert (head["model_name"], head["model_version"], head["id"]) == ("m", "1", "7")
-    assert head["parameters"] == {
-        "requested_device": "npu:0",
-        "used_device": "ort/cpu:0",
-        "fell_back": True,
-        "cached": "",
-    }
-
-
 def test_the_default_for_outputs_can_be_binary() -> None:
     parsed = parse_request("m", "", *request(binary_data_output=True))
     body, length = encode_answer(answer(parsed, x=np.ones(2, np.uint8)), parsed)
@@ -107,7 +79,7 @@ def test_which_encoding_the_client_takes(header: str, encoding: str) -> None:
     assert _accepted(header) == encoding
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_whatever_is_changed_in_a_request_it_is_read_or_refused(data: st.DataObject) -> None:
     body, length = request({"name": "x"}, binary_data_output=True)

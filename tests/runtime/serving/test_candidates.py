@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,71 +34,44 @@ ENGINE_MODULES = (
 )
 
 
-def imported_by(script: str, *arguments: str) -> dict[str, Any]:
-    """Runs a script in a process of its own; it prints JSON, to which the imported engines are added."""
-    code = f"""
+IMPORTS = """
 import json, sys
 import numpy as np
 from lineside import Config, Session
-x = np.ones((1, 4), np.float32)
-said = {{}}
-{textwrap.dedent(script)}
-said["imported"] = [name for name in {ENGINE_MODULES!r} if name in sys.modules]
+
+x, said = np.ones((1, 4), np.float32), {}
+def note(what, value):
+    said[what] = [value, [name for name in json.loads(sys.argv[1]) if name in sys.modules]]
+
+with Session(sys.argv[2]) as session:
+    session.predict(x)
+    note("on any device", session.used_device)
+with Session(sys.argv[3], Config(engines=("ort", "openvino", "abacus"))) as session:
+    note("named", [fallback.device for fallback in session.fallbacks])
+with Session(sys.argv[3], Config(threads=1, fallback_strategy="fastest")) as session:
+    note("the fastest", "")
+with Session(sys.argv[4]) as session:
+    note("the first one fails", session.used_device)
 print(json.dumps(said))
 """
-    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(run.stdout)
-    return found
 
 
-def test_engines_that_are_not_needed_are_not_imported(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu", "gpu", "cpu"))
-    said = imported_by(
-        """
-        with Session(sys.argv[1]) as session:
-            session.predict(x)
-            said["used"] = session.used_device
-        """,
-        str(bundle.path),
-    )
-    expected = ["onnxruntime"]
+def test_engines_are_imported_when_they_are_needed_and_not_before(tmp_path: Path) -> None:
+    bundles = [
+        make_bundle(tmp_path / "any", scaler(2.0), device_kinds=("npu", "gpu", "cpu")),
+        make_bundle(tmp_path / "cpu", scaler(2.0)),
+        make_bundle(tmp_path / "swish", openvino_only(), SWISH_SPECS),
+    ]
+    command = [sys.executable, "-c", IMPORTS, json.dumps(ENGINE_MODULES), *(str(bundle.path) for bundle in bundles)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    asked = ["onnxruntime"]
     if accelerator_hints.may_have("gpu") or accelerator_hints.may_have("npu"):
-        expected = ["onnxruntime", "openvino"]  # then it is worth asking
-    assert said == {"used": "ort/cpu:0", "imported": expected}
-
-
-def test_the_next_engine_is_imported_when_the_first_one_fails(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", openvino_only(), SWISH_SPECS)
-    said = imported_by(
-        """
-        with Session(sys.argv[1]) as session:
-            said["used"] = session.used_device
-        """,
-        str(bundle.path),
-    )
-    assert said["used"] == "openvino/cpu:0"
-    assert "torch" not in said["imported"]
-
-
-def test_named_engines_are_looked_for_without_importing_those_that_are_not_needed(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", scaler(2.0))
-    said = imported_by(
-        """
-        with Session(sys.argv[1], Config(engines=("ort", "openvino", "abacus"))) as session:
-            said["noted"] = [fallback.device for fallback in session.fallbacks]
-        """,
-        str(bundle.path),
-    )
-    assert said == {"noted": ["abacus"], "imported": ["onnxruntime"]}
-
-
-def test_all_are_asked_where_the_fastest_is_wanted(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", scaler(2.0))
-    said = imported_by(
-        'with Session(sys.argv[1], Config(threads=1, fallback_strategy="fastest")): pass', str(bundle.path)
-    )
-    assert {"onnxruntime", "openvino"} <= set(said["imported"])
-    assert "torch" not in said["imported"]
+        asked = ["onnxruntime", "openvino"]  # then it is worth asking
+    assert said["on any device"] == ["ort/cpu:0", asked]
+    assert said["named"] == [["abacus"], asked]
+    assert {"onnxruntime", "openvino"} <= set(said["the fastest"][1])
+    used, imported = said["the first one fails"]
+    assert (used, "torch" in imported) == ("openvino/cpu:0", False)
 
 
 def test_candidates_are_found_one_by_one_in_the_order_of_all_of_them(tmp_path: Path, numpy_engine: ModuleType) -> None:

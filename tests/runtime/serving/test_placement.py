@@ -24,7 +24,6 @@ from lineside_runtime.errors import (
     EngineMissingError,
     IncompatibleBundleError,
     NoDeviceError,
-    OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
 from lineside_runtime.serving import fastest_candidate
@@ -273,12 +272,6 @@ def test_a_model_that_no_engine_reads_is_unsupported(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", b"no model")
     with pytest.raises(UnsupportedModelError):
         Session(bundle)
-
-
-def test_out_of_memory_reaches_the_caller_where_nothing_else_is_allowed(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", memory_eater(), EATER_SPECS)
-    with Session(bundle, Config(engines=("ort",))) as session, pytest.raises(OutOfDeviceMemoryError):
-        session.predict(np.array([1 << 42]))
 
 
 def test_a_closed_placement_keeps_no_executable_open(everywhere: Bundle, numpy_engine: ModuleType) -> None:

@@ -215,12 +215,10 @@ def test_npu_threshold_gives_small_stages_to_the_npu(tmp_path: Path, stage_engin
     assert used(bundle, config, share=0.15) == "numpy/npu:0"  # all of the model is small on a box with others
 
 
-def test_fastest_measures_each_stage(tmp_path: Path, stage_engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastest_measures_each_stage(tmp_path: Path, stage_engine: ModuleType) -> None:
     bundle = cut_bundle(tmp_path / "cut", kinds=("npu", "gpu"))
     stage_engine.slow_s["npu:0"] = 0.02
     assert used(bundle, Config(engines=("numpy",), fallback_strategy="fastest")) == "numpy/gpu:0"
-    stage_engine.slow_s.clear()
-    monkeypatch.setattr(stage_engine, "before", lambda factor, array: threading.Event().wait(0.02 * (factor == HEAD)))
 
 
 def test_what_does_not_fit_is_told(cut: Bundle) -> None:

@@ -6,7 +6,7 @@ const CONFIRM_MS = 5000;
 const PRESS_MS = 5000;            // a finger that left the window without a sign holds nothing for longer
 const LANGUAGES = { en: "English", de: "Deutsch", zh: "中文" };
 const THEMES = ["auto", "light", "dark"];
-const FIGURE_TEXT_PX = 15;
+const FIGURE_TEXT_PX = 15, TAGS_MAX = 12;
 
 const $ = (id) => document.getElementById(id);
 const stored = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
@@ -229,21 +229,27 @@ function figure(seen, image, cameras, measurements, thresholds = null) {
     const [x1, y1, x2, y2] = one.line ?? [0, 0, 0, 0];
     overlay.append(svg("line", { x1, y1, x2, y2, class: one.in_tolerance ? "measure" : "measure out" }));
   }
-  for (const found of seen.doubtful) drawBox(overlay, found, scale, "doubt", thresholds);
-  for (const found of seen.detections) drawBox(overlay, found, scale, "", thresholds);
+  const defects = seen.detections.map((one) => [one, ""]), doubts = seen.doubtful.map((one) => [one, "doubt"]);
+  for (const [[, , x1, y1, x2, y2], kind] of [...doubts, ...defects]) {
+    overlay.append(svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: `box ${kind}` }));
+  }
+  drawTags(overlay, [...defects, ...doubts], FIGURE_TEXT_PX * scale, thresholds);
   image.className = "";
   return el("figure", {}, image, overlay, cameras > 1 ? el("figcaption", {}, seen.source) : null);
 }
 
-function drawBox(overlay, [type, score, x1, y1, x2, y2], scale, kind, thresholds) {
-  overlay.append(svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: `box ${kind}` }));
-  const size = FIGURE_TEXT_PX * scale, words = label(type, score, thresholds);
-  const long = words.length * size * 0.62 + size * 0.6, left = Math.max(0, Math.min(x1, overlay.viewBox.baseVal.width - long));
-  const above = y1 > 1.5 * size ? y1 - 1.4 * size : y1;
-  overlay.append(svg("rect", { x: left, y: above, width: long, height: 1.35 * size, class: `tag ${kind}` }));
-  const text = svg("text", { x: left + 0.3 * size, y: above + size, "font-size": size, class: kind });
-  text.textContent = words;
-  overlay.append(text);
+// A tag for each box would cover a small picture: the first ones are shown, none on another. Beside it stand all types.
+function drawTags(overlay, found, size, thresholds) {
+  const height = 1.35 * size, tags = [];
+  for (const [[type, score, x1, y1], kind] of found) {
+    const words = label(type, score, thresholds), width = words.length * size * 0.62 + size * 0.6;
+    const x = Math.max(0, Math.min(x1, overlay.viewBox.baseVal.width - width)), y = y1 > 1.5 * size ? y1 - 1.4 * size : y1;
+    if (tags.length === TAGS_MAX || tags.some((tag) => x < tag.x + tag.width && tag.x < x + width && Math.abs(y - tag.y) < height)) continue;
+    tags.push({ x, y, width });
+    const text = svg("text", { x: x + 0.3 * size, y: y + size, "font-size": size, class: kind });
+    text.textContent = words;
+    overlay.append(svg("rect", { x, y, width, height, class: `tag ${kind}` }), text);
+  }
 }
 
 const label = (type, score, thresholds) =>

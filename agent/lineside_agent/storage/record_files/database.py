@@ -344,6 +344,11 @@ DELETE FROM records WHERE seq IN (
 """
 
 
+_ENDS = f"""
+SELECT (SELECT seq FROM records WHERE (source, sequence) NOT IN ({_NEWEST}) ORDER BY seq LIMIT 1), max(seq) FROM records
+"""
+"""Numbers of the first record that limits may delete, and of the last one."""
+
 _DELETE_COPIES = f"""
 DELETE FROM records WHERE seq IN (
     SELECT records.seq FROM packs JOIN records ON records.seq BETWEEN packs.first_seq AND packs.last_seq
@@ -362,6 +367,15 @@ def delete_oldest(connection: sqlite3.Connection, path: Path, *, through: int, b
         return deleted
     packs.delete(connection, path, pack)
     return pack.last_seq - pack.first_seq + 1
+
+
+def count_about(connection: sqlite3.Connection) -> int:
+    """Returns how many records there are, from the first to the last number: to count them reads a whole index."""
+    first, last = connection.execute(_ENDS).fetchone()
+    pack = packs.oldest(connection)
+    if last is None:
+        return 0
+    return int(last) - min(int(first or last), int(last) if pack is None else pack.first_seq) + 1
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

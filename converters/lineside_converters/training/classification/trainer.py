@@ -67,6 +67,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
     figure = "top-1"
     begins_again = True
     warm_up_steps = 60
+    narrowed_rate = 4.0
     postprocess = READING.name
 
     def load(self) -> ClassificationObjective:

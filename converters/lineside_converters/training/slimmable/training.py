@@ -1,10 +1,10 @@
 """Training of several widths at once.
 
 Each step trains the widest network, the narrowest one and one of the others in turn (sandwich rule: Yu and Huang,
-arXiv:1903.05134). The widest one sees half of a batch, as it begins with most of what it needs; the
-narrower ones see all of it. All learn from the annotations, and the narrower ones from the widest one's answers too
-(in-place distillation), where it has given some. The benchmark `search.slimmable` measures what a training of four
-widths costs in terms of one of the widest alone.
+arXiv:1903.05134). The widest one and the next one see half of a batch, as they begin with most of what they need and
+cost most; the narrower ones see all of it. All learn from the annotations. From a third of the epochs on, when the
+widest one is a good teacher, the narrower ones learn from its answers too (in-place distillation), where it has given
+some. The benchmark `search.slimmable` measures what a training of four widths costs in terms of one of the widest.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import NetworkAt, SlimmableNetwork
 from lineside_converters.training.slimmable.settings import graph_of
 
-WIDEST_SHARE = 0.5
-"""Share of a batch that the widest network sees."""
+WIDE_SHARE = 0.5
+"""Share of a batch that the widest network sees, and the second widest one where there are narrower ones."""
 
 DISTILLED = 0.5
 """Weight of the distance from the widest network's answers."""
+
+DISTILLED_FROM = 1 / 3
+"""Share of the epochs after which the narrower networks learn from the widest one."""
 
 RANK_BATCHES = 4
 
@@ -82,6 +85,7 @@ def sandwich_loss(
     *,
     postprocess: str,
     step: int,
+    steps: int,
 ) -> Tensor:
     """Returns the loss of a step: that of the widest network, of the narrowest one, and of another one in turn.
 
@@ -89,19 +93,22 @@ def sandwich_loss(
         answer: Computes a network's outputs.
         postprocess: Name of the decoder of the outputs.
         step: Number of the step; chooses the second narrower width in turn.
+        steps: Steps of all epochs.
     """
     *others, narrowest = network.widths[1:]
     chosen = (narrowest, others[step % len(others)]) if others else (narrowest,)
-    images = objective.images(batch)
-    rows = max(2, round(len(images) * WIDEST_SHARE))
-    outputs = answer(network.full, images[:rows])
-    total = objective.true_loss(outputs, first_rows(batch, rows))
+    rows = max(2, round(len(objective.images(batch)) * WIDE_SHARE))
+    half = first_rows(batch, rows)
+    outputs = answer(network.full, objective.images(half))
+    total = objective.true_loss(outputs, half)
     teacher = [output.detach() for output in outputs]
     loss: DistillationLoss = distillation_loss_for(postprocess, teacher)
     for width in chosen:
-        found = answer(NetworkAt(network, width), images)
-        total = total + objective.true_loss(found, batch)
-        total = total + DISTILLED * loss.loss([output[:rows] for output in found], teacher)
+        part = half if others and width == others[0] else batch
+        found = answer(NetworkAt(network, width), objective.images(part))
+        total = total + objective.true_loss(found, part)
+        if step >= DISTILLED_FROM * steps:
+            total = total + DISTILLED * loss.loss([output[:rows] for output in found], teacher)
     return total
 
 

@@ -37,6 +37,7 @@ from lineside_hub.results.frames.image import check_head, check_image
 from lineside_hub.results.frames.retention import orphans, sweep
 from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs, free_bytes
+from lineside_link.age_limit import SWEEP_S
 from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_framed
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError, DiskFullError, FrameError, LinesideError, StoreError
@@ -54,8 +55,6 @@ IDLE_S = 30.0
 
 WAIT_S, WAIT_FULL_S = 5.0, 60.0
 """How long a device waits for other uploads; for disk space or the database."""
-
-SWEEP_EVERY_S = 60.0
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -330,7 +329,7 @@ class FrameWorker:
             self._report_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
 
     def _sweep(self) -> None:
-        self._sweep_at_s = time.monotonic() + SWEEP_EVERY_S
+        self._sweep_at_s = time.monotonic() + SWEEP_S
         self._since_sweep = 0
         try:
             for dropped in sweep(self._rows, self._blobs, self._config.frames, time.time_ns()):

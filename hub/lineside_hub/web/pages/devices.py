@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from lineside_hub.fleet.device_commands import read_log
 from lineside_hub.fleet.listing import DeviceDetail, DeviceSummary, list_devices, show_device, timeline
-from lineside_hub.link_monitor import link_warning
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import TimelineEvent
 from lineside_hub.results.sql import runner
@@ -83,7 +82,6 @@ def show_fleet(call: DashboardRequest) -> Response:
     page = min(query.page, pages)
     return call.page(
         "devices.html",
-        link_problem=link_warning(call.folder),
         query=query,
         fields={"group": query.group, "show": query.show, "name": query.name},
         groups=_by_group(devices),

@@ -21,55 +21,51 @@ BOTH = frozenset("ab")
 TRIAL = AgentTrial(slot="b", back="a", wish="1/2/ff", healthy_s=60.0, deadline_s=600.0)
 
 
-def test_without_a_trial_the_current_slot_runs() -> None:
-    assert decide("a", None, BOTH, NOW) == ("a", None, "")
+STARTED = TRIAL._replace(boot_id="boot-1")
 
 
-def test_start_on_trial_is_paid_for_and_its_time_begins() -> None:
-    decision = decide("b", TRIAL, BOTH, NOW)
-    assert decision.slot == "b"
-    assert decision.trial == TRIAL._replace(spent=1, boot_id="boot-1", since_s=1000.0)
-
-
-def test_later_start_within_a_boot_does_not_move_the_deadline() -> None:
-    running = TRIAL._replace(spent=1, boot_id="boot-1", since_s=900.0)
-    decision = decide("b", running, BOTH, NOW)
-    assert decision.trial == running._replace(spent=2)
-
-
-def test_another_boot_begins_the_time_anew() -> None:
-    running = TRIAL._replace(spent=1, boot_id="boot-0", since_s=9e9)
-    decision = decide("b", running, BOTH, NOW)
-    assert decision.trial is not None
-    assert (decision.trial.since_s, decision.trial.spent) == (1000.0, 2)
-
-
-def test_spent_budget_takes_the_agent_back() -> None:
-    decision = decide("b", TRIAL._replace(spent=BUDGET, last_end="watchdog (killed ABRT)"), BOTH, NOW)
-    assert (decision.slot, decision.trial) == ("a", None)
-    assert "watchdog" in decision.reason
-
-
-def test_passed_deadline_takes_the_agent_back() -> None:
-    late = TRIAL._replace(spent=1, boot_id="boot-1", since_s=300.0)
-    decision = decide("b", late, BOTH, NOW)
-    assert (decision.slot, decision.reason) == ("a", "not healthy within 600 s")
-
-
-def test_trial_of_a_slot_that_is_not_current_has_not_begun() -> None:
-    assert decide("a", TRIAL._replace(spent=99), BOTH, NOW) == ("a", None, "")
-
-
-def test_slot_that_is_not_whole_gives_way_to_the_other() -> None:
-    assert decide("b", TRIAL, frozenset("a"), NOW).slot == "a"
-    assert decide("b", None, frozenset("a"), NOW).slot == "a"
-    assert decide(None, None, frozenset("a"), NOW).slot == "a"
-    assert decide("a", None, frozenset(), NOW).slot is None
-
-
-def test_bad_agent_is_better_than_none() -> None:
-    decision = decide("b", TRIAL._replace(spent=99), frozenset("b"), NOW)
-    assert (decision.slot, decision.trial, decision.reason) == ("b", None, "")
+@pytest.mark.parametrize(
+    ("current", "trial", "whole", "slot", "after", "reason"),
+    [
+        pytest.param("a", None, "ab", "a", None, "", id="without a trial"),
+        pytest.param("b", TRIAL, "ab", "b", STARTED._replace(spent=1, since_s=1000.0), "", id="a start is paid for"),
+        pytest.param(
+            "b", STARTED._replace(spent=1, since_s=900.0), "ab", "b", STARTED._replace(spent=2, since_s=900.0), "",
+            id="a later start moves no deadline",
+        ),
+        pytest.param(
+            "b", TRIAL._replace(spent=1, boot_id="boot-0", since_s=9e9), "ab",
+            "b", STARTED._replace(spent=2, since_s=1000.0), "", id="another boot begins the time anew",
+        ),
+        pytest.param(
+            "b", TRIAL._replace(spent=BUDGET, last_end="watchdog (killed ABRT)"), "ab", "a", None, "watchdog",
+            id="the budget is spent",
+        ),
+        pytest.param(
+            "b", STARTED._replace(spent=1, since_s=300.0), "ab", "a", None, "not healthy within 600 s",
+            id="the deadline has passed",
+        ),
+        pytest.param("a", TRIAL._replace(spent=99), "ab", "a", None, "", id="the slot of the trial is not current"),
+        pytest.param("b", TRIAL, "a", "a", None, None, id="the slot on trial is not whole"),
+        pytest.param("b", None, "a", "a", None, None, id="the current slot is not whole"),
+        pytest.param(None, None, "a", "a", None, None, id="there is no current slot"),
+        pytest.param("a", None, "", None, None, None, id="no slot is whole"),
+        pytest.param("b", TRIAL._replace(spent=99), "b", "b", None, "", id="a bad agent is better than none"),
+    ],
+)  # fmt: skip
+def test_the_slot_that_is_started(
+    current: guard.AgentSlot | None,
+    trial: AgentTrial | None,
+    whole: str,
+    slot: str | None,
+    after: AgentTrial | None,
+    reason: str | None,
+) -> None:
+    decision = decide(current, trial, frozenset(whole), NOW)
+    assert decision.slot == slot
+    if reason is not None:
+        assert decision.trial == after
+        assert reason in decision.reason and bool(reason) == bool(decision.reason)
 
 
 @pytest.mark.parametrize(("result", "starts"), [("watchdog", 2), ("exit-code", 3), ("core-dump", 3), ("success", 6)])

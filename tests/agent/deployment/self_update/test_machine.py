@@ -120,25 +120,12 @@ def test_what_fails_before_the_switch_costs_nothing(running: AgentMachine, state
     assert (failed.state, failed.installed, failed.error, actions) == ("failed", ref(1), PROBLEM, (Rest(),))
 
 
-def test_broken_link_fetches_again_after_a_pause(running: AgentMachine) -> None:
-    machine = walk(running, "fetching")
-    again, (action,) = step(machine, Failed(machine.attempt, PROBLEM, transient=True))
-    assert isinstance(action, Fetch)
-    assert (again.state, action.pause_s) == ("fetching", 1.0)
-
-
 def test_agent_in_no_slot_says_so() -> None:
     machine, _ = step(AgentMachine(), Started())
     failed, actions = step(machine, DesiredChanged("group", make_desired(2, 2)))
     assert (failed.state, actions) == ("failed", (Rest(),))
     assert failed.error is not None
     assert "no slot" in failed.error.message
-
-
-def test_desired_state_for_what_runs_or_for_nothing_needs_nothing(running: AgentMachine) -> None:
-    for desired in (make_desired(2, 1), make_desired(2, None)):
-        machine, actions = step(running, DesiredChanged("group", desired))
-        assert (machine.state, machine.gen, actions) == ("active", 2, ())
 
 
 def test_agent_that_somebody_installed_by_hand_is_what_is_installed(running: AgentMachine) -> None:

@@ -65,7 +65,7 @@ def sample(part: str, *labels: int) -> Sample:
     return Sample(path=Path(f"{part}.jpg"), boxes=boxes, labels=np.array(labels, np.int64), part_id=part)
 
 
-def test_every_batch_holds_both_domains(domains: Domains) -> None:
+def test_every_batch_holds_both_domains_and_boxes_stay_on_the_canvas(domains: Domains) -> None:
     batch = mixer(domains).batch(0, mosaics=True)
     assert batch.images.shape == (8, 1, 64, 64)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -73,9 +73,6 @@ def test_every_batch_holds_both_domains(domains: Domains) -> None:
     steel, pcb = batch.labels[:4], batch.labels[4:]
     assert (steel[steel >= 0] < len(STEEL)).all()
     assert (pcb[pcb >= 0] >= len(STEEL)).all()
-
-
-def test_boxes_stay_on_the_canvas_and_are_real(domains: Domains) -> None:
     maker = mixer(domains, batch=16)
     for step in range(10):
         batch = maker.batch(step, mosaics=True)
@@ -90,61 +87,43 @@ def test_most_board_crops_show_a_defect_and_some_show_none(domains: Domains) -> 
     assert 0.6 < float(shown.mean()) < 0.97
 
 
-def test_a_step_sees_the_same_batch_in_every_run_and_another_with_another_seed(domains: Domains) -> None:
+def test_a_step_sees_the_same_batch_in_every_run_also_of_a_stream_that_starts_in_the_middle(domains: Domains) -> None:
     first, again = (mixer(domains).batch(5, mosaics=True) for _ in range(2))
     assert torch.equal(first.images, again.images) and torch.equal(first.boxes, again.boxes)
     assert not torch.equal(first.images, mixer(domains, seed=1).batch(5, mosaics=True).images)
     assert not torch.equal(first.images, mixer(domains).batch(6, mosaics=True).images)
-
-
-def test_a_stream_that_starts_in_the_middle_goes_on_as_the_whole_one(domains: Domains) -> None:
-    whole = mixer(domains).stream(0, mosaics_at=lambda step: True)
     late = mixer(domains).stream(3, mosaics_at=lambda step: True)
-    for a, b in zip(itertools.islice(whole, 3, 6), late, strict=False):
-        assert torch.equal(a.images, b.images)
-    whole.close()
+    for step, batch in enumerate(itertools.islice(late, 3), 3):
+        assert torch.equal(batch.images, mixer(domains).batch(step, mosaics=True).images)
     late.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
 
 
-def test_one_lap_shows_every_picture_once(domains: Domains) -> None:
-    steel = domains[0]
+def test_one_lap_shows_every_picture_once_and_simulated_frames_come_as_often_as_asked(domains: Domains) -> None:
+    steel, rng = domains[0], np.random.default_rng(0)
     maker = mixer(domains, simulated_share=0.0)
-    rng = np.random.default_rng(0)
     seen = [id(maker._pick(steel, rng, number)) for number in range(len(steel.train))]
     assert sorted(seen) == sorted(id(p) for p in steel.train)
-
-
-def test_simulated_frames_come_as_often_as_asked(domains: Domains) -> None:
     steel = Domain("steel", domains[0].train[:1], (), (), domains[0].simulated, STEEL_FRAMING)
     maker = mixer((steel,), simulated_share=0.25)
-    rng = np.random.default_rng(0)
     real = sum(maker._pick(steel, rng, number) is steel.train[0] for number in range(2000))
     # The one real picture is also among the simulated ones.
     assert real / 2000 == pytest.approx(0.75 + 0.25 / len(steel.simulated), abs=0.04)
 
 
-def test_collate_pads_boxes_with_minus_one(domains: Domains) -> None:
-    clean = next(p for d in domains for p in (*d.clean, *d.train) if p.image.shape == (200, 200))
-    batch = collate([clean])
-    assert batch.labels.shape[1] >= 1
-    assert ((batch.labels >= 0).sum(1) == len(clean.boxes)).all()
-
-
-def test_the_share_of_boards_decides_and_no_domain_is_left_out(domains: Domains) -> None:
+def test_the_share_of_boards_decides_no_domain_is_left_out_and_an_epoch_is_one_pass_over_the_larger_set(
+    domains: Domains,
+) -> None:
     assert canvases_per_domain(settings(batch=24, pcb_share=1 / 3), domains) == (16, 8)
     assert canvases_per_domain(settings(batch=8, pcb_share=0.0), domains) == (7, 1)
     assert canvases_per_domain(settings(batch=8, pcb_share=1.0), domains) == (1, 7)
     assert canvases_per_domain(settings(batch=8), domains[:1]) == (8,)
-
-
-def test_two_folders_of_one_domain_are_refused(domains: Domains) -> None:
+    assert steps_per_epoch((4, 4), domains) == -(-len(domains[0].train) // 4)
     with pytest.raises(TrainingError, match="one domain"):
         canvases_per_domain(settings(), (domains[0], domains[0]))
-
-
-def test_an_epoch_is_one_pass_over_the_larger_set(domains: Domains) -> None:
-    assert steps_per_epoch((4, 4), domains) == -(-len(domains[0].train) // 4)
+    clean = next(p for d in domains for p in (*d.clean, *d.train) if p.image.shape == (200, 200))
+    labels = collate([clean]).labels  # padded with -1
+    assert labels.shape[1] >= 1 and ((labels >= 0).sum(1) == len(clean.boxes)).all()
 
 
 def test_a_board_and_its_template_stay_on_one_side() -> None:
@@ -176,12 +155,9 @@ def test_folders_become_domains(tmp_path: Path) -> None:
     assert all(p.image.shape == (640, 640) for p in boards.train + boards.clean + boards.held)
 
 
-def test_a_folder_with_one_part_cannot_keep_any_aside(tmp_path: Path) -> None:
+def test_a_folder_with_one_part_and_an_image_that_is_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="too few"):
-        load_domain(write_strips(tmp_path / "a", {"train": 1}), held_share=0.1, simulate=False)
-
-
-def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
+        load_domain(write_strips(tmp_path / "one", {"train": 1}), held_share=0.1, simulate=False)
     write_strips(tmp_path / "a", {"train": 4})
     (tmp_path / "a" / "images" / "s2.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"s2\.png"):

@@ -43,12 +43,22 @@ def assigned(true_boxes: Tensor, true_labels: Tensor, *, predicted: Tensor | Non
     return targets, centres
 
 
-def test_cells_of_all_strides_lie_in_the_middle_of_their_squares() -> None:
+def test_cells_lie_in_the_middle_of_their_squares_in_the_order_of_the_maps_and_distances_are_in_strides() -> None:
     centres, strides = cell_centres(SHAPES)
     assert centres[0].tolist() == [4, 4] and strides[0].item() == 8
     assert centres[12].tolist() == [4, 12]
     assert centres[-1].tolist() == [80, 80] and strides[-1].item() == 32
     assert len(centres) == sum(h * w for h, w in SHAPES)
+    maps = tuple(
+        torch.arange(h * w, dtype=torch.float32).reshape(1, 1, h, w) + 1000 * i for i, (h, w) in enumerate(SHAPES)
+    )
+    assert flatten(maps)[0, :, 0].tolist() == [*range(144), *range(1000, 1036), *range(2000, 2009)]
+    logits = torch.full((1, len(centres), 4 * REG_BINS), -50.0)
+    for side, bins in enumerate((1, 2, 3, 4)):
+        logits[..., side * REG_BINS + bins] = 50.0
+    boxes = decode(logits, centres=centres, strides=strides)
+    assert boxes[0, 0].tolist() == pytest.approx([4 - 8, 4 - 16, 4 + 24, 4 + 32], abs=1e-3)
+    assert boxes[0, -1].tolist() == pytest.approx([80 - 32, 80 - 64, 80 + 96, 80 + 128], abs=1e-3)
 
 
 def test_only_cells_inside_a_box_answer_for_it_and_no_more_than_ten() -> None:
@@ -61,16 +71,13 @@ def test_only_cells_inside_a_box_answer_for_it_and_no_more_than_ten() -> None:
     assert (targets.boxes[targets.positive] == torch.tensor([10.0, 20.0, 60.0, 70.0])).all()
 
 
-def test_a_tiny_defect_still_gets_a_cell() -> None:
-    targets, _ = assigned(*one_image((41, 41, 48, 48)))
-    assert targets.positive.sum() >= 1
-
-
-def test_a_fresh_network_whose_boxes_miss_still_gets_positives() -> None:
-    centres, _ = cell_centres(SHAPES)
-    nowhere = torch.zeros(1, len(centres), 4)
-    targets, _ = assigned(*one_image((10, 10, 50, 50)), predicted=nowhere)
-    assert targets.positive.sum() > 0
+def test_tiny_defects_and_boxes_that_miss_still_get_cells_and_padding_none() -> None:
+    assert assigned(*one_image((41, 41, 48, 48)))[0].positive.sum() >= 1
+    nowhere = torch.zeros(1, len(cell_centres(SHAPES)[0]), 4)  # as of a fresh network
+    assert assigned(*one_image((10, 10, 50, 50)), predicted=nowhere)[0].positive.sum() > 0
+    targets, _ = assigned(torch.tensor([[[10.0, 10, 50, 50]]]), torch.tensor([[-1]]))
+    assert not targets.positive.any()
+    assert targets.scores.sum() == 0
 
 
 def test_the_best_cell_of_a_box_is_asked_for_its_best_overlap() -> None:
@@ -88,33 +95,10 @@ def test_a_cell_in_two_boxes_answers_for_one_of_them() -> None:
     assert shared.any()
 
 
-def test_padding_and_clean_images_give_no_targets() -> None:
-    targets, _ = assigned(torch.tensor([[[10.0, 10, 50, 50]]]), torch.tensor([[-1]]))
-    assert not targets.positive.any()
-    assert targets.scores.sum() == 0
-
-
 def test_iou_of_known_pairs() -> None:
     first = torch.tensor([[0.0, 0, 10, 10]])
     second = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
     assert pair_iou(first, second)[0].tolist() == pytest.approx([1, 1 / 3, 0])
-
-
-def test_distances_are_in_strides_from_the_cells_centre() -> None:
-    centres, strides = cell_centres(SHAPES)
-    logits = torch.full((1, len(centres), 4 * REG_BINS), -50.0)
-    for side, bins in enumerate((1, 2, 3, 4)):
-        logits[..., side * REG_BINS + bins] = 50.0
-    boxes = decode(logits, centres=centres, strides=strides)
-    assert boxes[0, 0].tolist() == pytest.approx([4 - 8, 4 - 16, 4 + 24, 4 + 32], abs=1e-3)
-    assert boxes[0, -1].tolist() == pytest.approx([80 - 32, 80 - 64, 80 + 96, 80 + 128], abs=1e-3)
-
-
-def test_flatten_keeps_the_order_of_the_cells() -> None:
-    maps = tuple(
-        torch.arange(h * w, dtype=torch.float32).reshape(1, 1, h, w) + 1000 * i for i, (h, w) in enumerate(SHAPES)
-    )
-    assert flatten(maps)[0, :, 0].tolist() == [*range(144), *range(1000, 1036), *range(2000, 2009)]
 
 
 def test_easy_negatives_cost_almost_nothing_and_positives_their_full_target() -> None:

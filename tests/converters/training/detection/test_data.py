@@ -91,26 +91,16 @@ def test_types_of_several_sets_are_put_together_by_name(coco: Path, tmp_path: Pa
     assert batch.images.shape == (10, 1, 64, 64)
 
 
-def test_large_defects_are_scaled_and_small_ones_are_cut() -> None:
+def test_large_defects_are_scaled_and_small_ones_cut_and_frames_reach_the_network_at_that_scale() -> None:
     assert choose_framing([boxed(640, 200, 90)], 224) == "scale"
     assert choose_framing([boxed(640, 20, 25)], 224) == "cut"
     assert choose_framing([boxed(200, 5)], 224) == "scale"
-
-
-def test_frames_reach_the_network_at_the_scale_of_the_training() -> None:
-    scaled = preprocess_for(["scale"], [900], 224)
-    assert prepare(np.zeros((900, 450), np.uint8), scaled)[0].shape == (1, 1, 224, 128)
-    cut = preprocess_for(["cut"], [700], 224)
-    assert prepare(np.zeros((700, 500), np.uint8), cut)[1].scale_x == 1
-    large = preprocess_for(["cut"], [4000], 224)
-    picture = boxed(2560, 100)
+    assert prepare(np.zeros((900, 450), np.uint8), preprocess_for(["scale"], [900], 224))[0].shape == (1, 1, 224, 128)
+    assert prepare(np.zeros((700, 500), np.uint8), preprocess_for(["cut"], [700], 224))[1].scale_x == 1
+    large, picture = preprocess_for(["cut"], [4000], 224), boxed(2560, 100)
     seen = as_seen(picture, large)
-    letterbox = prepare(picture.image, large)[1]
-    assert seen.image.shape == (1280, 1280) and letterbox.scale_x == 0.5
+    assert seen.image.shape == (1280, 1280) and prepare(picture.image, large)[1].scale_x == 0.5
     np.testing.assert_allclose(seen.boxes, [[0, 0, 50, 50]])
-
-
-def test_sets_that_need_two_scales_are_not_trained_together() -> None:
     assert preprocess_for(["scale", "cut"], [200, 640], 224).max_side == 640
     with pytest.raises(TrainingError, match="scaled and another"):
         preprocess_for(["scale", "cut"], [900, 640], 224)
@@ -158,7 +148,7 @@ def test_a_start_keeps_what_it_knows_of_types_that_the_data_have_too(tmp_path: P
     assert float(after[0][:, [0, 3]].sigmoid().mean()) == pytest.approx(PRIOR, rel=0.2)
 
 
-def test_a_start_that_knows_none_of_the_types_begins_its_heads_anew(tmp_path: Path) -> None:
+def test_a_start_that_knows_none_of_the_types_begins_its_heads_anew_and_a_weights_file_is_none(tmp_path: Path) -> None:
     torch.manual_seed(0)
     export_detector(SurfaceDetector(2, channels=16).eval(), tmp_path / "float.onnx")
     (tmp_path / "training.json").write_text('{"labels": ["dent", "hole"]}')
@@ -167,9 +157,6 @@ def test_a_start_that_knows_none_of_the_types_begins_its_heads_anew(tmp_path: Pa
     with torch.no_grad():
         scores = start.network.module.eval()(torch.zeros(1, 1, 64, 64))[0].sigmoid()
     assert float(scores.mean()) == pytest.approx(PRIOR, rel=0.2), "of as many types, but of others"
-
-
-def test_a_weights_file_is_no_start_and_the_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_bytes(b"weights")
     with pytest.raises(UnsupportedModelError, match="finished run"):
         open_start(tmp_path / "best.pt", [])

@@ -76,7 +76,7 @@ def test_where_high_scores_are_the_wrong_ones_the_map_is_flat_and_right_on_avera
     assert apply_map(scores, (a, b)).mean() == pytest.approx(right.mean(), abs=0.02)
 
 
-def test_labels_with_few_finds_share_one_map() -> None:
+def test_labels_with_few_finds_share_one_map_and_without_any_find_scores_stay_as_they_are() -> None:
     scores, right = drawn(400, 2.0, 1.0)
     labels = np.zeros(400, np.int64)
     labels[:4] = 1
@@ -84,9 +84,6 @@ def test_labels_with_few_finds_share_one_map() -> None:
     maps = calibrate(finds.best, finds.present)
     assert maps[1] == maps[2] == fit_map(scores, right)
     assert maps[0] == fit_map(scores[4:], right[4:])
-
-
-def test_without_any_find_the_scores_stay_as_they_are() -> None:
     empty = finds_of(np.empty(0), np.empty(0, np.int64), np.empty(0, bool))
     assert calibrate(empty.best, empty.present) == ((1.0, 0.0), (1.0, 0.0))
     assert apply_map(np.array([0.3]), (1.0, 0.0)) == pytest.approx(0.3)
@@ -117,10 +114,19 @@ def test_a_calibrated_score_leads_back_to_its_raw_one(score: float, a: float, b:
         assert raw_score(calibrated, (a, b)) == pytest.approx(score, abs=1e-6)
 
 
-def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
+def test_the_threshold_lies_in_the_middle_of_the_gap_above_false_boxes_and_missed_images_count() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     finds = finds_of(scores, np.zeros(6, np.int64), scores > 0.5)
     assert choose_thresholds(finds, ((1.0, 0.0), (1.0, 0.0))) == pytest.approx((0.5, 0.5))
+    shown, right = np.array([[True], [False], [True]]), np.array([True, False])  # the third is never found
+    finds = CalibrationFinds(np.array([0.9, 0.4]), np.zeros(2, np.int64), right, np.arange(2), shown, np.array([2]))
+    assert 0.4 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.9
+    # Every image shows the type, so the images alone would take any threshold down to nothing.
+    images, scores = np.repeat(np.arange(10), 5), np.tile([0.8, 0.3, 0.25, 0.2, 0.15], 10)
+    finds = CalibrationFinds(
+        scores, np.zeros(50, np.int64), scores > 0.5, images, np.ones((10, 1), bool), np.array([10])
+    )
+    assert 0.3 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.8
 
 
 def test_the_threshold_is_the_best_of_all_on_noisy_images() -> None:
@@ -135,33 +141,8 @@ def test_the_threshold_is_the_best_of_all_on_noisy_images() -> None:
     assert f1(chosen) == pytest.approx(max(f1(bar) for bar in np.linspace(0, 1, 2001)), abs=1e-9)
 
 
-def test_an_image_whose_type_is_never_found_counts_as_missed() -> None:
-    finds = CalibrationFinds(
-        np.array([0.9, 0.4]),
-        np.zeros(2, np.int64),
-        np.array([True, False]),
-        np.array([0, 1]),
-        np.array([[True], [False], [True]]),
-        np.array([2]),
-    )
-    assert 0.4 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.9
-
-
-def test_logit_is_bounded_at_both_ends() -> None:
-    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
-
-
-def test_the_bundles_postprocessing_takes_what_was_fitted() -> None:
+def test_the_bundles_postprocessing_takes_what_was_fitted_and_logits_are_bounded() -> None:
     params = read_params(postprocess(((2.0, 1.0),) * 12, (0.4,) * 12).params)
     assert params.calibration == ((2.0, 1.0),) * 12
     assert params.thresholds == (0.4,) * 12
-
-
-def test_false_boxes_beside_a_right_one_raise_the_threshold() -> None:
-    # Every image shows the type, so the images alone would take any threshold down to nothing.
-    images = np.repeat(np.arange(10), 5)
-    scores = np.tile([0.8, 0.3, 0.25, 0.2, 0.15], 10)
-    finds = CalibrationFinds(
-        scores, np.zeros(50, np.int64), scores > 0.5, images, np.ones((10, 1), bool), np.array([10])
-    )
-    assert 0.3 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.8
+    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()

@@ -153,24 +153,18 @@ def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(
     assert facts["starts"][0]["start"] == "surface-12"
 
 
-def test_a_model_of_another_kind_is_no_start(folders: Folders, tmp_path: Path) -> None:
+def test_a_start_of_another_kind_nothing_to_resume_and_a_loss_without_a_number_are_errors(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "net.onnx").write_bytes(convnet())
     with pytest.raises(TrainingError, match="outputs are others"):
         train_detector(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
-
-
-def test_resuming_where_nothing_was_begun_is_refused(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resumed"):
-        train_detector(settings(folders, tmp_path, resume=True), lambda _: None)
-
-
-def test_a_run_away_learning_rate_is_an_error_and_not_a_model(
-    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+        train_detector(settings(folders, tmp_path / "none", resume=True), lambda _: None)
     monkeypatch.setattr("lineside_converters.training.detection.loss.GIOU_WEIGHT", float("inf"))
     with pytest.raises(TrainingError, match="loss of step 0"):
-        train_detector(settings(folders, tmp_path), lambda _: None)
-    assert not (tmp_path / "best.pt").exists()
+        train_detector(settings(folders, tmp_path / "run"), lambda _: None)
+    assert not (tmp_path / "run" / "best.pt").exists()
 
 
 def test_small_defects_pull_the_scores_off_the_prior() -> None:
@@ -240,19 +234,16 @@ def test_finds_are_judged_by_their_own_type_and_image() -> None:
     assert map50(pictures, [found, nothing]) == pytest.approx(0.5)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_would_run_code_or_is_damaged_is_refused_and_a_whole_one_comes_back(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
             return (tmp_path / "ran").touch, ()
 
-    torch.save(Payload(), tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingError, match="resumed"):
-        checkpoints.load(tmp_path / "checkpoint.pt")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_damaged_checkpoint_is_refused_and_a_whole_one_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
+    torch.save(Payload(), path)
+    with pytest.raises(TrainingError, match="resumed"):
+        checkpoints.load(path)
+    assert not (tmp_path / "ran").exists()
     checkpoints.save(path, {"step": 3, "tensor": torch.arange(4)})
     assert checkpoints.load(path)["tensor"].tolist() == [0, 1, 2, 3]
     path.write_bytes(path.read_bytes()[:200])

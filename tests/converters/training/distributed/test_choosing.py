@@ -32,10 +32,13 @@ def test_a_slow_link_takes_the_least_waiting_of_those_that_were_shown_equal() ->
     assert "low-rank left out: not shown" in found.why
 
 
-def test_what_the_backward_pass_hides_is_not_waited_for() -> None:
+def test_what_the_backward_pass_hides_is_not_waited_for_but_updates_of_sharded_parameters_are() -> None:
     found = choice((0.2, 0.1, 0.1, 0.1), last_share=0.1)
     assert found.waiting_s["fp32"] == pytest.approx(0.02)
     assert found.scheme == "fp32"
+    updates = {"int4": TrialTime(0.1, update_s=0.2)}
+    found = choose(updates, compute_s=0.5, backward_s=0.3, last_share=0.0, equal=("int4",))
+    assert found.waiting_s["int4"] == pytest.approx(0.2)
 
 
 def test_local_updates_hide_behind_whole_steps_and_are_taken_on_the_slowest_links() -> None:
@@ -48,13 +51,6 @@ def test_local_updates_hide_behind_whole_steps_and_are_taken_on_the_slowest_link
     assert slower.waiting_s["local"] == pytest.approx(4 * (16 / 4 - 4 * 0.5) / 32)
 
 
-def test_nothing_hides_the_updates_of_sharded_parameters() -> None:
-    found = choose(
-        {"int4": TrialTime(0.1, update_s=0.2)}, compute_s=0.5, backward_s=0.3, last_share=0.0, equal=("int4",)
-    )
-    assert found.waiting_s["int4"] == pytest.approx(0.2)
-
-
 def test_a_small_network_fills_one_bucket() -> None:
     assert last_share_of(torch.nn.Linear(10, 10), 25e6) == 1.0
     assert last_share_of(torch.nn.Linear(1000, 10_000), 25e6) == pytest.approx(15.04e6 / 40.04e6)
@@ -64,30 +60,16 @@ def test_a_small_network_fills_one_bucket() -> None:
 def test_the_layout_follows_from_the_size_against_a_workers_memory(memory: float, name: str) -> None:
     found, why = layout_for(100_000_000, int(memory), 4)
     assert found == name and "MB of state" in why
-
-
-def test_a_layout_that_cannot_average_the_scheme_asked_for_is_not_chosen() -> None:
     assert layouts_with("int8") == ("ddp", "zero1", "fsdp")
-    assert layout_for(100_000_000, 1_000_000, 4, layouts_with("bf16"))[0] == "zero1"
+    assert layout_for(100_000_000, 1_000_000, 4, layouts_with("bf16"))[0] == "zero1"  # that averages the scheme
 
 
 def figures(waited_s: float, exchanged: Exchanged = ()) -> WorkerCost:
     return WorkerCost(
-        steps=10,
-        seconds=10 * (0.4 + waited_s),
-        waited_s=10 * waited_s,
-        rows=160,
-        bytes_sent=10 * 45e6,
-        step_s=0.4 + waited_s,
-        compute_s=0.4,
-        memory_bytes=1000,
-        layout="ddp",
-        layout_why="",
-        scheme="fp32",
-        scheme_why="",
-        shares=(0.5, 0.5),
-        exchanged=exchanged,
-    )
+        steps=10, seconds=10 * (0.4 + waited_s), waited_s=10 * waited_s, rows=160, bytes_sent=10 * 45e6,
+        step_s=0.4 + waited_s, compute_s=0.4, memory_bytes=1000, layout="ddp", layout_why="", scheme="fp32",
+        scheme_why="", shares=(0.5, 0.5), exchanged=exchanged,
+    )  # fmt: skip
 
 
 def test_the_report_adds_workers_up_and_foretells_a_ring() -> None:
@@ -102,11 +84,8 @@ def test_the_report_adds_workers_up_and_foretells_a_ring() -> None:
     assert report([figures(0.0)], epochs=1, restarts=0).predicted == ()
 
 
-def test_what_the_backward_pass_has_room_for_is_not_waited_for_by_more_workers() -> None:
+def test_more_workers_do_not_wait_for_what_the_backward_pass_has_room_for() -> None:
     found = report([figures(0.02, ((0.2, 0.1), (0.0, 0.02)))] * 2, epochs=1, restarts=0)
     assert found.predicted[0].step_s == pytest.approx(0.4 + 1.5 * 0.02)
-
-
-def test_without_the_bundles_waiting_grows_as_the_bytes_do() -> None:
-    found = report([figures(0.3)] * 2, epochs=1, restarts=0)
+    found = report([figures(0.3)] * 2, epochs=1, restarts=0)  # without the bundles, waiting grows as the bytes do
     assert found.predicted[0].step_s == pytest.approx(0.4 + 1.5 * 0.3)

@@ -80,10 +80,13 @@ def ranks() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_worker_gets_the_same_bits(ranks: list[dict[str, Any]], name: str) -> None:
-    for others in ranks[1:]:
-        for ours, theirs in zip(ranks[0][name]["applied"], others[name]["applied"], strict=True):
-            assert all(torch.equal(ours[each], theirs[each]) for each in SHAPES)
+def test_every_worker_gets_the_same_bits_and_a_kept_state_goes_on_with_other_bundles_to_the_same(
+    ranks: list[dict[str, Any]], name: str
+) -> None:
+    for other in ranks:
+        for part, whole in (("applied", ranks[0][name]["applied"]), ("resumed", other[name]["rest"])):
+            for ours, theirs in zip(whole, other[name][part], strict=True):
+                assert all(torch.equal(ours[each], theirs[each]) for each in SHAPES)
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-6), ("bf16", 2**-6)])
@@ -121,15 +124,6 @@ def test_low_rank_finds_the_few_directions_that_the_gradients_have(ranks: list[d
     found = ranks[0]["low-rank"]["applied"][-1]["wide"]
     assert float((found - true).norm() / true.norm()) < 0.2
     assert torch.linalg.matrix_rank(found.view(96, 70), rtol=1e-4) <= 4
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_a_state_that_was_kept_goes_on_with_other_bundles_to_the_same_bits(
-    ranks: list[dict[str, Any]], name: str
-) -> None:
-    for rank in ranks:
-        for ours, theirs in zip(rank[name]["rest"], rank[name]["resumed"], strict=True):
-            assert all(torch.equal(ours[each], theirs[each]) for each in SHAPES)
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"local"}))

@@ -110,12 +110,11 @@ def test_a_connection_that_breaks_in_a_file_leaves_only_whole_ones(tmp_path: Pat
     assert (tmp_path / "served/kept/run-1/checkpoint_10-02").is_dir()
 
 
-def test_a_protocol_that_nobody_knows_is_said() -> None:
+def test_pyarrows_own_serves_where_fsspecs_package_is_missing_and_an_unknown_protocol_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(TrainingError, match="nothing here reaches gopher://"):
         file_system("gopher://somewhere/runs")
-
-
-def test_pyarrows_own_serves_where_fsspecs_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     filesystem, path = file_system("s3://bucket/runs?region=eu-central-1")
     assert (filesystem.type_name, path) == ("s3", "bucket/runs")

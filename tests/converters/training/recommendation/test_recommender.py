@@ -74,11 +74,10 @@ def bundle(model: DINModel, said: list[str], tmp_path_factory: pytest.TempPathFa
     return model.optimize(tmp_path_factory.mktemp("bundles") / "parts", on_progress=said.append).path
 
 
-def test_only_files_that_stay_are_named(bundle: Path, said: list[str]) -> None:
+def test_a_bundle_that_ranks_well_passes_the_baseline_gate_and_only_files_that_stay_are_named(
+    bundle: Path, said: list[str]
+) -> None:
     assert said and not [text for text in said if tempfile.gettempdir() in text and str(bundle) not in text]
-
-
-def test_a_bundle_that_ranks_well_passes_the_baseline_gate(bundle: Path) -> None:
     report = json.loads((bundle / "report.json").read_text())
     (gate,) = (one for one in report["gates"] if one["name"] == "baseline")
     assert (gate["status"], gate["limit"]) == ("passed", 0.6)
@@ -86,11 +85,16 @@ def test_a_bundle_that_ranks_well_passes_the_baseline_gate(bundle: Path) -> None
     assert shortfall_of(open_bundle(bundle)) == ""
 
 
-def test_one_that_ranks_no_better_than_chance_does_not(tmp_path: Path) -> None:
+def test_one_that_ranks_no_better_than_chance_does_not_and_users_who_chose_everything_are_trained_on(
+    tmp_path: Path,
+) -> None:
     found = DINModel(8, 8, 2, out=tmp_path / "run")
     rng = np.random.default_rng(1)
     found.train([(f"u{user}", f"i{rng.integers(60)}", time) for user in range(120) for time in range(5)], epochs=1)
     assert "nobody has shown" in shortfall_of(found.optimize(tmp_path / "random"))
+    rows = [(f"u{user}", item) for user in range(30) for item in "abcab"]
+    held = DINModel(8, 4, 2, out=tmp_path / "all").train(rows, epochs=1)
+    assert all(0 <= value <= 1 for value in held.values())
 
 
 def group_of(item: str) -> str:
@@ -122,28 +126,19 @@ def test_the_device_answers_as_the_host_does(model: DINModel, bundle: Path) -> N
         assert recommender.recommend(["i1-1"] * 500, ["i1-1"], repeat=True)[0].item == "i1-1"
 
 
-def test_a_new_item_is_ranked_by_its_attributes(bundle: Path) -> None:
-    with Recommender(bundle) as recommender:
+def test_a_new_item_is_ranked_by_its_attributes_and_exploration_is_drawn_with_its_propensity(bundle: Path) -> None:
+    with Recommender(bundle, seed=1) as recommender:
         found = recommender.recommend(
             ["i4-1", "i4-2"], ["new", "other"], attributes={"new": ["group-4"], "other": ["group-2"]}
         )
         assert [one.item for one in found] == ["new", "other"]
-
-
-def test_exploration_is_drawn_and_its_propensity_given(bundle: Path) -> None:
-    with Recommender(bundle, seed=1) as recommender:
         best = recommender.recommend(["i4-1"], top=5)
         drawn_ = [recommender.recommend(["i4-1"], top=5, exploration=2.0) for _ in range(5)]
+        assert isinstance(recommender.tables._arrays["item_vectors"], np.memmap)
     assert all(one.propensity == 1 for one in best)
     assert any(found != best for found in drawn_)
     assert all(0 < one.propensity < 1 for found in drawn_ for one in found)
-
-
-def test_tables_are_mapped_and_part_of_what_is_signed(bundle: Path) -> None:
-    with Recommender(bundle) as recommender:
-        assert isinstance(recommender.tables._arrays["item_vectors"], np.memmap)
-    manifest = open_bundle(bundle).manifest
-    assert {"tables/item_vectors.npy", "tables/items.npy"} <= manifest.files.keys()
+    assert {"tables/item_vectors.npy", "tables/items.npy"} <= open_bundle(bundle).manifest.files.keys()
 
 
 def test_bad_requests_are_named(bundle: Path, model: DINModel, tmp_path: Path) -> None:
@@ -227,12 +222,6 @@ def test_parquet_and_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
     for name in ("bad.jsonl", "bad.parquet"):
         with pytest.raises(DatasetError, match=name.replace(".", r"\.")):
             read_interactions(tmp_path / name)
-
-
-def test_users_who_chose_everything_are_trained_on(tmp_path: Path) -> None:
-    rows = [(f"u{user}", item) for user in range(30) for item in "abcab"]
-    held = DINModel(8, 4, 2, out=tmp_path / "run").train(rows, epochs=1)
-    assert all(0 <= value <= 1 for value in held.values())
 
 
 def test_the_worked_example_is_generated_alike_each_time(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -95,16 +96,13 @@ def test_a_small_run_leaves_what_a_bundle_needs(folder: Path, tmp_path: Path) ->
     assert manifest.labels == ("dent", "flash") and len(found.outlines) == len(found)
 
 
-def test_pieces_are_left_out_below_half_of_what_the_true_ones_have(folder: Path, tmp_path: Path) -> None:
+def test_pieces_are_left_out_below_half_of_the_true_ones_and_a_mask_of_another_size_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
     data = load_masked(settings(folder, tmp_path))
     smallest = min(int((each.mask > 0).sum()) for each in data.train if len(each.labels))
     assert 1 <= area_min(data, 64) <= max(1, smallest / 16)
-
-
-def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
-    import cv2
-
-    folder = write_masks(tmp_path / "tiles", 12)
-    cv2.imwrite(str(folder / "masks" / "m3.png"), np.ones((9, 9), np.uint8))
+    other = write_masks(tmp_path / "tiles", 12)
+    cv2.imwrite(str(other / "masks" / "m3.png"), np.ones((9, 9), np.uint8))
     with pytest.raises(DatasetError, match=r"m3\.jpg"):
-        load_masked(settings(folder, tmp_path / "run"))
+        load_masked(settings(other, tmp_path / "run"))

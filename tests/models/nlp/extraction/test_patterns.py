@@ -203,37 +203,29 @@ def test_the_network_does_not_run_where_scores_without_it_are_as_good(tmp_path: 
 
 @pytest.mark.parametrize(
     "rule",
-    [
-        "line_runs = {date = 0}",
-        "line_runs = {tax = 2}",
-        "cues = {phone = '['}",
-        "lexicon = {tax = ['a']}",
-        "lexicon = {date = ['two words']}",
-    ],
-)
+    ["line_runs = {date = 0}", "line_runs = {tax = 2}", "cues = {phone = '['}", "lexicon = {tax = ['a']}",
+     "lexicon = {date = ['two words']}"],
+)  # fmt: skip
 def test_a_wrong_run_or_cue_is_refused(tmp_path: Path, rule: str) -> None:
     (tmp_path / "receipt.toml").write_text(SCHEMA.replace("[model.patterns]", f"{rule}\n[model.patterns]"))
     with pytest.raises(ConfigError, match=rule.split()[0]):
         load_model_schema(str(tmp_path / "receipt.toml"))
 
 
-@pytest.mark.parametrize("pattern", ["[", "no group"])
-def test_a_wrong_expression_is_refused_in_a_schema_and_in_a_bundle(tmp_path: Path, pattern: str) -> None:
-    (tmp_path / "receipt.toml").write_text(SCHEMA.replace("(?i)total[^0-9]{0,9}([0-9.]+)", pattern))
-    with pytest.raises(ConfigError, match="receipt"):
-        load_model_schema(str(tmp_path / "receipt.toml"))
+def test_wrong_expressions_and_those_of_an_unknown_type_are_refused_in_a_schema_and_in_a_bundle(tmp_path: Path) -> None:
     scorer = {"model": {"weights": [], "means": [], "deviations": [], "bias": 0.0}}
     params = {"schema": "receipt", "single": ["date"], "relations": {}, "scorer": scorer}
     assert SpanReading.of(params).patterns == {}
-    with pytest.raises(BundleFormatError, match="patterns"):
-        SpanReading.of(params | {"patterns": {"date": [pattern]}})
+    for pattern in ("[", "no group"):
+        (tmp_path / "receipt.toml").write_text(SCHEMA.replace("(?i)total[^0-9]{0,9}([0-9.]+)", pattern))
+        with pytest.raises(ConfigError, match="receipt"):
+            load_model_schema(str(tmp_path / "receipt.toml"))
+        with pytest.raises(BundleFormatError, match="patterns"):
+            SpanReading.of(params | {"patterns": {"date": [pattern]}})
     with pytest.raises(BundleFormatError, match=r"right cue.* another version"):
         SpanReading.of(
             params | {"cues": {"phone": "Tel"}, "indicators": ["date left cue:phone", "date right cue:phone"]}
         )
-
-
-def test_a_pattern_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "receipt.toml").write_text(SCHEMA.replace("total_amount = [", "tax = ["))
     with pytest.raises(ConfigError, match="tax"):
         load_model_schema(str(tmp_path / "receipt.toml"))
