@@ -42,6 +42,19 @@ class Screen:
         found: dict[str, Any] = json.loads(self._send("/learning", body))
         return found
 
+    def wait(self, **fields: object) -> None:
+        """Waits until the wizard says this; what it said last is in the message of a failure."""
+        last: dict[str, Any] = {}
+
+        def said() -> bool:
+            last.update(self.wizard())
+            return all(last[name] == value for name, value in fields.items())
+
+        try:
+            wait_for(said, what=str(fields))
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {last}") from error
+
     def picture(self, number: int) -> bytes:
         """Returns the thumbnail of a collected part."""
         return self._send(f"/learning/{number}.jpg")
@@ -97,7 +110,7 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     assert screen.picture(1)[:2] == b"\xff\xd8"
 
     screen.wizard({"do": "accept"})
-    wait_for(lambda: screen.wizard()["active"])
+    screen.wait(active=True)
     local = made.agent.machine.installed
     assert local is not None and (local.version, local.target, local.made_by) == ("9.0.0", "local:Sara", "Sara")
     wait_for(lambda: list_devices(made.hub_folder)[0].made_by == "Sara")
@@ -110,10 +123,10 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     assert (screen.wizard()["step"], screen.wizard()["replaced"]) == ("learned", False)
 
     screen.wizard({"do": "accept"})
-    wait_for(lambda: screen.wizard()["active"])
+    screen.wait(active=True)
     broken = made.push(break_golden(make_bundle(tmp_path / "2", version="2.0.0")))
     made.wait_state("rolled_back", broken)
-    wait_for(lambda: screen.wizard()["deployment"] == "rolled_back")
+    screen.wait(deployment="rolled_back")
     told = screen.wizard()
     assert (told["step"], told["replaced"]) == ("learned", True)
     assert made.agent.machine.installed == local
@@ -128,7 +141,7 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     made.wait_installed("bright-spots@3.0.0")  # "active" may be said late, of the bundle that came back
     installed = made.agent.machine.installed
     assert installed is not None and (installed.version, installed.made_by) == ("3.0.0", "")
-    wait_for(lambda: screen.wizard()["deployment"] == "active")
+    screen.wait(deployment="active")
     wait_for(lambda: list_devices(made.hub_folder)[0].installed == "bright-spots@3.0.0")
     assert list_devices(made.hub_folder)[0].made_by == ""
     details = [event.detail for _, event in timeline(made.hub_folder, DEVICE)]
