@@ -15,7 +15,6 @@ from lineside_models import zoo
 from lineside_models.simulator import render
 from tests.worlds.agent import AgentProcess, write_agent
 
-
 Verdict = tuple[bool, list[str], list[float]]
 """Whether the part passed, the types that were found, and their scores."""
 
