@@ -16,7 +16,7 @@ import pytest
 
 from lineside.cli import main
 from lineside_hub import link_monitor
-from lineside_hub.fleet.status import read_status, silence
+from lineside_hub.fleet.status import read_status, unheard_reason
 from lineside_hub.folder_lock import is_running, running_lock
 from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
@@ -134,7 +134,7 @@ def test_status_says_that_the_hub_hears_no_device(
     wait_for(lambda: state.stat().st_mtime_ns != before, what="a hub that runs again")
     hub_process.signal(signal.SIGTERM)
     assert hub_process.wait() == 0
-    assert not state.exists() and not link_warning(folder) and "does not run" in silence(folder)
+    assert not state.exists() and not link_warning(folder) and "does not run" in unheard_reason(folder)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def verdict(passed: bool, detections: Iterable[tuple[str, float]]) -> Verdict:
 
 
 def assert_same(one: dict[str, Verdict], other: dict[str, Verdict]) -> None:
-    """Scores differ in the third digit where another engine was measured to be faster."""
+    """Fails if verdict or types of a part differ, or scores by more than 0.01: engines round differently."""
     assert {part: found[:2] for part, found in one.items()} == {part: found[:2] for part, found in other.items()}
     for part, (_, _, scores) in one.items():
         assert other[part][2] == pytest.approx(scores, abs=0.01)

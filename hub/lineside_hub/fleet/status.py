@@ -209,9 +209,9 @@ def try_warnings(folder: Path | str) -> list[str]:
         return [str(error)]
 
 
-def silence(folder: Path) -> str:
+def unheard_reason(folder: Path) -> str:
     """Returns why nobody knows which devices are connected, and no rollout goes on; empty if the hub hears them.
 
-    Other than `warnings` it says so of a hub that a person has ended, too.
+    Unlike `warnings`, it says so of a hub that a person has ended, too.
     """
     return link_warning(folder) or ("" if is_running(folder) else "the hub does not run: start it")

@@ -79,14 +79,14 @@ def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
-        from lineside_hub.fleet.status import silence, try_warnings
-    warnings = list(dict.fromkeys(filter(None, (silence(options.hub), *try_warnings(options.hub)))))
+        from lineside_hub.fleet.status import try_warnings, unheard_reason
+    warnings = list(dict.fromkeys(filter(None, (unheard_reason(options.hub), *try_warnings(options.hub)))))
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
         inform(f"! {warning}")
-    draw(lambda: (_table(list_devices(options.hub), heard=not silence(options.hub)), False), watch=options.watch)
+    draw(lambda: (_table(list_devices(options.hub), heard=not unheard_reason(options.hub)), False), watch=options.watch)
     return 0
 
 
@@ -135,14 +135,14 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
-        from lineside_hub.fleet.status import silence
+        from lineside_hub.fleet.status import unheard_reason
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)
         return 0
     about, born, said = detail.summary, detail.birth, detail.reported
     own, group = detail.own_desired, detail.group_desired
-    silent = silence(options.hub)
+    silent = unheard_reason(options.hub)
     lines = {
         "device": f"{about.name}, {'up' if about.up else 'away'}"
         + (f" when it was last heard: {silent}" if silent else ""),

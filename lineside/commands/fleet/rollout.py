@@ -46,7 +46,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints one rollout or all."""
     with needs("convert"):
         from lineside_hub.fleet.listing import list_rollouts
-        from lineside_hub.fleet.status import silence
+        from lineside_hub.fleet.status import unheard_reason
 
     def look() -> list[RolloutSummary]:
         return list_rollouts(options.hub, group=options.group, rollout=options.rollout)
@@ -55,7 +55,10 @@ def run_show(options: argparse.Namespace) -> int:
         found = look()
         print_json(found[0] if options.rollout else {"rollouts": found})
         return 0
-    draw(lambda: _picture(look(), one=options.rollout is not None, silent=silence(options.hub)), watch=options.watch)
+    draw(
+        lambda: _picture(look(), one=options.rollout is not None, silent=unheard_reason(options.hub)),
+        watch=options.watch,
+    )
     return 0
 
 
