@@ -47,7 +47,7 @@ SIDE, EPOCHS, BATCH = scaled((64, 40, 32), smoke=(32, 1, 8))
 RESNET_WIDTH = scaled(None, smoke=0.25)
 """Of a ResNet-18 in place of an EfficientNet-Lite0: its groups are found sooner."""
 CALIBRATED_ON = 24
-AT_ONCE = 2
+AT_ONCE = 1
 LOOK = ClassifierInput(SIDE)
 BARS = {"points": 1.0, "cost": 1.5, "size": 1.1}
 

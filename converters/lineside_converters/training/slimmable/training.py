@@ -1,18 +1,18 @@
 """Training of several widths at once.
 
-Each step trains the widest network, the narrowest one and one of the others in turn (sandwich rule: Yu and Huang,
-arXiv:1903.05134). The widest one and the next one see half of a batch, as they begin with most of what they need and
-cost most; the narrower ones see all of it. All learn from the annotations. From a third of the epochs on, when the
-widest one is a good teacher, the narrower ones learn from its answers too (in-place distillation), where it has given
-some. The benchmark `search.slimmable` measures what a training of four widths costs in terms of one of the widest.
+Each step trains the narrowest network and, in turn, the widest one, the next one, or neither of them (a sandwich rule
+after Yu and Huang, arXiv:1903.05134). The ones between are trained in turn in the steps of the widest one. All see the
+whole batch: half of it costs two thirds of the time, as weights are many and pictures few. All learn from the
+annotations. From a third of the epochs on, when the wide ones are good teachers, the narrower ones of a step learn from
+the answers of its widest one too (in-place distillation). The benchmark `search.slimmable` measures what a training of
+four widths costs in terms of one of the widest.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +25,18 @@ from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import NetworkAt, SlimmableNetwork
 from lineside_converters.training.slimmable.settings import graph_of
 
-WIDE_SHARE = 0.5
-"""Share of a batch that the widest network sees, and the second widest one where there are narrower ones."""
+TURNS = (0, 1, None, 0, 1)
+"""Which of the two widest networks the steps train in turn; ``None``: neither."""
 
 DISTILLED = 0.5
-"""Weight of the distance from the widest network's answers."""
+"""Weight of the distance from the answers of a step's widest network."""
 
 DISTILLED_FROM = 1 / 3
-"""Share of the epochs after which the narrower networks learn from the widest one."""
+"""Share of the epochs after which the narrower networks of a step learn from its widest one."""
 
 RANK_BATCHES = 4
 
 FULL = "full."
-
-B = TypeVar("B")
 
 
 def slimmable(
@@ -77,6 +75,22 @@ def plain_name(name: str) -> str:
     return name.removeprefix(FULL)
 
 
+def widths_of_step(widths: Sequence[float], step: int) -> tuple[float, ...]:
+    """Returns the widths that a step trains, the widest first.
+
+    Args:
+        widths: Those of the network, falling; two or more.
+    """
+    *others, narrowest = widths
+    turn = TURNS[step % len(TURNS)]
+    if turn is None:
+        return (narrowest,)
+    widest, between = others[turn % len(others)], others[2:]
+    if widest != others[0] or not between:
+        return widest, narrowest
+    return widest, between[step % len(between)], narrowest
+
+
 def sandwich_loss(
     network: SlimmableNetwork,
     batch: Any,
@@ -87,35 +101,25 @@ def sandwich_loss(
     step: int,
     steps: int,
 ) -> Tensor:
-    """Returns the loss of a step: that of the widest network, of the narrowest one, and of another one in turn.
+    """Returns the loss of a step: the sum of those of the widths that it trains.
 
     Args:
         answer: Computes a network's outputs.
         postprocess: Name of the decoder of the outputs.
-        step: Number of the step; chooses the second narrower width in turn.
+        step: Number of the step; chooses the widths.
         steps: Steps of all epochs.
     """
-    *others, narrowest = network.widths[1:]
-    chosen = (narrowest, others[step % len(others)]) if others else (narrowest,)
-    rows = max(2, round(len(objective.images(batch)) * WIDE_SHARE))
-    half = first_rows(batch, rows)
-    outputs = answer(network.full, objective.images(half))
-    total = objective.true_loss(outputs, half)
+    widest, *narrower = widths_of_step(network.widths, step)
+    outputs = answer(NetworkAt(network, widest), objective.images(batch))
+    total = objective.true_loss(outputs, batch)
     teacher = [output.detach() for output in outputs]
     loss: DistillationLoss = distillation_loss_for(postprocess, teacher)
-    for width in chosen:
-        part = half if others and width == others[0] else batch
-        found = answer(NetworkAt(network, width), objective.images(part))
-        total = total + objective.true_loss(found, part)
+    for width in narrower:
+        found = answer(NetworkAt(network, width), objective.images(batch))
+        total = total + objective.true_loss(found, batch)
         if step >= DISTILLED_FROM * steps:
-            total = total + DISTILLED * loss.loss([output[:rows] for output in found], teacher)
+            total = total + DISTILLED * loss.loss(found, teacher)
     return total
-
-
-def first_rows(batch: B, rows: int) -> B:
-    """Returns a batch of its first pictures alone: every field is a sequence by picture."""
-    fields = {field.name: getattr(batch, field.name)[:rows] for field in dataclasses.fields(batch)}  # type: ignore[arg-type]  # a batch is a dataclass
-    return dataclasses.replace(batch, **fields)  # type: ignore[type-var]
 
 
 def figures_by_width(network: SlimmableNetwork, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:

@@ -24,6 +24,8 @@ from lineside_converters.training.classification.trainer import ClassifierTraine
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import SlimmableNetwork
+from lineside_converters.training.slimmable.settings import WIDTHS_MAX
+from lineside_converters.training.slimmable.training import widths_of_step
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.config import Config
@@ -104,6 +106,15 @@ def test_the_first_channels_are_the_most_important_ones_and_are_shared() -> None
     assert gradient is not None
     assert gradient[:16, :8].abs().sum() > 0
     assert gradient[16:].abs().sum() == 0, "the narrower network trains its own channels alone"
+
+
+def test_steps_train_the_widths_in_turn_and_no_width_is_left_out() -> None:
+    turns = [widths_of_step((1.0, 0.75, 0.5, 0.35), step) for step in range(5)]
+    assert turns == [(1.0, 0.5, 0.35), (0.75, 0.35), (0.35,), (1.0, 0.5, 0.35), (0.75, 0.35)]
+    assert [widths_of_step((1.0, 0.5), step) for step in range(3)] == [(1.0, 0.5), (1.0, 0.5), (0.5,)]
+    for count in range(2, WIDTHS_MAX + 1):
+        widths = tuple(1 - number / 10 for number in range(count))
+        assert {width for step in range(30) for width in widths_of_step(widths, step)} == set(widths)
 
 
 def test_a_bundle_of_widths_stores_the_weights_once(bundle: Bundle) -> None:
