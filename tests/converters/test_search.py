@@ -17,6 +17,7 @@ pytest.importorskip("optuna", reason="the train extra is not installed")
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.distillation.answer_cache import AnswerCache
 from lineside_converters.distillation.trainer import DistillationSettings
 from lineside_converters.search import progressive, trials
 from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
@@ -218,7 +219,8 @@ def test_a_small_kernel_is_the_middle_of_the_large_one(bench: SearchContext) -> 
     small = progressive.form_of(context, cropped, form)
     assert form.contains(small.widths, cropped) and not small.contains(form.widths, choice)
     saved_ms = progressive.predicted_ms(context, choice, form) - progressive.predicted_ms(context, cropped, small)
-    assert saved_ms == pytest.approx((context.found.costs.layers_us[name] - context.space.kernels[name]) / 1000)
+    saved_us = context.found.costs.layers_us[name] - context.space.kernels[name]
+    assert saved_ms == pytest.approx(context.space.time_line[1] * saved_us / 1000)
 
 
 def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
@@ -232,6 +234,42 @@ def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
     assert all(each.latency_ms > 0 and each.model.endswith("clean.onnx") for each in found)
     assert max(each.metric for each in found) > 0.6
     assert find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path) == found
+
+
+def test_forms_that_are_trained_have_evenly_spaced_times_and_the_least_harm_of_theirs() -> None:
+    choice = SearchChoice(kept=(1.0,), size=1.0, method="minmax", float_convs=0, engine="ort")
+
+    def trial(latency_ms: float, harm: float) -> SearchTrial:
+        return SearchTrial(choice=dataclasses.replace(choice, kept=(latency_ms,)), latency_ms=latency_ms, harm=harm)
+
+    fast = [trial(1.0, 3.35), trial(1.02, 3.12), trial(1.4, 3.15)]  # harms of 3.1 to 3.4 are those of arbitrary answers
+    slow = [trial(2.1, 2.8), trial(2.2, 3.8), trial(2.9, 1.9), trial(4.0, 1.2), trial(4.1, 1.3)]
+    times = [each.latency_ms for each in progressive.spaced(fast + slow, 5)]
+    assert times == [1.02, 1.4, 2.1, 2.9, 4.0]
+    assert [each.latency_ms for each in progressive.spaced([*fast[:2], slow[4]], 3)] == [1.0, 1.02, 4.1]
+    assert progressive.spaced(fast, 1) == [fast[0]]
+
+
+def test_times_of_forms_are_corrected_by_measured_ones_and_faster_forms_train_for_more_epochs() -> None:
+    constant_ms, factor = progressive.line_through((0.64, 0.354), (0.044, 0.098))
+    assert constant_ms + factor * 0.297 == pytest.approx(0.207, abs=0.001)
+    assert progressive.line_through((0.6, 0.3), (0.1, 0.35)) == (0.0, 0.5), "a busy machine"
+    epochs = [
+        progressive.more_epochs(DistillationSettings(epochs=4), slowest_ms=3.0, latency_ms=ms).epochs
+        for ms in (3, 2, 1)
+    ]
+    assert epochs == [4, 6, 8]
+
+
+def test_a_teacher_answers_a_batch_once_for_all_trainings() -> None:
+    asked: list[Tensor] = []
+    teacher = nn.Linear(4, 2)
+    teacher.register_forward_pre_hook(lambda _m, given: asked.append(given[0]))
+    cached, images = AnswerCache(teacher, bytes_max=2 * 3 * 2 * 4), [torch.randn(3, 4) for _ in range(3)]
+    for _ in range(2):
+        for image in images:
+            assert torch.equal(cached(image)[0], teacher.weight.matmul(image.T).T + teacher.bias)
+    assert len(asked) == 4, "two answers fit"
 
 
 def test_a_folder_keeps_no_result_of_another_choice_seed_length_or_start(tmp_path: Path) -> None:

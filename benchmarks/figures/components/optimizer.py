@@ -226,7 +226,7 @@ def search_front(found: Value) -> str:
     longer = ""
     if "finished_epochs" in budget:
         epochs, usual = (budget[name].number for name in ("finished_epochs", "form_epochs"))
-        longer = f" Trained for longer: {epochs:.0f} epochs a network in place of {usual:.0f}."
+        longer = f" Trained for longer: {epochs:.0f} epochs of the slowest network in place of {usual:.0f}."
     seconds = ", ".join(
         f"{name} {sum(each.numbers) / len(each.numbers):.0f} s" for name, each in found["cpu_s"].items()
     )

@@ -1,16 +1,18 @@
 """Level 3 with annotated data: a search among forms of the network, whose front is trained from the widest on down.
 
-Trials cost little: a form's time is predicted by the measured times of the layers, its harm is the distance of its
-answers from the whole network's. The front is then fine-tuned from the slowest form to the fastest; each starts from
-the weights of the smallest one before it that contains it, so that a narrow network inherits all training of the wider
-ones (progressive shrinking: Cai et al., "Once-for-all", arXiv:1908.09791).
+Trials cost little: a form's time is predicted by the measured times of the layers and of two forms, its harm is the
+distance of its answers from the whole network's. Forms of evenly spaced times are then fine-tuned from the slowest to
+the fastest; each starts from the weights of the smallest one before it that contains it, so that a narrow network
+inherits all training of the wider ones (progressive shrinking: Cai et al., "Once-for-all", arXiv:1908.09791). Faster
+forms take less time to train, and are trained for more epochs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.distillation.answer_cache import AnswerCache
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
 from lineside_converters.pruning.layer_cost import measure_costs
@@ -25,6 +28,7 @@ from lineside_converters.pruning.structured import MakeInt8
 from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
 from lineside_converters.search.input_size import ResizedNetwork, shrunk
 from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
+from lineside_converters.search.pareto import Point
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
 from lineside_converters.search.study import TrialMethod, search
@@ -49,6 +53,15 @@ from lineside_runtime.files import write_atomic
 
 SIZES = (1.0, 0.75, 0.5)
 """Sides of the input, as shares of the model's own, where its task allows others."""
+
+TIMED_FORMS = ((0.8, 1.0), (0.2, 0.5))
+"""Forms that are measured to correct the predicted times: shares of the stages' times, and of the sides if resized."""
+
+HARM_NOISE = 1.05
+"""Ratio of two harms that says nothing about the forms after their training."""
+
+EPOCHS_MAX = 4.0
+"""Most epochs of a form in terms of the slowest form's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +109,45 @@ def progressive_context(context: SearchContext, *, make_int8: MakeInt8 | None = 
         blocks=removable_blocks(network.module),
         kernels=_kernel_times(context, make_int8),
     )
-    return dataclasses.replace(context, setup=dataclasses.replace(setup, network=network), found=ordered, space=space)
+    made = dataclasses.replace(context, setup=dataclasses.replace(setup, network=network), found=ordered, space=space)
+    return dataclasses.replace(made, space=dataclasses.replace(space, time_line=_time_line(made)))
+
+
+def _time_line(context: SearchContext) -> tuple[float, float]:
+    """Returns milliseconds that every form takes, and a factor on its predicted ones, as measured now or earlier.
+
+    The predicted times leave out what an engine takes for each operator however few its channels and pixels are. That
+    is most of the time of small forms: without it, they seem twice as fast as they are.
+    """
+    if context.optimization.limits.clock is not None:
+        return 0.0, 1.0
+    space, whole = context.space, whole_form(context)
+
+    def measure() -> tuple[float, float]:
+        times: list[Point] = []
+        for share, size in TIMED_FORMS:
+            side = size if size in space.sizes else 1.0
+            kept = (share,) * len(space.stages)
+            choice = SearchChoice(kept, side, space.methods[0], space.float_convs[0], space.engines[0])
+            form = form_of(context, choice, whole)
+            with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+                path = quantised(context, form.network, choice, Path(folder))
+                times.append((predicted_ms(context, choice, form), fastest_engine(context, path, choice)[1]))
+        return line_through(*times)
+
+    inputs = {"source": context.found.source, "sizes": space.sizes, "engines": space.engines, "forms": TIMED_FORMS}
+    found: tuple[float, float] = context.optimization.work.value("form-times", inputs, measure, tuple[float, float])
+    return found
+
+
+def line_through(slow: Point, fast: Point) -> tuple[float, float]:
+    """Returns constant and factor of the line through two points of predicted and measured milliseconds.
+
+    No constant if the measured times contradict the predicted order, as on a busy machine.
+    """
+    factor = (slow[1] - fast[1]) / (slow[0] - fast[0]) if slow[0] > fast[0] else 0.0
+    constant = slow[1] - factor * slow[0]
+    return (constant, factor) if factor > 0 and constant >= 0 else (0.0, slow[1] / slow[0])
 
 
 def _kernel_times(context: SearchContext, make_int8: MakeInt8 | None) -> dict[str, float]:
@@ -139,15 +190,51 @@ def find_progressive(
     limits = context.optimization.limits
     method: TrialMethod[Any] = PREDICTED if limits.clock is None else TIMED_THERE
     tried = search(context, folder, sampler="nsga2", trials=trials, seed=limits.seed, method=method)
-    chosen = shortlist(tried, finished)
+    chosen = spaced(tried, finished)
     context.progress.report(f"search (nsga2): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
-    whole = whole_form(context)
-    forms, results = [whole], []
+    setup = dataclasses.replace(context.setup, teacher=AnswerCache(context.setup.teacher))
+    training = dataclasses.replace(context, setup=setup)
+    forms, results = [whole_form(context)], []
     for number, trial in enumerate(reversed(chosen)):
-        result, form = _finish(context, trial.choice, forms, settings, folder / f"front-{number}")
+        longer = more_epochs(settings, slowest_ms=chosen[-1].latency_ms, latency_ms=trial.latency_ms)
+        result, form = _finish(training, trial.choice, forms, longer, folder / f"front-{number}")
         results.append(result)
         forms.append(form)
     return results[::-1]
+
+
+def spaced(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
+    """Returns at most so many trials whose times are evenly spaced on a scale of ratios, the fastest first.
+
+    The range of the front's times is divided into as many parts, and the trial with the least harm of each is chosen;
+    what is missing where parts are empty is chosen by `shortlist` among the others. Before training, the harm of most
+    fast forms is about that of an arbitrary answer: differences below `HARM_NOISE` do not make a front.
+    """
+    if count < 2:
+        return shortlist(tried, count)
+    order = sorted(tried, key=lambda each: each.latency_ms)
+    near, least = [], math.inf
+    for each in order:
+        if each.harm <= HARM_NOISE * least:
+            near.append(each)
+        least = min(least, each.harm)
+    fastest, slowest = (math.log(each.latency_ms) for each in (near[0], min(near, key=lambda one: one.harm)))
+    best: dict[int, SearchTrial] = {}
+    for each in near:
+        part = round((math.log(each.latency_ms) - fastest) / ((slowest - fastest) or 1.0) * (count - 1))
+        if part < count and (part not in best or each.harm < best[part].harm):
+            best[part] = each
+    chosen = list(best.values())
+    rest = [each for each in near if each not in chosen]
+    if rest and len(chosen) < count:
+        chosen += shortlist(rest, count - len(chosen))
+    return sorted(chosen, key=lambda each: each.latency_ms)
+
+
+def more_epochs(settings: DistillationSettings, *, slowest_ms: float, latency_ms: float) -> DistillationSettings:
+    """Returns the settings with more epochs for a form that is faster than the slowest, up to `EPOCHS_MAX` times."""
+    factor = min(EPOCHS_MAX, max(1.0, slowest_ms / latency_ms))
+    return dataclasses.replace(settings, epochs=round(settings.epochs * factor))
 
 
 def _predicted_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
@@ -205,7 +292,8 @@ def predicted_ms(context: SearchContext, choice: SearchChoice, form: TrainedForm
     names = {name for name, _ in form.network.module.named_modules()}
     times_us = costs.layers_us | {name: context.space.kernels[name] for name in choice.cropped}
     left = dataclasses.replace(costs, layers_us={n: us for n, us in times_us.items() if n in names})
-    return left.predict_us(form.widths) * choice.size**2 / 1000
+    constant_ms, factor = context.space.time_line
+    return constant_ms + factor * left.predict_us(form.widths) * choice.size**2 / 1000
 
 
 def _finish(

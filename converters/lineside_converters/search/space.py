@@ -30,6 +30,7 @@ class SearchSpace:
         blocks: Residual blocks that may be left out, by the names of their additions.
         kernels: Convolutions whose kernel may become 3×3, those of a stage together, with the microseconds that each
             then takes.
+        time_line: Milliseconds that every form takes, and the factor on what is predicted by its layers' times.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -39,6 +40,7 @@ class SearchSpace:
     engines: tuple[str, ...]
     blocks: tuple[str, ...] = ()
     kernels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    time_line: tuple[float, float] = (0.0, 1.0)
 
     def kernels_by_stage(self, costs: LayerCosts) -> dict[int, tuple[str, ...]]:
         """Returns the kernels of each stage that has any; those of channels in no stage stay as they are."""
