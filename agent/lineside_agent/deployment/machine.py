@@ -57,7 +57,7 @@ from lineside_agent.deployment.events import (
     Verify,
 )
 from lineside_agent.deployment.self_update.guard import AgentSlot
-from lineside_link.messages import BundleRef, ConfigRef, Desired, Problem, State
+from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, Problem, State
 from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingError
 from lineside_runtime.serving.backoff import Backoff
@@ -223,9 +223,14 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
         older, newer = f"{desired.epoch}/{desired.gen}", f"{known.epoch}/{known.gen}"
         return f"desired state {older} is older than {newer}, which this device knows"
     own = machine.device_desired
-    if event.origin == "group" and own is not None and not own.withdrawn:
+    if event.origin == "group" and own is not None and not own.withdrawn and not _asks_for_same(desired, own):
         return f"desired state {desired.gen} is of the group, and the device has its own, {own.gen}"
     return ""
+
+
+def _asks_for_same(desired: Desired, own: Desired) -> bool:
+    """Whether nothing is lost: at the end of a rollout the group is given what its canary has, and then has alone."""
+    return all(getattr(desired, part) == getattr(own, part) for part in ARTIFACTS)
 
 
 def _is_local_request(machine: DeploymentMachine[Any], desired: Desired | None) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, why_ignored
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
@@ -40,8 +42,11 @@ def test_a_rollout_reaches_the_canary_then_all(fleet: BundleFleet) -> None:
     fleet.rollouts.tick(1.0)
     assert fleet.everybody() == {"cam-0": "2", "cam-1": "1", "cam-2": "1"}  # its old answer is no answer
     fleet.answer("cam-0")
+    canary = BundleMachine(device_desired=fleet.desired("cam-0"))
     assert fleet.rollouts.tick(2.0)
     assert fleet.everybody() == dict.fromkeys(fleet.names, "2")
+    heard = DesiredChanged("group", fleet.database.desired_state(f"g/{GROUP}"))  # before its own is withdrawn
+    assert why_ignored(canary, heard) == ""
     own = fleet.database.desired_state("d/cam-0")
     assert own is not None
     assert own.withdrawn
