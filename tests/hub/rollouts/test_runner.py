@@ -13,6 +13,7 @@ import pytest
 
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.machine import BundleMachine, why_ignored
+from lineside_hub.fleet.listing import show_device
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
@@ -64,6 +65,10 @@ def test_a_failed_canary_takes_nobody_along(fleet: BundleFleet) -> None:
     assert fleet.everybody() == dict.fromkeys(fleet.names, "1")
     kinds = [(event.kind, event.detail) for event in fleet.database.events(kind="rollout")]
     assert "rolled_back" in kinds[-1][1]
+    [text] = show_device(fleet.folder, "cam-0", with_counts=False).rolled_back
+    assert text.startswith("bundle m@2 was rolled back by the hub (line-a-2): 1 of 1 device failed: cam-0: [5001] m")
+    fleet.rollouts.start(GROUP, target=OLD, plan=RolloutPlan(healthy_for_s=0))
+    assert show_device(fleet.folder, "cam-0", with_counts=False).rolled_back == ()
 
 
 def test_too_many_failures_in_the_group_give_all_what_they_had(fleet: BundleFleet) -> None:
