@@ -26,7 +26,7 @@ from lineside_models.golden import replay
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, EngineError
+from lineside_runtime.errors import ConfigError, EngineError, InputNotFoundError
 from lineside_runtime.session import Session
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import TriggeredAgent
@@ -184,6 +184,7 @@ def test_every_setting_reaches_the_engine_and_recipes_have_their_own() -> None:
     text = (
         f'{HEAD}[inspect]\nengines = ["ncnn", "ort"]\ngpu_ratio = 0.3\nnpu_threshold = 0.5\ncores = [1]\n'
         'fallback_strategy = "fastest"\nbalance = true\nreplica_cores = [[0], [1]]\n'
+        'isolate = ["ncnn=/usr/bin/python3"]\n[inspect.operator_libraries]\nort = ["libacme.so"]\n'
         '[inspect.cache]\nmemory_bytes = 1000\nsqlite = "r.db"\n'
         '[[recipe]]\nname = "a"\n[recipe.inspect]\nfallback_strategy = "error"\n'
     )
@@ -192,9 +193,24 @@ def test_every_setting_reaches_the_engine_and_recipes_have_their_own() -> None:
     assert (found.engines, found.gpu_ratio, found.npu_threshold) == (("ncnn", "ort"), 0.3, 0.5)
     assert (found.cores, found.replica_cores, found.balance) == ((1,), ((0,), (1,)), True)
     assert found.fallback_strategy == "fastest"
+    assert found.isolate == ("ncnn=/usr/bin/python3",)
+    assert found.operator_libraries == {"ort": ("/etc/lineside/libacme.so",)}
     assert found.cache is not None
     assert (found.cache.memory_bytes, found.cache.sqlite) == (1000, Path("/etc/lineside/r.db"))
     assert config.recipe[0].inspect == {"fallback_strategy": "error"}
+
+
+def test_an_agent_has_every_setting_of_a_session() -> None:
+    elsewhere = {"isolated_timeout_s": "engine_timeout_s", "submit_workers": "workers"}
+    for name in Config.__struct_fields__:
+        if name != "submit_queue":  # [trigger] queue: parts wait for a worker of the agent, not for a device
+            assert elsewhere.get(name, name) in InspectConfig.__struct_fields__
+
+
+def test_a_library_of_operators_reaches_the_engine(bundle: Bundle, tmp_path: Path) -> None:
+    lost = str(tmp_path / "liblost.so")
+    with pytest.raises(InputNotFoundError, match="liblost"):
+        load("a", bundle, InspectConfig(engines=("ort",), operator_libraries={"ort": (lost,)}))
 
 
 def test_a_hub_may_set_where_a_model_runs_but_names_no_file_or_server_of_the_device() -> None:
@@ -202,3 +218,8 @@ def test_a_hub_may_set_where_a_model_runs_but_names_no_file_or_server_of_the_dev
     for key in ('sqlite = "/etc/passwd"', 'redis = ["redis://10.0.0.9"]'):
         with pytest.raises(ConfigError, match="can't be set by a hub"):
             read_settings(f"[inspect.cache]\n{key}\n".encode())
+    with pytest.raises(ConfigError, match=r"\$\.inspect\.isolate can't name a program by a hub"):
+        read_settings(b'[inspect]\nisolate = ["ort=/tmp/python"]\n')
+    for table in ("inspect", "inspect.models.find"):
+        with pytest.raises(ConfigError, match=rf"\$\.{table}\.operator_libraries can't be set by a hub"):
+            read_settings(f'[{table}.operator_libraries]\nort = ["/tmp/lib.so"]\n'.encode())
