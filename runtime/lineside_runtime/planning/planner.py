@@ -113,10 +113,10 @@ def plan_placement(
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(ways)} ways of serving {bundle.manifest.identity}")
         for trial in (one for one in trials if not one.error):
-            if monotonic() >= load_until_s and any(one.session is not None for one in trials):
-                trial.error = NO_TIME
-            else:
+            if monotonic() < load_until_s or not any(one.session is not None for one in trials):
                 _load(trial, bundle, config, compute_share, feeds, stack)
+            else:
+                trial.error = NO_TIME
         able = [trial for trial in trials if not trial.error]
         if not able:
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
@@ -124,9 +124,7 @@ def plan_placement(
         able = [trial for trial in able if not trial.error]
     if not able:
         raise NoDeviceError(f"nothing here serves {bundle.manifest.identity}", actual=trials[0].error)
-    eligible = [trial for trial in able if trial is able[0] or _surely_faster(trial, able[0])]
-    best = _best(eligible)
-    chosen = next(trial for trial in eligible if _ratio(trial, best) <= 1 + SAME)
+    chosen, best = _choose(able)
     measured = tuple(trial.result(best) for trial in trials)
     engines = {name.partition("/")[0] for name in (chosen.way.devices or tuple(chosen.used.split("+")))}
     return PlacementPlan(
@@ -141,6 +139,13 @@ def plan_placement(
         remarks=remarks(before, conditions(), monotonic() - began_s, core_count()),
         measured=measured,
     )
+
+
+def _choose(able: Sequence[_Trial]) -> tuple[_Trial, _Trial]:
+    """Returns the way to serve, and the fastest one, of the first and those that are surely faster than it."""
+    eligible = [trial for trial in able if trial is able[0] or _surely_faster(trial, able[0])]
+    best = _best(eligible)
+    return next(trial for trial in eligible if _ratio(trial, best) <= 1 + SAME), best
 
 
 @dataclasses.dataclass(slots=True, eq=False)
