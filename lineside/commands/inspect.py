@@ -17,7 +17,7 @@ from lineside_runtime.wording import counted
 if TYPE_CHECKING:
     from lineside.inspection.agent_inspector import AgentInspector
     from lineside.inspection.run import InspectionCounts
-    from lineside_models.inspection import Detection, Inspection
+    from lineside_models.inspection import Inspection
     from lineside_models.vision import ImageInspector
     from lineside_runtime.bundle import Manifest
 
@@ -216,15 +216,16 @@ def _findings(one: Inspection) -> str:
 
     Of each defect type the surest defect decides, of measured values and marks those that the part fails by.
     """
-    strongest = dict[str, Detection]()
+    seen: set[str] = set()
+    found = []
     for each in one.detections or one.doubtful:
-        strongest.setdefault(each.type, each)
-    found = [(f"{each.type} {each.score:.2f}", strongest[each.type] is each) for each in one.detections or one.doubtful]
+        found.append((f"{each.type} {each.score:.2f}", each.type not in seen))
+        seen.add(each.type)
     if one.verdict == "unsure" and one.probabilities:
         likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
         found = [("no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest), True)]
-    found += [(each.text, bool(each.error) or not each.in_tolerance) for each in one.measurements]
-    found += [(each.summary, each.failure is not None) for each in one.readings]
+    found += [(value.text, bool(value.error) or not value.in_tolerance) for value in one.measurements]
+    found += [(mark.summary, mark.failure is not None) for mark in one.readings]
     shown = [text for text, _ in found]
     if len(found) > _FINDINGS_SHOWN:
         shown = ([text for text, decides in found if decides] or shown)[:_FINDINGS_SHOWN]

@@ -21,7 +21,7 @@ import dataclasses
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 
 import msgspec
@@ -106,17 +106,13 @@ def plan_placement(
     if not feeds:
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
     before, began_s = conditions(), monotonic()
-    load_until_s = began_s + LOADING_SHARE * limit_s
+    tried = try_accelerators(bundle, config, compute_share, feeds[0], began_s + LOADING_SHARE * limit_s)
     ways = alternatives(bundle.manifest, config, compute_share)
-    tried = try_accelerators(bundle, config, compute_share, feeds[0], load_until_s)
     trials = [_Trial(way, error=tried.reason_against(way)) for way in ways]
     with contextlib.ExitStack() as stack:
-        on_progress(f"loading {len(ways)} ways of serving {bundle.manifest.identity}")
-        for trial in (one for one in trials if not one.error):
-            if monotonic() < load_until_s or not any(one.session is not None for one in trials):
-                _load(trial, bundle, config, compute_share, feeds, stack)
-            else:
-                trial.error = NO_TIME
+        on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")
+        for trial in _in_time(trials, began_s + LOADING_SHARE * limit_s):
+            _load(trial, bundle, config, compute_share, feeds, stack)
         able = [trial for trial in trials if not trial.error]
         if not able:
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
@@ -139,6 +135,15 @@ def plan_placement(
         remarks=remarks(before, conditions(), monotonic() - began_s, core_count()),
         measured=measured,
     )
+
+
+def _in_time(trials: Sequence[_Trial], until_s: float) -> Iterator[_Trial]:
+    """Yields the ways that are to be loaded while there is time, and until one is; the others have `NO_TIME`."""
+    for trial in (one for one in trials if not one.error):
+        if monotonic() < until_s or not any(one.session is not None for one in trials):
+            yield trial
+        else:
+            trial.error = NO_TIME
 
 
 def _choose(able: Sequence[_Trial]) -> tuple[_Trial, _Trial]:
