@@ -14,7 +14,8 @@ more than the ways differ.) The best way is the fastest of these last rounds.
   not timed: else a way would pay for what the way before leaves behind (caches, threads that still wait for work).
 - The last rounds end when the intervals of the ratios of all near ways are narrow enough, or after `FINAL_S`.
 - As the best way is taken from the same rounds, chance makes the plan look slower than it is, not faster.
-- A figure is a median of rounds, so that a disturbed turn doesn't decide.
+- A figure is a median of rounds, so that a disturbed turn doesn't decide. A device that fails while a way is measured,
+  such that another one answers for it, is a problem of the run.
 
 Arrival patterns:
 
@@ -25,8 +26,8 @@ Arrival patterns:
 
 ``config_over_best`` compares ``Config()`` with the best way, ``configured_over_best`` ``Config()`` without a plan, and
 ``next_over_config`` the fastest other finalist with ``Config()``: the median of the ratios of a round, and its 95 %
-interval. ``within_bar`` holds `BAR` against ``config_over_best``: ``reached``; ``undecided`` if only the interval
-reaches it; ``missed``.
+interval. ``within_bar`` holds `BAR` against ``config_over_best``: ``reached``; ``undecided`` if only the interval of
+one of the two sessions of the plan's way reaches it; ``missed``.
 
 Baseline: the best of all ways.
 """
@@ -94,10 +95,14 @@ def run() -> dict[str, Any]:
         for name, whole in _networks():
             print(f"  {name} ...", file=sys.stderr, flush=True)
             places = [StagePlace("ort"), StagePlace("openvino")]
-            cut = split_bundle(whole, Path(folder) / name, places, must_gain=False)
+            cut = split_bundle(whole, Path(folder) / name, places, must_gain=False, on_progress=_report)
             found["networks"][name] = _network(cut.bundle)
-    worst = [one["config_over_best"] for each in found["networks"].values() for one in each["patterns"].values()]
-    return found | {"bar": {"config_over_best": BAR}, "config_over_best_worst": max(worst)}
+    rows = [one for each in found["networks"].values() for one in each["patterns"].values()]
+    return found | {
+        "bar": {"config_over_best": BAR},
+        "config_over_best_worst": max(one["config_over_best"] for one in rows),
+        "problems": [failure for one in rows for failure in one.pop("failures")],
+    }
 
 
 def _networks() -> Iterator[tuple[str, Bundle]]:
@@ -107,6 +112,10 @@ def _networks() -> Iterator[tuple[str, Bundle]]:
     yield "surface_12", open_bundle(zoo.path("surface-12"))
     yield "lite0", networks.bundle(networks.lite0_int8())
     yield "resnet50", networks.bundle(networks.resnet50_float())
+
+
+def _report(text: str) -> None:
+    print(f"    {text}", file=sys.stderr, flush=True)
 
 
 def _network(bundle: Bundle) -> dict[str, Any]:
@@ -119,9 +128,10 @@ def _network(bundle: Bundle) -> dict[str, Any]:
     frames = int(min(FRAMES_MAX, max(FRAMES_MIN, ROUND_S * 1e3 / idle_ms)))
     patterns = {}
     for name, objective in objectives.items():
+        _report(f"plan for {objective} ...")
         plan = plan_placement(bundle, objective=objective, feeds=feeds, limit_s=PLAN_S)
         save_plan(plan, plan_file(bundle, Config()))
-        print(f"    {plan.why}", file=sys.stderr, flush=True)
+        _report(plan.why)
         patterns[name] = _pattern(bundle, plan, feeds, frames)
     return {"idle_ms": round(idle_ms, 3), "rate_hz": rate_hz, "frames_a_round": frames, "patterns": patterns}
 
@@ -147,6 +157,11 @@ def _pattern(bundle: Bundle, plan: PlacementPlan, feeds: Sequence[Feed], frames:
         finalists = list(dict.fromkeys((*fastest[:FINALISTS], chosen, plain)))
         last = _Trials(sessions, workers, feeds, frames, plan.objective)
         final = _finals(last, [*finalists, AGAIN], chosen)
+        failures = [
+            f"{name}: {one.device} failed during {one.during}"
+            for name, session in sessions.items()
+            for one in session.fallbacks
+        ]
     ordered = sorted(finalists, key=lambda name: median_ratio(final[name], final[chosen]))
     best, following = ordered[0], next((name for name in ordered if name != chosen), chosen)
     ratios = {
@@ -163,18 +178,20 @@ def _pattern(bundle: Bundle, plan: PlacementPlan, feeds: Sequence[Feed], frames:
         "rounds": len(final[chosen]),
         "next": following,
         **{key: round(one.median, 4) for key, one in ratios.items()},
-        "within_bar": _within_bar(ratios["config_over_best"]),
+        "within_bar": _within_bar(ratios["config_over_best"], ratio(final[AGAIN], final[best])),
+        "failures": failures,
         "intervals": {key: [round(one.low, 4), round(one.high, 4)] for key, one in ratios.items()},
     }
     told = ", ".join(f"{key} {one.median:.3f} ({one.low:.3f} to {one.high:.3f})" for key, one in ratios.items())
-    print(f"      best: {best}; {found['rounds']} rounds: {told}", file=sys.stderr, flush=True)
+    _report(f"  best: {best}; {found['rounds']} rounds: {told}")
     return found | {"ways": {name: _row(trials.served[name], scores[name], scores[best]) for name in ways}}
 
 
-def _within_bar(found: Ratio) -> str:
-    if found.median <= BAR:
+def _within_bar(config: Ratio, again: Ratio) -> str:
+    """Holds the bar against both sessions of the plan's way, as one may be slow for reasons of its own."""
+    if config.median <= BAR:
         return "reached"
-    return "undecided" if found.low <= BAR else "missed"
+    return "undecided" if min(config.low, again.low) <= BAR else "missed"
 
 
 def _row(rounds: Sequence[ServedRound], scores: list[float], best: list[float]) -> dict[str, Any]:

@@ -69,6 +69,25 @@ def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_p
     assert not [row.error for row in rows if row.error]
 
 
+def test_each_recipe_runs_the_model_where_its_own_table_says(tmp_path: Path, bundle: Bundle) -> None:
+    tables = "".join(
+        f'[[recipe]]\nname = "{name}"\n[recipe.inspect]\nengines = ["{name}"]\n' for name in ("ort", "openvino")
+    )
+    agent = TriggeredAgent(tmp_path, bundle.path, tables)
+    try:
+        agent.wait_ready()
+        trigger(agent, 0, 2)
+        ask(agent.state, TriggerRequest("recipe", recipe="openvino"), timeout_s=60)
+        agent.wait_ready()
+        trigger(agent, 2, 2)
+        assert agent.stop() == 0
+    finally:
+        agent.stop()
+    found = [(row.recipe, row.used_device, row.requested_device, row.verdict) for row in agent.rows()]
+    assert [each[:3] for each in found] == [("ort", ORT, "cpu:0")] * 2 + [("openvino", OTHER, "cpu:0")] * 2
+    assert sorted(each[3] for each in found) == ["pass", "pass", "reject", "reject"]
+
+
 def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another_bundle(bundle: Bundle) -> None:
     active, reports = ActiveBundle(), list[PlacementReport]()
     monitor = DeviceUseMonitor(active, PipelineCounts(), reports.append)
