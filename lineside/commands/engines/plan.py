@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="photos to measure on (default: the bundle's golden input, or noise)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="about how long to measure (default: %(default)g)"
+        "--seconds", type=float, default=30.0, metavar="S", help="how long to load and measure (default: %(default)g)"
     )
     parser.add_argument("--forget", action="store_true", help="delete the plan, and serve as configured again")
     add_json(parser)
