@@ -51,7 +51,11 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         help="batch norms stay at each plant (FedBN): for plants whose images look different",
     )
     parser.add_argument(
-        "--outer-rate", type=float, default=1.0, metavar="R", help="factor on the mean change (default: %(default)g)"
+        "--outer-rate",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="factor on the mean change, up to 2 (default: %(default)g)",
     )
     parser.add_argument(
         "--outer-momentum",

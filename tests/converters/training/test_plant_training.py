@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lineside.cli import parser_of
-from lineside.commands.federate.detector_training import DetectorTraining
+from lineside.commands.federate.detector_training import DetectorTraining, begin_federation
 from lineside_converters.training import checkpoints
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.plant_training import FirstWeights, PlantTrainer, Weights, read_first_weights
@@ -20,7 +20,7 @@ from lineside_converters.training.settings import write_settings
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound
 from lineside_models.networks.detector import SurfaceDetector
 from lineside_models.simulator import render
-from lineside_runtime.errors import InputError, InputNotFoundError, TrainingError
+from lineside_runtime.errors import ConfigError, InputError, InputNotFoundError, TrainingError
 
 LABELS = ("stain", "scratches", "never seen")
 SIDE = 64
@@ -141,3 +141,15 @@ def test_the_command_that_a_plant_is_told_to_go_on_with_is_one(
     options = parser_of(words).parse_args(words)
     assert (options.training, options.data) == (tmp_path / "out" / "result", [frames])
     assert (options.training / "float.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [({"outer_rate": 3.0}, "outer_rate"), ({"outer_momentum": 1.5}, "outer_momentum")]
+)
+def test_settings_that_nobody_could_read_again_make_no_folder(
+    wrong: dict[str, float], name: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "first")
+    with pytest.raises(ConfigError, match=rf"settings of the training: .*\$\.{name}"):
+        begin_federation(run, tmp_path / "out", rounds=1, steps=1, **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
