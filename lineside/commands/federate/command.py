@@ -224,6 +224,10 @@ def _run(options: argparse.Namespace) -> int:
         step_timeout_s=options.timeout,
         on_progress=inform,
     )
+    state = coordinator.state
+    if not state.finished:
+        at = f"round {len(state.rounds) + 1} of {state.settings.rounds}"
+        inform(f"{at}: waits for plants to train it, for up to {options.training_timeout:g} s")
     _print(coordinator.run(options.rounds), as_json=options.json)
     return 0
 

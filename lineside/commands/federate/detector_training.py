@@ -88,7 +88,9 @@ class DetectorTraining:
     def finish(self, content: TrainingRound, weights: Weights) -> float | None:
         """Writes the run folder of the result: ``float.onnx``, ``training.json``, ``config.toml``."""
         score = self._trainer_of(content.federation).finish(weights, content.federation.shared)
-        self._say(f"wrote {self._folder / RESULT_NAME}; go on with: lineside optimize {self._folder / RESULT_NAME}")
+        result = self._folder / RESULT_NAME
+        data = " ".join(f"--data {each}" for each in self._data)
+        self._say(f"wrote {result}; make a bundle: lineside bundle from-run {result} BUNDLE --name NAME {data}")
         return score
 
     def _trainer_of(self, settings: FederationSettings) -> PlantTrainer:
