@@ -69,7 +69,7 @@ BAR = 1.02
 """Most that the time of ``Config()`` may be, in that of the best way."""
 
 PLAN_S, ROUND_S, ROUNDS = scaled((LIMIT_S, 0.15, 9), smoke=(0.2, 0.01, 2))
-FINAL_S = scaled((20.0, 80.0), smoke=(0.01, 0.01))
+FINAL_S = scaled((20.0, 60.0), smoke=(0.01, 0.01))
 """Least and about the most seconds of the last rounds."""
 
 PRECISE, NEAR = 0.01, 1.1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, EngineError, InputNotFoundError
 from lineside_runtime.session import Session
-from tests.peers.waiting import wait_for
+from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import TriggeredAgent
 from tests.worlds.bundles import dark
 
@@ -48,7 +50,8 @@ def kill_engine(agent: TriggeredAgent) -> None:
 
 def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_path: Path, bundle: Bundle) -> None:
     placement = '[inspect]\nengines = ["ort", "openvino"]\nisolate = ["ort"]\nstandby = true\n'
-    agent = TriggeredAgent(tmp_path, bundle.path, placement)
+    port = free_port()
+    agent = TriggeredAgent(tmp_path, bundle.path, f"{placement}[metrics]\nport = {port}\n")
     try:
         agent.wait_ready()
         told = trigger(agent, 0, PARTS // 2)
@@ -56,12 +59,15 @@ def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_p
         told += trigger(agent, PARTS // 2, PARTS // 2)
         wait_for(lambda: agent.status["fallbacks"] >= 1, 60, what="the failure")
         status = agent.status
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            metrics = answer.read().decode()
         wait_for(lambda: trigger(agent, PARTS, 1) and agent.status["used_device"] == ORT, 60, what="ort again")
         assert agent.stop() == 0
     finally:
         agent.stop()
     assert [each["verdict"] for each in told] == ["pass", "reject"] * (PARTS // 2)
     assert status["line"]["late"] == 0
+    assert re.search(r"^lineside_fallbacks_total\{.*\} [1-9]", metrics, re.MULTILINE)
     rows = agent.rows()[:PARTS]
     assert {row.requested_device for row in rows} == {"cpu:0"}
     assert {row.used_device for row in rows[: PARTS // 2]} == {ORT}
