@@ -114,6 +114,16 @@ def engines(found: Value) -> str:
     return table("network | engine | form | MB | processor time, ms | speed | least correlation", rows)
 
 
+@block("engines.avx2", "engines")
+def engines_avx2(found: Value) -> str:
+    """OpenVINO with its kernels held to AVX2."""
+    rows = [
+        (name, f"{row['fp32_cpu_ms']:spread}", f"{row['int8_cpu_ms']:spread}", f"{row['speedup']:x}")
+        for name, row in found["openvino_avx2"].items()
+    ]
+    return table("OpenVINO held to AVX2 | float, ms | INT8 with 7-bit weights, ms | INT8 faster by", rows)
+
+
 SETS = {"neu-det": "strip", "deeppcb": "boards"}
 SIZES = {"steel": "224 × 224", "pcb": "640 × 640"}
 
