@@ -18,13 +18,15 @@ from benchmarks.agent.agents import LOOKS, START_S, agent, write_pictures
 from benchmarks.smoke import scaled
 
 STARTS = scaled(5, smoke=1)
-BAR_S = 3.0
+BARS = {"first_verdict_s": 3.0, "first_verdict_median_s": 0.5}
+"""Of the slowest start, and of the median."""
+
 SIZES: dict[str, tuple[int, int] | None] = scaled({"200x200": None, "640x480": (640, 480)}, smoke={"200x200": None})
 
 
 def run() -> dict[str, Any]:
     """Measures seconds."""
-    found: dict[str, Any] = {"bar": {"first_verdict_s": BAR_S}}
+    found: dict[str, Any] = {"bar": BARS}
     for look, variant in LOOKS.items():
         for name, size in SIZES.items():
             with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _CLASSES_SHOWN = 3
 """Most likely classes that are printed of an unsure part."""
+_FINDINGS_SHOWN = 5
+"""Findings of a frame that are printed; ``--json`` and ``--jsonl`` have all."""
 WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
@@ -172,14 +174,8 @@ class _VerdictPrinter:
         elif self._jsonl:
             print_json(one)
         else:
-            found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
-            if one.verdict == "unsure" and one.probabilities:
-                likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
-                found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
-            marks = [each.summary for each in one.readings]
-            found = ", ".join(filter(None, [found, *(each.text for each in one.measurements), *marks]))
             word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
-            show(f"{word}  {one_line(one.source)} {_number(one)} {found}".rstrip(), flush=True)
+            show(f"{word}  {one_line(one.source)} {_number(one)} {_findings(one)}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
@@ -213,6 +209,28 @@ class _VerdictPrinter:
         self._done += 1
         if self._progress:
             show_frames(self._done, self._count)
+
+
+def _findings(one: Inspection) -> str:
+    """Returns what was found: all where that is little, else what decides and the number of the others.
+
+    Of each defect type the surest defect decides, of measured values and marks those that the part fails by.
+    """
+    seen: set[str] = set()
+    found = []
+    for each in one.detections or one.doubtful:
+        found.append((f"{each.type} {each.score:.2f}", each.type not in seen))
+        seen.add(each.type)
+    if one.verdict == "unsure" and one.probabilities:
+        likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
+        found = [("no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest), True)]
+    found += [(value.text, bool(value.error) or not value.in_tolerance) for value in one.measurements]
+    found += [(mark.summary, mark.failure is not None) for mark in one.readings]
+    shown = [text for text, _ in found]
+    if len(found) > _FINDINGS_SHOWN:
+        shown = ([text for text, decides in found if decides] or shown)[:_FINDINGS_SHOWN]
+        shown.append(f"and {len(found) - len(shown)} more")
+    return ", ".join(shown)
 
 
 def _number(one: Inspection) -> str:

@@ -251,3 +251,9 @@ def test_damaged_and_absent_archives_are_errors_and_leave_no_file(tmp_path: Path
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputNotFoundError):
         image_file.copy(tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_bytes(b"another image")
+    (tmp_path / "in").write_bytes(lzma.compress(data, preset=0))
+    with pytest.raises(FileExistsError):
+        image_file.copy(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"another image"

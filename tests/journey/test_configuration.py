@@ -27,7 +27,7 @@ def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
     wait_for(lambda: site.agent.status.get("inspected", 0) > 4, 60, what="frames")
     assert site.agent.status["rejected"] > 0
     file = tmp_path / "strict.toml"
-    file.write_text("[inspect]\nconfidence_threshold = 1.0\n[store]\nkeep_images = 'all'\n")
+    file.write_text("[inspect]\nconfidence_threshold = 1.0\nengines = ['openvino']\n[store]\nkeep_images = 'all'\n")
     hub = str(site.hub_folder)
     capsys.readouterr()
     assert main(["push", "--config", str(file), "--hub", hub, "--group", "line", "--json"]) == 0
@@ -36,6 +36,7 @@ def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
     before = site.agent.status
     wait_for(lambda: site.agent.status["inspected"] > before["inspected"] + 8, 60, what="more frames")
     assert site.agent.status["rejected"] - before["rejected"] <= 1, "nothing scores 1.0"
+    assert (before["used_device"], site.agent.status["used_device"]) == ("openvino/cpu:0", "openvino/cpu:0")
     wait_for(lambda: any((site.agent.state / "images").rglob("*.png")), 60, what="images that are kept now")
     wait_for(lambda: reported_config(site) == pushed["ref"]["sha256"], 60, what="the report")
 

@@ -26,6 +26,7 @@ def test_public_names_are_sorted_and_all_there() -> None:
 
 PUBLIC = (
     "lineside",
+    "lineside.privacy",
     "lineside.vision",
     "lineside_runtime",
     "lineside_models",

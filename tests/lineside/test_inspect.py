@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from lineside.cli import main
+from lineside.commands.inspect import _findings
 from lineside.inspection.sources import open_source
+from lineside_models.inspection import Detection, Inspection
 from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
 from tests.models.small_detector import detector_bundle
@@ -70,6 +73,15 @@ def test_a_folder_is_inspected_with_those_below_and_goes_on_behind_a_damaged_fil
     ]
     assert "4b.jpg is not an image" in err
     assert err.strip().endswith("6 inspected, 3 rejected, 1 not read")
+
+
+def test_of_many_findings_those_that_decide_are_printed_and_the_others_counted() -> None:
+    scratches = [Detection(type="scratches", score=0.9 - number / 100, box=(0, 0, 1, 1)) for number in range(20)]
+    patch = Detection(type="patches", score=0.6, box=(0, 0, 1, 1))
+    few = Inspection(part_id="P", passed=False, verdict="bad", detections=tuple(scratches[:5]))
+    many = msgspec.structs.replace(few, detections=(*scratches, patch))
+    assert _findings(few) == "scratches 0.90, scratches 0.89, scratches 0.88, scratches 0.87, scratches 0.86"
+    assert _findings(many) == "scratches 0.90, patches 0.60, and 19 more"
 
 
 def test_json_has_the_verdicts_and_what_was_not_read(

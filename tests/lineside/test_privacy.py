@@ -12,11 +12,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import requires
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from lineside.cli import main
 from lineside.privacy import EncryptedHead
@@ -134,6 +136,22 @@ def test_query_prints_classes_and_makes_keys_or_takes_them(
         EncryptedHead(trunk, server="http://127.0.0.1:9", keys=tmp_path / "absent")  # before any connection
     assert main([*command]) == 1
     assert "cannot be reached: [Errno" in capsys.readouterr().err
+
+
+def test_where_no_tenseal_is_the_error_says_which_pythons_have_one(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tenseal", None)
+    trunk, head = str(world / "split" / "trunk"), str(world / "split" / "head.npz")
+    for words in (["keys", trunk, "--out", str(tmp_path / "key")], ["serve", head], ["bench", head]):
+        assert main(["privacy", *words]) == 1
+        error = capsys.readouterr().err
+        assert "[2006] the package 'tenseal' is not installed" in error
+        assert "pip install 'lineside[privacy]'" in error and "for 3.10 on x86-64 only" in error
+    packages = [each for each in map(Requirement, requires("lineside") or []) if each.name == "tenseal"]
+    for python, machine, there in (("3.10", "aarch64", False), ("3.10", "x86_64", True), ("3.11", "aarch64", True)):
+        where = {"python_version": python, "platform_machine": machine, "extra": "privacy"}
+        assert any(each.marker.evaluate(where) for each in packages if each.marker is not None) == there
 
 
 def test_a_server_that_was_started_again_gets_the_keys_again(world: Path) -> None:

@@ -95,7 +95,7 @@ def check_several(inspect: InspectConfig, manifest: Manifest) -> None:
 
 
 def refuse_files(inspect: dict[str, Any], path: str, who: str) -> None:
-    """Refuses files and servers of the device: they decide over verdicts, and nothing would sign their content.
+    """Refuses files, programs and servers of the device: they decide over verdicts, and nothing would sign them.
 
     Raises:
         ConfigError: The table names one.
@@ -106,6 +106,20 @@ def refuse_files(inspect: dict[str, Any], path: str, who: str) -> None:
             f"{path}.cache.{min(outside)} can't be set by {who}",
             expected="memory_bytes, device_bytes and ttl_s",
             action="Name the file or the server in agent.toml on the device.",
+        )
+    if "operator_libraries" in inspect:
+        raise ConfigError(
+            f"{path}.operator_libraries can't be set by {who}",
+            expected="the files in agent.toml on the device",
+            action="Install the library on the device, and name it there.",
+        )
+    isolate = inspect.get("isolate")
+    if isinstance(isolate, (list, tuple)) and (programs := [one for one in isolate if "=" in str(one)]):
+        raise ConfigError(
+            f"{path}.isolate can't name a program by {who}",
+            expected="names of engines",
+            actual=programs[0],
+            action="Name the other Python in agent.toml on the device.",
         )
     if "expected_values" in inspect:
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lineside_agent.config.value_types import ConfigTable, Count, EngineName, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, EngineName, IsolatedEngine, Natural, Positive
 from lineside_models.verdict.rules import Rules, Share
 from lineside_runtime.cache.config import MIB, SQLITE_BYTES_MIN, CacheConfig
 from lineside_runtime.config import GPU_RATIO, Config
@@ -61,9 +61,11 @@ class PlacementConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         stage_engines: For a bundle that is split into stages: what runs each of them, as ``"openvino"`` or
             ``"ort/cpu:0"``.
         stage_cores: The cores of each stage.
-        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs its current
-            frames, and not the agent.
+        isolate: Engines that run in a process of their own, such as ``"ort"``, or ``"hailo=/usr/bin/python3"`` for one
+            that is installed in another Python: one that crashes costs its current frames, and not the agent.
         engine_timeout_s: Longest call of an isolated engine before its process is killed; unset: no limit.
+        operator_libraries: Third parties' operators, files by engine: ``ort = ["/opt/acme/liboperators.so"]``; relative
+            to this file.
         cache: The result cache; without the table there is none.
     """
 
@@ -80,8 +82,9 @@ class PlacementConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     replica_cores: tuple[tuple[Natural, ...], ...] = ()
     stage_engines: tuple[str, ...] = ()
     stage_cores: tuple[tuple[Natural, ...], ...] = ()
-    isolate: tuple[EngineName, ...] = ()
+    isolate: tuple[IsolatedEngine, ...] = ()
     engine_timeout_s: Positive | None = None
+    operator_libraries: dict[EngineName, tuple[str, ...]] = msgspec.field(default_factory=dict)
     cache: ResultCacheConfig | None = None
 
 
@@ -108,6 +111,7 @@ def engine_settings(config: PlacementConfig) -> Config:
             balance=config.balance,
             replica_cores=config.replica_cores or None,
             cores=config.cores or None,
+            operator_libraries=config.operator_libraries,
             cache=None if config.cache is None else _cache(config.cache),
         )
     except ConfigError as error:

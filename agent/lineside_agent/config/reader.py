@@ -113,6 +113,9 @@ def _resolved_inspect(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["expected_values"] = str(folder / found["expected_values"])
     if (found.get("cache") or {}).get("sqlite"):
         found["cache"] = {**found["cache"], "sqlite": str(folder / found["cache"]["sqlite"])}
+    if found.get("operator_libraries"):
+        libraries = found["operator_libraries"]
+        found["operator_libraries"] = {name: [str(folder / file) for file in libraries[name]] for name in libraries}
     if found.get("models"):
         found["models"] = {name: _resolved_inspect(model, folder) for name, model in found["models"].items()}
     return found

@@ -8,7 +8,8 @@
 
 It is deployed by the same machine as what the hub desires: tried in a process of its own, health-checked, rolled back.
 Nothing here is signed. Who may ask for it is decided where it is offered, by ``agent.toml``; its target says that it
-was made here, and by whom, also in the device's report. The hub's next desired state replaces it.
+was made here, and by whom, also in the device's report. The hub's next desired state replaces it, and a request that
+comes after that one is ignored: it has the generation of the hub's desired state that counted when it was made.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class LocalRequests:
 
         Args:
             by: Name of the person.
-            after: The hub's desired state that counts.
+            after: The hub's desired state that counted when the person asked.
 
         Raises:
             BundleError: It is damaged.
@@ -137,7 +138,7 @@ class LocalRequests:
 def _desired(
     after: Desired | None, part: str, *, bundle: BundleRef | None = None, config: ConfigRef | None = None
 ) -> Desired:
-    """Returns the desired state, under the hub's generation, so that the hub's next one is newer."""
+    """Returns the desired state, under the generation of the hub's that it follows."""
     epoch, gen = (0, 0) if after is None else (after.epoch, after.gen)
     asked = {part: int(time.time())}  # each request is an attempt of its own, also after one that failed
     return Desired(epoch=epoch, gen=gen, bundle=bundle, config=config, gens=asked)

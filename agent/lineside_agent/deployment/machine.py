@@ -21,7 +21,7 @@ Invariants, each held by a test:
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch. The same desired state again changes
    nothing but its maintenance window.
 4. A desired state of the device comes before one of its group, until it is withdrawn. A local one comes before both,
-   until the hub desires something new.
+   until the hub desires something new; one that was asked for before that, and comes after it, is ignored.
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
    ``gen``. A push of something else that carries it along is answered, and changes nothing.
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
@@ -57,7 +57,7 @@ from lineside_agent.deployment.events import (
     Verify,
 )
 from lineside_agent.deployment.self_update.guard import AgentSlot
-from lineside_link.messages import BundleRef, ConfigRef, Desired, Problem, State
+from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, Problem, State
 from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingError
 from lineside_runtime.serving.backoff import Backoff
@@ -197,7 +197,7 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
     if isinstance(event, Started):
         return _started(machine, event)
     if isinstance(event, DesiredChanged):
-        if event.origin == "local" and getattr(event.desired, machine.rules.part, None) is None:
+        if event.origin == "local" and not _is_local_request(machine, event.desired):
             return machine, ()
         kept = _keep_desired(machine, event)
         return _follow(kept) if kept.desired != machine.desired and _is_news(machine, event) else (kept, ())
@@ -213,15 +213,34 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
 def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
     """Returns why a desired state changes nothing for good; empty if it may, or is the one that is known."""
     desired, known = event.desired, _known(machine, event.origin)
-    if desired is None or event.origin == "local":
+    if desired is None:
         return ""
+    if event.origin == "local":
+        asked, now = _generation(desired), _generation(machine.hub_desired)
+        before, since = f"{asked[0]}/{asked[1]}", f"{now[0]}/{now[1]}"
+        return "" if asked == now else f"it was asked for at the device under {before}; the hub desires {since} since"
     if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
         older, newer = f"{desired.epoch}/{desired.gen}", f"{known.epoch}/{known.gen}"
         return f"desired state {older} is older than {newer}, which this device knows"
     own = machine.device_desired
-    if event.origin == "group" and own is not None and not own.withdrawn:
+    if event.origin == "group" and own is not None and not own.withdrawn and not _asks_for_same(desired, own):
         return f"desired state {desired.gen} is of the group, and the device has its own, {own.gen}"
     return ""
+
+
+def _asks_for_same(desired: Desired, own: Desired) -> bool:
+    """Whether nothing is lost: at the end of a rollout the group is given what its canary has, and then has alone."""
+    return all(getattr(desired, part) == getattr(own, part) for part in ARTIFACTS)
+
+
+def _is_local_request(machine: DeploymentMachine[Any], desired: Desired | None) -> bool:
+    """Whether a person asked for this kind of artifact, and the hub has desired nothing new since."""
+    asks = getattr(desired, machine.rules.part, None) is not None
+    return asks and _generation(desired) == _generation(machine.hub_desired)
+
+
+def _generation(desired: Desired | None) -> tuple[int, int]:
+    return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 
 def _known(machine: DeploymentMachine[Any], origin: Origin) -> Desired | None:

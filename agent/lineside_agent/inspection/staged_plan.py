@@ -20,7 +20,8 @@ from lineside_runtime.serving.plan_file import plan_key, read_plan, save_plan
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, Objective, ServingPlan
 from lineside_runtime.tensors import Array
 
-LIMIT_S = 15.0
+LIMIT_S = 25.0
+"""Time for loading and measuring all ways of serving a bundle."""
 
 log = logging.getLogger("lineside.agent")
 

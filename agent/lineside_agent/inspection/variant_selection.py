@@ -41,11 +41,8 @@ START_MAX_S = 30.0
 """Longest time to load a variant on a device that it is not for, with its first call: each start of the agent takes it.
 ONNX Runtime's TensorRT provider, for one, compiles the model anew at each start."""
 
-ISOLATED = True
-"""Whether the engine of a device that a variant is not for is measured in a process of its own."""
-
 CALL_MAX_S = 60.0
-"""Longest call there; then its process is ended."""
+"""Longest call of an engine in a process of its own; then the process is ended."""
 
 log = logging.getLogger("lineside.agent")
 
@@ -159,11 +156,12 @@ def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
 
 
 def _measure(bundle: Bundle, config: Config, path: Path, others: tuple[str, ...]) -> FastestVariant:
-    manifest, timed = bundle.manifest, list[TimedVariant]()
+    manifest = bundle.manifest
     variants = manifest.variants[:1] if manifest.speed == "measured" else manifest.to_time
-    timed += [time_variant(bundle, variant, config) for variant in variants]
-    if others:
-        timed += _time_undeclared(bundle, variants, config, {name.partition("/")[0] for name in others})
+    timed = [
+        *(time_variant(bundle, variant, config) for variant in variants),
+        *_time_undeclared(bundle, variants, config, {name.partition("/")[0] for name in others}),
+    ]
     able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not able:
         raise NoDeviceError(
@@ -194,12 +192,13 @@ def _time_undeclared(
     bundle: Bundle, variants: Sequence[Variant], config: Config, engines: Collection[str]
 ) -> list[TimedVariant]:
     """Times variants on devices that they are not for; those with other golden outputs have the reason instead."""
+    if not engines:
+        return []
     from lineside_runtime.engine_process.engine import IsolatedBackend  # only where there is such a device
 
-    if ISOLATED:
-        named = {entry.partition("=")[0] for entry in config.isolate}
-        isolate = (*config.isolate, *(name for name in sorted(engines) if name not in named))
-        config = msgspec.structs.replace(config, isolate=isolate, isolated_timeout_s=CALL_MAX_S)
+    named = {entry.partition("=")[0] for entry in config.isolate}
+    isolate = (*config.isolate, *(name for name in sorted(engines) if name not in named))
+    config = msgspec.structs.replace(config, isolate=isolate, isolated_timeout_s=CALL_MAX_S)
     timed: list[TimedVariant] = []
     for variant in variants:
         alone = only(bundle, variant)

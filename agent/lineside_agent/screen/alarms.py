@@ -67,6 +67,9 @@ def conditions(
     ]
     is_explained = any(one.signal == "F" for one in found) or (starting and not status.get("models"))
     found += _line(status, is_explained=is_explained)
+    if status.get("error"):
+        refused = f"{status['wanted']}: {status['error']}" if status.get("wanted") else status["error"]
+        found.append(_condition("bundle_refused", "engine", "M", refused))
     return sorted(found, key=lambda one: SIGNALS.index(one.signal))
 
 
@@ -77,7 +80,6 @@ _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
     ("writes_limited", "disk", "M", "written_problem"),
     ("plc_lost", "plc", "F", "line_io_problem"),
     ("certificate", "hub", "M", "certificate_problem"),
-    ("bundle_refused", "engine", "M", "error"),
     ("configuration_refused", "engine", "M", "configuration_error"),
     ("update_refused", "engine", "M", "agent_error"),
 )

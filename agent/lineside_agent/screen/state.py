@@ -260,4 +260,6 @@ def _log_failure(done: concurrent.futures.Future[None]) -> None:
 
 def _component(name: str, worst: Mapping[str, Any]) -> dict[str, str]:
     found = worst.get(name)
-    return {"name": name, "signal": found.signal if found else "", "key": found.key if found else ""}
+    if found is None:
+        return {"name": name, "signal": "", "key": "", "detail": ""}
+    return {"name": name, "signal": found.signal, "key": found.key, "detail": found.detail}

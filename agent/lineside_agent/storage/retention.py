@@ -116,7 +116,7 @@ class RetentionPolicy:
         if rules.records_max_days is None or not is_due:
             return
         before_ns = time.time_ns() - int(1e9 * DAY_S * rules.records_max_days)
-        left = most_by_age(database.count_about(connection), rules.records_max_days)
+        left = most_by_age(database.estimated_count(connection), rules.records_max_days)
         while left > 0 and (deleted := self._delete(connection, through, before_ns=before_ns, most=left)):
             left -= deleted
 

@@ -10,6 +10,9 @@ learnt. Both are judged on each frame and on its mirror image, because fewer fra
 is judged on, and the lengths of the trainings by float32's accuracy alone. What is finished is kept in
 ``benchmarks/.training/`` with its settings, and used again for the same settings only; ``--minutes`` ends the work
 after the run that is under way, and compares what there is.
+
+A training's time on a slower link follows from its processor time, its bytes and what the backward pass hides, as in
+`benchmarks.converters.training.wire`; its first steps, which use float32, are counted as such.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.converters.training.ranks import together
+from benchmarks.converters.training.wire import RATES_MBIT, waited_s
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import kept, scaled
 from lineside_converters.distillation.losses import LogitDistillation
@@ -129,14 +133,28 @@ def compared(task: str) -> dict[str, Any]:
         figures = [rows[seed]["figure"] for seed in seeds]
         apart = [100 * (rows[seed]["figure"] - plain[seed]["figure"]) for seed in seeds]
         mean = statistics.mean(apart)
+        plain_bytes = statistics.mean(row["bytes_a_step"] for row in plain.values())
         found[name] = {
             "seeds": seeds,
             "figures": figures,
             "mean": statistics.mean(figures),
             "points_against_fp32": mean,
             "interval_95": _interval(apart),
+            **_times(name, [rows[seed] for seed in seeds], plain_bytes),
         }
     return found
+
+
+def _times(name: str, rows: Sequence[dict[str, Any]], plain_bytes: float) -> dict[str, Any]:
+    """Returns what a training takes on average, and its seconds at each rate."""
+    steps, sent, cpu_s = (statistics.mean(row[key] for row in rows) for key in ("steps", "bytes_a_step", "cpu_s"))
+    first, values, alone_s = min(WARM_UP_STEPS, steps), int(plain_bytes / 4), cpu_s / steps
+    seconds = {}
+    for rate in RATES_MBIT:
+        as_float32 = first * waited_s("fp32", plain_bytes, values, rate_mbit=rate, alone_s=alone_s)
+        rest = (steps - first) * waited_s(name, sent, values, rate_mbit=rate, alone_s=alone_s)
+        seconds[str(rate)] = cpu_s + as_float32 + rest
+    return {"steps": steps, "bytes_a_step": sent, "cpu_s": cpu_s, "seconds_at_mbit": seconds}
 
 
 def _interval(apart: Sequence[float]) -> list[float] | None:

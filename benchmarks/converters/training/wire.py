@@ -130,8 +130,20 @@ def _computing_s(two: Row, name: str, batch: int) -> float:
 
 def _unloaded_s(of: Row, name: str, rate_mbit: float, batch: str) -> float:
     """Returns the seconds that a step waits for the link."""
-    case, alone_s = of["cases"][name], of["batches"][batch]["alone_cpu_ms"] / 1e3
-    link_s = float(case["interface_bytes_a_step"] * 8 / (rate_mbit * 1e6))
+    sent, alone_s = of["cases"][name]["interface_bytes_a_step"], of["batches"][batch]["alone_cpu_ms"] / 1e3
+    return waited_s(name, sent, of["values"], rate_mbit=rate_mbit, alone_s=alone_s)
+
+
+def waited_s(name: str, bytes_a_step: float, values: int, *, rate_mbit: float, alone_s: float) -> float:
+    """Returns the seconds that a step of a case waits for a link.
+
+    Args:
+        name: Layout and scheme, such as ``zero1 int4``; a scheme alone is one of DDP.
+        bytes_a_step: That a worker sends, on average.
+        values: Of the network.
+        alone_s: Of the step's computing.
+    """
+    link_s = bytes_a_step * 8 / (rate_mbit * 1e6)
     layout, _, scheme = name.rpartition(" ")
     if layout == "fsdp":
         return link_s
@@ -142,7 +154,7 @@ def _unloaded_s(of: Row, name: str, rate_mbit: float, batch: str) -> float:
     if scheme == "local":
         trial = TrialTime(link_s * ROUND_STEPS)
     bucket = BUCKET_VALUES * 4 if layout == "zero1" else BUCKET_MB * 2**20
-    last = (of["values"] * 4 % bucket or bucket) / (of["values"] * 4)
+    last = (values * 4 % bucket or bucket) / (values * 4)
     return waiting_of(scheme, trial, compute_s=alone_s, backward_s=BACKWARD * alone_s, last_share=last)
 
 

@@ -142,13 +142,16 @@ def boards(found: Value) -> str:
 @block("pool", "pool")
 def pool(found: Value) -> str:
     """Secure aggregation of counts, with and without plants that drop out."""
-    rows = [
-        (
-            f"{name} | {int(row['exact'].number)} of {int(row['rounds'].number)} | {row['cpu_s']:sig}"
+    goal_s, goal_plants = found["goal"]["cpu_s"].number, f"{int(found['goal']['plants'].number)} plants"
+    rows = []
+    for name, row in found["rows"].items():
+        bar = ""
+        if name.partition(",")[0] == goal_plants:
+            bar = f"; bar ≤ {goal_s:g}: {verdict(row['cpu_s'].number <= goal_s)}"
+        rows.append(
+            f"{name} | {int(row['exact'].number)} of {int(row['rounds'].number)} | {row['cpu_s']:sig}{bar}"
             f" | {int(row['bytes_of_a_plant'].number):,}"
         )
-        for name, row in found["rows"].items()
-    ]
     head = f"{int(found['counters'].number):,} counters | exact | processor seconds, all together | bytes, a plant"
     return table(head, rows)
 

@@ -52,15 +52,18 @@ def _waiting(case: Value, key: str, batch: str) -> str:
 
 @block("training.workers", "training.wire")
 def workers(found: Value) -> str:
-    """What more workers send and wait, predicted from two."""
+    """What more workers send and wait, predicted from two, beside four that ran."""
     counts = [key for key, _ in next(of for _, of in found["predicted"].items()).items()]
+    fewest = next(key for key, _ in found["batches"].items())
     rows = []
     for name, of in found["predicted"].items():
         sent = fixed(of["4"]["bytes_a_step"].number / 1e6, 3)
+        waiting = {each: f"{of[each]['waiting_share']:.1%}" for each in counts}
         if "4 workers" in found:
-            measured = found["4 workers"]["cases"][name]["interface_bytes_a_step"].number
-            sent += f", measured {fixed(measured / 1e6, 3)}"
-        rows.append((CASES[name], sent, *(f"{of[each]['waiting_share']:.1%}" for each in counts)))
+            four = found["4 workers"]["cases"][name]
+            sent += f", measured {fixed(four['interface_bytes_a_step'].number / 1e6, 3)}"
+            waiting["4"] += f", from four's {four[f'waiting_{fewest}']:.1%}"
+        rows.append((CASES[name], sent, *waiting.values()))
     return table(["case", "MB a step, four workers", *(f"waiting, {each}" for each in counts)], rows)
 
 
@@ -85,8 +88,7 @@ def rates(found: Value) -> str:
 def accuracy(found: Value) -> str:
     """Accuracy of each gradient scheme against float32."""
     rows = []
-    tasks = [(task, *each) for task in ("classifier", "detector") for each in found[task].items()]
-    for task, name, of in tasks:
+    for task, name, of in _trainings(found):
         points = of["points_against_fp32"].number
         base = name == "fp32"
         interval = "" if base else "one seed"
@@ -105,6 +107,25 @@ def accuracy(found: Value) -> str:
         )
     head = "network | gradients | seeds | top-1 or mAP@0.5 | points against `fp32` | 95 % interval | bar"
     return table(head, rows)
+
+
+@block("training.times", "training.accuracy")
+def training_times(found: Value) -> str:
+    """The time of each of these trainings on a slower link, beside that of float32."""
+    rates = [rate for rate, _ in found["classifier"]["fp32"]["seconds_at_mbit"].items()]
+    rows = []
+    for task, name, of in _trainings(found):
+        row = [f"{task}, {of['steps']:.0f} steps", f"`{name}`", f"{of['bytes_a_step'].number / 1e6:.3f}"]
+        for rate in rates:
+            plain, each = (way["seconds_at_mbit"][rate].number for way in (found[task]["fp32"], of))
+            row.append(f"{fixed(each / 60, 1)} min" + ("" if name == "fp32" else f", {times(plain / each)}"))
+        rows.append(tuple(row))
+    head = ["training", "gradients", "MB a step and worker after the first steps"]
+    return table([*head, *(f"{rate} Mbit/s" for rate in rates)], rows)
+
+
+def _trainings(found: Value) -> list[tuple[str, str, Value]]:
+    return [(task, *each) for task in ("classifier", "detector") for each in found[task].items()]
 
 
 def _accuracy_verdict(of: Value) -> str:

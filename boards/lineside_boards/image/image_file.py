@@ -112,9 +112,11 @@ def copy(image: Path, out: Path, progress: BytesListener = lambda done: None) ->
         ImageError: It is damaged.
         DiskFullError: There is no space.
     """
+    is_plain = plain_size(image) is not None
+    target = out.open("xb")
     try:
-        with out.open("xb") as target:
-            if plain_size(image) is not None:
+        with target:
+            if is_plain:
                 _copy_plain(image, target, progress)
             else:
                 _copy_pieces(image, target, progress)

@@ -88,13 +88,19 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the hub knows of one device."""
+    """Everything that the hub knows of one device.
+
+    Attributes:
+        rolled_back: What the hub took back from its group last, and why, a line each; none once there is a newer
+            rollout of the same kind. The device itself reports no error then: it runs what is desired of it.
+    """
 
     summary: DeviceSummary
     birth: Up | None
     reported: Reported | None
     own_desired: Desired | None
     group_desired: Desired | None
+    rolled_back: tuple[str, ...] = ()
 
 
 class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,12 +157,16 @@ def show_device(folder: Path | str, device: str, *, with_counts: bool = True) ->
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
         summary = _with_counts(_summary(*rows[0]), counts.get(device))
         own, group = database.desired_state(f"d/{device}"), database.desired_state(f"g/{summary.group}")
+        ended = Rollouts(database).rolled_back(summary.group)
     return DeviceDetail(
         summary=summary,
         birth=decode(rows[0]["birth"].encode(), Up) if rows[0]["birth"] else None,
         reported=decode(rows[0]["reported"].encode(), Reported) if rows[0]["reported"] else None,
         own_desired=own if own is not None and not own.withdrawn else None,
         group_desired=group,
+        rolled_back=tuple(
+            f"{one.kind} {one.target.identity} was rolled back by the hub ({one.id}): {one.reason}" for one in ended
+        ),
     )
 
 

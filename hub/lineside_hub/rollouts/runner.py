@@ -184,6 +184,15 @@ class Rollouts:
         )
         return [_ROLLOUT.decode(row["value"]) for row in rows]
 
+    def rolled_back(self, group: str) -> tuple[Rollout, ...]:
+        """Returns the newest rollout of each kind to a group, if the hub rolled it back."""
+        rows = self._database.query(
+            "SELECT value FROM rollouts r WHERE group_name = ?1 AND state = 'rolled_back' AND created_at_ns = "
+            "(SELECT max(created_at_ns) FROM rollouts WHERE group_name = ?1 AND kind = r.kind) ORDER BY kind",
+            group,
+        )
+        return tuple(_ROLLOUT.decode(row["value"]) for row in rows)
+
     def snapshot(self, rollout: Rollout) -> tuple[GroupView, ...]:
         """Returns the answers of the group's members to this rollout, without those that have another desired state."""
         states = self._database.desired_states()

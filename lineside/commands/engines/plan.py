@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="photos to measure on (default: the bundle's golden input, or noise)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="about how long to measure (default: %(default)g)"
+        "--seconds", type=float, default=30.0, metavar="S", help="how long to load and measure (default: %(default)g)"
     )
     parser.add_argument("--forget", action="store_true", help="delete the plan, and serve as configured again")
     add_json(parser)
@@ -99,13 +99,16 @@ def _inputs(bundle: Bundle, folder: Path | None) -> tuple[list[dict[str, Array]]
 
 
 def _print(plan: PlacementPlan) -> None:
+    from lineside_runtime.planning.crash_trial import NO_TIME
+
     show(f"{plan.bundle} on {plan.machine}, {plan.objective}, measured on {plan.inputs}")
     show(f"  {'ms':>8}  {'p50':>8}  {'p95':>8}  {'frames/s':>8}  {'ratio':>6}")
     for one in plan.measured:
         mark = "*" if one.plan == plan.chosen else " "
         name = f"{one.plan} ({one.used})" if one.plan.kind == "configured" else str(one.plan)
         if one.error:
-            show(f"{mark} can't serve: {name}: {one.error}")
+            said = "not measured" if NO_TIME in one.error else "can't serve"
+            show(f"{mark} {said}: {name}: {one.error}")
         else:
             show(
                 f"{mark} {one.ms:8.2f}  {one.p50_ms:8.2f}  {one.p95_ms:8.2f}  {one.per_s:8.1f}  "

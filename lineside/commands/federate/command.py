@@ -51,7 +51,11 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         help="batch norms stay at each plant (FedBN): for plants whose images look different",
     )
     parser.add_argument(
-        "--outer-rate", type=float, default=1.0, metavar="R", help="factor on the mean change (default: %(default)g)"
+        "--outer-rate",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="factor on the mean change, up to 2 (default: %(default)g)",
     )
     parser.add_argument(
         "--outer-momentum",
@@ -224,6 +228,10 @@ def _run(options: argparse.Namespace) -> int:
         step_timeout_s=options.timeout,
         on_progress=inform,
     )
+    state = coordinator.state
+    if not state.finished:
+        at = f"round {len(state.rounds) + 1} of {state.settings.rounds}"
+        inform(f"{at}: waits for plants to train it, for up to {options.training_timeout:g} s")
     _print(coordinator.run(options.rounds), as_json=options.json)
     return 0
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from lineside_converters.training.plant_training import PlantTrainer, read_first_weights
 from lineside_hub.federation.differential_privacy import PrivacySettings
 from lineside_hub.federation.training_coordinator import create_federation
 from lineside_hub.federation.training_plant import LocalUpdate
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
 from lineside_models.datasets import load_dataset
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.wording import counted
 
 RESULT_NAME = "result"
@@ -38,6 +41,9 @@ def begin_federation(
         outer_rate: Factor on the mean change.
         outer_momentum: Nesterov momentum of the mean change.
         privacy: Bound and noise of a plant's change; ``None`` without differential privacy.
+
+    Raises:
+        ConfigError: A setting is out of its range; nothing is made.
     """
     first = read_first_weights(run)
     settings = FederationSettings(
@@ -50,6 +56,12 @@ def begin_federation(
         outer_momentum=outer_momentum,
         privacy=privacy,
     )
+    try:
+        msgspec.convert(
+            msgspec.to_builtins(settings), FederationSettings
+        )  # a struct checks ranges when it is read only
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings of the training: {error}", action="Correct the option of this name.") from error
     create_federation(out, settings, first.weights)
     return settings
 
@@ -88,7 +100,9 @@ class DetectorTraining:
     def finish(self, content: TrainingRound, weights: Weights) -> float | None:
         """Writes the run folder of the result: ``float.onnx``, ``training.json``, ``config.toml``."""
         score = self._trainer_of(content.federation).finish(weights, content.federation.shared)
-        self._say(f"wrote {self._folder / RESULT_NAME}; go on with: lineside optimize {self._folder / RESULT_NAME}")
+        result = self._folder / RESULT_NAME
+        data = " ".join(f"--data {each}" for each in self._data)
+        self._say(f"wrote {result}; make a bundle: lineside bundle from-run {result} BUNDLE --name NAME {data}")
         return score
 
     def _trainer_of(self, settings: FederationSettings) -> PlantTrainer:

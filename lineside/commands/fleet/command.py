@@ -160,6 +160,7 @@ def run_show(options: argparse.Namespace) -> int:
         "desired alone": _desired(own),
         "desired, group": _desired(group),
         "error": "; ".join(text for text in (about.error, about.configuration_error) if text),
+        "rolled back": "; ".join(detail.rolled_back),
         "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
         "recipe": said.recipe if said else "",
         "reduced": said.degradation.text or "nothing" if said and said.degradation else "",

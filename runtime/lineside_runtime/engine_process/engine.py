@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,7 +74,14 @@ class IsolatedBackend(Backend):
     that it had loaded is lost, and the next `load` starts another one.
     """
 
-    def __init__(self, name: str, python: str, timeout_s: float | None) -> None:
+    def __init__(self, name: str, python: str, timeout_s: float | None, *, limit_s: float = math.inf) -> None:
+        """Starts the process.
+
+        Args:
+            timeout_s: How long a call may take before the process is ended; ``None`` for no limit.
+            limit_s: The same for each other request, such as to load a model, where the usual limits are longer.
+        """
+        self._limit_s = limit_s
         self._engine = name
         self._python = python
         self.timeout_s = timeout_s
@@ -130,7 +138,7 @@ class IsolatedBackend(Backend):
 
     def _ask(self, request: messages.Request, kind: type[R], timeout_s: float) -> R:
         with self._running() as process:
-            return _expect(process, request, kind, timeout_s)
+            return _expect(process, request, kind, min(timeout_s, self._limit_s))
 
     def _probe(self) -> list[Device]:
         return list(self._ask(messages.Probe(), messages.Probed, START_TIMEOUT_S).devices)
@@ -142,7 +150,7 @@ class IsolatedBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with self._running() as process:
             request = messages.LoadModel(model.absolute(), device, options)
-            reply = _expect(process, request, messages.ModelLoaded, LOAD_TIMEOUT_S)
+            reply = _expect(process, request, messages.ModelLoaded, min(LOAD_TIMEOUT_S, self._limit_s))
             with self._lock:
                 self._loaded += 1
         executable = IsolatedExecutable(self, process, reply.executable)

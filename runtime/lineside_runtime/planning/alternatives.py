@@ -41,6 +41,16 @@ def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list
     return found
 
 
+def accelerators(manifest: Manifest, config: Config, share: float = 1.0) -> list[PlacementCandidate]:
+    """Returns the GPUs and NPUs that `alternatives` names, with the variants that they would load.
+
+    Raises:
+        LinesideError: As for `alternatives`.
+    """
+    devices = [*_devices(manifest, config, share), *_undeclared(manifest, config)]
+    return [one for one in devices if one.device.kind != "cpu"]
+
+
 def _devices(manifest: Manifest, config: Config, share: float) -> list[PlacementCandidate]:
     """Returns each device with its first fitting variant; with each one where the maker leaves the choice to it."""
     if manifest.speed == "measured" or config.variant is not None:

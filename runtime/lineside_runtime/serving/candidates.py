@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,7 +211,7 @@ def undeclared_candidates(manifest: Manifest, config: Config) -> tuple[Placement
     search = _Search(variants, msgspec.structs.replace(config, fallback_strategy="sequential"), None)
     found: list[PlacementCandidate] = []
     for kind in _ACCELERATORS:
-        found += search.walk((kind,), lambda kind=kind: _engines_of(kind, config))  # type: ignore[misc]
+        found += search.walk((kind,), partial(_engines_of, kind, config))
     return tuple(found)
 
 

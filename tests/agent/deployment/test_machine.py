@@ -24,7 +24,7 @@ from lineside_agent.deployment.events import (
     Switch,
     Verify,
 )
-from lineside_agent.deployment.machine import RESTING, BundleMachine, pause_s, step
+from lineside_agent.deployment.machine import RESTING, BundleMachine, pause_s, step, why_ignored
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=3002, error="BundleIntegrityError", message="damaged")
@@ -259,9 +259,15 @@ desired_states = st.builds(
     st.none() | st.builds(make_desired, st.integers(0, 6), st.none() | st.integers(1, 4), st.integers(1, 2)),
 )
 moves = st.lists(
-    desired_states | st.sampled_from(["done", "done", "done", "broke", "transient", "stale", "kill", "replay"]),
+    desired_states
+    | st.integers(1, 4)  # a person at the device asks for this bundle
+    | st.sampled_from(["done", "done", "done", "broke", "transient", "stale", "kill", "replay"]),
     max_size=40,
 )
+
+
+def generation(desired: Desired | None) -> tuple[int, int]:
+    return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 
 class ModelRunner:
@@ -300,6 +306,13 @@ class ModelRunner:
                 assert action.slot != after_.installed_slot
             if isinstance(action, Fetch):
                 assert f"{after_.epoch}/{after_.gen}/{action.artifact.sha256}" not in after_.refused
+        if after_.local_desired is not None:  # it was asked for under the hub's newest desired state, or is dropped
+            assert generation(after_.local_desired) == generation(after_.hub_desired)
+        if isinstance(event, DesiredChanged) and event.origin == "local":
+            assert after_.hub_desired == before.hub_desired
+            if event.desired is not None and generation(event.desired) != generation(before.hub_desired):
+                assert after_ == before
+                assert why_ignored(before, event)
         assert after_.previous_slot is None or after_.previous_slot != after_.installed_slot
         for known, new in (
             (before.device_desired, after_.device_desired),
@@ -311,6 +324,10 @@ class ModelRunner:
     def move(self, move: object) -> None:
         if isinstance(move, DesiredChanged):
             self.feed(move)
+        elif isinstance(move, int):
+            epoch, gen = generation(self.machine.hub_desired)
+            self.feed(DesiredChanged("local", make_desired(gen, move, epoch)))
+            assert self.machine.local_desired is not None
         elif move == "kill":
             self.pending = []
             self.machine = msgspec.json.decode(msgspec.json.encode(self.machine), type=BundleMachine)
@@ -373,3 +390,14 @@ def test_what_a_person_at_the_device_asks_for_runs_until_the_hub_desires_somethi
     assert (broken.state, broken.installed) == ("rolled_back", ref(1))
     retried = msgspec.structs.replace(make_desired(1, 3), gens={"bundle": 7})
     assert after(broken, DesiredChanged("local", retried)).installed == ref(3)
+
+
+def test_a_local_request_that_comes_after_a_newer_desired_state_of_the_hub_is_ignored(running: BundleMachine) -> None:
+    late = DesiredChanged("local", make_desired(1, 2))  # made while 1/1 was the newest
+    pushed = after(running, DesiredChanged("group", make_desired(2, 3)))
+    assert step(pushed, late) == (pushed, ())
+    assert why_ignored(pushed, late) == "it was asked for at the device under 1/1; the hub desires 1/2 since"
+    own = after(running, DesiredChanged("device", make_desired(3, 3)))
+    released = msgspec.structs.replace(make_desired(4, 3), withdrawn=True)  # the group's, which is older, counts again
+    back = after(own, DesiredChanged("device", released))
+    assert (back.installed, after(back, DesiredChanged("local", make_desired(3, 2)))) == (ref(1), back)

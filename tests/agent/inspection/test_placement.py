@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,9 @@ from lineside_models.golden import replay
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, EngineError
+from lineside_runtime.errors import ConfigError, EngineError, InputNotFoundError
 from lineside_runtime.session import Session
-from tests.peers.waiting import wait_for
+from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import TriggeredAgent
 from tests.worlds.bundles import dark
 
@@ -48,7 +50,8 @@ def kill_engine(agent: TriggeredAgent) -> None:
 
 def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_path: Path, bundle: Bundle) -> None:
     placement = '[inspect]\nengines = ["ort", "openvino"]\nisolate = ["ort"]\nstandby = true\n'
-    agent = TriggeredAgent(tmp_path, bundle.path, placement)
+    port = free_port()
+    agent = TriggeredAgent(tmp_path, bundle.path, f"{placement}[metrics]\nport = {port}\n")
     try:
         agent.wait_ready()
         told = trigger(agent, 0, PARTS // 2)
@@ -56,17 +59,39 @@ def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_p
         told += trigger(agent, PARTS // 2, PARTS // 2)
         wait_for(lambda: agent.status["fallbacks"] >= 1, 60, what="the failure")
         status = agent.status
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            metrics = answer.read().decode()
         wait_for(lambda: trigger(agent, PARTS, 1) and agent.status["used_device"] == ORT, 60, what="ort again")
         assert agent.stop() == 0
     finally:
         agent.stop()
     assert [each["verdict"] for each in told] == ["pass", "reject"] * (PARTS // 2)
     assert status["line"]["late"] == 0
+    assert re.search(r"^lineside_fallbacks_total\{.*\} [1-9]", metrics, re.MULTILINE)
     rows = agent.rows()[:PARTS]
     assert {row.requested_device for row in rows} == {"cpu:0"}
     assert {row.used_device for row in rows[: PARTS // 2]} == {ORT}
     assert {row.used_device for row in rows[PARTS // 2 :]} in ({OTHER}, {OTHER, ORT})
     assert not [row.error for row in rows if row.error]
+
+
+def test_each_recipe_runs_the_model_where_its_own_table_says(tmp_path: Path, bundle: Bundle) -> None:
+    tables = "".join(
+        f'[[recipe]]\nname = "{name}"\n[recipe.inspect]\nengines = ["{name}"]\n' for name in ("ort", "openvino")
+    )
+    agent = TriggeredAgent(tmp_path, bundle.path, tables)
+    try:
+        agent.wait_ready()
+        trigger(agent, 0, 2)
+        ask(agent.state, TriggerRequest("recipe", recipe="openvino"), timeout_s=60)
+        agent.wait_ready()
+        trigger(agent, 2, 2)
+        assert agent.stop() == 0
+    finally:
+        agent.stop()
+    found = [(row.recipe, row.used_device, row.requested_device, row.verdict) for row in agent.rows()]
+    assert [each[:3] for each in found] == [("ort", ORT, "cpu:0")] * 2 + [("openvino", OTHER, "cpu:0")] * 2
+    assert sorted(each[3] for each in found) == ["pass", "pass", "reject", "reject"]
 
 
 def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another_bundle(bundle: Bundle) -> None:
@@ -184,6 +209,7 @@ def test_every_setting_reaches_the_engine_and_recipes_have_their_own() -> None:
     text = (
         f'{HEAD}[inspect]\nengines = ["ncnn", "ort"]\ngpu_ratio = 0.3\nnpu_threshold = 0.5\ncores = [1]\n'
         'fallback_strategy = "fastest"\nbalance = true\nreplica_cores = [[0], [1]]\n'
+        'isolate = ["ncnn=/usr/bin/python3"]\n[inspect.operator_libraries]\nort = ["libacme.so"]\n'
         '[inspect.cache]\nmemory_bytes = 1000\nsqlite = "r.db"\n'
         '[[recipe]]\nname = "a"\n[recipe.inspect]\nfallback_strategy = "error"\n'
     )
@@ -192,9 +218,24 @@ def test_every_setting_reaches_the_engine_and_recipes_have_their_own() -> None:
     assert (found.engines, found.gpu_ratio, found.npu_threshold) == (("ncnn", "ort"), 0.3, 0.5)
     assert (found.cores, found.replica_cores, found.balance) == ((1,), ((0,), (1,)), True)
     assert found.fallback_strategy == "fastest"
+    assert found.isolate == ("ncnn=/usr/bin/python3",)
+    assert found.operator_libraries == {"ort": ("/etc/lineside/libacme.so",)}
     assert found.cache is not None
     assert (found.cache.memory_bytes, found.cache.sqlite) == (1000, Path("/etc/lineside/r.db"))
     assert config.recipe[0].inspect == {"fallback_strategy": "error"}
+
+
+def test_an_agent_has_every_setting_of_a_session() -> None:
+    elsewhere = {"isolated_timeout_s": "engine_timeout_s", "submit_workers": "workers"}
+    for name in Config.__struct_fields__:
+        if name != "submit_queue":  # [trigger] queue: parts wait for a worker of the agent, not for a device
+            assert elsewhere.get(name, name) in InspectConfig.__struct_fields__
+
+
+def test_a_library_of_operators_reaches_the_engine(bundle: Bundle, tmp_path: Path) -> None:
+    lost = str(tmp_path / "liblost.so")
+    with pytest.raises(InputNotFoundError, match="liblost"):
+        load("a", bundle, InspectConfig(engines=("ort",), operator_libraries={"ort": (lost,)}))
 
 
 def test_a_hub_may_set_where_a_model_runs_but_names_no_file_or_server_of_the_device() -> None:
@@ -202,3 +243,8 @@ def test_a_hub_may_set_where_a_model_runs_but_names_no_file_or_server_of_the_dev
     for key in ('sqlite = "/etc/passwd"', 'redis = ["redis://10.0.0.9"]'):
         with pytest.raises(ConfigError, match="can't be set by a hub"):
             read_settings(f"[inspect.cache]\n{key}\n".encode())
+    with pytest.raises(ConfigError, match=r"\$\.inspect\.isolate can't name a program by a hub"):
+        read_settings(b'[inspect]\nisolate = ["ort=/tmp/python"]\n')
+    for table in ("inspect", "inspect.models.find"):
+        with pytest.raises(ConfigError, match=rf"\$\.{table}\.operator_libraries can't be set by a hub"):
+            read_settings(f'[{table}.operator_libraries]\nort = ["/tmp/lib.so"]\n'.encode())

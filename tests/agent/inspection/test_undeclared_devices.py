@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from types import ModuleType
 
@@ -18,9 +17,11 @@ from lineside_agent.inspection.faster_variant import load_faster
 from lineside_agent.inspection.variant_selection import SUFFIX, TimedVariant, best_of, fastest_first, widest_within
 from lineside_models import zoo
 from lineside_models.inspector import Inspector
+from lineside_runtime import registry
 from lineside_runtime.backends.null import NullExecutable
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.config import Config
+from lineside_runtime.engine_process import engine as engine_process
 from lineside_runtime.planning import AS_CONFIGURED, ServingPlan
 from lineside_runtime.session import Session
 from tests.runtime.conftest import numpy_engine as numpy_engine
@@ -31,10 +32,10 @@ NUMPY = Config(engines=("numpy",))
 GPU = ServingPlan(kind="device", devices=("numpy/gpu:0",), variant="level0")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measures in this process, in which the tests' engine is."""
-    monkeypatch.setattr(variant_selection, "ISOLATED", False)
+    """Keeps isolated engines in this process, in which a test sets how the tests' engine behaves."""
+    monkeypatch.setattr(engine_process, "isolated", lambda entry, timeout_s: registry.backend(entry))
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def answers_zeros(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_faster_device_that_the_bundle_is_not_for_serves_and_the_others_stay_behind_it(
     for_npu: Bundle, numpy_engine: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_faster_device_that_the_bundle_is_not_for_serves_and_the_others_stay_b
         assert session.infer(X).used_device == "numpy/npu:0"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_it_is_measured_once_for_the_same_engines(for_npu: Bundle, numpy_engine: ModuleType) -> None:
     fastest_first(for_npu, NUMPY)
     calls = dict(numpy_engine.begun)
@@ -81,6 +84,7 @@ def test_it_is_measured_once_for_the_same_engines(for_npu: Bundle, numpy_engine:
     assert dict(numpy_engine.begun) != calls
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_limit_of_time_holds_where_the_bundle_is_served(tmp_path: Path, numpy_engine: ModuleType) -> None:
     made = make_bundle(tmp_path / "b", {0: scaler(2.0), 1: scaler(3.0)}, device_kinds=("npu",))
     wide, narrow = made.manifest.variants
@@ -93,11 +97,13 @@ def test_a_limit_of_time_holds_where_the_bundle_is_served(tmp_path: Path, numpy_
     assert numpy_engine.begun["npu:0"] > 0
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_slower_one_changes_nothing(for_npu: Bundle, numpy_engine: ModuleType) -> None:
     numpy_engine.slow_s["gpu:0"] = 0.1
     assert fastest_first(for_npu, NUMPY)[1] == AS_CONFIGURED
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_one_that_takes_long_to_start_is_not_used(
     for_npu: Bundle, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +114,7 @@ def test_one_that_takes_long_to_start_is_not_used(
     assert "to start" in kept["timed"][-1]["why"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_one_that_computes_something_else_is_not_used(
     tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,12 +151,16 @@ def test_the_faster_variant_of_reduced_service_runs_where_the_regular_one_runs(
 def test_a_driver_that_crashes_takes_only_its_own_process_down(
     for_npu: Bundle, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch, dies: str
 ) -> None:
-    numpy_engine.slow_s["npu:0"] = 0.2  # a call in another process takes less on a busy machine, too
-    monkeypatch.setattr(variant_selection, "ISOLATED", True)
-    folder = Path(numpy_engine.__file__ or "").parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH", "")))))
     monkeypatch.setenv(numpy_engine.DIES, dies)
-    assert fastest_first(for_npu, NUMPY)[1] == (AS_CONFIGURED if dies else GPU)
+    _, plan = fastest_first(for_npu, NUMPY)
+    timed = json.loads(for_npu.path.with_name(for_npu.path.name + SUFFIX).read_text())["timed"]
+    [gpu] = [one for one in timed if one["undeclared"]]
+    assert (gpu["device"], gpu["ms"] is None, "ended with exit status 11" in gpu["why"]) == (
+        "numpy/gpu:0",
+        bool(dies),
+        bool(dies),
+    )
+    assert not dies or plan == AS_CONFIGURED
     assert set(numpy_engine.begun) == {"npu:0"}, "the other one ran elsewhere"
 
 

@@ -37,6 +37,13 @@ def test_a_line_that_is_not_ready_is_one_alarm_and_not_two() -> None:
     assert conditions(loading, has_hub=False, starting=True) == []
 
 
+def test_a_refused_bundle_is_named_with_the_reason() -> None:
+    status = QUIET | {"wanted": "surface-12@2.0.0", "error": "[3002] model.onnx is damaged"}
+    [found] = conditions(status, has_hub=True)
+    assert (found.key, found.detail) == ("bundle_refused", "surface-12@2.0.0: [3002] model.onnx is damaged")
+    assert conditions(status | {"wanted": None}, has_hub=True)[0].detail == "[3002] model.onnx is damaged"
+
+
 def test_an_alarm_stays_until_it_is_over_and_acknowledged() -> None:
     alarms, lost = AlarmList(), Condition("hub_lost", "hub", "M", "no route")
     alarms.update([lost, Condition("challenge", "plc", "C")], 1)

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from lineside.commands.federate.detector_training import DetectorTraining
+from lineside.cli import parser_of
+from lineside.commands.federate.detector_training import DetectorTraining, begin_federation
 from lineside_converters.training import checkpoints
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.plant_training import FirstWeights, PlantTrainer, Weights, read_first_weights
 from lineside_converters.training.settings import write_settings
+from lineside_hub.federation.training_round import FederationSettings, TrainingRound
 from lineside_models.networks.detector import SurfaceDetector
 from lineside_models.simulator import render
-from lineside_runtime.errors import InputError, InputNotFoundError, TrainingError
+from lineside_runtime.errors import ConfigError, InputError, InputNotFoundError, TrainingError
 
 LABELS = ("stain", "scratches", "never seen")
 SIDE = 64
@@ -126,3 +128,28 @@ def test_types_and_weights_that_do_not_fit_are_refused(first: FirstWeights, tmp_
 def test_a_plant_without_its_frames_does_not_wait_for_a_round(tmp_path: Path, frames: Path) -> None:
     with pytest.raises(InputNotFoundError, match="no data folder"):
         DetectorTraining([frames, tmp_path / "mistyped"], tmp_path / "out", threads=1, on_progress=print)
+
+
+def test_the_command_that_a_plant_is_told_to_go_on_with_is_one(
+    first: FirstWeights, frames: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    settings = FederationSettings(settings=first.settings, labels=first.labels, shared=first.shared, rounds=1, steps=1)
+    result = TrainingRound(number=2, attempt=1, federation=settings, plants={}, files={})
+    DetectorTraining([frames], tmp_path / "out", threads=1, on_progress=said.append).finish(result, first.weights)
+    words = said[-1].partition("make a bundle: lineside ")[2].split()
+    options = parser_of(words).parse_args(words)
+    assert (options.training, options.data) == (tmp_path / "out" / "result", [frames])
+    assert (options.training / "float.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [({"outer_rate": 3.0}, "outer_rate"), ({"outer_momentum": 1.5}, "outer_momentum")]
+)
+def test_settings_that_nobody_could_read_again_make_no_folder(
+    wrong: dict[str, float], name: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "first")
+    with pytest.raises(ConfigError, match=rf"settings of the training: .*\$\.{name}"):
+        begin_federation(run, tmp_path / "out", rounds=1, steps=1, **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

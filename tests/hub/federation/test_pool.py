@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from lineside.cli import main
+from lineside.privacy import PlantService, QualityQuestion, load_pool, run_round
 from lineside_hub.config import folder_config
 from lineside_hub.federation.coordinator_runner import CoordinatorRunner
-from lineside_hub.federation.pool_config import PoolConfig, load_pool
-from lineside_hub.federation.pool_rounds import ANSWERED_NAME, PlantService, plan_round, run_round
-from lineside_hub.federation.quality_counts import QualityQuestion
+from lineside_hub.federation.pool_config import PoolConfig
+from lineside_hub.federation.pool_rounds import ANSWERED_NAME, plan_round
 from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputNotFoundError
 from tests.hub.federation.plants import DAYS, SINCE, TYPES, Plants, summary

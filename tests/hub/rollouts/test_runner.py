@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, why_ignored
+from lineside_hub.fleet.listing import show_device
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
@@ -40,8 +43,11 @@ def test_a_rollout_reaches_the_canary_then_all(fleet: BundleFleet) -> None:
     fleet.rollouts.tick(1.0)
     assert fleet.everybody() == {"cam-0": "2", "cam-1": "1", "cam-2": "1"}  # its old answer is no answer
     fleet.answer("cam-0")
+    canary = BundleMachine(device_desired=fleet.desired("cam-0"))
     assert fleet.rollouts.tick(2.0)
     assert fleet.everybody() == dict.fromkeys(fleet.names, "2")
+    heard = DesiredChanged("group", fleet.database.desired_state(f"g/{GROUP}"))  # before its own is withdrawn
+    assert why_ignored(canary, heard) == ""
     own = fleet.database.desired_state("d/cam-0")
     assert own is not None
     assert own.withdrawn
@@ -59,6 +65,10 @@ def test_a_failed_canary_takes_nobody_along(fleet: BundleFleet) -> None:
     assert fleet.everybody() == dict.fromkeys(fleet.names, "1")
     kinds = [(event.kind, event.detail) for event in fleet.database.events(kind="rollout")]
     assert "rolled_back" in kinds[-1][1]
+    [text] = show_device(fleet.folder, "cam-0", with_counts=False).rolled_back
+    assert text.startswith("bundle m@2 was rolled back by the hub (line-a-2): 1 of 1 device failed: cam-0: [5001] m")
+    fleet.rollouts.start(GROUP, target=OLD, plan=RolloutPlan(healthy_for_s=0))
+    assert show_device(fleet.folder, "cam-0", with_counts=False).rolled_back == ()
 
 
 def test_too_many_failures_in_the_group_give_all_what_they_had(fleet: BundleFleet) -> None:

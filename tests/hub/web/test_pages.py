@@ -25,6 +25,7 @@ pytestmark = pytest.mark.peer
 PAGES = (
     "/",
     "/devices/cam-1",
+    "/events",
     "/rollouts",
     "/rollouts/line-a-2",
     "/rollouts/new?group=line-a",
@@ -85,6 +86,8 @@ def test_a_person_signs_in_sees_what_is_wrong_and_signs_out(world: DashboardWorl
         assert page.locator("nav a").all_inner_texts()[:2] == ["Devices", "Rollouts"]
         assert page.locator("nav >> text=Accounts").count() == 0
         assert page.locator("button:has-text('Follow the group')").count() == 0
+        page.click("nav >> text=Events")  # of the hub
+        expect(page.locator("tbody")).to_contain_text("line-a-1: completed")
         page.click("nav >> text=Devices")
         page.select_option("[name=show]", "problems")
         page.click("main button")

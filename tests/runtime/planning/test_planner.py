@@ -16,7 +16,7 @@ from lineside.cli import main
 from lineside_runtime.bundle import Bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, NoDeviceError
-from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement
+from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -32,6 +32,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends after the fewest rounds that decide, whatever time they take on a busy machine."""
+    monkeypatch.setattr(planner, "ROUNDS_MAX", planner.ROUNDS_MIN)
+
+
 @pytest.fixture
 def accelerated(tmp_path: Path, numpy_engine: ModuleType) -> Bundle:
     """A bundle for the GPU, which leads, and the NPU of the third-party engine."""
@@ -39,7 +45,7 @@ def accelerated(tmp_path: Path, numpy_engine: ModuleType) -> Bundle:
 
 
 def planned(bundle: Bundle, objective: Objective = ONE_AT_A_TIME, config: Config = ONLY) -> PlacementPlan:
-    return plan_placement(bundle, config, objective=objective, feeds=[X], limit_s=0.5)
+    return plan_placement(bundle, config, objective=objective, feeds=[X], limit_s=60.0)
 
 
 def used(bundle: Bundle, config: Config = ONLY) -> tuple[str, ServingPlan]:
@@ -101,11 +107,36 @@ def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     assert crowded.measured[0].ms > 20
 
 
+def test_the_time_that_is_given_ends_the_measuring_and_leaves_the_configuration(
+    accelerated: Bundle, numpy_engine: ModuleType
+) -> None:
+    numpy_engine.slow_s["gpu:0"] = 0.05
+    plan = plan_placement(accelerated, ONLY, feeds=[X], limit_s=0.0)
+    assert plan.chosen == ServingPlan()
+    assert plan.why.endswith("there was no time to measure others")
+    assert [one.rounds for one in plan.measured if not one.error] == [1]
+    loaded, piloted, timed = planner.WARM_CALLS + 1, 1, planner.TURN_CALLS + planner.FRAMES_LEAST
+    assert numpy_engine.begun == {"gpu:0": loaded + piloted + timed}
+
+
+def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
+    tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(4.0), device_kinds=("npu", "gpu"))
+    monkeypatch.setenv(numpy_engine.DIES, "gpu:0")
+    plan = planned(bundle)
+    assert plan.chosen.devices == ("numpy/npu:0",)
+    refused = {str(one.plan): one.error for one in plan.measured if one.error}
+    assert set(refused) == {"as configured", "replicas on numpy/gpu:0 and numpy/npu:0"}
+    assert all("numpy/gpu:0 was tried in a process of its own" in error for error in refused.values())
+    assert set(numpy_engine.begun) == {"npu:0"}
+
+
 def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_engine: ModuleType) -> None:
     from tests.runtime.stages.test_stages import cut_bundle
 
     bundle = cut_bundle(tmp_path / "cut")  # ONNX Runtime and OpenVINO: two calls of a tiny model in place of one
-    plan = plan_placement(bundle, Config(threads=1), limit_s=0.5)
+    plan = plan_placement(bundle, Config(threads=1), limit_s=60.0)
     staged = [one for one in plan.measured if one.plan.kind == "stages"]
     assert {one.plan.devices for one in staged} == {
         ("ort/cpu:0", "openvino/cpu:0"),
@@ -184,7 +215,7 @@ def test_an_objective_that_cannot_be_is_refused(objective: dict[str, object]) ->
 
 def test_calls_at_once_are_measured_where_there_are_cores(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", scaler(2.0))
-    ways = plan_placement(bundle, Config(engines=("ort",)), limit_s=0.1).measured
+    ways = plan_placement(bundle, Config(engines=("ort",)), limit_s=60.0).measured
     most = max(one.plan.workers for one in ways)
     assert most == len(os.sched_getaffinity(0))
     assert not any(one.error for one in ways)

@@ -369,10 +369,11 @@ class LearningWizard:
 
     def _follow(self, machine: BundleMachine) -> None:
         """Goes back to what was learned where the deployment of it ended badly, or the hub desires another bundle."""
-        if not self._wanted or machine.wanted is None:
+        asked = machine.wanted
+        if not self._wanted or (asked is None and _is_installed(machine, self._wanted)):
             return
-        if machine.wanted.sha256 != self._wanted:
-            if _generation(machine.hub_desired) > self._after:
+        if asked is None or asked.sha256 != self._wanted:
+            if _generation(machine.hub_desired) != self._after:  # also where it did before it was asked for here
                 self._step, self._wanted, self._is_replaced = "learned", "", True
         elif machine.state in ("failed", "rolled_back"):
             self._error = "" if machine.error is None else machine.error.message

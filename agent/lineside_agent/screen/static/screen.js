@@ -262,7 +262,7 @@ function showState() {
   $("recipe").textContent = state.recipe ?? "";
   document.title = `${state.device} · lineside`;
   fill($("components"), ...(state.components ?? []).map((one) => el("li",
-    { class: one.signal, title: one.key ? t(`alarm_${one.key}`) : t("state_ok") },
+    { class: one.signal, title: one.key ? [t(`alarm_${one.key}`), one.detail].filter(Boolean).join(": ") : t("state_ok") },
     symbol(one.signal || "ok"), t(`component_${one.name}`))));
   showAlarms();
   showTimes();

@@ -369,7 +369,7 @@ def delete_oldest(connection: sqlite3.Connection, path: Path, *, through: int, b
     return pack.last_seq - pack.first_seq + 1
 
 
-def count_about(connection: sqlite3.Connection) -> int:
+def estimated_count(connection: sqlite3.Connection) -> int:
     """Returns how many records there are, from the first to the last number: to count them reads a whole index."""
     first, last = connection.execute(_ENDS).fetchone()
     pack = packs.oldest(connection)

@@ -1,4 +1,4 @@
-"""Alarms of the fleet, and its metrics for Prometheus."""
+"""Alarms of the fleet, its metrics for Prometheus, and the events of the hub itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from starlette.responses import Response
 from lineside_hub.alarms.machine import FleetAlarm
 from lineside_hub.alarms.notification import channels_for
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
+from lineside_hub.fleet.listing import timeline
 from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
 from lineside_hub.web.pages.statistics import results_runner
 from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, RowNumber, row_number
 
 CLOSED_ROWS = 50
+EVENTS_SHOWN = 200
 
 
 class ClosedAlarmsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,6 +50,12 @@ def show(call: DashboardRequest) -> Response:
     )
 
 
+def show_events(call: DashboardRequest) -> Response:
+    """The page of the hub's own events, newest first."""
+    events = [event for _, event in reversed(timeline(call.folder, "", last=EVENTS_SHOWN))]
+    return call.page("events.html", events=events)
+
+
 def list_open(call: DashboardRequest) -> list[FleetAlarm]:
     """Open alarms."""
     return open_alarms(call.database)
@@ -77,6 +85,7 @@ def metrics(call: DashboardRequest) -> Response:
 
 ROUTES = (
     DashboardRoute("GET", "/alarms", "watch", show, query=ClosedAlarmsQuery, menu="Alarms"),
+    DashboardRoute("GET", "/events", "watch", show_events, menu="Events"),
     DashboardRoute("GET", "/metrics", "watch", metrics),
     DashboardRoute("GET", f"{API}/alarms", "watch", list_open),
     DashboardRoute("GET", f"{API}/alarms/closed", "watch", list_closed, query=ClosedAlarmsQuery),
