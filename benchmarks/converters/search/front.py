@@ -51,7 +51,7 @@ from lineside_models.vision.model_facts import ModelFacts
 SEEDS = scaled((0, 1, 2), smoke=(0,))
 BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
 TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
-FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 4, 2), smoke=(2, 1, 1))
+FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 3, 2), smoke=(2, 1, 1))
 BARS = {"against_before": 1.2, "against_random": 1.3}
 BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
 FINISHED = "with data, trained for longer"
