@@ -256,9 +256,9 @@ def test_times_of_forms_are_corrected_by_measured_ones_and_faster_forms_train_fo
     assert progressive.line_through((0.6, 0.3), (0.1, 0.35)) == (0.0, 0.5), "a busy machine"
     epochs = [
         progressive.more_epochs(DistillationSettings(epochs=4), slowest_ms=3.0, latency_ms=ms).epochs
-        for ms in (3, 2, 1)
+        for ms in (3, 2, 1, 0.5)
     ]
-    assert epochs == [4, 6, 8]
+    assert epochs == [4, 6, 12, 16], "at most four times"
 
 
 def test_a_teacher_answers_a_batch_once_for_all_trainings() -> None:
