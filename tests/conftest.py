@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import os
 import sqlite3
 import sys
 import traceback
@@ -114,9 +115,13 @@ def short_gates() -> Iterator[None]:
 def collected() -> Iterator[None]:
     """Collects garbage after each file: one that leaves something unclosed fails itself, and no later one.
 
-    What is left has been imported, such as torch: it is exempt from then on, since visiting it takes 0.2 s.
+    What is left has been imported, such as torch: it is exempt from then on, since visiting it takes 0.2 s. The umask
+    is set back: commands that run in this process make it restrictive.
     """
+    mask = os.umask(0o022)
+    os.umask(mask)
     yield
+    os.umask(mask)
     gc.collect()
     gc.freeze()
 

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from lineside.cli import main
 from lineside.privacy import EncryptedHead
 from lineside_runtime.encrypted import HttpTransport, read_head
+from lineside_runtime.encrypted.scheme import scheme_for
 from lineside_runtime.encrypted.server import DAY_S, QueryLimit
 from lineside_runtime.errors import InputNotFoundError, RequestError
 from tests.runtime.encrypted.heads import images, make_classifier
@@ -142,6 +143,7 @@ def test_where_no_tenseal_is_the_error_says_which_pythons_have_one(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tenseal", None)
+    scheme_for.cache_clear()
     trunk, head = str(world / "split" / "trunk"), str(world / "split" / "head.npz")
     for words in (["keys", trunk, "--out", str(tmp_path / "key")], ["serve", head], ["bench", head]):
         assert main(["privacy", *words]) == 1

@@ -51,6 +51,7 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_the_terminal(
     parser = argparse.ArgumentParser()
     add_passphrase(parser)
     (tmp_path / "phrase").write_text(f"{PHRASE}\n")
+    (tmp_path / "phrase").chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         passphrase(parser.parse_args(["--passphrase-file", str(tmp_path / "phrase")]))
     (tmp_path / "phrase").chmod(0o600)

@@ -39,7 +39,7 @@ ALLOWED = {
             "/api/v1/relabel/report /api/v1/results /api/v1/results/{device}/{epoch}/{seq} /api/v1/rollouts "
             "/api/v1/rollouts/{rollout} /api/v1/statistics/comparison /api/v1/statistics/control-chart "
             "/api/v1/statistics/pareto /api/v1/statistics/reviews /api/v1/statistics/totals "
-            "/api/v1/statistics/trend /devices/{device} /frames/{sha256} /frames/{sha256}/thumbnail /metrics "
+            "/api/v1/statistics/trend /devices/{device} /events /frames/{sha256} /frames/{sha256}/thumbnail /metrics "
             "/quality /quality/comparison /relabel /relabel/next /relabel/{device}/{epoch}/{seq} /results "
             "/results/export /results/{device}/{epoch}/{seq} /rollouts /rollouts/{rollout}",
         ),
