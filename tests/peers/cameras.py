@@ -98,7 +98,8 @@ def running_gige_camera() -> Iterator[CameraProcess]:
     """Starts Aravis' camera at 127.0.0.1 (GigE Vision has one port), or leaves the test out and says why."""
     program = find_program("arv-fake-gv-camera-0.8", "aravis-tools")
     _need("import gi; gi.require_version('Aravis', '0.8')", "gir1.2-aravis-0.8 python3-gi")
-    camera = CameraProcess([program, "-i", "127.0.0.1", "-s", "LINE1"])
+    with_the_tests = ["setpriv", "--pdeathsig", "KILL"]  # one that outlives them would answer in place of the next one
+    camera = CameraProcess([*with_the_tests, program, "-i", "127.0.0.1", "-s", "LINE1"])
     camera.start()
     yield camera
     camera.kill()

@@ -77,6 +77,16 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
     assert slow.rounds < plan.measured[0].rounds  # it was not measured to the end
 
 
+def test_two_ways_are_compared_with_each_other_and_not_with_a_third_whose_frames_pile_up() -> None:
+    ways = ServingPlan(), ServingPlan(kind="device", devices=("one",)), ServingPlan(kind="device", devices=("other",))
+    times = (10.0, 10.0, 100.0), (5.0, 9.0, 9.0), (4.9, 8.0, 60.0)
+    configured, one, other = (
+        planner._Trial(way, scores_ms=dict(enumerate(some))) for way, some in zip(ways, times, strict=True)
+    )
+    assert planner._ratio(one, configured) < planner._ratio(other, configured)
+    assert planner._ratio(other, one) < 1 and planner._best([configured, one, other]) is other
+
+
 def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
     numpy_engine.slow_s["npu:0"] = 0.02
     bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
