@@ -210,7 +210,8 @@ class Database:
         subject: BundleRef | ConfigRef | None = getattr(desired, artifact or "bundle")
         identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
-        self.add_event(TimelineEvent(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
+        to = f"{'group' if scope.startswith('g/') else 'device'} {scope[2:]}, desired state {gen}"
+        self.add_event(TimelineEvent(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=to))
         return desired
 
     def desired_states(self) -> dict[str, Desired]:

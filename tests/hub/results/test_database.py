@@ -50,7 +50,11 @@ def test_a_generation_is_never_given_twice(database: Database) -> None:
     third = database.set_desired("g/line-a", REF)
     assert [first.gen, second.gen, third.gen] == [1, 2, 3]
     assert database.desired_states() == {"d/cam-01": second, "g/line-a": third}
-    assert [event.kind for event in database.events()] == ["pushed"] * 3
+    assert {(event.kind, event.detail) for event in database.events()} == {
+        ("pushed", "group line-a, desired state 1"),
+        ("pushed", "device cam-01, desired state 2"),
+        ("pushed", "group line-a, desired state 3"),
+    }
 
 
 def test_a_restored_backup_gets_a_higher_epoch_and_takes_its_desired_states_along(database: Database) -> None:
