@@ -56,10 +56,8 @@ def begin_federation(
         outer_momentum=outer_momentum,
         privacy=privacy,
     )
-    try:
-        msgspec.convert(
-            msgspec.to_builtins(settings), FederationSettings
-        )  # a struct checks ranges when it is read only
+    try:  # a struct checks its ranges only when it is read
+        msgspec.convert(msgspec.to_builtins(settings), FederationSettings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings of the training: {error}", action="Correct the option of this name.") from error
     create_federation(out, settings, first.weights)

@@ -64,7 +64,11 @@ def try_accelerators(
         key = (bundle.digest, str(one), one.variant.name)
         if one.backend.name in apart or str(one) in refused or key in _passed:
             continue
-        error = _failure(bundle, config, one, inputs, until_s - monotonic())
+        left_s = until_s - monotonic()
+        if left_s < TIME_LEAST_S:
+            refused[str(one)] = NO_TIME
+            continue
+        error = _failure(bundle, config, one, inputs, left_s)
         if error is None:
             _passed.add(key)
             continue
@@ -80,8 +84,6 @@ def _failure(
 ) -> LinesideError | None:
     from lineside_runtime.engine_process.engine import IsolatedBackend  # only where there is such a device
 
-    if limit_s < TIME_LEAST_S:
-        return EngineCrashedError(NO_TIME)
     try:
         backend = IsolatedBackend(one.backend.name, "", limit_s, limit_s=limit_s)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from lineside_runtime.bundle import Bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
+from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -140,6 +142,12 @@ def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
     assert set(refused) == {"as configured", "replicas on numpy/gpu:0 and numpy/npu:0"}
     assert all("numpy/gpu:0 was tried in a process of its own" in error for error in refused.values())
     assert set(numpy_engine.begun) == {"npu:0"}
+
+
+def test_a_device_without_time_for_its_trial_still_serves_as_configured(accelerated: Bundle) -> None:
+    tried = try_accelerators(accelerated, ONLY, 1.0, X, time.monotonic() + 0.9)
+    assert tried.refused == {"numpy/gpu:0": NO_TIME, "numpy/npu:0": NO_TIME}
+    assert not tried.configured and tried.reason_against(ServingPlan()) == ""
 
 
 def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_engine: ModuleType) -> None:
