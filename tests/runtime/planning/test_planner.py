@@ -144,8 +144,11 @@ def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
     assert set(numpy_engine.begun) == {"npu:0"}
 
 
-def test_a_device_without_time_for_its_trial_still_serves_as_configured(accelerated: Bundle) -> None:
-    tried = try_accelerators(accelerated, ONLY, 1.0, X, time.monotonic() + 0.9)
+def test_a_device_without_time_for_its_trial_still_serves_as_configured(
+    tmp_path: Path, numpy_engine: ModuleType
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(7.0), device_kinds=("npu", "gpu"))  # none that passed its trial before
+    tried = try_accelerators(bundle, ONLY, 1.0, X, time.monotonic() + 0.9)
     assert tried.refused == {"numpy/gpu:0": NO_TIME, "numpy/npu:0": NO_TIME}
     assert not tried.configured and tried.reason_against(ServingPlan()) == ""
 
