@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.deployment.events import DesiredChanged
-from lineside_agent.deployment.machine import DeploymentMachine
+from lineside_agent.deployment.machine import DeploymentMachine, generation
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.messages import LOCAL_PREFIX, BundleRef, ConfigRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
@@ -139,6 +139,6 @@ def _desired(
     after: Desired | None, part: str, *, bundle: BundleRef | None = None, config: ConfigRef | None = None
 ) -> Desired:
     """Returns the desired state, under the generation of the hub's that it follows."""
-    epoch, gen = (0, 0) if after is None else (after.epoch, after.gen)
+    epoch, gen = generation(after)
     asked = {part: int(time.time())}  # each request is an attempt of its own, also after one that failed
     return Desired(epoch=epoch, gen=gen, bundle=bundle, config=config, gens=asked)

@@ -216,7 +216,7 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
     if desired is None:
         return ""
     if event.origin == "local":
-        asked, now = _generation(desired), _generation(machine.hub_desired)
+        asked, now = generation(desired), generation(machine.hub_desired)
         before, since = f"{asked[0]}/{asked[1]}", f"{now[0]}/{now[1]}"
         return "" if asked == now else f"it was asked for at the device under {before}; the hub desires {since} since"
     if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
@@ -236,10 +236,11 @@ def _asks_for_same(desired: Desired, own: Desired) -> bool:
 def _is_local_request(machine: DeploymentMachine[Any], desired: Desired | None) -> bool:
     """Whether a person asked for this kind of artifact, and the hub has desired nothing new since."""
     asks = getattr(desired, machine.rules.part, None) is not None
-    return asks and _generation(desired) == _generation(machine.hub_desired)
+    return asks and generation(desired) == generation(machine.hub_desired)
 
 
-def _generation(desired: Desired | None) -> tuple[int, int]:
+def generation(desired: Desired | None) -> tuple[int, int]:
+    """Returns epoch and ``gen`` of a desired state, by which later ones are greater; zeros for none."""
     return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 

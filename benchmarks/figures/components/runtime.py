@@ -238,8 +238,8 @@ def placement_ratios(found: Value) -> str:
                     _to_best(of, "configured_over_best", AS_CONFIGURED, chosen),
                     _to_best(of, "config_over_best", chosen, AS_CONFIGURED),
                     f"{_ratio(of, 'next_over_config')}: {of['next'].text}" if "next" in of else "",
-                    _ratio(of, "same_way_twice") if "same_way_twice" in of else "",
-                    f"≤ {found['bar']['config_over_best']:x}: {of['within_bar'].text}" if "within_bar" in of else "",
+                    _ratio(of, "same_way_twice"),
+                    f"≤ {found['bar']['config_over_best']:x}: {of['within_bar'].text}",
                 )
             )
     head = (

@@ -24,7 +24,7 @@ from lineside_agent.deployment.events import (
     Switch,
     Verify,
 )
-from lineside_agent.deployment.machine import RESTING, BundleMachine, pause_s, step, why_ignored
+from lineside_agent.deployment.machine import RESTING, BundleMachine, generation, pause_s, step, why_ignored
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=3002, error="BundleIntegrityError", message="damaged")
@@ -264,10 +264,6 @@ moves = st.lists(
     | st.sampled_from(["done", "done", "done", "broke", "transient", "stale", "kill", "replay"]),
     max_size=40,
 )
-
-
-def generation(desired: Desired | None) -> tuple[int, int]:
-    return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 
 class ModelRunner:

@@ -34,13 +34,13 @@ import msgspec
 import numpy as np
 
 from lineside_agent.deployment.child_process import run_in_child
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.machine import BundleMachine, generation
 from lineside_agent.screen.feed import thumbnail_jpeg
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.learning_process import ACCEPTED, BAD, BUNDLE, GOOD, PROGRESS, RESULT, LearningResult
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.record_queries import CHALLENGE
-from lineside_link.messages import Desired, ResultRow
+from lineside_link.messages import ResultRow
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.anomaly.learning import FRAMES_MIN, PARTS_MIN
 from lineside_models.frame import Frame
@@ -316,7 +316,7 @@ class LearningWizard:
             else:
                 shutil.copytree(self._folder / BUNDLE, accepted)
             after = self._access.machine().hub_desired
-            self._after = _generation(after)
+            self._after = generation(after)
             event = self._access.requests.add_bundle(accepted, by, after=after)
             asked = None if event.desired is None else event.desired.bundle
             self._wanted = "" if asked is None else asked.sha256
@@ -373,7 +373,7 @@ class LearningWizard:
         if not self._wanted or (asked is None and _is_installed(machine, self._wanted)):
             return
         if asked is None or asked.sha256 != self._wanted:
-            if _generation(machine.hub_desired) != self._after:  # also where it did before it was asked for here
+            if generation(machine.hub_desired) != self._after:  # also where it did before it was asked for here
                 self._step, self._wanted, self._is_replaced = "learned", "", True
         elif machine.state in ("failed", "rolled_back"):
             self._error = "" if machine.error is None else machine.error.message
@@ -388,10 +388,6 @@ class LearningWizard:
     def _check(self, *allowed: Step) -> None:
         if self._step not in allowed:
             raise ConfigError(f"the wizard is at {self._step!r}", expected=" or ".join(allowed), action="Wait for it.")
-
-
-def _generation(desired: Desired | None) -> tuple[int, int]:
-    return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 
 def _is_installed(machine: BundleMachine, sha256: str) -> bool:
