@@ -161,6 +161,27 @@ def areas(points: Mapping[str, Sequence[tuple[float, float]]], shipped: tuple[fl
     return {name: hypervolume([(ms, -error) for ms, error in group], reference) for name, group in points.items()}
 
 
+def _rows(
+    networks: Sequence[tuple[int, str, TunedNetwork]],
+    points: Sequence[tuple[float, float]],
+    shipped: tuple[float, float],
+) -> list[dict[str, Any]]:
+    """Returns a row for each seed, series and network, with its milliseconds and error."""
+    best = set(front([(ms, -error) for ms, error in points]))
+    return [
+        {
+            "series": name,
+            "seed": seed,
+            "ms": round(ms, 4),
+            "error": round(error, 4),
+            "what": str(network.choice),
+            "dominates_shipped": ms < shipped[0] and error <= shipped[1],
+            "front": number in best,
+        }
+        for number, ((seed, name, network), (ms, error)) in enumerate(zip(networks, points, strict=True))
+    ]
+
+
 def run() -> dict[str, Any]:
     """Searches with every seed, or takes what earlier calls have kept, and compares the hypervolumes."""
     bench = opened(SEEDS[0])
@@ -170,24 +191,10 @@ def run() -> dict[str, Any]:
     timed = measure_together(bench, [shipped, *(each for _, _, each in flat)])
     wrong = errors(bench, timed)
     at_shipped = (timed[0].latency_ms, wrong[0])
-    rows: list[dict[str, Any]] = []
+    rows = _rows(flat, list(zip((each.latency_ms for each in timed[1:]), wrong[1:], strict=True)), at_shipped)
     points: dict[str, list[tuple[float, float]]] = {}
     for (seed, name, _), network, error in zip(flat, timed[1:], wrong[1:], strict=True):
         points.setdefault(f"{name}, seed {seed}", []).append((network.latency_ms, error))
-        better = network.latency_ms < at_shipped[0] and error <= at_shipped[1]
-        rows.append(
-            {
-                "series": name,
-                "seed": seed,
-                "ms": round(network.latency_ms, 4),
-                "error": round(error, 4),
-                "what": str(network.choice),
-                "dominates_shipped": better,
-            }
-        )
-    best = set(front([(row["ms"], -row["error"]) for row in rows]))
-    for number, row in enumerate(rows):
-        row["front"] = number in best
     found = areas(points, at_shipped)
     each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in (BEFORE, RANDOM, WITH_DATA)}
     cpu_s = {
