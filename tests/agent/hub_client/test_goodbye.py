@@ -31,7 +31,7 @@ ECHO_S = 0.5
 
 
 @pytest.fixture
-def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
+def hub(mosquitto: Broker, tmp_path: Path) -> Iterator[HubClient]:
     make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
@@ -39,7 +39,7 @@ def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
         camera=SimulatorCameraConfig(),
         inspect=InspectConfig(),
         root=tmp_path / "root.json",
-        link=embedded_broker.config("cam-1"),
+        link=mosquitto.config("cam-1"),
     )
     store = RecordStore(tmp_path)
     made = HubClient(config, "boot-1", store, threading.Event())
@@ -51,9 +51,9 @@ def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
 
 
 @pytest.fixture
-def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
+def ups(mosquitto: Broker) -> Iterator[list[bool]]:
     found: list[bool] = []
-    client = LinkClient(embedded_broker.config("listener"), "listener")
+    client = LinkClient(mosquitto.config("listener"), "listener")
     topic = Topics("t0").up("cam-1")
     client.subscribe(topic, lambda _, data: found.append(decode(data, Up).up))
     client.start()
@@ -84,10 +84,10 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
 
 
 def test_free_disk_is_reported_again_while_nothing_else_changes(
-    hub: HubClient, embedded_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    hub: HubClient, mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[int] = []
-    listener = LinkClient(embedded_broker.config("listener"), "listener")
+    listener = LinkClient(mosquitto.config("listener"), "listener")
     listener.subscribe(
         Topics("t0").reported("cam-1"), lambda _, data: reported.append(decode(data, Reported).free_bytes)
     )
