@@ -125,7 +125,11 @@ def test_two_agents_with_one_name_end_each_others_connection_and_say_why(hub: Hu
     will = encode(Up(device="cam-1", up=False, boot_id="boot-2"))
     other = LinkClient(mosquitto.config("cam-1"), "cam-1", will=(topic, will))
     birth = encode(Up(device="cam-1", up=True, boot_id="boot-2"))
-    other.on_connect(lambda: other.publish(topic, birth, qos=1, retain=True))
+
+    def announce() -> None:
+        other.publish(topic, birth, qos=1, retain=True)
+
+    other.on_connect(announce)
     other.start()
     try:
         wait_for(lambda: hub.status()["name_conflicts"], what="the other agent, noticed")
