@@ -20,11 +20,13 @@ from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Reported, Up, decode
+from lineside_link.messages import Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
 from tests.worlds.hub import make_trusted_repository
+
+pytestmark = pytest.mark.peer
 
 ECHO_S = 0.5
 """Time that the connection stays up after the goodbye: an answer would come in a few milliseconds."""
@@ -115,3 +117,22 @@ def _also(hub: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
         heard.append(decode(payload, Up).up)
 
     return handle
+
+
+def test_two_agents_with_one_name_end_each_others_connection_and_say_why(hub: HubClient, mosquitto: Broker) -> None:
+    assert hub.client.wait_connected(60.0)
+    topic = Topics("t0").up("cam-1")
+    will = encode(Up(device="cam-1", up=False, boot_id="boot-2"))
+    other = LinkClient(mosquitto.config("cam-1"), "cam-1", will=(topic, will))
+    birth = encode(Up(device="cam-1", up=True, boot_id="boot-2"))
+
+    def announce() -> None:
+        other.publish(topic, birth, qos=1, retain=True)
+
+    other.on_connect(announce)
+    other.start()
+    try:
+        wait_for(lambda: hub.status()["name_conflicts"], what="the other agent, noticed")
+        assert "another agent (boot id boot-2) is connected as cam-1" in hub.status()["link_problem"]
+    finally:
+        other.close()
