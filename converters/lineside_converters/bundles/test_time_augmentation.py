@@ -16,7 +16,13 @@ import msgspec
 import numpy as np
 import onnx
 
-from lineside_converters.bundles.packaging import CARD_NAME, build_bundle, golden_frame
+from lineside_converters.bundles.packaging import (
+    CARD_NAME,
+    THRESHOLDS_HEADING,
+    build_bundle,
+    check_place,
+    golden_frame,
+)
 from lineside_converters.gates.checks import ratio_of, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import Drop
@@ -25,7 +31,6 @@ from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
-from lineside_converters.thresholds.output import MARK, check_place
 from lineside_converters.thresholds.scoring import find
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, Manifest, Variant, time_now
@@ -217,7 +222,7 @@ def _why(drop: Drop, slowdown: float, frames: FrameSet) -> str:
 
 def _card(card: str, figures: VariantFigures) -> str:
     """Inserts the section in front of that on thresholds, which is written anew where they are fitted again."""
-    before, mark, thresholds = card.partition(MARK)
+    before, mark, thresholds = card.partition(THRESHOLDS_HEADING)
     return f"{before.rstrip()}\n\n{CARD_MARK}\n\n{figures.name}: {figures.why}.\n\n{mark}{thresholds}".rstrip() + "\n"
 
 
