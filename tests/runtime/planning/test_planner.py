@@ -19,7 +19,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
-from lineside_runtime.planning.selection import FRAMES_LEAST
+from lineside_runtime.planning.selection import FRAMES_LEAST, ROUNDS_MIN
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -38,7 +38,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends after the fewest rounds that decide, whatever time they take on a busy machine."""
-    monkeypatch.setattr(planner, "ROUNDS_MAX", planner.ROUNDS_MIN)
+    monkeypatch.setattr(planner, "ROUNDS_MAX", ROUNDS_MIN)
 
 
 @pytest.fixture
