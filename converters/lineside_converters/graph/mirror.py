@@ -204,6 +204,7 @@ def check_mirrorable(manifest: Manifest) -> None:
             f"{manifest.identity} can't look at mirror images",
             expected=f"a detector whose post-processing is {DECODER}",
             actual=f"{manifest.task}, {manifest.postprocess.name}",
+            action="Leave this bundle as it is: `lineside train detector` makes ones that can.",
         )
     fixed = [spec.describe() for spec in (*manifest.inputs, *manifest.outputs) if spec.shape[0] != DYNAMIC]
     if fixed:
