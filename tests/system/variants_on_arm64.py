@@ -1,8 +1,8 @@
-"""What `test_arm64.py` runs, once here and once under emulation: prints one JSON object.
+"""What `test_arm64_engines.py` runs, once here and once under emulation: prints one JSON object.
 
 Each ONNX variant of the shipped INT8 detectors on an input, as both machines must have the very same one.
 
-python on_arm64.py INPUT.npy
+python variants_on_arm64.py INPUT.npy
 """
 
 from __future__ import annotations
