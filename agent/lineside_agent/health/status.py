@@ -74,6 +74,7 @@ def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
         "error": machine.error.full_text if machine.error else None,
+        "bundle_problem": agent.active.problem or None,
         **agent.recipes.status(),
         "source_finished": source_finished,
         **_inspection(agent),

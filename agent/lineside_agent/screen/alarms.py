@@ -104,7 +104,7 @@ def _camera(status: Mapping[str, Any], silent_s: float | None) -> list[Condition
 def _engine(status: Mapping[str, Any], stuck_s: float | None, starting: bool) -> list[Condition]:
     found = []
     if not status.get("models") and not starting:
-        found.append(_condition("no_bundle", "engine", "F"))
+        found.append(_condition("no_bundle", "engine", "F", status.get("bundle_problem") or ""))
     elif stuck_s is not None:
         found.append(_condition("no_verdict", "engine", "F", f"{stuck_s:.0f} s"))
     if status.get("device_problem"):

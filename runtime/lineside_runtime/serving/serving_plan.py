@@ -85,6 +85,11 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
     @property
+    def calls_at_once(self) -> int:
+        """Submitted calls that run at once on all devices."""
+        return self.workers * (len(self.devices) if self.kind in ("replicas", "stages") else 1)
+
+    @property
     def device_kinds(self) -> tuple[DeviceKind, ...]:
         """Kinds of the devices that it names."""
         named = {name.partition("/")[2].partition(":")[0] for name in self.devices}
