@@ -60,7 +60,7 @@ def settings(folders: Folders, out: Path, **more: Any) -> DetectorConfig:
         "pcb_share": 0.5,
     }
     common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
-    common |= {} if "start" in more else {"architecture": "lite0@16"}
+    common |= {} if "start" in more else {"architecture": "lite0-short@16"}
     return DetectorConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
