@@ -185,7 +185,7 @@ def test_nothing_is_offered_that_is_not_better(
     relabel(site.hub_folder, tmp_path / "export", capsys)
     out = tmp_path / "evolved"
     call = call_of(site, data, out)
-    found = told(capsys, *call, "--learning-rate", "1e-6", "--epochs", "1", status=NOT_OFFERED)
+    found = told(capsys, *call, "--learning-rate", "1e-6", "--epochs", "1", "--trials", "1", status=NOT_OFFERED)
     assert not found["offered"] and not found["publish"] and not (out / "candidate").exists()
     assert "Not offered" in (out / "evolution.html").read_text()
     empty = tmp_path / "other"
