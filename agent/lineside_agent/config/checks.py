@@ -128,4 +128,4 @@ def _check_cameras(config: AgentConfig) -> None:
         expected = '$.trigger with mode = "inspect", which says when a part is in front of all of them'
         raise ConfigError("several $.camera need a trigger", expected=expected)
     if not all(names) or len(set(names)) < len(names):
-        raise ConfigError("$.camera: each of several needs a name of its own", actual=", ".join(names))
+        raise ConfigError("$.camera: each of several needs a name of its own", actual=names)

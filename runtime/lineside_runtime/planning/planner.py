@@ -105,7 +105,7 @@ def plan_placement(
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
     before, began_s = conditions(), monotonic()
     tried = try_accelerators(bundle, config, compute_share, feeds[0], began_s + LOADING_SHARE * limit_s)
-    ways = alternatives(bundle.manifest, config, compute_share)
+    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused)
     trials = [_Trial(way=way, error=tried.reason_against(way)) for way in ways]
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")

@@ -135,6 +135,21 @@ def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
     assert set(numpy_engine.begun) == {"npu:0"}
 
 
+def test_replicas_are_on_the_devices_that_did_not_crash(
+    tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(9.0), device_kinds=("npu", "gpu", "cpu"))
+    config = Config(engines=("numpy", "ort"), threads=1, gpu_ratio=1.0)
+    monkeypatch.setenv(numpy_engine.DIES, "gpu:0")
+    plan = planned(bundle, MANY, config)
+    (together,) = (one for one in plan.measured if one.plan.kind == "replicas")
+    assert together.plan.devices == ("numpy/npu:0", "ort/cpu:0") and not together.error
+    with Session(bundle, config, plan=together.plan) as session:
+        numpy_engine.unplugged.add("npu:0")
+        assert {session.infer(X).used_device for _ in range(3)} == {"ort/cpu:0"}  # gpu:0 would end this process
+    assert set(numpy_engine.begun) == {"npu:0"}
+
+
 def test_a_device_without_time_for_its_trial_still_serves_as_configured(
     tmp_path: Path, numpy_engine: ModuleType
 ) -> None:
