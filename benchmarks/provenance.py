@@ -117,11 +117,17 @@ def _code(content: bytes) -> bytes:
     lines = content.decode().split("\n")
     inside: set[int] = set()
     docstrings: set[int] = set()
-    for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno:
-            inside.update(range(node.lineno, node.end_lineno))
+    nodes: list[ast.AST] = [ast.parse(content)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.expr):
+            if node.lineno == node.end_lineno:
+                continue  # most of a file's nodes, and no text of several lines is in them
+            if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno:
+                inside.update(range(node.lineno, node.end_lineno))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.end_lineno:
             docstrings.update(range(node.lineno - 1, node.end_lineno))
+        nodes.extend(ast.iter_child_nodes(node))
     kept = (
         line
         for number, line in enumerate(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.console import inform, one_line, show
+from lineside.options import positive
 from lineside_link.messages import MeasuredValue, ReadMark
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
@@ -57,7 +58,7 @@ def add_period(parser: argparse.ArgumentParser, done: str) -> None:
     parser.add_argument("--since", metavar="TIME", help=f"{done} then or later: {when}")
     parser.add_argument("--until", metavar="TIME", help=f"{done} before")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
+        "--limit", type=positive, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
     )
 
 

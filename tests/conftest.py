@@ -99,6 +99,14 @@ def short_warm_up() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def quick_passphrases() -> Iterator[None]:
+    """Keys take a ninth of the rounds, in three bytes as the real number is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lineside_hub.repository.key_encryption.ROUNDS", 1 << 16)
+        yield
+
+
+@pytest.fixture(scope="module")
 def short_gates() -> Iterator[None]:
     """Judges eight drawn frames, and times in four rounds: what a gate finds slow is timed again at length, as ever."""
     from lineside_converters.data import calibration_data

@@ -22,7 +22,7 @@ START_S = 60.0
 
 BUNDLE = "surface-12"
 LOOKS = {"surface-12": None, "surface-12_one_look": "onnx-int8"}
-"""The shipped detector as it is, and its variant that looks once."""
+"""The shipped detector as it is, and its variant without test-time augmentation."""
 
 
 def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = None, suffix: str = ".jpg") -> None:

@@ -41,7 +41,7 @@ PARTS: tuple[tuple[str, ...], ...] = scaled(
     (("00041", "77000", "12100"), ("20085", "50600", "44000"), ("13000", "92000", "12300")), smoke=(("0",), ("1",))
 )
 SETTINGS: dict[str, Any] = {
-    "architecture": scaled("lite0@48", smoke="lite0@16"),
+    "architecture": scaled("lite0@48", smoke="lite0-short@16"),
     "epochs": scaled(400, smoke=1),
     "batch": scaled(16, smoke=4),
     "canvas_px": scaled(160, smoke=64),

@@ -44,7 +44,10 @@ from lineside_runtime.system.vnni import saturates
 from lineside_runtime.tensors import Array
 
 ROUNDS, CALIBRATION = scaled((100, 16), smoke=(2, 2))
-FOREIGN = scaled({"EfficientNet-Lite0": networks.lite0_float, "ResNet-50": networks.resnet50_float}, smoke={})
+FOREIGN = scaled(
+    {"EfficientNet-Lite0": networks.lite0_float, "ResNet-50": networks.resnet50_float}, smoke={"small": networks.small}
+)
+SHIPPED = scaled(("surface-12-float",), smoke=())
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 """Of oneDNN: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
 FRESH = 4
@@ -59,15 +62,14 @@ class _Row:
 
 def run() -> dict[str, Any]:
     """Converts, loads, compares and times each network."""
-    detector = open_bundle(zoo.path("surface-12-float"))
     sources = {
-        "surface-12-float": (detector, [_feed(detector, seed) for seed in range(CALIBRATION + FRESH)]),
-        **{
-            name: (networks.bundle(file()), [{"image": networks.frame(seed)} for seed in range(CALIBRATION + FRESH)])
-            for name, file in FOREIGN.items()
-        },
+        **{name: open_bundle(zoo.path(name)) for name in SHIPPED},
+        **{name: networks.bundle(file()) for name, file in FOREIGN.items()},
     }
-    networks_of = {name: _on_every_engine(source, feeds) for name, (source, feeds) in sources.items()}
+    seeds = range(CALIBRATION + FRESH)
+    networks_of = {
+        name: _on_every_engine(source, [_feed(source, seed) for seed in seeds]) for name, source in sources.items()
+    }
     held = {name: network.pop("openvino_avx2") for name, network in networks_of.items()}
     return {
         "baseline": "ONNX Runtime in float, in turn, one thread each",

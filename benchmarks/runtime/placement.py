@@ -146,7 +146,7 @@ def _pattern(bundle: Bundle, plan: PlacementPlan, feeds: Sequence[Feed], frames:
         sessions = {name: stack.enter_context(Session(bundle, config, plan=way)) for name, way in by_plan.items()}
         if sessions[chosen].plan != plan.chosen:
             raise RuntimeError("Config() doesn't follow its plan")
-        workers = {name: way.workers for name, way in ways.items()} | {AGAIN: plan.chosen.workers}
+        workers = {name: way.calls_at_once for name, way in ways.items()} | {AGAIN: plan.chosen.calls_at_once}
         for name, session in sessions.items():
             warm_up(session, feeds, WARM_CALLS, workers=workers[name])
         trials = _Trials(sessions, workers, feeds, frames, plan.objective)

@@ -55,14 +55,19 @@ from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
 BUNDLE, SOURCE = "surface-12", "onnx-int8"
-SETS, FOLD = ("neu-det", "deeppcb"), "val"
-ROUNDS: dict[Kind, int] = scaled({"steel": 100, "pcb": 40}, smoke={"steel": 2, "pcb": 2})
-CALIBRATION = scaled(64, smoke=4)
+SETS, FOLD = scaled(("neu-det", "deeppcb"), smoke=("deeppcb",)), "val"
+ROUNDS: dict[Kind, int] = scaled({"steel": 100, "pcb": 40}, smoke={"pcb": 2})
+CALIBRATION = scaled(64, smoke=2)
 FRAMES = scaled(None, smoke=2)
 """At most so many frames of each fold."""
 
-ACTIVATIONS: dict[str, Activation] = {"8-bit weights": "u8s8", "7-bit weights": "u8s7", "signed, zero points 0": "s8s8"}
+ACTIVATIONS: dict[str, Activation] = scaled(
+    {"8-bit weights": "u8s8", "7-bit weights": "u8s7", "signed, zero points 0": "s8s8"}, smoke={"8-bit weights": "u8s8"}
+)
 """What ONNX Runtime's quantizer writes for x86 with VNNI, for x86 without it, and for Arm and TensorRT."""
+
+READERS = scaled(tuple(registry.names_by_preference()), smoke=("ort",))
+"""Engines that run the shipped variants. In a smoke run one: `engines` loads and runs a network on each."""
 
 CONVERTERS = scaled(tuple(maker for maker in MAKERS if maker.engine != "ort"), smoke=(MAKERS[2],))
 """In a smoke run one: the others are run by that of `engines`."""
@@ -114,7 +119,7 @@ def _shipped(source: Bundle) -> dict[str, _Form]:
     rows = {}
     for variant in source.manifest.variants:
         alone = Bundle(source.path, msgspec.structs.replace(source.manifest, variants=(variant,)), source.digest)
-        for engine in registry.names_by_preference():
+        for engine in READERS:
             if registry.may_read(engine, variant.format, "cpu") and registry.missing(engine) is None:
                 rows[f"{engine} {variant.name}"] = _Form(engine, alone, shipped=True)
     return rows

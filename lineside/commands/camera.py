@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.console import inform, print_json, show, show_frames
-from lineside.options import add_json
+from lineside.options import add_json, positive
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a JPEG. Ends with 1 if there is none.",
     )
     _add_camera(test)
-    test.add_argument("--frames", type=int, default=50, metavar="N", help="default: %(default)s")
+    test.add_argument("--frames", type=positive, default=50, metavar="N", help="default: %(default)s")
     test.add_argument("--out", type=Path, default=Path("camera.jpg"), metavar="FILE", help="default: %(default)s")
     test.set_defaults(run=run_test)
     conformance = actions.add_parser(
@@ -87,8 +87,6 @@ def run_test(options: argparse.Namespace) -> int:
     from lineside_agent.cameras import open_camera
     from lineside_agent.cameras.probe import try_camera, write_jpeg
 
-    if options.frames < 1:
-        raise ConfigError("--frames", expected="at least 1", actual=options.frames)
     camera = open_camera(_camera(options))
     tried, frame = try_camera(camera, frames=options.frames, progress=lambda count: show_frames(count, options.frames))
     write_jpeg(frame, options.out)

@@ -51,18 +51,19 @@ def run(options: argparse.Namespace) -> int:
     """Prints the recommended items, best first."""
     from lineside_models.recommendation import Recommender
 
+    described = dict(options.attributes)
     with Recommender(options.bundle, Config(threads=1), seed=options.seed) as recommender:
         found = recommender.recommend(
             options.history,
             options.candidates,
             options.top,
-            attributes=dict(options.attributes),
+            attributes=described,
             repeat=options.repeat,
             exploration=options.exploration,
         )
-        unknown = [
-            item for item in options.history if recommender.tables.rows_of([item])[0] == recommender.tables.unknown
-        ]
+        named = (*options.history, *(item for item in options.candidates or () if item not in described))
+        tables = recommender.tables
+        unknown = [item for item in dict.fromkeys(named) if tables.rows_of([item])[0] == tables.unknown]
     if options.json:
         print_json({"recommendations": msgspec.to_builtins(found), "unknown": unknown})
         return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
-from lineside.options import add_hub, add_json, bundle_path
+from lineside.options import add_hub, add_json, bundle_path, positive
 from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _add_export(actions: Any) -> None:
     )
     export.add_argument("--device", default="", help="only of this device")
     export.add_argument("--since", metavar="TIME", help="captured then or later: 2026-11-24, 90m, 2h or 7d ago")
-    export.add_argument("--limit", type=int, metavar="N", help="at most N, chosen by --select")
+    export.add_argument("--limit", type=positive, metavar="N", help="at most N, chosen by --select")
     export.add_argument(
         "--select",
         choices=SELECTS,

@@ -174,7 +174,7 @@ class ConfigError(InputError):
     """A configuration has an unknown key, a wrong type or a value out of range."""
 
     code = 2001
-    default_action = "Correct the named key; `lineside config schema` prints what is allowed."
+    default_action = "Correct what the message names; `lineside config schema` prints the keys of a configuration."
 
 
 class InputNotFoundError(InputError):

@@ -21,7 +21,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
-from lineside_runtime.serving.candidates import CandidateChoice, also_for, choose, device_first
+from lineside_runtime.serving.candidates import CandidateChoice, also_for, choose, device_first, only_devices
 from lineside_runtime.serving.health import Failures, Fallback
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan, plans_folder
@@ -440,7 +440,9 @@ class Session:
             choice = device_first(plan.devices[0], choice, manifest, config)
             if str(choice.at(0)) != plan.devices[0]:
                 raise NoDeviceError(f"{plan.devices[0]} is not here", actual=str(choice.at(0)))
-        elif self._config.fallback_strategy == "fastest":
+        if plan.kind == "replicas" and plan.devices:
+            choice = only_devices(plan.devices, choice)
+        if plan.kind != "device" and self._config.fallback_strategy == "fastest":
             from lineside_runtime.serving.fastest_candidate import order_by_speed  # only who measures pays for it
 
             choice = order_by_speed(bundle, choice, config)

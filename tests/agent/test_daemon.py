@@ -165,21 +165,21 @@ class Listener:
 
 
 @pytest.fixture
-def listener(embedded_broker: Broker) -> Iterator[Listener]:
-    made = Listener(embedded_broker)
+def listener(mosquitto: Broker) -> Iterator[Listener]:
+    made = Listener(mosquitto)
     yield made
     made.client.close()
 
 
 @pytest.fixture
-def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProcess:
+def linked(start: Start, mosquitto: Broker, tmp_path: Path) -> AgentProcess:
     """A connected agent with a factory bundle, without a hub that pushes another."""
     make_trusted_repository(tmp_path)
-    return start(exit_when_done=False, link=embedded_broker.config(DEVICE))
+    return start(exit_when_done=False, link=mosquitto.config(DEVICE))
 
 
 def test_the_hub_hears_what_a_device_is_that_it_is_there_and_when_it_is_gone(
-    linked: AgentProcess, listener: Listener, embedded_broker: Broker
+    linked: AgentProcess, listener: Listener, mosquitto: Broker
 ) -> None:
     ups, reports = listener.ups, listener.reports
     wait_for(lambda: ups)
@@ -198,8 +198,8 @@ def test_the_hub_hears_what_a_device_is_that_it_is_there_and_when_it_is_gone(
 
     reports.clear()
     ups.clear()
-    embedded_broker.kill()  # and with it everything that was retained
-    embedded_broker.start()
+    mosquitto.kill()  # and with it everything that was retained
+    mosquitto.start()
     wait_for(lambda: reports and ups and ups[-1].up, what="both again with the next connection")
 
     late = Up(device="cam-1", up=False, boot_id=birth.boot_id)
@@ -222,20 +222,20 @@ def test_the_hub_hears_what_a_device_is_that_it_is_there_and_when_it_is_gone(
     wait_for(lambda: not ups[-1].up, what="the last will of a killed agent")
 
 
-def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:
+def test_agent_inspects_without_a_broker(start: Start, mosquitto: Broker, tmp_path: Path) -> None:
     make_trusted_repository(tmp_path)
-    embedded_broker.kill()
-    agent = start(exit_when_done=False, link=embedded_broker.config(DEVICE))
+    mosquitto.kill()
+    agent = start(exit_when_done=False, link=mosquitto.config(DEVICE))
     wait_for(lambda: agent.status.get("source_finished"))
     assert (agent.status["inspected"], agent.status["connected"], agent.status["outbox_pending"]) == (6, False, 6)
     assert "4003" in agent.status["link_problem"]
-    embedded_broker.start()
+    mosquitto.start()
     wait_for(lambda: agent.status["connected"])
 
 
 def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     start: Start,
-    embedded_broker: Broker,
+    mosquitto: Broker,
     listener: Listener,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -248,7 +248,7 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
         cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
     port = free_port()
     drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
-    agent = start(frames=0, exit_when_done=False, link=embedded_broker.config(DEVICE), tables=drift)
+    agent = start(frames=0, exit_when_done=False, link=mosquitto.config(DEVICE), tables=drift)
     wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
     wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms)
     report = listener.reports[-1].drift
@@ -271,16 +271,16 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
 
 def test_recipe_and_degradation_are_reported_and_the_hub_changes_the_recipe_where_it_may_and_once(
     start: Start,
-    embedded_broker: Broker,
+    mosquitto: Broker,
     listener: Listener,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub = make_trusted_repository(tmp_path).folder
-    write_hub(hub, embedded_broker.config())
+    write_hub(hub, mosquitto.config())
     (tmp_path / "board").mkdir()
     raspberry_pi_5(tmp_path / "board", temperature="79000")
-    link = embedded_broker.config(DEVICE)
+    link = mosquitto.config(DEVICE)
     tables = (
         '[store]\nkeep_images = "all"\n[degrade]\nsystem = "board"\nhold_s = 0.1\nlook_every_s = 0.1\n'
         '[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'

@@ -1,4 +1,4 @@
-"""A detector that looks at the mirror image too: what its graph computes, and when it is a bundle."""
+"""A detector that infers the mirror image, too: what its graph computes, and when it is a bundle."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def asked(data: Path) -> FrameRequest:
 
 @pytest.mark.parametrize("engine", ["ort", "openvino"])
 @pytest.mark.parametrize("size", [(1, 64, 96), (3, 32, 64)])
-def test_each_output_is_the_mean_of_both_looks(tmp_path: Path, engine: str, size: tuple[int, int, int]) -> None:
+def test_each_output_is_the_mean_of_frame_and_mirror_image(
+    tmp_path: Path, engine: str, size: tuple[int, int, int]
+) -> None:
     slim = open_bundle(zoo.path("surface-12"))
     once = next(variant for variant in slim.manifest.variants if not variant.name.endswith("-mirrored"))
     onnx.save(mirror_graph(onnx.load(slim.file(once.file)), slim.manifest), tmp_path / "twice.onnx")
@@ -84,7 +86,7 @@ def test_each_output_is_the_mean_of_both_looks(tmp_path: Path, engine: str, size
     with Session(slim, Config(engines=(engine,), threads=1)) as session:
         session.reload(optimization_level=once.level)
         assert session.variant == once.name
-        looks = [
+        of_each = [
             {name: np.array(value) for name, value in session.predict(each).items()}
             for each in (images, np.ascontiguousarray(images[..., ::-1]))
         ]
@@ -96,15 +98,15 @@ def test_each_output_is_the_mean_of_both_looks(tmp_path: Path, engine: str, size
 
         compiled = openvino.Core().compile_model(tmp_path / "twice.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         twice = {output.any_name: value for output, value in compiled({"image": images}).items()}
-    for name, own in looks[0].items():
-        other = looks[1][name][..., ::-1]
+    for name, own in of_each[0].items():
+        other = of_each[1][name][..., ::-1]
         if name.startswith("box_"):
             bins = other.reshape(other.shape[0], len(SIDES), -1, *other.shape[2:])
             other = bins[:, [2, 1, 0, 3]].reshape(other.shape)
         np.testing.assert_allclose(twice[name], (own + other) / 2, atol=1e-4 if engine == "ort" else 0.3)
 
 
-def test_what_one_look_misses_two_find_and_it_looks_no_more_often(tmp_path: Path, data: Path) -> None:
+def test_it_finds_what_the_frame_alone_does_not_show_and_is_added_once(tmp_path: Path, data: Path) -> None:
     old = write(tmp_path / "old", half_blind())
     done = add_mirrored(old, asked(data), tmp_path / "new", version="2.0.0")
     assert done.drop.after > done.drop.before + 0.2
@@ -116,13 +118,13 @@ def test_what_one_look_misses_two_find_and_it_looks_no_more_often(tmp_path: Path
     told = read_report(tmp_path / "new").variants[0]
     assert told.kept and "mirror image: mAP@0.5" in told.why
     card = (tmp_path / "new" / "model_card.md").read_text()
-    assert 0 < card.index("## Two looks") < card.index("## Thresholds\n\nby hand")
-    assert f"in {done.slowdown:.2f} × the time of one look" in told.why
-    with pytest.raises(ConfigError, match="looks twice already"):
+    assert 0 < card.index("## Test-time augmentation") < card.index("## Thresholds\n\nby hand")
+    assert f"in {done.slowdown:.2f} × the time" in told.why
+    with pytest.raises(ConfigError, match="without test-time augmentation"):
         add_mirrored(open_bundle(tmp_path / "new"), asked(data), tmp_path / "newer")
 
 
-def test_a_second_look_that_finds_no_more_or_that_nobody_here_can_turn_back_is_no_bundle(
+def test_where_the_mirror_image_finds_no_more_or_cannot_be_turned_back_there_is_no_bundle(
     tmp_path: Path, data: Path
 ) -> None:
     old = write(tmp_path / "old", nets.cell_detector())
@@ -153,7 +155,7 @@ def test_the_first_layers_see_one_image_after_the_other(tmp_path: Path) -> None:
     assert kinds[: kinds.index("Concat")].count("Conv") == 2 * (kinds.count("Conv") - layers) > 10
 
 
-def test_training_goes_on_from_the_variant_that_looks_once(tmp_path: Path) -> None:
+def test_training_goes_on_from_the_variant_without_test_time_augmentation(tmp_path: Path) -> None:
     slim = open_bundle(zoo.path("surface-12"))
     shutil.copytree(slim.path, tmp_path / "slim")
     once = next(variant for variant in slim.manifest.variants if not variant.name.endswith("-mirrored"))

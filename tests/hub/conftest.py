@@ -22,11 +22,8 @@ GROUP = "line-a"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_passphrases() -> Iterator[None]:
-    """Keys take a ninth of the rounds; the test of the rounds restores them. In three bytes, as those are written."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lineside_hub.repository.key_encryption.ROUNDS", 1 << 16)
-        yield
+def _quick_passphrases(quick_passphrases: None) -> None:
+    """For all tests here; the test of the rounds restores them."""
 
 
 @pytest.fixture

@@ -58,16 +58,43 @@ KILL_AT_POSTGRES = """
 import os, signal, sys
 import sqlalchemy as sa
 from lineside_hub.results.postgres import engine_for, prepare
-engine, at, count = engine_for(sys.argv[1]), int(sys.argv[2]), 0
-@sa.event.listens_for(engine, "before_cursor_execute")
-def step(*_):
-    global count
-    count += 1
-    if count == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-with engine.begin() as connection:
-    prepare(connection)
-print(count)
+def migrate(at):
+    engine, count = engine_for(sys.argv[1]), 0
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def step(*_):
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    with engine.begin() as connection:
+        prepare(connection)
+    return count
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        print(migrate(int(line)), flush=True)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ended with", code, flush=True)
+"""
+
+OPEN_AT_ONCE = """
+import os, sys, tempfile
+from pathlib import Path
+from lineside_hub.results.database import Database
+with tempfile.TemporaryDirectory() as folder:
+    Database.open(Path(folder)).close()  # imports what the processes below need
+may, told = os.pipe()
+children = []
+for _ in range(4):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.close(told)
+        os.read(may, 1)  # until all are there
+        Database.open(Path(sys.argv[1])).close()
+        os._exit(0)
+os.close(told)
+print([os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in children])
 """
 
 
@@ -158,10 +185,8 @@ def test_killed_at_any_statement_the_file_is_the_old_one_or_the_new_one(tmp_path
 def test_processes_that_open_an_old_file_at_once_do_not_meet_in_it(tmp_path: Path) -> None:
     path = old_databases.make_sqlite(tmp_path, 1)
     before = old_databases.content(path)
-    command = [sys.executable, "-c", KILL_AT, str(tmp_path), "0"]
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
-    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
-    assert [code for _, code in ends] == [0] * 4, ends
+    opened = child(OPEN_AT_ONCE, str(tmp_path))
+    assert opened.stdout == "[0, 0, 0, 0]\n", opened.stderr
     assert old_databases.content(path) == before
     assert revision(path) == migrations.HEAD
 
@@ -329,11 +354,16 @@ def test_postgres_of_a_newer_release_is_refused(url: str) -> None:
 def test_killed_half_way_postgres_has_the_old_tables(url: str) -> None:
     make_old(url)
     before = rows_of(url)
-    for at in (3, 8, 10):
-        assert child(KILL_AT_POSTGRES, url, str(at)).returncode == -signal.SIGKILL
-        assert tables_of(url) == OLD_TABLES
-        assert rows_of(url) == before
-    done = child(KILL_AT_POSTGRES, url, "0")
-    assert int(done.stdout) > 10, done.stderr
+    command = [sys.executable, "-c", KILL_AT_POSTGRES, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as migrated:
+        assert migrated.stdin and migrated.stdout
+        for at in (3, 8, 10):
+            migrated.stdin.write(f"{at}\n")
+            assert migrated.stdout.readline() == f"ended with {-signal.SIGKILL}\n"
+            assert tables_of(url) == OLD_TABLES
+            assert rows_of(url) == before
+        migrated.stdin.write("0\n")
+        assert int(migrated.stdout.readline()) > 10
+        migrated.stdin.close()
     assert tables_of(url) == NEW_TABLES
     assert rows_of(url) == before

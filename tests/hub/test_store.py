@@ -129,7 +129,6 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
     assert prune(repository.folder, keep=2).targets == ()
     with pytest.raises(SystemExit):
         main(["hub", "prune", "--keep", "x", "--hub", str(repository.folder)])
-    assert main(["hub", "prune", "--keep", "0", "--hub", str(repository.folder)]) == 1
 
 
 def test_prune_takes_trials_that_a_killed_command_left(repository: Repository, make_bundle: Make) -> None:

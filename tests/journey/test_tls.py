@@ -16,7 +16,7 @@ from tests.peers import wait_for
 from tests.worlds.agent import AgentProcess, write_agent, write_frames
 from tests.worlds.bundles import make_bundle
 from tests.worlds.hub import query
-from tests.worlds.secure_site import SecureSite, lineside
+from tests.worlds.secure_site import SecureSite, lineside, run_here
 
 pytestmark = pytest.mark.peer
 
@@ -27,8 +27,8 @@ SITE, GROUP, DEVICE = "plant-1", "line-1", "cam-01"
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> SecureSite:
     """An authority and two enrolled devices of two groups."""
     made = SecureSite(tmp_path_factory.mktemp("plant"), groups=[GROUP, "line-2"], name=SITE)
-    lineside("hub", "enroll", DEVICE, "--hub", made.folder, "--group", GROUP)
-    lineside("hub", "enroll", "cam-02", "--hub", made.folder, "--group", "line-2")
+    run_here("hub", "enroll", DEVICE, "--hub", made.folder, "--group", GROUP)
+    run_here("hub", "enroll", "cam-02", "--hub", made.folder, "--group", "line-2")
     return made
 
 
@@ -52,7 +52,7 @@ def agent(tmp_path: Path, site: SecureSite) -> Iterator[AgentProcess]:
 
 
 def fleet(site: SecureSite) -> list[dict[str, Any]]:
-    devices: list[dict[str, Any]] = json.loads(lineside("fleet", "ls", "--hub", site.folder, "--json"))["devices"]
+    devices: list[dict[str, Any]] = json.loads(run_here("fleet", "ls", "--hub", site.folder, "--json"))["devices"]
     return devices
 
 

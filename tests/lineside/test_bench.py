@@ -125,7 +125,7 @@ def running(doubler: Bundle) -> subprocess.Popen[str]:
     """A benchmark that would go on for minutes, in its first rounds."""
     command = [sys.executable, "-m", "lineside", "bench", str(doubler.path), "--rounds", "100000", "--processes", "0"]
     started = subprocess.Popen(
-        [*command, "--engines", "ort,openvino"],
+        [*command, "--engines", "ort", "--batch", "1,8"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
+from lineside_runtime import registry
 from tests.boards import machines
 
 
-def test_detect_prints_one_object_with_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_detect_prints_one_object_with_the_promised_keys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "names", lambda: ("hailo", "ort"))  # `lineside devices` is tested with all
     assert main(["board", "detect", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     wanted = {"board", "model", "memory_bytes", "accelerators", "engines", "cameras", "temperature_c"}
     assert wanted <= told.keys()
     assert told["memory_bytes"] > 0
-    assert any(engine["name"] == "ort" and engine["available"] for engine in told["engines"])
+    assert [(engine["name"], engine["available"]) for engine in told["engines"]] == [("hailo", False), ("ort", True)]
 
 
 def test_another_machines_files_are_read_without_asking_this_ones_engines(

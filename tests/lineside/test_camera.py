@@ -71,7 +71,6 @@ def test_one_of_several_cameras_of_a_configuration_is_named(tmp_path: Path, caps
         (("test", "rtsp", "url"), "key=value"),
         (("test", "simulator", "speed=3"), "$.camera.speed is not a known key"),
         (("test", "nonsense"), "nonsense"),
-        (("test", "simulator", "--frames", "0"), "at least 1"),
     ],
 )
 def test_wrong_words_are_said(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:

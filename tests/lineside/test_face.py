@@ -93,6 +93,7 @@ def test_plain_session_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     assert not set(ONLY_WHERE_NEEDED) & set(printed)
 
 
+@pytest.mark.usefixtures("short_warm_up")
 def test_session_benchmark_and_optimizer_take_the_name_of_a_shipped_bundle() -> None:
     with lineside.Session("surface-12", lineside.Config(threads=1)) as session:
         session.reload("surface-12")

@@ -20,6 +20,12 @@ GOOD = 12
 TRIES = 4
 
 
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of marked defects that show clearly needs a quarter of the steps."""
+    monkeypatch.setattr("lineside_models.anomaly.defect_head.STEPS", 100)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("boards")
@@ -164,6 +170,7 @@ def test_a_bundle_is_extended_at_a_changeover(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.usefixtures("short_training")
 def test_marked_bad_parts_are_learned_with_boxes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +214,7 @@ def test_the_demo_finds_the_bad_parts_and_passes_the_good_ones(
     assert page.read_text().count("data:image/jpeg") == len(verdicts) == 24
 
 
+@pytest.mark.usefixtures("short_training")
 def test_marked_types_are_named_in_verdicts(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Photos in a folder for each type are marked; the bundle names what looks like one of them."""
     marked, new = tmp_path / "marked", tmp_path / "new"

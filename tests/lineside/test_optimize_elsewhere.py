@@ -242,10 +242,9 @@ def test_a_device_that_does_not_let_it_is_asked_before_any_work(
 
 
 @pytest.mark.slow
-def test_a_timing_that_dies_is_told_and_the_line_goes_on(
-    make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_a_timing_that_dies_is_told_and_the_line_goes_on(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
     bench = make_bench()
+    timed = nets.bundle(tmp_path / "timed", nets.convnet(depth=2)).path
     killed = threading.Event()
 
     def kill() -> None:
@@ -260,15 +259,13 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
     killer.start()
     clock = device_clock(bench.hub, DEVICE)
     with pytest.raises(TimingError, match=r"\[1009\].*SIGKILL"):
-        Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=clock).run()
+        clock.time(timed, rounds=3, shapes=[])
     killed.set()
     killer.join()
-    assert not (tmp_path / "out").exists()
     before = bench.agent.status["inspected"]
     wait_for(lambda: bench.agent.status["inspected"] > before, what="the line to go on")
-    assert Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=clock).run().bundle.manifest.speed == (
-        "measured"
-    )
+    (again,) = clock.time(timed, rounds=3, shapes=[]).variants
+    assert again.device == "ort/cpu:0" and len(again.rounds_ms) == 3
 
 
 def test_a_device_that_is_away_and_one_that_nobody_knows_are_errors(make_bench: Callable[..., Bench]) -> None:
@@ -334,6 +331,7 @@ def test_a_form_that_does_not_run_there_is_left_out(small: Path, photos: Path, t
         Optimizer(
             small, "cpu", frames=photos, out=tmp_path / "out", clock=Planted({SOURCE: (1.0,), "onnx-fp32": (1.0,)})
         ).run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_float_form_is_held_against_the_source_alone(small: Path, photos: Path, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_an_empty_passphrase_is_refused_and_makes_no_plain_key(
     assert not made.exists()
 
 
+@pytest.mark.usefixtures("quick_passphrases")
 def test_nothing_that_is_said_holds_a_passphrase_or_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,6 @@
-"""A board's timing of variants, and ncnn's and LiteRT's INT8, on its processor's instructions under qemu's emulation.
+"""T1: what the wheels of a board's payload compute on its processor's instructions, under qemu's user emulation.
 
-`tests/boards/test_arm64.py` has what CI runs of it.
+ONNX variants, ncnn's and LiteRT's INT8, and a board's timing of variants. It says nothing of a board's speed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,41 @@ from lineside_runtime.tensors import Array
 from tests.agent.inspection.test_variant_selection import two_forms
 from tests.boards import arm64
 from tests.converters import nets
+from tests.system import variants_on_arm64
 
 PACKAGES = {"litert": "ai-edge-litert", "ncnn": "ncnn"}
 """Packages of the engines, which no payload of `arm64` holds."""
 
 LITERT_ERROR_MAX = 1e-3
-"""Largest difference of an output from the one on x86, as for the unsigned ONNX variants (`tests.boards.test_arm64`):
-XNNPACK's signed INT8 sums are exact on both, and it rounds them alike."""
+"""Largest difference of an output from the one on x86, as for the unsigned ONNX variants: XNNPACK's signed INT8 sums
+are exact on both, and it rounds them alike."""
+
+INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 110e6
+"""Of the agent with its shipped bundles; 11 MB of them read printed text."""
+
+
+def test_every_variant_gives_the_same_outputs_on_the_boards_instructions(tmp_path: Path) -> None:
+    payload, tree = arm64.agent()
+    words = [str(Path(variants_on_arm64.__file__)), str(tmp_path / "input.npy")]
+    tensor, _ = prepare(golden_frame().image, open_bundle(zoo.path("surface-12")).manifest.preprocess)
+    np.save(words[1], tensor)
+    here = variants_on_arm64.figures(words[1])
+    there = json.loads(arm64.run_there(tree, *words))
+    assert (there["machine"], there["python"]) == ("aarch64", arm64.PYTHON)
+    assert there["jpeg_mean"] == pytest.approx(here["jpeg_mean"], abs=0.1)
+    assert there["input_mean"] == pytest.approx(here["input_mean"], abs=0.01), "OpenCV rounds a pixel otherwise"
+    assert len(here["outputs"]) == 3 + 2
+    for variant, outputs in here["outputs"].items():
+        for name, values in outputs.items():
+            found = there["outputs"][variant][name]
+            assert arm64.mean_error(found, values) < arm64.MEAN_ERROR_MAX, (variant, name)
+            if "s8s8" not in variant:
+                np.testing.assert_allclose(found, values, atol=1e-3, err_msg=f"{variant} {name}")
+    installed = sum(path.lstat().st_size for path in tree.rglob("*"))
+    assert installed < INSTALLED_BYTES_MAX
+    assert payload.manifest.size_bytes < CARRIED_BYTES_MAX
+    shipped = sorted(folder.name for folder in (arm64.site_packages(tree) / "lineside_models/zoo").iterdir())
+    assert [name for name in zoo.NAMES if name not in shipped] == list(zoo.HOST_ONLY)
 
 
 def test_the_optimizers_trial_is_timed_on_the_boards_instructions(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ def lineside(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def run_here(*arguments: object) -> str:
+    """Runs a command in this process, which a process of its own takes half a second for; returns what it printed."""
+    out, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        assert main([str(each) for each in arguments]) == 0, said.getvalue()
+    return out.getvalue()
+
+
 @contextlib.contextmanager
 def freeze_authority(*, days: float) -> Iterator[None]:
     """Certificates are issued as of so many days from now."""
@@ -76,8 +84,8 @@ class SecureSite:
             self.port = int(url[1])
         else:
             self.port = free_port()
-            _run_here("hub", "init", self.folder, "--site", name, *_each("--group", groups))
-            _run_here("hub", "secure", "--hub", self.folder, *_each("--host", hosts), "--port", self.port)
+            run_here("hub", "init", self.folder, "--site", name, *_each("--group", groups))
+            run_here("hub", "secure", "--hub", self.folder, *_each("--host", hosts), "--port", self.port)
         mosquitto = [find_mosquitto(), "-c", str(self.identity / "mosquitto.conf")]
         self.broker = ChildProcess(mosquitto, folder / "broker.log")
         run = [sys.executable, "-m", "lineside", "hub", "run", "--config", str(config)]
@@ -127,13 +135,6 @@ class SecureSite:
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-def _run_here(*arguments: object) -> None:
-    """Runs a command in this process, which a process of its own takes half a second for."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        assert main([str(each) for each in arguments]) == 0, said.getvalue()
 
 
 def _each(option: str, values: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.line_io import MqttLineConfig
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, check_model_tables, inspect_of, rules_of
 from lineside_agent.config.placement import engine_settings
-from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
+from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig, RecipeGate
 from lineside_models.identification.rules import check_lookup
 from lineside_models.metrology.rules import needs_mm
 from lineside_runtime.errors import ConfigError
@@ -35,7 +35,7 @@ def check_recipes(config: AgentConfig) -> None:
             _check_calibration(rules_of(inspect, camera), camera)
     for recipe in config.recipe:
         _check_recipe_cameras(config, recipe)
-        _check_recipe_gate(config, recipe)
+        _check_recipe_line(config, recipe)
     for camera in config.cameras:
         _check_exposures([camera_of(camera, recipe) for recipe in config.recipe])
 
@@ -68,21 +68,33 @@ def _check_exposures(tables: Sequence[CameraConfig]) -> None:
             raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
 
 
-def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
-    gate, path = recipe.gate, f"$.recipe[{recipe.name}].gate"
-    if gate is None:
+def _check_recipe_line(config: AgentConfig, recipe: RecipeConfig) -> None:
+    trigger, path = config.trigger, f"$.recipe[{recipe.name}]"
+    deadline_ms = recipe.trigger.deadline_ms
+    if deadline_ms is not None and (trigger is None or trigger.mode != "inspect"):
+        raise ConfigError(f"{path}.trigger needs a trigger", expected='$.trigger with mode = "inspect"')
+    if recipe.gate is not None:
+        _check_recipe_gate(config, recipe.gate, f"{path}.gate")
+    if config.gate is None or trigger is None:
         return
+    delay_ms = config.gate.delay_ms if recipe.gate is None else recipe.gate.delay_ms
+    if deadline_ms is not None:
+        _check_delay(delay_ms, deadline_ms, "$.gate" if recipe.gate is None else f"{path}.gate", f"{path}.trigger")
+    elif recipe.gate is not None:
+        _check_delay(delay_ms, trigger.deadline_ms, f"{path}.gate")
+
+
+def _check_recipe_gate(config: AgentConfig, gate: RecipeGate, path: str) -> None:
     if config.gate is None or config.trigger is None:
         raise ConfigError(f"{path} needs $.gate")
     key = "delay_ms" if config.gate.delay_ms is not None else "counts"
     if getattr(gate, key) is None or (gate.delay_ms is None) == (gate.counts is None):
         raise ConfigError(path, expected=f"{key} alone, as in $.gate")
-    _check_delay(gate.delay_ms, config.trigger.deadline_ms, path)
 
 
-def _check_delay(delay_ms: float | None, deadline_ms: float, path: str) -> None:
+def _check_delay(delay_ms: float | None, deadline_ms: float, path: str, trigger: str = "$.trigger") -> None:
     if delay_ms is not None and delay_ms < deadline_ms:
-        expected = f"at least $.trigger.deadline_ms, {deadline_ms:g}"
+        expected = f"at least {trigger}.deadline_ms, {deadline_ms:g}"
         raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{delay_ms:g}")
 
 
@@ -116,4 +128,4 @@ def _check_cameras(config: AgentConfig) -> None:
         expected = '$.trigger with mode = "inspect", which says when a part is in front of all of them'
         raise ConfigError("several $.camera need a trigger", expected=expected)
     if not all(names) or len(set(names)) < len(names):
-        raise ConfigError("$.camera: each of several needs a name of its own", actual=", ".join(names))
+        raise ConfigError("$.camera: each of several needs a name of its own", actual=names)

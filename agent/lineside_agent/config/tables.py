@@ -220,6 +220,16 @@ class RecipeGate(ConfigTable, frozen=True, kw_only=True):
     counts: Count | None = None
 
 
+class RecipeTrigger(ConfigTable, frozen=True, kw_only=True):
+    """What is different at the line's triggers for one product.
+
+    Attributes:
+        deadline_ms: Time from trigger to verdict; unset: as in ``[trigger]``. The PLC must wait for the longest one.
+    """
+
+    deadline_ms: Positive | None = None
+
+
 class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
     """How one product is inspected. The line changes over from one to another between two parts.
 
@@ -231,6 +241,7 @@ class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
         camera: Exposure and gain with this recipe, on a line with one camera.
         cameras: Exposure and gain with this recipe by the camera's name, on a line with several.
         gate: Where the reject gate is with this recipe; unset: where ``[gate]`` says.
+        trigger: Deadline with this recipe, such as for a slower model.
     """
 
     name: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
@@ -240,6 +251,7 @@ class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
     camera: RecipeCamera = RecipeCamera()
     cameras: dict[str, RecipeCamera] = msgspec.field(default_factory=dict)
     gate: RecipeGate | None = None
+    trigger: RecipeTrigger = RecipeTrigger()
 
 
 class MetricsConfig(ConfigTable, frozen=True, kw_only=True):

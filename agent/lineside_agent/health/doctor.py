@@ -163,8 +163,8 @@ def _line(observed: Examination) -> Iterator[BoardFinding]:
         steps = ", ".join(degradation["steps"])
         what = f"the agent runs with reduced service ({steps}): {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
-    if observed.missing_bundle:
-        yield _error(observed.missing_bundle, "Correct `bundle` in the configuration.")
+    if problem := observed.missing_bundle or status.get("bundle_problem"):
+        yield _error(problem, "Correct `bundle` in the configuration.")
     elif status.get("installed") is None and status:
         yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
     if faults := status.get("faults", 0):

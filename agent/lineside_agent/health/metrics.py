@@ -71,6 +71,7 @@ HELP = {
     "error": "1 while the bundle that was pushed last does not run.",
     "agent_error": "1 while the version of the agent that was pushed last does not run.",
     "configuration_error": "1 while the configuration that was pushed last is refused.",
+    "bundle_problem": "1 while the bundle that agent.toml names cannot be used.",
     "recipe_problem": "1 while the chosen recipe cannot run.",
     "changeovers": "Changes from one recipe to another.",
     "source_finished": "1 when a source with an end (folder, video) has no more frames.",

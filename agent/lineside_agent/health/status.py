@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.assembly import AgentAssembly
+from lineside_agent.deployment.machine import ConfigurationMachine
 from lineside_agent.storage.record_files.journal import memory_folder
-from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.agent")
@@ -74,6 +74,7 @@ def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
         "error": machine.error.full_text if machine.error else None,
+        "bundle_problem": agent.active.problem or None,
         **agent.recipes.status(),
         "source_finished": source_finished,
         **_inspection(agent),
@@ -90,7 +91,7 @@ def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
         "degradation": None if agent.degradation is None else agent.degradation.status(),
         **agent.hub.status(),
         **_agent(agent),
-        **_configuration(agent.configuration.report()),
+        **_configuration(agent.configuration.machine),
         "epoch": machine.epoch,
         "gen": machine.gen,
         "boot_id": agent.boot_id,
@@ -110,10 +111,12 @@ def _lines(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _configuration(report: ConfigReport) -> dict[str, Any]:
+def _configuration(machine: ConfigurationMachine) -> dict[str, Any]:
     return {
-        "configuration": report.installed.sha256 if report.installed else None,
-        "configuration_error": report.error.full_text if report.error else None,
+        "configuration": machine.installed.sha256 if machine.installed else None,
+        "configuration_state": machine.state,
+        "configuration_wanted": machine.wanted.identity if machine.wanted else None,
+        "configuration_error": machine.error.full_text if machine.error else None,
     }
 
 
@@ -188,6 +191,7 @@ def _agent(agent: AgentAssembly) -> dict[str, Any]:
         "agent_version": _version(),
         "agent_slot": agent.agent.running_slot,
         "agent_state": machine.state,
+        "agent_wanted": machine.wanted.identity if machine.wanted else None,
         "agent_waiting": agent.self_updater.waiting or None,
         "agent_on_trial": agent.agent.on_trial,
         "agent_error": machine.error.full_text if machine.error else None,

@@ -280,7 +280,8 @@ class HubClient:
     @property
     def problem(self) -> LinesideError | None:
         """Why the hub cannot be reached, does not hear this device or does not answer; ``None`` if all is well."""
-        return self.client.last_error or self._presence.problem or self._outbox.problem
+        presence = self._presence
+        return presence.conflict or self.client.last_error or presence.problem or self._outbox.problem
 
     @property
     def upload_counts(self) -> UploadCounts:

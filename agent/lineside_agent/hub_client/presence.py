@@ -42,17 +42,20 @@ class Presence:
 
     Attributes:
         name_conflicts: How often another agent was seen under this device's name.
+        conflict: That it was, until a connection has stood for `REPEAT_S`; otherwise ``None``.
     """
 
     def __init__(self, client: LinkClient, topics: Topics, config: AgentConfig, boot_id: str) -> None:
         self.name_conflicts = 0
+        self.conflict: BrokerError | None = None
         self._client = client
         self._topic = topics.up(config.device)
         self._config = config
         self._boot_id = boot_id
         self._birth = self._make_birth(())
         self._leaving = False
-        self._echoed = False
+        self._born = self._echoed = False
+        self._other_boot_id = ""
         self._unheard = 0
         self._echo_due_s = math.inf
         self._repeat_due_s = math.inf
@@ -72,25 +75,32 @@ class Presence:
     def received(self, _topic: str, payload: bytes) -> None:
         """Takes a birth or goodbye under this device's name.
 
-        What is retained from an earlier start arrives before the own birth, and is no conflict.
+        What is retained from an earlier start arrives before the own birth, and is no conflict. Of two agents with one
+        name the broker ends the connection of the first: whenever one connects, it finds what the other has left. Once
+        this may also come of a broker that was killed and has read an older file.
         """
         if not payload:
             return
         message = decode(payload, Up)
         if message.boot_id == self._boot_id and message.up:
-            self._echoed, self._unheard = True, 0
+            self._born = self._echoed = True
+            self._unheard = 0
             self._echo_due_s, self._repeat_due_s = math.inf, time.monotonic() + REPEAT_S
-        elif not message.up:
+        elif message.boot_id != self._boot_id and self._born and not self._leaving:
+            if message.boot_id == self._other_boot_id or (message.up and self._echoed):
+                self._count_conflict(message.boot_id)
+            self._other_boot_id = message.boot_id
+        if not message.up and self._echoed and not self._leaving:
             # The last will of an earlier connection; the own goodbye comes back like it and needs no answer.
-            if self._echoed and not self._leaving:
-                self._publish()
-        elif self._echoed:
-            self.name_conflicts += 1
-            log.error(
-                "another agent (boot id %s) is connected as %s: give each device its own name and certificate",
-                message.boot_id,
-                self._config.device,
-            )
+            self._publish()
+
+    def _count_conflict(self, boot_id: str) -> None:
+        self.name_conflicts += 1
+        self.conflict = BrokerError(
+            f"another agent (boot id {boot_id}) is connected as {self._config.device}",
+            action="Give each device its own name and certificate: lineside hub enroll.",
+        )
+        log.error("%s", self.conflict)
 
     def check(self) -> None:
         """Repeats the birth from time to time, and connects again if it has not come back in time."""
@@ -105,6 +115,7 @@ class Presence:
             self._client.reconnect()
         elif now_s > self._repeat_due_s:
             self._echo_due_s, self._repeat_due_s = now_s + ECHO.most_s, math.inf
+            self.conflict = None
             self._publish()
 
     @property

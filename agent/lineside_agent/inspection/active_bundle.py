@@ -14,9 +14,14 @@ from lineside_agent.inspection.loaded_bundle import LoadedBundle
 
 
 class ActiveBundle:
-    """Holds at most one loaded bundle."""
+    """Holds at most one loaded bundle.
+
+    Attributes:
+        problem: Why the bundle that ``agent.toml`` names cannot be used, until another one is active.
+    """
 
     def __init__(self) -> None:
+        self.problem = ""
         self._loaded: LoadedBundle | None = None
         self._in_use: list[LoadedBundle] = []
         self._changed = threading.Condition()
@@ -46,6 +51,7 @@ class ActiveBundle:
         """
         with self._changed:
             old, self._loaded = self._loaded, loaded
+            self.problem = self.problem if loaded is None else ""
             self._reset()
             self._changed.notify_all()
             self._changed.wait_for(lambda: all(used is loaded for used in self._in_use))

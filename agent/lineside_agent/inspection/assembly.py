@@ -51,9 +51,6 @@ ObserveRecord = Callable[[ResultRow, Sequence[Frame]], None]
 StartThread = Callable[[str, Callable[[], None]], None]
 """Starts a thread of that name."""
 
-SHARE_OF_DEADLINE = 0.5
-"""Time for each of several cameras to bring its frame, unless ``frame_timeout_ms`` is set."""
-
 COUNTED_GATE_MS = 10_000.0
 """How long a planned stop waits for an encoder that counts parts to the gate."""
 
@@ -119,8 +116,8 @@ class InspectionAssembly:
         names = [camera.name for camera in config.cameras]
         if len(names) == 1:
             return TriggeredFrames(stop, frame_delay_s=delay_s)
-        timeout_ms = trigger.frame_timeout_ms or SHARE_OF_DEADLINE * trigger.deadline_ms
-        return PartFrames(names, stop, frame_timeout_s=timeout_ms / 1000, frame_delay_s=delay_s)
+        timeout_s = None if trigger.frame_timeout_ms is None else trigger.frame_timeout_ms / 1000
+        return PartFrames(names, stop, frame_timeout_s=timeout_s, frame_delay_s=delay_s)
 
     def _make_drift_monitor(self, report: Callable[[DriftReport], None]) -> DriftMonitor | None:
         if self._config.drift is None:
@@ -301,8 +298,13 @@ class InspectionAssembly:
         trigger, gate = self._config.trigger, self._config.gate
         if self.trigger_controller is None or trigger is None:
             return
-        gate_ms = 0.0 if gate is None else (gate.delay_ms or COUNTED_GATE_MS) + gate.pulse_ms
-        self.trigger_controller.retire((trigger.deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
+        recipes = self._config.recipe
+        deadline_ms = max(trigger.deadline_ms, *(one.trigger.deadline_ms or 0.0 for one in recipes), 0.0)
+        gate_ms = 0.0
+        if gate is not None:
+            delays_ms = (0.0 if one.gate is None else one.gate.delay_ms or 0.0 for one in recipes)
+            gate_ms = max(gate.delay_ms or COUNTED_GATE_MS, *delays_ms, 0.0) + gate.pulse_ms
+        self.trigger_controller.retire((deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
 
     def stop_taking(self) -> None:
         """Takes no more parts; the caller has set ``stop``, and waits for the threads."""

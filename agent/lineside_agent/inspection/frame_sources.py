@@ -22,6 +22,9 @@ from lineside_agent.inspection.views import Views, joint_source
 LOOK_S = 0.2
 """Longest wait before the stop is checked."""
 
+SHARE_OF_DEADLINE = 0.5
+"""Share of a part's deadline for each of several cameras to bring its frame, unless ``frame_timeout_ms`` is set."""
+
 
 @dataclasses.dataclass(slots=True)
 class _FrameRequest:
@@ -136,17 +139,18 @@ class PartFrames:
         cameras: One source a camera, in the cameras' order.
 
     Args:
-        frame_timeout_s: Time after the trigger within which a camera must bring its frame.
+        frame_timeout_s: Time after the trigger within which a camera must bring its frame; ``None`` for
+            `SHARE_OF_DEADLINE` of the part's.
     """
 
     def __init__(
-        self, names: Sequence[str], stop: threading.Event, *, frame_timeout_s: float, frame_delay_s: float = 0.0
+        self, names: Sequence[str], stop: threading.Event, *, frame_timeout_s: float | None, frame_delay_s: float = 0.0
     ) -> None:
         self.cameras = tuple(TriggeredFrames(stop, frame_delay_s=frame_delay_s) for _ in names)
         self._names = tuple(names)
         self._stop = stop
         self._frame_timeout_s = frame_timeout_s
-        self._until_s: dict[int, float] = {}
+        self._triggered_s: dict[int, float] = {}
 
     @property
     def ended(self) -> bool:
@@ -155,7 +159,7 @@ class PartFrames:
 
     def request(self, number: int, at_s: float) -> None:
         """As `TriggeredFrames.request`, for every camera."""
-        self._until_s[number] = at_s + self._frame_timeout_s
+        self._triggered_s[number] = at_s
         for camera in self.cameras:
             camera.request(number, at_s)
 
@@ -166,19 +170,24 @@ class PartFrames:
             The frames of all cameras; for one that gave none in time a lost frame with the reason. ``None`` if the part
                 was answered, or the agent stops.
         """
-        until_s = min(deadline_s, self._until_s.get(number, deadline_s))
+        triggered_s = self._triggered_s.get(number, deadline_s)
+        timeout_s = self._frame_timeout_s
+        if timeout_s is None:
+            timeout_s = SHARE_OF_DEADLINE * (deadline_s - triggered_s)
+        until_s = min(deadline_s, triggered_s + timeout_s)
         shots = [camera.wait_for_frame(number, until_s) for camera in self.cameras]
         if self._stop.is_set() or not all(camera.is_open(number) for camera in self.cameras):
             return None
         first = next((shot for shot in shots if shot is not None), None)
         part_id = f"trigger-{number}" if first is None else first.part_id
         seen = tuple(
-            shot if shot is not None else self._lost(index, number, part_id) for index, shot in enumerate(shots)
+            shot if shot is not None else self._lost(index, number, part_id, timeout_s)
+            for index, shot in enumerate(shots)
         )
         return Views(seen, joint_source(self._names), number, part_id)
 
-    def _lost(self, index: int, number: int, part_id: str) -> LostFrame:
-        reason = f"the camera gave no frame within {1000 * self._frame_timeout_s:.0f} ms of the trigger"
+    def _lost(self, index: int, number: int, part_id: str, timeout_s: float) -> LostFrame:
+        reason = f"the camera gave no frame within {1000 * timeout_s:.0f} ms of the trigger"
         if self.cameras[index].ended:
             reason = "the camera's source has ended"
         return LostFrame(self._names[index], number, part_id, time.time_ns(), reason)
@@ -194,7 +203,7 @@ class PartFrames:
 
     def forget(self, number: int) -> None:
         """As `TriggeredFrames.forget`, for every camera."""
-        self._until_s.pop(number, None)
+        self._triggered_s.pop(number, None)
         for camera in self.cameras:
             camera.forget(number)
 

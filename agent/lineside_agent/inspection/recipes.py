@@ -219,7 +219,14 @@ class Recipes:
         gate = recipe.gate
         delay_s = None if gate is None or gate.delay_ms is None else gate.delay_ms / 1000
         number = recipe.number or self._configured.index(recipe) + 1
-        return RecipeRuns(recipe.name, number, delay_s, None if gate is None else gate.counts)
+        deadline_ms = recipe.trigger.deadline_ms
+        return RecipeRuns(
+            recipe.name,
+            number,
+            delay_s,
+            None if gate is None else gate.counts,
+            None if deadline_ms is None else deadline_ms / 1000,
+        )
 
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says of the recipes."""

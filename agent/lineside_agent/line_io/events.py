@@ -181,12 +181,14 @@ class RecipeRuns:
         number: Its number for Modbus.
         gate_delay_s: Delay of the gate for its parts; ``None`` for that of the settings.
         gate_counts: The same in counts of the encoder.
+        deadline_s: From trigger to answer for its parts; ``None`` for that of the settings.
     """
 
     name: str
     number: int
     gate_delay_s: float | None = None
     gate_counts: int | None = None
+    deadline_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

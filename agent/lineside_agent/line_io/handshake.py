@@ -76,7 +76,7 @@ class HandshakeSettings:
     """Settings of the handshake.
 
     Attributes:
-        deadline_s: From trigger to answer.
+        deadline_s: From trigger to answer, unless the recipe has one.
         debounce_s: Edges of one input that are closer are one.
         queue: Parts that may be under way; further ones are answered ``BUSY``.
         late_max: Late answers in a row that are a fault; 0 for never.
@@ -253,7 +253,8 @@ class Handshake:
             return
         if bad := event.malformed or part_id_problem(event.part_id):
             event = dataclasses.replace(event, part_id="", malformed=bad)
-        begin = BeginPart(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
+        deadline_s = self._settings.deadline_s if self._recipe.deadline_s is None else self._recipe.deadline_s
+        begin = BeginPart(self._next_number, event.part_id, now_s, now_s + deadline_s)
         self._next_number += 1
         self.counts.triggers += 1
         part = _Part(begin, event, challenge=self.challenge_left > 0)

@@ -67,9 +67,7 @@ def conditions(
     ]
     is_explained = any(one.signal == "F" for one in found) or (starting and not status.get("models"))
     found += _line(status, is_explained=is_explained)
-    if status.get("error"):
-        refused = f"{status['wanted']}: {status['error']}" if status.get("wanted") else status["error"]
-        found.append(_condition("bundle_refused", "engine", "M", refused))
+    found += _refused(status)
     return sorted(found, key=lambda one: SIGNALS.index(one.signal))
 
 
@@ -80,9 +78,24 @@ _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
     ("writes_limited", "disk", "M", "written_problem"),
     ("plc_lost", "plc", "F", "line_io_problem"),
     ("certificate", "hub", "M", "certificate_problem"),
-    ("configuration_refused", "engine", "M", "configuration_error"),
-    ("update_refused", "engine", "M", "agent_error"),
 )
+
+
+_REFUSALS = (
+    ("bundle_refused", "state", "wanted", "error"),
+    ("configuration_refused", "configuration_state", "configuration_wanted", "configuration_error"),
+    ("update_refused", "agent_state", "agent_wanted", "agent_error"),
+)
+"""Alarm, and the keys of ``status.json`` with the deployment's state, what was pushed and why it does not run."""
+
+
+def _refused(status: Mapping[str, Any]) -> list[Condition]:
+    """Returns what was pushed and given up; an error of one that is still fetched or on trial is no refusal."""
+    return [
+        _condition(key, "engine", "M", ": ".join(filter(None, (status.get(wanted), status[error]))))
+        for key, state, wanted, error in _REFUSALS
+        if status.get(error) and status.get(state) in ("failed", "rolled_back")
+    ]
 
 
 def _condition(key: str, component: str, signal: Signal, detail: object = "") -> Condition:
@@ -104,7 +117,7 @@ def _camera(status: Mapping[str, Any], silent_s: float | None) -> list[Condition
 def _engine(status: Mapping[str, Any], stuck_s: float | None, starting: bool) -> list[Condition]:
     found = []
     if not status.get("models") and not starting:
-        found.append(_condition("no_bundle", "engine", "F"))
+        found.append(_condition("no_bundle", "engine", "F", status.get("bundle_problem") or ""))
     elif stuck_s is not None:
         found.append(_condition("no_verdict", "engine", "F", f"{stuck_s:.0f} s"))
     if status.get("device_problem"):

@@ -200,11 +200,16 @@ class ScreenState:
             "shift": self.shift.status(now_ns),
             "latency": {
                 "p95_ms": round(1000 * times[min(len(times) - 1, int(0.95 * len(times)))], 1) if times else None,
-                "deadline_ms": None if self.agent.trigger is None else self.agent.trigger.deadline_ms,
+                "deadline_ms": self._deadline_ms(),
             },
             "alarms": self.alarms.status(),
             "rejects": self.feed.reject_count,
         }
+
+    def _deadline_ms(self) -> float | None:
+        """Returns that of the recipe that runs, else that of the line; ``None`` without triggers."""
+        running = (one.trigger.deadline_ms for one in self.agent.recipe if one.name == self.state.get("recipe"))
+        return next(running, None) or (None if self.agent.trigger is None else self.agent.trigger.deadline_ms)
 
     # The worker thread.
 

@@ -47,7 +47,7 @@ SETTINGS = {
     "learning_rate": 1.2e-3,
     "held_share": scaled(0.08, smoke=0.4),
 }
-ROUNDS, STEPS = scaled((12, 20), smoke=(1, 1))
+ROUNDS, STEPS = scaled((30, 20), smoke=(1, 1))
 LENGTH = scaled(1_000_000, smoke=1000)
 POOLED_BAR, LACKED_BAR, BYTES_BAR = 0.97, 0.05, 2.0
 FEDERATIONS = scaled(

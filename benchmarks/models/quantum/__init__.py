@@ -29,6 +29,9 @@ FRAMES = scaled(100, smoke=4)
 """Frames of the val fold that are judged with shots and noise."""
 
 ROUNDS = scaled(200, smoke=3)
+ANGLES = scaled(4, smoke=1)
+"""Sets of angles whose gradients are compared with PennyLane's."""
+
 HEAD_MS = 1.0
 
 
@@ -92,7 +95,7 @@ def _circuit(network: DressedCircuit) -> dict[str, Any]:
 
 def _gradient_difference(network: DressedCircuit) -> dict[str, float]:
     """Returns the largest difference of a weight's gradient from PennyLane's, by its way of computing it."""
-    angles = torch.from_numpy(np.random.default_rng(1).uniform(-1.5, 1.5, (4, QUBITS)))
+    angles = torch.from_numpy(np.random.default_rng(1).uniform(-1.5, 1.5, (ANGLES, QUBITS)))
     circuit = network.circuit.double()
     circuit.weights.grad = None
     circuit(angles).sum().backward()

@@ -282,6 +282,7 @@ def _manifest(name: str, model: Path, variant: Variant) -> Manifest:
         postprocess=Postprocess(name="none"),
         variants=(variant,),
         licence="Apache-2.0",
+        data_terms={"PP-OCR's training data": "none"},
     )
 
 

@@ -16,7 +16,13 @@ import msgspec
 import numpy as np
 import onnx
 
-from lineside_converters.bundles.packaging import CARD_NAME, build_bundle, golden_frame
+from lineside_converters.bundles.packaging import (
+    CARD_NAME,
+    THRESHOLDS_HEADING,
+    build_bundle,
+    check_place,
+    golden_frame,
+)
 from lineside_converters.gates.checks import ratio_of, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import Drop
@@ -25,7 +31,6 @@ from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
-from lineside_converters.thresholds.output import MARK, check_place
 from lineside_converters.thresholds.scoring import find
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, Manifest, Variant, time_now
@@ -42,7 +47,7 @@ TIMED_ROUNDS = 12
 SEED = 20
 """Seed of the interval."""
 
-CARD_MARK = "## Two looks"
+CARD_MARK = "## Test-time augmentation"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,14 +86,15 @@ def add_mirrored(
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or it has no ONNX variant with a free batch.
-        ConfigError: It looks twice already; or its speed is unproven and there is no lower level for the slower form.
+        ConfigError: It has test-time augmentation already; or its speed is unproven and there is no lower level for the
+            slower variant.
         DatasetError: The data has no boxes.
-        AccuracyGateError: The second look doesn't raise mAP@0.5: there is no new bundle.
+        AccuracyGateError: The mirror image doesn't raise mAP@0.5: there is no new bundle.
     """
     version = check_place(bundle, out, version=version, overwrite=overwrite)
     old = bundle.manifest
     check_mirrorable(old)
-    once = _looks_once(old)
+    once = _plain_variant(old)
     frames = gather_frames(bundle, request)
     if not frames.boxed:
         raise DatasetError("mAP is judged on boxes", expected="data with boxes", actual=frames.description)
@@ -118,9 +124,9 @@ def add_mirrored(
     return MirroredBundle(made, twice.name, frames.description, drop, slowdown)
 
 
-def _looks_once(manifest: Manifest) -> Variant:
+def _plain_variant(manifest: Manifest) -> Variant:
     if any(map(is_mirrored, manifest.variants)):
-        raise ConfigError("bundle", expected="one that looks once", actual=f"{manifest.identity} looks twice already")
+        raise ConfigError("bundle", expected="one without test-time augmentation", actual=f"{manifest.identity}")
     variant = next((one for one in manifest.variants if one.format == "onnx" and not one.stages), None)
     if variant is None:
         raise UnsupportedModelError(
@@ -157,15 +163,15 @@ def _with_mirrored(old: Manifest, once: Variant, version: str) -> tuple[Variant,
 
 def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_progress: CountListener) -> Drop:
     alone = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=(once,)), bundle.digest)
-    looks = []
+    found = []
     for number, one in enumerate((alone, twice)):
         with Session(one, Config(threads=1, engines=(ENGINE,))) as session:
-            looks.append(find(session, frames, on_progress=_both(on_progress, number)))
-    (truths, before), (_, after) = looks
+            found.append(find(session, frames, on_progress=_both(on_progress, number)))
+    (truths, before), (_, after) = found
     drop = DetectionTask(bundle.manifest.labels).drop(truths, before, after, seed=SEED)
     if drop.drop >= 0:
         raise AccuracyGateError(
-            "a look at the mirror image finds no more",
+            "inference at the mirror image finds no more",
             expected="a higher mAP@0.5",
             actual=f"{drop.before:.4f} → {drop.after:.4f} on {frames.description}",
             action="Keep the bundle as it is; it may be that a mirror image of these parts is no such part.",
@@ -209,20 +215,20 @@ def _timed(manifest: Manifest, variant: Variant, once: Path, twice: Path) -> tup
 
 def _why(drop: Drop, slowdown: float, frames: FrameSet) -> str:
     return (
-        f"looks at the frame and its mirror image: mAP@0.5 {drop.before:.4f} → {drop.after:.4f} "
+        f"infers the frame and its mirror image: mAP@0.5 {drop.before:.4f} → {drop.after:.4f} "
         f"({drop.confidence:.0%} interval of the gain {-drop.high:+.4f} to {-drop.low:+.4f}) on {frames.description}, "
-        f"in {slowdown:.2f} × the time of one look"
+        f"in {slowdown:.2f} × the time"
     )
 
 
 def _card(card: str, figures: VariantFigures) -> str:
     """Inserts the section in front of that on thresholds, which is written anew where they are fitted again."""
-    before, mark, thresholds = card.partition(MARK)
+    before, mark, thresholds = card.partition(THRESHOLDS_HEADING)
     return f"{before.rstrip()}\n\n{CARD_MARK}\n\n{figures.name}: {figures.why}.\n\n{mark}{thresholds}".rstrip() + "\n"
 
 
 def _mirrored_report(report: OptimizationReport, manifest: Manifest, figures: VariantFigures) -> OptimizationReport:
-    note = f"{figures.name} {figures.why}; the figures of accuracy and speed above are those of one look"
+    note = f"{figures.name} {figures.why}; the figures of accuracy and speed above are without it"
     return msgspec.structs.replace(
         report,
         model=manifest.identity,

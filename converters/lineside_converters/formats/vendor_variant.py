@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from lineside_converters.bundles.packaging import CARD_NAME, build_bundle
+from lineside_converters.bundles.packaging import CARD_NAME, THRESHOLDS_HEADING, check_place, rewrite_bundle
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
 from lineside_converters.data.calibration_data import gather_inputs
@@ -23,14 +23,14 @@ from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.builder import shipped_figures
-from lineside_converters.reports.report import OptimizationReport, read_report
+from lineside_converters.reports.page import PAGE_NAME, page
+from lineside_converters.reports.report import REPORT_NAME, OptimizationReport, read_report, report_json
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
-from lineside_runtime.bundle import Bundle, Speed, Variant, files_of, open_bundle
-from lineside_runtime.bundle.install import check_target
+from lineside_runtime.bundle import Bundle, Speed, Variant, files_of, open_bundle, time_now
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, EngineMissingError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
@@ -125,10 +125,11 @@ def add_variant(
     max_drop: float = 0.02,
     max_slowdown: float = 1.0,
     device_chooses: bool = False,
+    version: str = "",
     overwrite: bool = False,
     report: TextListener = lambda text: None,
 ) -> Bundle:
-    """Writes a new bundle with one more variant.
+    """Writes a new version of a bundle with one more variant; everything else stays, bit for bit.
 
     Args:
         frames: What outputs are compared on; as for `Optimizer`.
@@ -136,13 +137,14 @@ def add_variant(
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
         device_chooses: Let each device time the variants of the first level when the bundle is staged, for a variant
             that is faster on other processors than this one.
+        version: Version of the new bundle; the old one's with its last number one higher if empty.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
         InputError: Something is missing or in the way, or the bundle has such a variant already.
     """
     old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    check_target(out, overwrite=overwrite)
+    version = check_place(old, out, version=version, overwrite=overwrite)
     candidate = new.candidate()
     if candidate.variant.name in {variant.name for variant in old.manifest.variants}:
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=candidate.variant.name)
@@ -167,7 +169,7 @@ def add_variant(
         figures = _unproven(candidate, new)
         report(f"{candidate.variant.name}: {figures.why}")
     speed: Speed = "by_level" if device_chooses else old.manifest.speed if evaluated is not None else "unproven"
-    return _write(old, candidate, evaluated, figures, out, speed=speed, overwrite=overwrite)
+    return _write(old, candidate, evaluated, figures, out, speed=speed, version=version)
 
 
 def _is_here(new: VendorVariant) -> bool:
@@ -216,7 +218,7 @@ def _write(
     out: Path,
     *,
     speed: Speed,
-    overwrite: bool,
+    version: str,
 ) -> Bundle:
     report = read_report(old.path)
     first = old.manifest.variants[0]
@@ -224,24 +226,21 @@ def _write(
     ahead &= speed != "by_level" or candidate.variant.level == first.level  # the first one's level is what is timed
     variants = (candidate.variant, *old.manifest.variants) if ahead else (*old.manifest.variants, candidate.variant)
     manifest = msgspec.structs.replace(
-        old.manifest,
-        variants=variants,
-        speed=speed,
-        golden=None,
-        files={},
+        old.manifest, version=version, variants=variants, speed=speed, created_at=time_now()
     )
     notes = report.notes if evaluated is not None else (*report.notes, f"{figures.name}: {figures.why}")
-    models = {variant.file: old.file(variant.file) for variant in old.manifest.variants}
-    golden = next((variant for variant in old.manifest.variants if variant.format == "onnx"), old.manifest.variants[0])
-    return build_bundle(
-        out,
-        manifest=manifest,
-        models={**models, candidate.variant.file: candidate.file},
-        report=msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes),
-        card=f"{(old.path / CARD_NAME).read_text().rstrip()}\n- {figures.name}: {figures.why}\n",
-        engine=next(engine for engine, file in ENGINES.items() if file.format == golden.format),
-        overwrite=overwrite,
-    )
+    report = msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes)
+    card, heading, thresholds = old.file(CARD_NAME).read_text().partition(THRESHOLDS_HEADING)
+    card = f"{card.rstrip()}\n- {figures.name}: {figures.why}\n" + (f"\n{heading}{thresholds}" if heading else "")
+    folder, model = PurePosixPath(candidate.variant.file).parent, candidate.file
+    names = files_of(candidate.variant.format, model.name)
+    files = {
+        CARD_NAME: card.encode(),
+        REPORT_NAME: report_json(report),
+        PAGE_NAME: page(report).encode(),
+        **{str(folder / name): (model.parent / name).read_bytes() for name in names},
+    }
+    return rewrite_bundle(old, out, manifest, files=files)
 
 
 def _is_fastest(evaluated: EvaluatedVariant, report: OptimizationReport) -> bool:

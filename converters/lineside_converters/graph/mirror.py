@@ -25,7 +25,7 @@ BOXES = "box_"
 """Begins the names of outputs with the sides' bins."""
 
 SUFFIX = "-mirrored"
-"""Of the name of a variant that looks twice."""
+"""Of the name of a variant with test-time augmentation."""
 
 WIDTH_AXIS = 3
 SIDES = (2, 1, 0, 3)
@@ -201,12 +201,13 @@ def check_mirrorable(manifest: Manifest) -> None:
     """
     if manifest.task != "detection" or manifest.postprocess.name != DECODER:
         raise UnsupportedModelError(
-            f"{manifest.identity} can't look at mirror images",
+            f"{manifest.identity} can't infer mirror images",
             expected=f"a detector whose post-processing is {DECODER}",
             actual=f"{manifest.task}, {manifest.postprocess.name}",
+            action="Leave this bundle as it is: `lineside train detector` makes ones that can.",
         )
     fixed = [spec.describe() for spec in (*manifest.inputs, *manifest.outputs) if spec.shape[0] != DYNAMIC]
     if fixed:
         raise UnsupportedModelError(
-            f"{manifest.identity} can't look at two images at once", expected="a free batch", actual=fixed
+            f"{manifest.identity} can't infer two images at once", expected="a free batch", actual=fixed
         )

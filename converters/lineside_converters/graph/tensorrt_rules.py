@@ -212,8 +212,10 @@ class _Graph:
         return name in self.constants
 
     def is_bias(self, node: NodeProto) -> bool:
+        if node.op_type != "DequantizeLinear":
+            return False  # a Constant has no input
         stored = self.constants.get(node.input[0])
-        return node.op_type == "DequantizeLinear" and stored is not None and stored.dtype == np.int32
+        return stored is not None and stored.dtype == np.int32
 
     def is_skippable(self, node: NodeProto) -> bool:
         """Returns whether a Q node and the DQ behind it stand between a convolution and its limit or its sum.

@@ -23,7 +23,6 @@ from lineside_converters.reports.report_parts import (
 )
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError
-from lineside_runtime.files import write_atomic
 
 REPORT_NAME = "report.json"
 SCHEMA = 3
@@ -182,9 +181,9 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write_report(folder: Path, report: OptimizationReport) -> None:
-    """Writes ``report.json`` into ``folder``."""
-    write_atomic(folder / REPORT_NAME, msgspec.json.format(msgspec.json.encode(report), indent=1))
+def report_json(report: OptimizationReport) -> bytes:
+    """Returns the content of ``report.json``."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1)
 
 
 def read_report(folder: Path) -> OptimizationReport:

@@ -15,12 +15,12 @@
 
 from __future__ import annotations
 
+from lineside_converters.bundles.packaging import check_place
 from lineside_converters.thresholds.costs import ErrorCosts, RejectTolerance
 from lineside_converters.thresholds.frames import FrameRequest, gather_frames
 from lineside_converters.thresholds.output import (
     check_files,
     check_gain,
-    check_place,
     settings_of,
     write_bundle,
     write_figures,

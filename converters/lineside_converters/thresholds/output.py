@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +10,14 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lineside_converters.bundles.packaging import CARD_NAME, next_version
+from lineside_converters.bundles.packaging import CARD_NAME, THRESHOLDS_HEADING, check_place, rewrite_bundle
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
-from lineside_runtime.bundle import Bundle, open_bundle, time_now, write_manifest
-from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
-from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
+from lineside_runtime.bundle import Bundle, time_now
+from lineside_runtime.errors import AccuracyGateError, InputError
 from lineside_runtime.files import write_atomic
 
 DECISION_NAME = "decision.json"
-MARK = "## Thresholds"
-"""What begins the part of a model card that is written anew with other thresholds."""
-
 _CHOSEN = ("thresholds", "unsure_from")
 
 
@@ -81,40 +76,11 @@ def write_reading(
         created_at=time_now(),
         postprocess=msgspec.structs.replace(bundle.manifest.postprocess, params=dict(params)),
     )
-    with staging_folder(out) as folder:
-        for relative in bundle.manifest.files:
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.file(relative), folder / relative)
-        for relative, content in (files or {}).items():
-            write_atomic(folder / relative, content)
-        old = folder / CARD_NAME
-        if old.is_file():
-            write_atomic(old, f"{old.read_text().partition(MARK)[0].rstrip()}\n\n{card}".encode())
-        write_manifest(folder, manifest)
-        open_bundle(folder)
-        install_bundle(folder, out)
-    return open_bundle(out, verify=False)
-
-
-def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool = False) -> str:
-    """Makes the checks of `write_bundle` before anything is scored.
-
-    Returns:
-        The new bundle's version.
-
-    Raises:
-        InputError: As for `write_bundle`.
-        ConfigError: As for `write_bundle`.
-    """
-    version = version or next_version(bundle.manifest.version)
-    if version == bundle.manifest.version:
-        raise ConfigError(
-            "version", expected="another one than the old bundle's", actual=version, action="Give another."
-        )
-    if out.exists() and out.samefile(bundle.path):
-        raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
-    check_target(out, overwrite=overwrite)
-    return version
+    more = dict(files or {})
+    if CARD_NAME in bundle.manifest.files:
+        kept = bundle.file(CARD_NAME).read_text().partition(THRESHOLDS_HEADING)[0].rstrip()
+        more[CARD_NAME] = f"{kept}\n\n{card}".encode()
+    return rewrite_bundle(bundle, out, manifest, files=more)
 
 
 def check_gain(decision: ThresholdReport, *, force: bool = False) -> ThresholdReport:
@@ -210,7 +176,7 @@ def _terms(decision: ThresholdReport) -> str:
 def _card(decision: ThresholdReport) -> str:
     honest = decision.cross_fold
     lines = [
-        MARK,
+        THRESHOLDS_HEADING,
         "",
         f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
         f"Expected, by thresholds chosen on other parts: {honest.missed.share:.1%} of the bad parts missed "

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.bundles.packaging import THRESHOLDS_HEADING, check_place
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames, read
 from lineside_converters.thresholds.outcomes import folds_by_part
-from lineside_converters.thresholds.output import MARK, check_place, write_reading
+from lineside_converters.thresholds.output import write_reading
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import Reliability
 from lineside_converters.thresholds.scoring import FrameScores, score
@@ -159,7 +160,7 @@ def _card(
     what = "Calibration fitted, and thresholds moved with it," if kept else "Calibration and thresholds fitted"
     best = "" if kept else ", which is the best there is on them"
     lines: Sequence[str] = [
-        MARK,
+        THRESHOLDS_HEADING,
         "",
         f"{what} with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what}, on {frames.description}.",
         f"Image F1 on these frames {before:.3f} before and {after:.3f} after{best}.",

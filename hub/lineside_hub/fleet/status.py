@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 import msgspec
@@ -113,13 +114,30 @@ def warnings(folder: Path | str) -> list[str]:
     full = []
     if (Path(folder) / DATABASE_NAME).is_file():
         with Database.open(Path(folder)) as database:
-            full = _full(database, folder_config_or_default(folder))
+            full = _device_warnings(database, folder_config_or_default(folder))
     return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), full)
 
 
-def _full(database: Database, config: HubConfig) -> list[str]:
-    """Returns a sentence for each device that has nearly used its quota for results or for interactions."""
+_SHARED_NAMES = """
+SELECT DISTINCT first.device FROM events AS first
+JOIN events AS other ON other.device = first.device AND other.kind = 'up' AND other.id > first.id
+JOIN events AS again ON again.device = first.device AND again.kind = 'up' AND again.id > other.id
+WHERE first.kind = 'up' AND first.at_ns > ? AND other.detail <> first.detail AND again.detail = first.detail
+ORDER BY first.device
+"""
+"""Devices of which one start of the agent was there before and after another: two agents have one name."""
+
+SHARED_NAME_S = 600.0
+"""Time that `_SHARED_NAMES` looks back."""
+
+
+def _device_warnings(database: Database, config: HubConfig) -> list[str]:
+    """Returns a sentence for each device whose name two agents have, or that has nearly used a quota."""
+    shared = database.query(_SHARED_NAMES, time.time_ns() - int(SHARED_NAME_S * 1e9))
     return [
+        f"two agents connect as {row['device']} in turn: give each device its own name and certificate"
+        for row in shared
+    ] + [
         f"{device} has sent {count / 1e9:.2f} of {most / 1e9:g} GB of {stream}"
         + (" and is refused: " if count >= most else ": ")
         + f"raise results.{key} in hub.toml and restart the hub, or find out why it sends so much"
@@ -171,7 +189,7 @@ def read_status(folder: Path | str) -> HubStatus:
             frames=frames,
             frames_bytes=frames_bytes,
             usage=usage,
-            warnings=tuple(_warnings(roles, _identity_warnings(folder), _full(database, config))),
+            warnings=tuple(_warnings(roles, _identity_warnings(folder), _device_warnings(database, config))),
             roles=roles,
         )
 

@@ -67,6 +67,7 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         help="each device times the variants of the first level when the bundle is staged, and takes the fastest: for "
         "a variant that is faster on other processors",
     )
+    parser.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     add_overwrite(parser)
     add_json(parser)
@@ -155,6 +156,7 @@ def _add(options: argparse.Namespace, file: Path) -> Bundle:
         max_drop=options.max_drop,
         max_slowdown=options.max_slowdown,
         device_chooses=options.device_chooses,
+        version=options.version,
         overwrite=options.overwrite,
         report=inform,
     )

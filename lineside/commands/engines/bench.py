@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.console import inform, print_json, show
-from lineside.options import add_json, bundle_path, integers, words
+from lineside.options import add_json, bundle_path, integers, positive, words
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="also measure each operator")
     parser.add_argument("--data", type=Path, metavar="DIR", help="measure the accuracy on this annotated dataset")
     parser.add_argument("--fold", default="all", help="fold of the dataset (default: %(default)s)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page")
     add_json(parser)
     parser.set_defaults(run=run)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
-from lineside.options import add_hub, add_json
+from lineside.options import add_hub, add_json, positive
 from lineside.secret_input import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
@@ -45,7 +45,7 @@ def add_actions(actions: Any) -> None:
         description="Lists what no device can need any more; with --yes it is removed.",
     )
     prune.add_argument(
-        "--keep", type=int, default=3, metavar="N", help="number of newest versions to keep (default: %(default)s)"
+        "--keep", type=positive, default=3, metavar="N", help="number of newest versions to keep (default: %(default)s)"
     )
     prune.add_argument("--yes", action="store_true", help="remove it; without this nothing is changed")
     add_hub(prune)
@@ -112,8 +112,6 @@ def run_prune(options: argparse.Namespace) -> int:
     """Removes or lists old targets, chunks and metadata."""
     with needs("convert"):
         from lineside_hub.repository.pruning import prune
-    if options.keep < 1:
-        raise InputError("--keep", expected="at least 1", actual=options.keep)
     found = prune(options.hub, keep=options.keep, dry_run=not options.yes, passphrase=passphrase(options))
     if options.json:
         print_json({"removed": options.yes, "found": found})

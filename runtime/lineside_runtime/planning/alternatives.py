@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Set
 
 import msgspec
 
@@ -18,13 +18,16 @@ STAGED_DEVICES_MAX = 3
 """Devices whose assignments to stages are measured, the first ones: all would be as many as their permutations."""
 
 
-def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list[ServingPlan]:
+def alternatives(
+    manifest: Manifest, config: Config, share: float = 1.0, *, refused: Collection[str] = ()
+) -> list[ServingPlan]:
     """Returns the ways to measure: as configured, one device, replicas, stages.
 
     What the configuration sets (engines, threads, workers) is kept; what it leaves open is varied.
 
     Args:
         share: The model's share of the compute of everything that runs on this box, 0 to 1.
+        refused: Devices that are not to be used, such as ``ort/gpu:0``: replicas are on the others, if there are two.
 
     Raises:
         LinesideError: Nothing here runs the bundle, as for `choose`.
@@ -35,8 +38,11 @@ def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list
     found = [AS_CONFIGURED, *_on_one(devices, kinds, manifest, config, share)]
     names = tuple(dict.fromkeys(str(one) for one in devices))
     if len(names) > 1:
-        threads = config.threads or (1 if all(one.device.kind == "cpu" for one in devices) else None)
-        found.append(ServingPlan(kind="replicas", devices=names, threads=threads, workers=config.submit_workers))
+        usable = tuple(name for name in names if name not in refused)
+        names_used = usable if len(usable) > 1 else names
+        on_cpus = all(one.device.kind == "cpu" for one in devices if str(one) in names_used)
+        threads = config.threads or (1 if on_cpus else None)
+        found.append(ServingPlan(kind="replicas", devices=names_used, threads=threads, workers=config.submit_workers))
     found += _in_stages(manifest, config, tuple(dict.fromkeys(str(one) for one in declared)))
     return found
 

@@ -8,17 +8,20 @@ Invariants:
 - Ways are compared by the median of their ratios in the same rounds, so that a slow moment of the machine hits all.
 - A turn begins with frames that are not timed, and the order of the turns is drawn anew for each round: what the way
   before leaves behind (caches, threads that still wait for work) would otherwise always hit the same way.
-- No way is loaded, and no turn begun, after the time that was given, but for one way that is always measured. What is
-  under way then is finished. A way that could be measured in fewer than `ROUNDS_MIN` rounds is chosen in place of the
-  configured one only if it was the faster one in all of them, and there were `ROUNDS_SHORT`.
-- Of ways that are equally fast, the simplest is taken: as configured, then one device, then replicas, then stages.
+- After three rounds, ways that are slower than the fastest one by more than the noise are measured no longer, and the
+  others get longer rounds. Where the pilot shows that there is no time for all ways, the slowest ones are left out.
+- No way is loaded after half of the time that was given, and no turn begun that is not expected to end in time, but
+  for one way that is always measured. What is under way when the time is up is finished. A way that could be measured
+  in fewer than `ROUNDS_MIN` rounds is chosen in place of the configured one only if it was the faster one in all of
+  them, and there were `ROUNDS_SHORT`.
+- Of ways that are equally fast, or can't be told apart, the simplest is taken: as configured, then one device, then
+  replicas, then stages.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,13 +32,24 @@ import numpy as np
 
 from lineside_runtime.benchmark.machine import conditions, remarks
 from lineside_runtime.benchmark.measurement.input_data import noise
-from lineside_runtime.benchmark.summary_statistics import ratio as compared
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.planning.alternatives import alternatives
 from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
+from lineside_runtime.planning.selection import (
+    FRAMES_MIN,
+    ROUNDS_MAX,
+    ROUNDS_MIN,
+    SLOWEST_ROUND_S,
+    TimedWay,
+    choose,
+    frames_of_round,
+    left_after,
+    promising,
+    ratio,
+)
 from lineside_runtime.serving.candidates import engine_of
 from lineside_runtime.serving.plan_file import core_count, machine_name
 from lineside_runtime.serving.serving_plan import (
@@ -43,29 +57,13 @@ from lineside_runtime.serving.serving_plan import (
     MeasuredAlternative,
     Objective,
     PlacementPlan,
-    ServingPlan,
 )
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 from lineside_runtime.wording import counted
 
-SAME = 0.01
-"""Ways whose times are this near are equally fast."""
-
-ROUNDS_SHORT, ROUNDS_MIN, ROUNDS_MAX = 4, 7, 60
-HOPELESS = {3: 2.0, ROUNDS_MIN: 1.3}
-"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer. The
-configured way, with which the others are compared, is measured to the end."""
-
-ROUND_S, SLOWEST_ROUND_S = 0.1, 0.3
-"""Time of a round of the fastest way, and most time of the slowest one's."""
-
-FRAMES_MIN, FRAMES_MAX = 8, 100
-FRAMES_LEAST = 2
-"""Frames of a round, or of each worker, where the time given is too short for `ROUNDS_MIN` rounds of `FRAMES_MIN`."""
-
-WARM_CALLS, TURN_CALLS = 3, 2
-"""Untimed calls of a worker: of a way that was just loaded, and of each turn."""
+WARM_CALLS = 3
+"""Untimed calls of a way that was just loaded, for each call at once."""
 
 LIMIT_S = 30.0
 LOADING_SHARE = 0.5
@@ -107,8 +105,8 @@ def plan_placement(
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
     before, began_s = conditions(), monotonic()
     tried = try_accelerators(bundle, config, compute_share, feeds[0], began_s + LOADING_SHARE * limit_s)
-    ways = alternatives(bundle.manifest, config, compute_share)
-    trials = [_Trial(way, error=tried.reason_against(way)) for way in ways]
+    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused)
+    trials = [_Trial(way=way, error=tried.reason_against(way)) for way in ways]
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")
         for trial in _in_time(trials, began_s + LOADING_SHARE * limit_s):
@@ -120,7 +118,7 @@ def plan_placement(
         able = [trial for trial in able if not trial.error]
     if not able:
         raise NoDeviceError(f"nothing here serves {bundle.manifest.identity}", actual=trials[0].error)
-    chosen, best = _choose(able)
+    chosen, best = choose(able)
     measured = tuple(trial.result(best) for trial in trials)
     engines = {name.partition("/")[0] for name in (chosen.way.devices or tuple(chosen.used.split("+")))}
     return PlacementPlan(
@@ -146,27 +144,17 @@ def _in_time(trials: Sequence[_Trial], until_s: float) -> Iterator[_Trial]:
             trial.error = NO_TIME
 
 
-def _choose(able: Sequence[_Trial]) -> tuple[_Trial, _Trial]:
-    """Returns the way to serve, and the fastest one, of the first and those that are surely faster than it."""
-    eligible = [trial for trial in able if trial is able[0] or _surely_faster(trial, able[0])]
-    best = _best(eligible)
-    return next(trial for trial in eligible if _ratio(trial, best) <= 1 + SAME), best
-
-
 @dataclasses.dataclass(slots=True, eq=False)
-class _Trial:
+class _Trial(TimedWay):
     """A way of serving under measurement.
 
     Attributes:
-        scores_ms: By the number of the round.
         latencies_ms: Of all timed frames.
     """
 
-    way: ServingPlan
     session: Session | None = None
     used: str = ""
     error: str = ""
-    scores_ms: dict[int, float] = dataclasses.field(default_factory=dict)
     latencies_ms: list[float] = dataclasses.field(default_factory=list)
     elapsed_s: float = 0.0
 
@@ -180,7 +168,7 @@ class _Trial:
             p50_ms=round(statistics.median(self.latencies_ms), 4),
             p95_ms=round(float(np.percentile(self.latencies_ms, 95)), 4),
             per_s=round(len(self.latencies_ms) / self.elapsed_s, 2),
-            over_best=round(_ratio(self, best), 4),
+            over_best=round(ratio(self, best), 4),
             rounds=len(self.scores_ms),
         )
 
@@ -193,7 +181,7 @@ def _load(
     roomy = msgspec.structs.replace(config, submit_queue=QUEUE_MAX, cache=None)
     try:
         session = stack.enter_context(Session(bundle, roomy, compute_share=share, plan=way))
-        warm_up(session, feeds, WARM_CALLS, workers=way.workers)
+        warm_up(session, feeds, WARM_CALLS, workers=way.calls_at_once)
         trial.used = session.used_device
         if way.kind == "device" and trial.used != way.devices[0]:
             trial.error = f"{way.devices[0]} did not answer, {trial.used} did"
@@ -203,14 +191,15 @@ def _load(
 
 
 def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, until_s: float, report: Report) -> None:
-    """Times all ways in turn, round by round, and the hopeless ones no longer than needed.
+    """Times all ways in turn, round by round, and those that are clearly slower no longer than needed.
 
     Args:
         until_s: Time at which it ends; a way that has no complete round then has `NO_TIME` as its error.
     """
-    began_s, running, told = monotonic(), list(trials), 0
-    frames = _frames_of_a_round(trials, feeds, objective, until_s)
-    for number in range(ROUNDS_MAX):
+    began_s, told = monotonic(), 0
+    running = _piloted(trials, feeds, objective, until_s)
+    for number in range(ROUNDS_MAX if running else 0):
+        frames = frames_of_round(running, number, objective, until_s - monotonic())
         if not _round(running, feeds, objective, frames, number, until_s):
             break
         running = [trial for trial in running if not trial.error]
@@ -220,9 +209,7 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
             report(f"measured {min(share, 1):.0%}, {len(running)} of {len(trials)} ways left")
         if not running:
             break
-        best = _best(running)
-        limit = min((times for rounds, times in HOPELESS.items() if number + 1 >= rounds), default=math.inf)
-        running = [trial for trial in running if trial is trials[0] or _ratio(trial, best) <= limit]
+        running = left_after(running, number + 1)
         if len(running) < 2 and number + 1 >= ROUNDS_MIN:
             break
     for trial in trials:
@@ -230,16 +217,32 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
             trial.error = NO_TIME
 
 
+def _piloted(trials: Sequence[_Trial], feeds: Sequence[Feed], objective: Objective, until_s: float) -> list[_Trial]:
+    """Returns the ways that there is time to measure, by about how long a frame takes."""
+    piloted = list[_Trial]()
+    for trial in trials:
+        if piloted and monotonic() >= until_s:
+            break
+        try:
+            trial.frame_ms = _pilot_ms(trial, feeds, objective)
+            piloted.append(trial)
+        except LinesideError as error:
+            trial.error = str(error)
+    return promising(piloted, objective, until_s - monotonic()) if piloted else []
+
+
 def _round(
     running: Sequence[_Trial], feeds: Sequence[Feed], objective: Objective, frames: int, number: int, until_s: float
 ) -> bool:
-    """Gives each way its turn; false if the time was up before.
+    """Gives each way its turn; false if there is no time for it.
 
     An unfinished round counts only if it is the first one, which begins with the configured way.
     """
+    if number and monotonic() + sum(trial.turn_ms(frames, objective) for trial in running) / 1e3 > until_s:
+        return False
     order = random.Random(number).sample(running, len(running)) if number else running
     for trial in order:
-        if monotonic() >= until_s and any(one.scores_ms for one in running):
+        if any(one.scores_ms for one in running) and monotonic() + trial.turn_ms(frames, objective) / 1e3 > until_s:
             for one in running if number else ():
                 one.scores_ms.pop(number, None)
             return False
@@ -250,35 +253,26 @@ def _round(
             trial.error = str(error)
             continue
         trial.scores_ms[number] = served.frame_ms if objective.kind == "throughput" else served.mean_ms
+        if objective.rate_hz is None:  # at a rate, the pilot knows better what a frame takes
+            trial.frame_ms = statistics.median(trial.scores_ms.values())
         trial.latencies_ms += served.latencies_ms
         trial.elapsed_s += served.elapsed_s
     return True
 
 
-def _frames_of_a_round(trials: Sequence[_Trial], feeds: Sequence[Feed], objective: Objective, until_s: float) -> int:
-    """Returns how many frames a way is given in its turn: fewer if the time left is too short for `ROUNDS_MIN`."""
-    pilot_ms = [_pilot_ms(trial, feeds) for trial in trials if trial is trials[0] or monotonic() < until_s]
-    fitting = min(ROUND_S * 1e3 / min(pilot_ms), SLOWEST_ROUND_S * 1e3 / max(pilot_ms))
-    apart_ms = 1e3 / objective.rate_hz if objective.rate_hz is not None else 0.0
-    frame_of_each_ms = sum(max(one, apart_ms) for one in pilot_ms)
-    affordable = (until_s - monotonic()) * 1e3 / ROUNDS_MIN / frame_of_each_ms - TURN_CALLS
-    least = (
-        FRAMES_LEAST * max(trial.way.workers for trial in trials) if objective.kind == "throughput" else FRAMES_LEAST
-    )
-    return int(min(FRAMES_MAX, max(least, min(affordable, max(FRAMES_MIN, fitting)))))
-
-
-def _pilot_ms(trial: _Trial, feeds: Sequence[Feed]) -> float:
-    """Returns about how long a frame takes."""
-    first_ms = _serve(trial, feeds, 1, Objective(), 0).frame_ms
+def _pilot_ms(trial: _Trial, feeds: Sequence[Feed], objective: Objective) -> float:
+    """Returns about how long a frame takes: of as many at once as there are in a turn."""
+    at_once = trial.way.calls_at_once if objective.kind == "throughput" else 1
+    alike = objective if at_once > 1 else Objective()
+    first_ms = _serve(trial, feeds, at_once, alike, 0).frame_ms
     if first_ms * FRAMES_MIN > SLOWEST_ROUND_S * 1e3:
         return first_ms
-    return _serve(trial, feeds, FRAMES_MIN, Objective(), 0).frame_ms
+    return _serve(trial, feeds, FRAMES_MIN, alike, 0).frame_ms
 
 
 def _warm_up(trial: _Trial, feeds: Sequence[Feed]) -> None:
     if trial.session is not None:
-        warm_up(trial.session, feeds, TURN_CALLS, workers=trial.way.workers)
+        warm_up(trial.session, feeds, trial.turn_calls, workers=trial.way.calls_at_once)
 
 
 def _serve(trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int) -> ServedRound:
@@ -286,37 +280,10 @@ def _serve(trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objecti
     if session is None:
         raise NoDeviceError(trial.error)
     if objective.kind == "throughput":
-        return as_fast_as_possible(session, feeds, frames, depth=2 * max(core_count(), trial.way.workers))
+        return as_fast_as_possible(session, feeds, frames, depth=2 * max(core_count(), trial.way.calls_at_once))
     if objective.rate_hz is None:
         return one_at_a_time(session, feeds, frames)
     return at_rate(session, feeds, frames, objective.rate_hz, seed=seed)
-
-
-def _best(trials: Sequence[_Trial]) -> _Trial:
-    """Returns the fastest of those that were measured to the end: no other takes less time in most of the rounds.
-
-    Ratios to a third way don't tell it. A way whose frames pile up takes very different times from round to round.
-    """
-    most = max(len(trial.scores_ms) for trial in trials)
-    whole = [trial for trial in trials if len(trial.scores_ms) == most]
-    return min(whole, key=lambda trial: max(_ratio(trial, other) for other in whole))
-
-
-def _surely_faster(one: _Trial, other: _Trial) -> bool:
-    times = _common(one, other)
-    if len(times[0]) < ROUNDS_MIN:
-        return len(times[0]) >= ROUNDS_SHORT and bool(np.all(np.less(*times)))
-    return bool(np.quantile(np.divide(*times), 0.75) < 1) or compared(*times).high < 1
-
-
-def _ratio(one: _Trial, other: _Trial) -> float:
-    return statistics.median(a / b for a, b in zip(*_common(one, other), strict=True))
-
-
-def _common(one: _Trial, other: _Trial) -> tuple[list[float], list[float]]:
-    """Returns the times of both in the rounds that both were in."""
-    rounds = sorted(one.scores_ms.keys() & other.scores_ms.keys())
-    return [one.scores_ms[number] for number in rounds], [other.scores_ms[number] for number in rounds]
 
 
 def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative], objective: Objective) -> str:
@@ -330,8 +297,8 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
         late = any(NO_TIME in one.error for one in measured)
         return f"{said}; {'there was no time to measure others' if late else 'nothing else serves it here'}"
     near = min(others, key=lambda one: one.over_best)
-    ratio = near.over_best / chosen.over_best
-    said += f"; next {near.plan}: {ratio:.2f} times the time{', but not surely' * (ratio < 1)}"
+    times = near.over_best / chosen.over_best
+    said += f"; next {near.plan}: {times:.2f} times the time{', but not surely' * (times < 1)}"
     if chosen.plan != AS_CONFIGURED != near.plan and not measured[0].error:
         configured = measured[0]
         said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"

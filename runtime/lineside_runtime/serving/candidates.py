@@ -262,6 +262,18 @@ def device_first(name: str, choice: CandidateChoice, manifest: Manifest, config:
     return choice.after(found())
 
 
+def only_devices(names: Collection[str], choice: CandidateChoice) -> CandidateChoice:
+    """Returns a choice of named devices only: the others may not be used in this process, or were not measured.
+
+    Raises:
+        NoDeviceError: None of them is here.
+    """
+    found = [one for one in choice.candidates if str(one) in names]
+    if not found:
+        raise NoDeviceError(f"{' and '.join(names)} are not here")
+    return choice.reordered(found)
+
+
 def engine_of(name: str, config: Config) -> Backend:
     """Returns an engine, in a process of its own where `Config.isolate` says so.
 

@@ -53,10 +53,10 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One way of serving a bundle.
 
     Attributes:
-        kind: ``configured``: as the configuration alone says; ``device``: on one device; ``replicas``: on all devices,
-            which share the calls; ``stages``: each stage of a split model on a device of its own.
-        devices: Engine and device, such as ``ort/cpu:0``: the one that leads, or one a stage. A single device and
-            replicas may be of kinds that the bundle's variants are not for: they were measured.
+        kind: ``configured``: as the configuration alone says; ``device``: on one device; ``replicas``: on several
+            devices, which share the calls; ``stages``: each stage of a split model on a device of its own.
+        devices: Engine and device, such as ``ort/cpu:0``: the one that leads, those of the replicas, or one a stage. A
+            single device and replicas may be of kinds that the bundle's variants are not for: they were measured.
         variant: The variant that is tried first; empty for the manifest's order.
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
         workers: Submitted calls that run at once on one device, unless `Config.submit_workers` says more.
@@ -83,6 +83,11 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             stage_engines=self.devices if self.kind == "stages" else None,
             stage_cores=None,
         )
+
+    @property
+    def calls_at_once(self) -> int:
+        """Submitted calls that run at once on all devices."""
+        return self.workers * (len(self.devices) if self.kind in ("replicas", "stages") else 1)
 
     @property
     def device_kinds(self) -> tuple[DeviceKind, ...]:

@@ -377,6 +377,20 @@ def test_factory_bundle_runs_at_once_and_gives_way(tmp_path: Path, bundles: dict
     device.end()
 
 
+def test_a_damaged_factory_bundle_is_a_problem_until_another_bundle_runs(
+    tmp_path: Path, bundles: dict[str, Bundle]
+) -> None:
+    for folder in ("state", "factory"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "factory" / "manifest.json").write_text("{}")
+    device = UpdatedDevice(tmp_path / "state", tmp_path / "factory")
+    wait_for(lambda: "[3001] manifest" in device.active.problem)
+    device.want(1, bundles["1"])
+    device.wait("active", 1)
+    assert device.active.problem == ""
+    device.end()
+
+
 def test_step_that_cannot_be_written_down_is_not_taken(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     state = running.folder / STATE_NAME
     state.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import shutil
@@ -40,15 +41,27 @@ from tests.worlds.hub import make_repository
 GROUP = "line"
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "hub", [GROUP, "other"])
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportedBundle]:
+    """A folder with a repository, a bundle, and the bundle's export."""
+    folder = tmp_path_factory.mktemp("shelf")
+    make_repository(folder / "hub", [GROUP, "other"])
+    bundle = make_bundle(folder / "bundle", ballast=200_000)
+    return folder, export(folder / "hub", bundle, group=GROUP, out=folder / "x.lsb")
 
 
 @pytest.fixture
-def exported(repository: Repository, tmp_path: Path) -> ExportedBundle:
-    bundle = make_bundle(tmp_path / "bundle", ballast=200_000)
-    return export(repository.folder, bundle, group=GROUP, out=tmp_path / "x.lsb")
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
+    """An empty repository; where a test has an `exported` bundle, a copy of that which published it."""
+    if "exported" not in request.fixturenames:
+        return make_repository(tmp_path / "hub", [GROUP, "other"])
+    shutil.copytree(request.getfixturevalue("shelf")[0], tmp_path, dirs_exist_ok=True)
+    return Repository.open(tmp_path / "hub")
+
+
+@pytest.fixture
+def exported(shelf: tuple[Path, ExportedBundle], repository: Repository) -> ExportedBundle:
+    return dataclasses.replace(shelf[1], path=repository.folder.parent / "x.lsb")
 
 
 def check(path: Path, repository: Repository, state: Path, *, group: str = GROUP, root: bytes | None = None) -> None:

@@ -86,6 +86,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "recipe: [2020] there is no recipe", status(recipe_problem="[2020] there is no recipe 'x'")),
         ("warning", "reduced service (images): 79 °C", status(degradation={"steps": ["images"], "reason": "79 °C"})),
         ("error", "no bundle to run", status(installed=None)),
+        ("error", "model.onnx has another size", status(installed=None, bundle_problem="model.onnx has another size")),
         ("error", "7 records are lost", status(lost=7)),
         ("warning", "5% of the frames", status(faults=50)),
         ("error", "missed 3 verdicts", status(line_io=[{"name": "serial", "missed": 3}])),

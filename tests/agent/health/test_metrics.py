@@ -16,6 +16,7 @@ from lineside_agent.config import MetricsConfig
 from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, serve
 from lineside_agent.health.result_statistics import OTHER_TYPES, TYPES_MAX, ResultStatistics
 from lineside_agent.line_io.events import Code
+from lineside_agent.screen import alarms
 from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
@@ -102,6 +103,7 @@ def test_results_are_counted_by_code_and_defect_type_with_their_latency(start_li
         main(["agent", "trigger", "--config", str(agent.config_path)])
     main(["agent", "trigger", "--config", str(agent.config_path), "--part", "A" * 129])
     wait_for(lambda: agent.status["results"]["codes"]["BAD_TRIGGER"] == 1)
+    assert {key for _, *keys in alarms._REFUSALS for key in keys} <= agent.status.keys()
     families = families_of(port)
     assert values_of(families["lineside_results"], "code") == {"PASS": 2, "REJECT": 1, "BAD_TRIGGER": 1}
     assert len(families["lineside_results"].samples) == len(Code) - 1, "a code is 0 before it occurs"

@@ -20,18 +20,20 @@ from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Reported, Up, decode
+from lineside_link.messages import Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
 from tests.worlds.hub import make_trusted_repository
+
+pytestmark = pytest.mark.peer
 
 ECHO_S = 0.5
 """Time that the connection stays up after the goodbye: an answer would come in a few milliseconds."""
 
 
 @pytest.fixture
-def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
+def hub(mosquitto: Broker, tmp_path: Path) -> Iterator[HubClient]:
     make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
@@ -39,7 +41,7 @@ def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
         camera=SimulatorCameraConfig(),
         inspect=InspectConfig(),
         root=tmp_path / "root.json",
-        link=embedded_broker.config("cam-1"),
+        link=mosquitto.config("cam-1"),
     )
     store = RecordStore(tmp_path)
     made = HubClient(config, "boot-1", store, threading.Event())
@@ -51,9 +53,9 @@ def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
 
 
 @pytest.fixture
-def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
+def ups(mosquitto: Broker) -> Iterator[list[bool]]:
     found: list[bool] = []
-    client = LinkClient(embedded_broker.config("listener"), "listener")
+    client = LinkClient(mosquitto.config("listener"), "listener")
     topic = Topics("t0").up("cam-1")
     client.subscribe(topic, lambda _, data: found.append(decode(data, Up).up))
     client.start()
@@ -84,10 +86,10 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
 
 
 def test_free_disk_is_reported_again_while_nothing_else_changes(
-    hub: HubClient, embedded_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    hub: HubClient, mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[int] = []
-    listener = LinkClient(embedded_broker.config("listener"), "listener")
+    listener = LinkClient(mosquitto.config("listener"), "listener")
     listener.subscribe(
         Topics("t0").reported("cam-1"), lambda _, data: reported.append(decode(data, Reported).free_bytes)
     )
@@ -115,3 +117,22 @@ def _also(hub: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
         heard.append(decode(payload, Up).up)
 
     return handle
+
+
+def test_two_agents_with_one_name_end_each_others_connection_and_say_why(hub: HubClient, mosquitto: Broker) -> None:
+    assert hub.client.wait_connected(60.0)
+    topic = Topics("t0").up("cam-1")
+    will = encode(Up(device="cam-1", up=False, boot_id="boot-2"))
+    other = LinkClient(mosquitto.config("cam-1"), "cam-1", will=(topic, will))
+    birth = encode(Up(device="cam-1", up=True, boot_id="boot-2"))
+
+    def announce() -> None:
+        other.publish(topic, birth, qos=1, retain=True)
+
+    other.on_connect(announce)
+    other.start()
+    try:
+        wait_for(lambda: hub.status()["name_conflicts"], what="the other agent, noticed")
+        assert "another agent (boot id boot-2) is connected as cam-1" in hub.status()["link_problem"]
+    finally:
+        other.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
+from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, RecipeTrigger, parse_config
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
@@ -31,7 +31,12 @@ from tests.peers.waiting import wait_for
 from tests.worlds.bundles import make_bundle
 
 STRICT = RecipeConfig(name="strict", inspect={"confidence_threshold": 0.5})
-LENIENT = RecipeConfig(name="lenient", number=7, inspect={"confidence_threshold": 0.95})
+LENIENT = RecipeConfig(
+    name="lenient",
+    number=7,
+    inspect={"confidence_threshold": 0.95},
+    trigger=RecipeTrigger(deadline_ms=30_000.0),
+)
 DOUBTFUL = np.full((96, 96, 3), 140, np.uint8)
 """Scores 0.88: a reject under `STRICT`, a pass under `LENIENT`."""
 
@@ -126,7 +131,7 @@ def test_a_changeover_changes_the_verdict_and_the_record_says_by_which_recipe(
     assert (second.verdict, second.recipe) == ("pass", "lenient")
     assert agent.ask(1) == ""
     assert agent.judge().recipe == "strict"
-    assert agent.told == [RecipeRuns("strict", 1), RecipeRuns("lenient", 7), RecipeRuns("strict", 1)]
+    assert agent.told == [RecipeRuns("strict", 1), RecipeRuns("lenient", 7, deadline_s=30.0), RecipeRuns("strict", 1)]
     assert agent.prepared == ["lenient", "strict"]
     assert agent.recipes.status()["changeovers"] == 2
 
@@ -146,7 +151,7 @@ def test_the_chosen_recipe_survives_a_restart(agents: list[RecipeAgent], tmp_pat
     assert agent.ask("lenient") == ""
     agent.end()
     agent.start()
-    assert agent.told == [RecipeRuns("lenient", 7)]
+    assert agent.told == [RecipeRuns("lenient", 7, deadline_s=30.0)]
     assert agent.judge().verdict == "pass"
 
 
@@ -271,11 +276,12 @@ def test_recipes_are_read_and_their_bundles_lie_beside_the_file() -> None:
     text = (
         f'{TRIGGER}[[recipe]]\nname = "a"\nbundle = "bundles/a"\n[recipe.inspect]\nconfidence_threshold = 0.4\n'
         '[recipe.camera]\nexposure_us = 800\n[recipe.gate]\ndelay_ms = 500\n[[recipe]]\nname = "b"\nnumber = 9\n'
-        "[recipe.camera]\nexposure_us = 900\n"
+        "[recipe.camera]\nexposure_us = 900\n[recipe.trigger]\ndeadline_ms = 250\n"
     )
     first, second = parse(text).recipe
     assert (first.name, first.bundle, first.camera.exposure_us) == ("a", Path("/etc/lineside/bundles/a"), 800.0)
     assert (second.number, second.gate) == (9, None)
+    assert (first.trigger.deadline_ms, second.trigger.deadline_ms) == (None, 250.0)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +296,17 @@ def test_recipes_are_read_and_their_bundles_lie_beside_the_file() -> None:
         ('[[recipe]]\nname = "a"\n[recipe.camera]\ngain = 3\n[[recipe]]\nname = "b"\n', "some set gain and others"),
         ('[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 300\n', r"\$\.recipe\[a\]\.gate needs \$\.gate"),
         (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ncounts = 300\n', "delay_ms alone"),
-        (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 30\n', "deadline_ms"),
+        (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 30\n', r"\$\.trigger\.deadline_ms, 100"),
+        ('[[recipe]]\nname = "a"\n[recipe.trigger]\ndeadline_ms = 300\n', r"\$\.recipe\[a\]\.trigger needs a trigger"),
+        (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.trigger]\ndeadline_ms = 0\n', r"trigger\.deadline_ms"),
+        (
+            f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.trigger]\ndeadline_ms = 301\n',
+            r"\$\.gate\.delay_ms.*\[a\]\.trigger",
+        ),
+        (
+            f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 500\n[recipe.trigger]\ndeadline_ms = 501\n',
+            r"\[a\]\.gate\.delay_ms.*\[a\]\.trigger\.deadline_ms, 501",
+        ),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused_with_their_path(text: str, message: str) -> None:

@@ -221,6 +221,17 @@ def test_a_camera_that_brings_nothing_in_time_is_a_lost_frame_with_its_name() ->
     assert (seen.source, seen.sequence, seen.part_id) == ("top+side", 3, "0.png")
 
 
+def test_without_a_time_of_their_own_cameras_have_half_of_the_parts_deadline() -> None:
+    frames = PartFrames(["top", "side"], threading.Event(), frame_timeout_s=None)
+    triggered_s = time.monotonic() - 40.0
+    frames.request(3, triggered_s)
+    frames.cameras[0].put(Frame(image=dark(), source="top"), wait=False)
+    seen = frames.wait_for_frame(3, triggered_s + 60.0)  # half of it is over
+    assert seen is not None
+    lost = [shot.reason for shot in seen.shots if isinstance(shot, LostFrame)]
+    assert lost == ["the camera gave no frame within 30000 ms of the trigger"] * 2
+
+
 def test_a_part_that_was_answered_meanwhile_gets_none() -> None:
     frames = PartFrames(["top", "side"], threading.Event(), frame_timeout_s=60.0)
     frames.request(3, time.monotonic())

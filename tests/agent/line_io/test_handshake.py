@@ -398,6 +398,20 @@ def test_recipe_ends_no_fault_of_another_kind() -> None:
     assert driver.state.fault is Fault.LATE
 
 
+def test_a_part_has_the_deadline_of_its_recipe() -> None:
+    driver = HandshakeDriver(HandshakeSettings(deadline_s=0.1))
+    driver.step(RecipeRuns("slow", 2, deadline_s=0.4))
+    driver.trigger()
+    driver.step(Tick(), 0.3)
+    assert driver.machine.counts.late == 0
+    driver.step(Tick(), 0.11)
+    assert driver.machine.counts.late == 1
+    driver.step(RecipeRuns("plain", 1))
+    driver.trigger(0.1)
+    driver.step(Tick(), 0.11)
+    assert driver.machine.counts.late == 2
+
+
 def test_gate_of_the_next_product_counts_from_its_first_part_on() -> None:
     driver = HandshakeDriver(HandshakeSettings(deadline_s=0.1, queue=2, gate=GateSettings(delay_s=1.0, pulse_s=0.05)))
     driver.trigger()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lineside_agent.screen.alarms import AlarmList, Condition, conditions
 
 QUIET: dict[str, Any] = {"models": [{"name": "a"}], "connected": True}
@@ -37,11 +39,22 @@ def test_a_line_that_is_not_ready_is_one_alarm_and_not_two() -> None:
     assert conditions(loading, has_hub=False, starting=True) == []
 
 
-def test_a_refused_bundle_is_named_with_the_reason() -> None:
-    status = QUIET | {"wanted": "surface-12@2.0.0", "error": "[3002] model.onnx is damaged"}
+@pytest.mark.parametrize(
+    ("alarm", "prefix", "error", "wanted"),
+    [
+        ("bundle_refused", "", "error", "surface-12@2.0.0"),
+        ("configuration_refused", "configuration_", "configuration_error", "config@0123456789ab"),
+        ("update_refused", "agent_", "agent_error", "lineside@0.2.0"),
+    ],
+)
+def test_what_was_refused_is_named_with_the_reason(alarm: str, prefix: str, error: str, wanted: str) -> None:
+    status = QUIET | {f"{prefix}state": "failed", f"{prefix}wanted": wanted, error: "[3002] damaged"}
     [found] = conditions(status, has_hub=True)
-    assert (found.key, found.detail) == ("bundle_refused", "surface-12@2.0.0: [3002] model.onnx is damaged")
-    assert conditions(status | {"wanted": None}, has_hub=True)[0].detail == "[3002] model.onnx is damaged"
+    assert (found.key, found.detail) == (alarm, f"{wanted}: [3002] damaged")
+    unnamed = status | {f"{prefix}state": "rolled_back", f"{prefix}wanted": None}
+    assert conditions(unnamed, has_hub=True)[0].detail == "[3002] damaged"
+    for under_way in ("fetching", "health_check"):  # tried again
+        assert conditions(status | {f"{prefix}state": under_way}, has_hub=True) == []
 
 
 def test_an_alarm_stays_until_it_is_over_and_acknowledged() -> None:

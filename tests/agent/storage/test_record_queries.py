@@ -89,6 +89,9 @@ def test_records_are_found_by_part_verdict_defect_bundle_and_time(
     assert numbers(capsys, station, "--defect", "pits") == [1, 2, 5]
     assert numbers(capsys, station, "--defect", "pits", "--limit", "2") == [2, 5]
     assert numbers(capsys, station, "--bundle", "surface") == [0, 4]
+    with pytest.raises(SystemExit):
+        numbers(capsys, station, "--limit", "-1")
+    assert "expected a number from 1, not '-1'" in capsys.readouterr().err
     assert numbers(capsys, station, "--bundle", "surface@2.0.0") == [4]
     assert numbers(capsys, station, "--with-frame") == [1, 2, 5, 7]
     since = "2027-01-15T10:00"  # two hours after the first one

@@ -3,7 +3,7 @@
 One JSON line a step on stdout: ``[index, name, "ours" | "bare", result]``; a line with the result ``"start"`` stands
 before each, so that a crash has a name. Our session is first. The bare engine's result is ``"not run"`` where ours
 passes, unless ``every`` is asked for; ``by_operator`` takes the first case of each set of operators. ``cases=FILE``
-keeps the cases in a file for the next child: onnx computes them anew in five seconds.
+keeps the chosen cases in a file for the next child: onnx computes them anew in five seconds.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ NOT_RUN = "not run"
 
 def main(engine: str, first: int, *, every: bool, by_operator: bool, kept: Path | None) -> None:
     logging.disable(logging.CRITICAL)
-    cases = _cases(kept)
-    if by_operator:
-        cases = list({_operators(case): case for case in reversed(cases)}.values())[::-1]
+    cases = _cases(kept, by_operator=by_operator)
     print(json.dumps(["count", len(cases)]), flush=True)
     for index, case in enumerate(cases):
         passed = False
@@ -50,16 +48,18 @@ def main(engine: str, first: int, *, every: bool, by_operator: bool, kept: Path 
             passed = result == "pass"
 
 
-def _cases(kept: Path | None) -> list[Any]:
-    """Returns onnx's node tests: those of the file if it is there."""
+def _cases(kept: Path | None, *, by_operator: bool) -> list[Any]:
+    """Returns the cases to run: those of the file if it is there."""
     if kept is not None and kept.exists():
         return list(pickle.loads(kept.read_bytes()))  # noqa: S301  written below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = load_model_tests(kind="node")
+        cases = list(load_model_tests(kind="node"))
+    if by_operator:
+        cases = list({_operators(case): case for case in reversed(cases)}.values())[::-1]
     if kept is not None:
         kept.write_bytes(pickle.dumps(cases))
-    return list(cases)
+    return cases
 
 
 def _operators(case: Any) -> frozenset[str]:

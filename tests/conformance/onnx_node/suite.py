@@ -38,7 +38,7 @@ def run(engine: str, *, every: bool = False, by_operator: bool = False, kept: Pa
         engine: One of `ENGINES`.
         every: Run all cases on the bare engine, too, and not only those that our session doesn't pass.
         by_operator: Run the first case of each operator, or set of operators, only: a seventh of all.
-        kept: A file that keeps onnx's cases for the next run.
+        kept: A file that keeps the chosen cases for the next run of the same kind.
     """
     options = [*["every"] * every, *["by_operator"] * by_operator, *([] if kept is None else [f"cases={kept}"])]
     found: dict[tuple[str, str], str] = {}

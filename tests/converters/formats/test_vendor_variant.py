@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from lineside_converters.bundles.packaging import next_version
 from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.reports.report import read_report
+from lineside_converters.thresholds.output import write_reading
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_runtime.bundle import Bundle, open_bundle
@@ -63,6 +65,27 @@ def test_what_can_be_run_here_goes_through_the_gates_into_a_new_bundle(old: Bund
     added = next(one for one in read_report(made.path).variants if one.name == "openvino-fp32")
     assert added.kept and added.latency_ms is not None and "correlation" in added.why
     assert {path.suffix for path in (opened.path / "openvino-fp32").iterdir()} == {".xml", ".bin"}
+    assert opened.manifest.version == next_version(old.manifest.version), (
+        "two bundles have no name and version in common"
+    )
+
+
+def test_every_other_file_stays_and_the_card_names_the_variant_before_the_thresholds(
+    old: Bundle, tmp_path: Path
+) -> None:
+    params = dict(old.manifest.postprocess.params)
+    decided = write_reading(
+        old, params, tmp_path / "decided", card="## Thresholds\n\nAs chosen.\n", files={"decision.json": b"{}"}
+    )
+    (tmp_path / "net.hef").write_bytes(b"what Hailo's compiler wrote")
+    made = add_variant(decided, VendorVariant(file=tmp_path / "net.hef", engine="hailo", kind="npu"), tmp_path / "new")
+    changed = {"model_card.md", "report.json", "report.html", "hailo-int8/net.hef"}
+    assert {name for name, entry in made.manifest.files.items() if decided.manifest.files.get(name) != entry} == changed
+    assert (
+        decided.manifest.files.keys() < made.manifest.files.keys() and made.manifest.golden == decided.manifest.golden
+    )
+    card = (made.path / "model_card.md").read_text()
+    assert card.index("hailo-int8") < card.index("## Thresholds") and card.endswith("As chosen.\n")
 
 
 @pytest.mark.parametrize("level", [0, 1])

@@ -72,7 +72,7 @@ def test_the_float_form_bounds_what_the_quantiser_bounded(tmp_path: Path, bound:
 
 def test_the_shipped_int8_detector_says_the_same_in_floats(tmp_path: Path) -> None:
     bundle = open_bundle(zoo.path("surface-12"))
-    variant = variant_named(bundle.manifest, "onnx-int8")  # that looks once
+    variant = variant_named(bundle.manifest, "onnx-int8")  # without test-time augmentation
     dequantize(bundle.file(variant.file), tmp_path / "float.onnx")
     said = [
         {entry.key for entry in onnx.load(path).metadata_props}

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from lineside_hub.config import HubConfig
+from lineside_hub.fleet.status import _device_warnings
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.results.database import EVENTS_STEP, Database, TimelineEvent
+from lineside_link.config import LinkConfig
 from lineside_link.messages import (
     BundleRef,
     ConfigRef,
@@ -149,6 +152,11 @@ def test_coming_and_going_is_told_by_boot(database: Database) -> None:
     up(database, False, "b2")
     assert [event.kind for event in database.events()] == ["up", "up", "down"]
     assert database.query("SELECT up FROM devices")[0]["up"] == 0
+    up(database, True, "b2")
+    config = HubConfig(folder="", link=LinkConfig("mqtt://127.0.0.1", "t"))
+    assert _device_warnings(database, config) == []
+    up(database, True, "b1")
+    assert "two agents connect as cam-01 in turn" in _device_warnings(database, config)[0]
 
 
 def test_nobody_speaks_for_another_device(database: Database) -> None:

@@ -19,6 +19,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
+from lineside_runtime.planning.selection import FRAMES_LEAST, ROUNDS_MIN
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -37,7 +38,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends after the fewest rounds that decide, whatever time they take on a busy machine."""
-    monkeypatch.setattr(planner, "ROUNDS_MAX", planner.ROUNDS_MIN)
+    monkeypatch.setattr(planner, "ROUNDS_MAX", ROUNDS_MIN)
 
 
 @pytest.fixture
@@ -79,16 +80,6 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
     assert slow.rounds < plan.measured[0].rounds  # it was not measured to the end
 
 
-def test_two_ways_are_compared_with_each_other_and_not_with_a_third_whose_frames_pile_up() -> None:
-    ways = ServingPlan(), ServingPlan(kind="device", devices=("one",)), ServingPlan(kind="device", devices=("other",))
-    times = (10.0, 10.0, 100.0), (5.0, 9.0, 9.0), (4.9, 8.0, 60.0)
-    configured, one, other = (
-        planner._Trial(way, scores_ms=dict(enumerate(some))) for way, some in zip(ways, times, strict=True)
-    )
-    assert planner._ratio(one, configured) < planner._ratio(other, configured)
-    assert planner._ratio(other, one) < 1 and planner._best([configured, one, other]) is other
-
-
 def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
     numpy_engine.slow_s["npu:0"] = 0.02
     bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
@@ -127,7 +118,7 @@ def test_the_time_that_is_given_ends_the_measuring_and_leaves_the_configuration(
     assert plan.chosen == ServingPlan()
     assert plan.why.endswith("there was no time to measure others")
     assert [one.rounds for one in plan.measured if not one.error] == [1]
-    loaded, piloted, timed = planner.WARM_CALLS + 1, 1, planner.TURN_CALLS + planner.FRAMES_LEAST
+    loaded, piloted, timed = planner.WARM_CALLS + 1, 1, 1 + FRAMES_LEAST
     assert numpy_engine.begun == {"gpu:0": loaded + piloted + timed}
 
 
@@ -141,6 +132,21 @@ def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
     refused = {str(one.plan): one.error for one in plan.measured if one.error}
     assert set(refused) == {"as configured", "replicas on numpy/gpu:0 and numpy/npu:0"}
     assert all("numpy/gpu:0 was tried in a process of its own" in error for error in refused.values())
+    assert set(numpy_engine.begun) == {"npu:0"}
+
+
+def test_replicas_are_on_the_devices_that_did_not_crash(
+    tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(9.0), device_kinds=("npu", "gpu", "cpu"))
+    config = Config(engines=("numpy", "ort"), threads=1, gpu_ratio=1.0)
+    monkeypatch.setenv(numpy_engine.DIES, "gpu:0")
+    plan = planned(bundle, MANY, config)
+    (together,) = (one for one in plan.measured if one.plan.kind == "replicas")
+    assert together.plan.devices == ("numpy/npu:0", "ort/cpu:0") and not together.error
+    with Session(bundle, config, plan=together.plan) as session:
+        numpy_engine.unplugged.add("npu:0")
+        assert {session.infer(X).used_device for _ in range(3)} == {"ort/cpu:0"}  # gpu:0 would end this process
     assert set(numpy_engine.begun) == {"npu:0"}
 
 

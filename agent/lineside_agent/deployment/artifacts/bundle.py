@@ -148,8 +148,8 @@ class BundleArtifact(Artifact[BundleMachine]):
             return Started(reference(self._slots.open(FACTORY)), FACTORY)
         except LinesideError as error:
             if self._slots.has_factory:
-                why = missing_bundle(self._slots.bundle_path(FACTORY)) or error
-                log.error("the bundle that agent.toml names can't be used: %s", why)
+                self.active.problem = missing_bundle(self._slots.bundle_path(FACTORY)) or str(error)
+                log.error("the bundle that agent.toml names can't be used: %s", self.active.problem)
             return Started()
 
     def restore(self, slot: str | None) -> None:

@@ -84,10 +84,10 @@ def bundle_files(name: str) -> dict[str, bytes]:
 def tree_wheel(folder: Path, version: str, changes: Mapping[str, bytes] | None = None) -> Path:
     """lineside's wheel of this tree under another version, with some files exchanged or added.
 
-    It holds the agent, and what is changed. The other packages, and what all need, are found where this process finds
-    them, by a ``.pth`` file: pip takes a second to unpack and compile them.
+    It holds the packages that are changed. The others, and what all need, are found where this process finds them, by a
+    ``.pth`` file: pip takes seconds to unpack and compile them.
     """
-    held = {"lineside", "lineside_agent", *(name.partition("/")[0] for name in changes or {})}
+    held = {name.partition("/")[0] for name in changes or {}}
     files = {name: data for name, data in tree_files().items() if name.partition("/")[0] in held}
     places = {str(ROOT / place) for package, place in DEVICE_PACKAGES.items() if package not in held}
     places |= {sysconfig.get_paths()["purelib"], *(p for p in sys.path if p.endswith("site-packages"))}

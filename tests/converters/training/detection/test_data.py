@@ -179,7 +179,20 @@ def test_a_coco_folder_becomes_a_bundle_that_evaluate_and_inspect_take(
     run, data = tmp_path / "run", tmp_path / "parts"
     shutil.copytree(coco, data)
     said = ["--data", str(data), "--out", str(run), "--canvas", "64", "--canvas-sizes", "64,96", "--balance", "0.5"]
-    more = ["--epochs", "2", "--batch", "8", "--evaluate-every", "1", "--threads", "1", "--held-share", "0.2"]
+    more = [
+        "--architecture",
+        "lite0-short@16",
+        "--epochs",
+        "2",
+        "--batch",
+        "8",
+        "--evaluate-every",
+        "1",
+        "--threads",
+        "1",
+        "--held-share",
+        "0.2",
+    ]
     assert main(["train", "detector", *said, *more, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["held_map50"].keys() == {"parts"}
     facts = json.loads((run / "training.json").read_text())

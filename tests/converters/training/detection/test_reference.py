@@ -52,7 +52,7 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(boards: Path, out: Path, **more: Any) -> DetectorConfig:
     common: dict[str, Any] = {"epochs": 1, "batch": 4, "canvas_px": 96, "threads": 1, "held_share": 0.3}
-    common |= {} if "start" in more else {"architecture": "lite0@16"}
+    common |= {} if "start" in more else {"architecture": "lite0-short@16"}
     return DetectorConfig(data=(boards,), out=out, reference=True, **(common | {"evaluate_every": 1} | more))
 
 

@@ -60,7 +60,7 @@ def settings(folders: Folders, out: Path, **more: Any) -> DetectorConfig:
         "pcb_share": 0.5,
     }
     common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
-    common |= {} if "start" in more else {"architecture": "lite0@16"}
+    common |= {} if "start" in more else {"architecture": "lite0-short@16"}
     return DetectorConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
@@ -170,7 +170,7 @@ def test_a_start_of_another_kind_nothing_to_resume_and_a_loss_without_a_number_a
 def test_small_defects_pull_the_scores_off_the_prior() -> None:
     """Plain cross-entropy left them there for whole trainings: the highest score has to rise, and on the defect."""
     torch.manual_seed(0)
-    model = pretrained_detector(len(LABELS))
+    model = pretrained_detector(len(LABELS), channels=32, short=True)
     model.trunk.freeze_early()
     rng = np.random.default_rng(0)
     pictures = []

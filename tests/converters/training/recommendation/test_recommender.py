@@ -257,3 +257,6 @@ def test_the_command_line_trains_and_recommends(
     found = json.loads(capsys.readouterr().out)
     assert len(found["recommendations"]) == 2
     assert found["unknown"] == ["nix"]
+    described = ("--candidates", "i1-2", "new", "typo", "--attributes", "new=a")
+    assert main(["recommend", str(out / "bundle"), "--history", "i1-1", *described, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == ["typo"]

@@ -1,8 +1,8 @@
-"""What `test_arm64.py` runs, once here and once under emulation: prints one JSON object.
+"""What `test_arm64_engines.py` runs, once here and once under emulation: prints one JSON object.
 
-Each ONNX variant of the shipped INT8 bundle on an input, as both machines must have the very same one.
+Each ONNX variant of the shipped INT8 detectors on an input, as both machines must have the very same one.
 
-python on_arm64.py INPUT.npy
+python variants_on_arm64.py INPUT.npy
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from lineside_models import zoo
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import open_bundle
 
+DETECTORS = ("surface-12", "surface-starter")
+
 
 def figures(given_file: str) -> dict[str, Any]:
     """Returns what this machine makes of an input, ready for JSON."""
@@ -34,12 +36,14 @@ def figures(given_file: str) -> dict[str, Any]:
     encoded, jpeg = cv2.imencode(".jpg", frame)
     tensor, _ = prepare(frame, bundle.manifest.preprocess)
     given = np.load(given_file)
-    variants = [one.name for one in bundle.manifest.variants if one.format == "onnx"]
     outputs = {}
-    for name in variants:
-        with Session(bundle.path, Config(engines=("ort",), threads=1, variant=name)) as session:
-            found = session.predict({bundle.manifest.preprocess.input: given})
-            outputs[name] = {output: np.array(value, np.float64) for output, value in found.items()}
+    for detector in map(open_bundle, map(zoo.path, DETECTORS)):
+        for name in (one.name for one in detector.manifest.variants if one.format == "onnx"):
+            with Session(detector.path, Config(engines=("ort",), threads=1, variant=name)) as session:
+                found = session.predict({detector.manifest.preprocess.input: given})
+            outputs[f"{detector.manifest.name} {name}"] = {
+                output: np.array(value, np.float64) for output, value in found.items()
+            }
     decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if encoded else None
     return {
         "machine": platform.machine(),
