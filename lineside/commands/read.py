@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lineside.console import inform, print_json, show
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
     from lineside_models.nlp.document import Document, DocumentReport
@@ -139,4 +140,5 @@ def _show(report: DocumentReport) -> None:
         show(f"{one.type:<24} {value:<28} {one.score:4.2f}  {where}".rstrip())
     for item in report.review:
         show(f"LOOK AT  {item.field}: {item.reason.replace('_', ' ')}: {item.text}")
-    inform(f"{len(report.entities)} values, {len(report.relations)} relations, {len(report.review)} to look at")
+    found = f"{counted(len(report.entities), 'value')}, {counted(len(report.relations), 'relation')}"
+    inform(f"{found}, {len(report.review)} to look at")

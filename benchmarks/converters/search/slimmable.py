@@ -47,7 +47,8 @@ SIDE, EPOCHS, BATCH = scaled((64, 40, 32), smoke=(32, 1, 8))
 RESNET_WIDTH = scaled(None, smoke=0.25)
 """Of a ResNet-18 in place of an EfficientNet-Lite0: its groups are found sooner."""
 CALIBRATED_ON = 24
-AT_ONCE = 1
+AT_ONCE = 2
+"""Trainings whose cost is not compared; the others run one at a time, as a neighbour takes their caches."""
 LOOK = ClassifierInput(SIDE)
 BARS = {"points": 1.0, "cost": 1.5, "size": 1.1}
 
@@ -75,12 +76,12 @@ def fold_folder(number: int) -> Path:
     return target
 
 
-def train_all(widths: Sequence[tuple[float, ...]]) -> None:
-    """Trains what is missing for each fold, two networks at once."""
+def train_all(widths: Sequence[tuple[float, ...]], *, at_once: int) -> None:
+    """Trains what is missing for each fold."""
     for fold in FOLDS:
         fold_folder(fold)
     jobs = [(fold, each) for each in widths for fold in FOLDS]
-    with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in [pool.submit(trained, *job) for job in jobs]:
             future.result()
 
@@ -186,7 +187,8 @@ def run() -> dict[str, Any]:
     HOME.mkdir(parents=True, exist_ok=True)
     found: dict[float, tuple[list[bool], list[bool]]] = {width: ([], []) for width in WIDTHS}
     costs: list[tuple[float, float]] = []
-    train_all([WIDTHS, (), *((width,) for width in WIDTHS if width != 1)])
+    train_all([WIDTHS, ()], at_once=1)
+    train_all([(width,) for width in WIDTHS if width != 1], at_once=AT_ONCE)
     for fold in FOLDS:
         slim, ordinary = trained(fold, WIDTHS), trained(fold, ())
         costs.append((slim["cpu_s"], ordinary["cpu_s"]))

@@ -268,8 +268,12 @@ def answering(module: nn.Module) -> set[str]:
 
 
 @torch.no_grad()
-def count_norms_again(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Re-estimates the statistics of all batch norms: a plain average over the batches."""
+def count_norms_again(module: nn.Module, batches: Iterable[Tensor], *, through: nn.Module | None = None) -> None:
+    """Re-estimates the statistics of all batch norms: a plain average over the batches.
+
+    Args:
+        through: Computes the answers of the module, if they are not those of its own weights.
+    """
     norms = [found for found in module.modules() if isinstance(found, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -277,7 +281,7 @@ def count_norms_again(module: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = None
     module.train()
     for batch in batches:
-        module(batch)
+        (through or module)(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()

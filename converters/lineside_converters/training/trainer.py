@@ -35,6 +35,8 @@ from lineside_converters.training.run_folder import check_run_folder, new_folder
 from lineside_converters.training.settings import TrainingSettings
 from lineside_converters.training.slimmable.network import SlimmableNetwork
 from lineside_converters.training.slimmable.training import (
+    WIDEST_FIRST,
+    begin_narrower,
     export_widths,
     figures_by_width,
     plain_name,
@@ -160,16 +162,21 @@ class Trainer(abc.ABC, Generic[S, O, R]):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Returns the loss of a network on a batch."""
         if isinstance(model, SlimmableNetwork) and len(model.widths) > 1:
-            return sandwich_loss(
-                model,
-                batch,
-                self.objective,
-                self.outputs,
-                postprocess=self.postprocess,
-                step=self.run.step,
-                steps=self.config.epochs * self.objective.epoch_steps,
-            )
+            return self._loss_of_widths(model, batch)
         return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
+
+    def _loss_of_widths(self, model: SlimmableNetwork, batch: Any) -> Tensor:
+        if not model.is_narrowed:
+            config, run = self.config, self.run
+            done = run.step / (config.epochs * self.objective.epoch_steps)
+            if config.minutes is not None:
+                done = max(done, run.elapsed_s / (60 * config.minutes))
+            if done < WIDEST_FIRST:
+                return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
+            begin_narrower(run, self.first_inputs(), postprocess=self.postprocess, seed=config.seed)
+        return sandwich_loss(
+            model, batch, self.objective, self.outputs, postprocess=self.postprocess, step=self.run.step
+        )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns the figures of a network on the held-out share; of several widths, those of each."""

@@ -41,9 +41,9 @@ def order_channels(
     with torch.no_grad():
         before = as_tuple(module.eval()(example))
         for group in groups:
-            order = ranks[group.name].argsort(descending=True, stable=True)
+            order = order_of(ranks[group.name])
             for layer, axis in layers[group.name]:
-                _permute(layer, axis, order)
+                sort_layer(layer, axis, order)
         after = as_tuple(module(example))
     for wanted, found in zip(before, after, strict=True):
         difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1.0))
@@ -56,9 +56,19 @@ def order_channels(
             )
 
 
-def _permute(layer: nn.Module, axis: int, order: Tensor) -> None:
+def order_of(ranks: Tensor) -> Tensor:
+    """Returns the channels by their ranks, the most important first."""
+    return ranks.argsort(descending=True, stable=True)
+
+
+def sort_layer(layer: nn.Module, axis: int, order: Tensor) -> None:
     """Sorts the tensors of a layer along its output channels (axis 0) or its input channels (axis 1)."""
     tensors = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
     for tensor in tensors.values():
-        if tensor.ndim > axis and (axis == 1 or tensor.shape[0] == len(order)):
-            tensor.copy_(tensor.index_select(axis, order))
+        sort_tensor(tensor, axis, order)
+
+
+def sort_tensor(tensor: Tensor, axis: int, order: Tensor) -> None:
+    """Sorts a tensor in place along its output channels (axis 0) or its input channels (axis 1), if it has them."""
+    if tensor.ndim > axis and (axis == 1 or tensor.shape[0] == len(order)):
+        tensor.copy_(tensor.index_select(axis, order))

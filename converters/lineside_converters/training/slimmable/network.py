@@ -7,17 +7,21 @@ channels are others (Yu et al., "Slimmable neural networks", arXiv:1812.08928).
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 from typing_extensions import Self
 
-from lineside_converters.pruning.channel_groups import ChannelGroup, remove
+from lineside_converters.distillation.losses import distillation_loss_for
+from lineside_converters.pruning.channel_groups import ChannelGroup, layers_of, remove
+from lineside_converters.pruning.sensitivity import rank_channels
 from lineside_converters.pruning.torch_graph import count_norms_again
 from lineside_converters.training.objective import Outputs, as_tuple
-from lineside_converters.training.slimmable.channel_order import channels_at
+from lineside_converters.training.slimmable.channel_order import channels_at, order_of, sort_layer, sort_tensor
 
 
 class SlimmableNetwork(nn.Module):
@@ -49,6 +53,10 @@ class SlimmableNetwork(nn.Module):
         self.norms = nn.ModuleDict()
         self._forms: dict[float, nn.Module] = {}
         self._frozen = ""
+        self._groups = [dataclasses.replace(each, width=channels_at(widths[0], each.width)) for each in groups]
+        self._layers = _layer_names(self.full, example, self._groups)
+        self.narrowed: Tensor
+        self.register_buffer("narrowed", torch.zeros((), dtype=torch.int64))
         for width in widths[1:]:
             form = _at(whole, example, groups, width)
             norms = {name: found for name, found in form.named_modules() if isinstance(found, nn.BatchNorm2d)}
@@ -89,6 +97,55 @@ class SlimmableNetwork(nn.Module):
         """Estimates the statistics of all batch norms on inputs, before any training."""
         for form in (self.full, *self._forms.values()):
             count_norms_again(form, inputs)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether `narrow` has begun the narrower networks."""
+        return bool(self.narrowed)
+
+    def orders(self, inputs: Sequence[Tensor], *, postprocess: str, seed: int) -> dict[str, Tensor]:
+        """Returns the channels of each group by their importance to the widest network, the most important first.
+
+        Args:
+            postprocess: Name of the decoder of the outputs.
+        """
+        parameters = list(self.full.parameters())
+        trained = [parameter.requires_grad for parameter in parameters]
+        self.full.requires_grad_(True)
+        with torch.no_grad():
+            loss = distillation_loss_for(postprocess, as_tuple(self.full.eval()(inputs[0][:1])))
+        ranks = rank_channels(self.full, self._groups, inputs, loss, seed=seed)
+        for parameter, was in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(was)
+        return {name: order_of(each) for name, each in ranks.items()}
+
+    @torch.no_grad()
+    def narrow(
+        self, orders: Mapping[str, Tensor], inputs: Sequence[Tensor], optimizer: Optimizer | None = None
+    ) -> None:
+        """Sorts the channels of the widest network, and begins the narrower ones as its first channels.
+
+        Args:
+            orders: By group, its channels in their new order.
+            inputs: Batches for the statistics of the narrower networks' batch norms.
+            optimizer: Whose state of the weights is sorted as well.
+        """
+        for group, layers in self._layers.items():
+            for name, axis in layers:
+                layer = self.full.get_submodule(name)
+                sort_layer(layer, axis, orders[group])
+                if optimizer is not None:
+                    for parameter in layer.parameters(recurse=False):
+                        for value in optimizer.state.get(parameter, {}).values():
+                            sort_tensor(value, axis, orders[group])
+        for width, form in self._forms.items():
+            for name, norm in form.named_modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    whole = self.full.get_submodule(name).state_dict()
+                    for which, value in norm.state_dict().items():
+                        value.copy_(whole[which][: len(value)] if value.ndim else whole[which])
+            count_norms_again(form, inputs, through=NetworkAt(self, width))
+        self.narrowed.fill_(1)
 
     def form(self, width: float) -> nn.Module:
         """Returns a copy of the network at a width, with weights of its own, in evaluation mode."""
@@ -139,6 +196,12 @@ def narrow_copy(
     made = copy.deepcopy(full)
     remove(made, example, {each.name: list(range(channels[each.name], each.width)) for each in groups})
     return made
+
+
+def _layer_names(full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup]) -> dict[str, list[tuple[str, int]]]:
+    names = {id(layer): name for name, layer in full.named_modules()}
+    layers = layers_of(full, example, groups)
+    return {group: [(names[id(layer)], axis) for layer, axis in found] for group, found in layers.items()}
 
 
 def _at(full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], width: float) -> nn.Module:

@@ -1,11 +1,13 @@
 """Training of several widths at once.
 
-Each step trains the narrowest network and, in turn, the widest one, the next one, or neither of them (a sandwich rule
-after Yu and Huang, arXiv:1903.05134). The ones between are trained in turn in the steps of the widest one. All see the
-whole batch: half of it costs two thirds of the time, as weights are many and pictures few. All learn from the
-annotations. From a third of the epochs on, when the wide ones are good teachers, the narrower ones of a step learn from
-the answers of its widest one too (in-place distillation). The benchmark `search.slimmable` measures what a training of
-four widths costs in terms of one of the widest.
+In the first quarter of a training the widest network learns alone. Then its channels are ordered by how much they
+matter to its answers, and the narrower ones begin as its first channels (progressive shrinking after Cai et al.,
+arXiv:1908.09791): a network that has learnt is a better start than one of ImageNet that lost channels. From then on
+each step trains the widest one or the next one, and one or two of the others (a sandwich rule after Yu and Huang,
+arXiv:1903.05134). All see the whole batch: half of it costs two thirds of the time, as weights are many and pictures
+few. All learn from the annotations, and the narrower ones of a step from the answers of its widest one too (in-place
+distillation). The benchmark `search.slimmable` measures what a training of four widths costs in terms of one of the
+widest.
 """
 
 from __future__ import annotations
@@ -20,19 +22,17 @@ from torch import Tensor, nn
 from lineside_converters.distillation.losses import DistillationLoss, distillation_loss_for
 from lineside_converters.pruning.channel_groups import find_groups
 from lineside_converters.pruning.sensitivity import rank_channels
+from lineside_converters.training.checkpoints import TrainingRun
 from lineside_converters.training.objective import LabelledObjective, Outputs, as_tuple
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import NetworkAt, SlimmableNetwork
 from lineside_converters.training.slimmable.settings import graph_of
 
-TURNS = (0, 1, None, 0, 1)
-"""Which of the two widest networks the steps train in turn; ``None``: neither."""
+WIDEST_FIRST = 1 / 4
+"""Share of a training in which the widest network learns alone."""
 
 DISTILLED = 0.5
 """Weight of the distance from the answers of a step's widest network."""
-
-DISTILLED_FROM = 1 / 3
-"""Share of the epochs after which the narrower networks of a step learn from its widest one."""
 
 RANK_BATCHES = 4
 
@@ -78,17 +78,39 @@ def plain_name(name: str) -> str:
 def widths_of_step(widths: Sequence[float], step: int) -> tuple[float, ...]:
     """Returns the widths that a step trains, the widest first.
 
+    Of three steps one trains the widest network and two the next one, as it began later. Two of the others are in the
+    first and the third step, in turn, and one of them, but for the narrowest, is in the second.
+
     Args:
         widths: Those of the network, falling; two or more.
     """
-    *others, narrowest = widths
-    turn = TURNS[step % len(TURNS)]
-    if turn is None:
-        return (narrowest,)
-    widest, between = others[turn % len(others)], others[2:]
-    if widest != others[0] or not between:
-        return widest, narrowest
-    return widest, between[step % len(between)], narrowest
+    widest, following, *others = widths
+    cycle, at = divmod(step, 3)
+    wide = following if at else widest
+    if not others:
+        return (following,) if at else (widest, following)
+    if at == 1:
+        return wide, others[cycle % max(1, len(others) - 1)]
+    first = 4 * cycle + at
+    chosen = {others[number % len(others)] for number in (first, first + 1)}
+    return wide, *sorted(chosen, reverse=True)
+
+
+def begin_narrower(run: TrainingRun, inputs: Sequence[Tensor], *, postprocess: str, seed: int) -> None:
+    """Orders the channels of a run's network by importance, as it is now, and begins the narrower ones from it.
+
+    Args:
+        run: Of a `SlimmableNetwork`; its average and the optimiser's state get the same order.
+        inputs: Batches that the channels are ranked on.
+        postprocess: Name of the decoder of the outputs.
+    """
+    network, averaged = run.model, run.ema.module
+    if not (isinstance(network, SlimmableNetwork) and isinstance(averaged, SlimmableNetwork)):
+        raise TypeError(f"a run of a {type(network).__name__} has one width")
+    orders = averaged.orders(inputs[:RANK_BATCHES], postprocess=postprocess, seed=seed)
+    network.narrow(orders, inputs, run.optimizer)
+    averaged.narrow(orders, inputs)
+    network.train()
 
 
 def sandwich_loss(
@@ -99,7 +121,6 @@ def sandwich_loss(
     *,
     postprocess: str,
     step: int,
-    steps: int,
 ) -> Tensor:
     """Returns the loss of a step: the sum of those of the widths that it trains.
 
@@ -107,7 +128,6 @@ def sandwich_loss(
         answer: Computes a network's outputs.
         postprocess: Name of the decoder of the outputs.
         step: Number of the step; chooses the widths.
-        steps: Steps of all epochs.
     """
     widest, *narrower = widths_of_step(network.widths, step)
     outputs = answer(NetworkAt(network, widest), objective.images(batch))
@@ -116,9 +136,7 @@ def sandwich_loss(
     loss: DistillationLoss = distillation_loss_for(postprocess, teacher)
     for width in narrower:
         found = answer(NetworkAt(network, width), objective.images(batch))
-        total = total + objective.true_loss(found, batch)
-        if step >= DISTILLED_FROM * steps:
-            total = total + DISTILLED * loss.loss(found, teacher)
+        total = total + objective.true_loss(found, batch) + DISTILLED * loss.loss(found, teacher)
     return total
 
 

@@ -108,10 +108,33 @@ def test_the_first_channels_are_the_most_important_ones_and_are_shared() -> None
     assert gradient[16:].abs().sum() == 0, "the narrower network trains its own channels alone"
 
 
+def test_the_narrower_networks_begin_as_the_first_channels_of_the_trained_widest_one() -> None:
+    net, images = Blocks(), bars(8, 1)[0]
+    net.requires_grad_(True)
+    slim = SlimmableNetwork(net, images[:1], find_groups(net, images[:1]).groups, (1.0, 0.5))
+    optimizer = torch.optim.AdamW(slim.parameters(), lr=1e-2)
+    for _ in range(3):
+        as_tuple(slim.train()(images))[0].square().sum().backward()
+        optimizer.step()
+    for parameter in net.parameters():
+        optimizer.state[parameter]["exp_avg"].copy_(parameter)
+    before, first = net.eval()(images).detach(), net.get_parameter("wide.0.weight").detach().clone()
+    orders = slim.orders([images], postprocess="classification", seed=0)
+    slim.narrow(orders, [images], optimizer)
+    assert slim.is_narrowed
+    assert torch.allclose(net.eval()(images), before, atol=1e-5), "another order computes the same"
+    assert not torch.equal(net.get_parameter("wide.0.weight"), first)
+    for parameter in net.parameters():
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], parameter), "its average moved with a weight"
+    for name, found in slim.form(0.5).named_modules():
+        if isinstance(found, torch.nn.BatchNorm2d):
+            assert torch.equal(found.weight, net.get_parameter(f"{name}.weight")[: len(found.weight)])
+
+
 def test_steps_train_the_widths_in_turn_and_no_width_is_left_out() -> None:
-    turns = [widths_of_step((1.0, 0.75, 0.5, 0.35), step) for step in range(5)]
-    assert turns == [(1.0, 0.5, 0.35), (0.75, 0.35), (0.35,), (1.0, 0.5, 0.35), (0.75, 0.35)]
-    assert [widths_of_step((1.0, 0.5), step) for step in range(3)] == [(1.0, 0.5), (1.0, 0.5), (0.5,)]
+    turns = [widths_of_step((1.0, 0.75, 0.5, 0.35), step) for step in range(4)]
+    assert turns == [(1.0, 0.5, 0.35), (0.75, 0.5), (0.75, 0.5, 0.35), (1.0, 0.5, 0.35)]
+    assert [widths_of_step((1.0, 0.5), step) for step in range(3)] == [(1.0, 0.5), (0.5,), (0.5,)]
     for count in range(2, WIDTHS_MAX + 1):
         widths = tuple(1 - number / 10 for number in range(count))
         assert {width for step in range(30) for width in widths_of_step(widths, step)} == set(widths)
