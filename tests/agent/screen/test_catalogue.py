@@ -29,7 +29,7 @@ def test_every_text_of_page_and_alarms_is_in_the_catalogue_and_used() -> None:
     page = (STATIC / "index.html").read_text()
     python = Path(alarms.__file__).read_text()
     raised = set(re.findall(r'_condition\("(\w+)"', python)) | set(
-        re.findall(r'\("([a-z_]+)", "\w*", "[FCSM]", ', python)
+        re.findall(r'\("([a-z_]+)", (?:"\w*", "[FCSM]", |"\w*state", )', python)
     )
     used = {f"alarm_{key}" for key in raised} | {f"component_{name}" for name in alarms.COMPONENTS}
     used |= set(re.findall(r'data-(?:t|label)="(\w+)"', page))
