@@ -248,7 +248,7 @@ def _link(observed: Examination) -> Iterator[BoardFinding]:
     elif observed.status and not observed.status.get("connected"):
         reason = observed.status.get("link_problem") or "it doesn't say why"
         yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
-    elif observed.status.get("link_problem"):
+    elif observed.status.get("link_problem") and not observed.status.get("name_conflicts"):
         yield _error(observed.status["link_problem"], "See that the hub runs; check the access list: lineside hub acl.")
     if observed.status.get("outbox_pending", 0) > OUTBOX_MANY:
         what = f"{observed.status['outbox_pending']} records wait for the hub"

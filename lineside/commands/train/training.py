@@ -218,7 +218,7 @@ def line_of(progress: TrainingProgress) -> str:
     """Returns the progress as a line."""
     held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
     return (
-        f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
+        f"epoch {progress.epoch + 1}  step {progress.step + 1} of {progress.steps}  loss {progress.loss:.3f}  "
         f"rate {progress.learning_rate:.1e}  {progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
     )
 
