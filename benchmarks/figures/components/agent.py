@@ -117,7 +117,7 @@ def agent_start(found: Value) -> str:
     """Start of the process to the first verdict."""
     bars = found["bar"]
     of_most = bars["first_verdict_s"].number
-    of_median = bars["first_verdict_median_s"].number if "first_verdict_median_s" in bars else 0.5
+    of_median = bars["first_verdict_median_s"].number
     rows = []
     for key, what in BUNDLES.items():
         for size in ("200x200", "640x480"):
