@@ -6,8 +6,10 @@ around each image's largest box; 64 pixels, grey, 13 classes. The val folds are 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -25,7 +27,7 @@ from benchmarks.converters.pruning.common import (
     pruning_optimizer,
 )
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, pruned_forms, speedups
-from benchmarks.smoke import SMOKE, scaled
+from benchmarks.smoke import scaled
 from lineside_converters.data.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
 from lineside_converters.loading.source import open_source
@@ -56,8 +58,11 @@ TARGET = scaled("x86", smoke="rpi5")
 
 BARS = {"int8": 5.0, "drop": 1.0}
 
-if SMOKE:  # takes the first widths, however fast they are: each measurement exports and quantizes two networks
-    structured.CLOSE_ENOUGH, structured.TOO_MUCH, structured.SURPRISE = 0.0, 99.0, 99.0
+WIDTH_SEARCH: contextlib.AbstractContextManager[Any] = scaled(
+    contextlib.nullcontext(), smoke=mock.patch.multiple(structured, CLOSE_ENOUGH=0.0, TOO_MUCH=99.0, SURPRISE=99.0)
+)
+"""In a smoke run the first widths are taken, however fast they are: each measurement exports and quantizes two
+networks."""
 
 
 def progress(name: str) -> Any:
@@ -128,7 +133,8 @@ def optimizer(teacher: ClassifierResult) -> Optimizer:
 def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
     teacher = trained()
-    pruned, pruning = pruned_forms(optimizer(teacher))
+    with WIDTH_SEARCH:
+        pruned, pruning = pruned_forms(optimizer(teacher))
     source = open_source(teacher.onnx, HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
     whole = unpruned.train_control(
