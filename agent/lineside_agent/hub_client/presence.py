@@ -42,7 +42,7 @@ class Presence:
 
     Attributes:
         name_conflicts: How often another agent was seen under this device's name.
-        conflict: That it was, until a connection has stood for `REPEAT_S`; otherwise ``None``.
+        conflict: Error that names the other agent, until a connection has lasted for `REPEAT_S`; otherwise ``None``.
     """
 
     def __init__(self, client: LinkClient, topics: Topics, config: AgentConfig, boot_id: str) -> None:
@@ -75,9 +75,10 @@ class Presence:
     def received(self, _topic: str, payload: bytes) -> None:
         """Takes a birth or goodbye under this device's name.
 
-        What is retained from an earlier start arrives before the own birth, and is no conflict. Of two agents with one
-        name the broker ends the connection of the first: whenever one connects, it finds what the other has left. Once
-        this may also come of a broker that was killed and has read an older file.
+        A message that is retained from an earlier start arrives before the own birth, and is no conflict. Of two agents
+        with one name the broker ends the connection of the first, so that each finds the other's message whenever it
+        connects. A conflict is counted from the second such message on: a broker that was killed may deliver one
+        message of an earlier start again.
         """
         if not payload:
             return

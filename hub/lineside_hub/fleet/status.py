@@ -111,11 +111,11 @@ def warnings(folder: Path | str) -> list[str]:
     Raises:
         InputNotFoundError: There is no repository.
     """
-    full = []
+    devices = []
     if (Path(folder) / DATABASE_NAME).is_file():
         with Database.open(Path(folder)) as database:
-            full = _device_warnings(database, folder_config_or_default(folder))
-    return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), full)
+            devices = _device_warnings(database, folder_config_or_default(folder))
+    return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), devices)
 
 
 _SHARED_NAMES = """

@@ -1,4 +1,4 @@
-"""Decide which ways of serving are timed on, how many frames they are given, and which of them is chosen.
+"""Decide which ways of serving are timed further, how many frames they are given, and which of them is chosen.
 
 It holds no session and reads no clock: the planner times the ways, and asks here after each round.
 """
@@ -73,7 +73,7 @@ Way = TypeVar("Way", bound=TimedWay)
 
 
 def promising(ways: Sequence[Way], objective: Objective, left_s: float) -> list[Way]:
-    """Returns the ways that there is time to time: the configured one, and the fastest of the pilot.
+    """Returns the ways that the time left suffices for: the configured one, and the fastest of the pilot.
 
     Args:
         ways: The configured one first.
@@ -99,7 +99,7 @@ def frames_of_round(running: Sequence[TimedWay], number: int, objective: Objecti
 
 
 def left_after(running: Sequence[Way], rounds: int) -> list[Way]:
-    """Returns the ways that are timed on after so many rounds: the first one, and those that may be the fastest.
+    """Returns the ways that are timed further after so many rounds: the first one, and those that may be the fastest.
 
     Args:
         running: The configured one first, unless it can't serve.
