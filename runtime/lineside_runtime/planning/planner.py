@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from lineside_runtime.benchmark.machine import conditions, remarks
 from lineside_runtime.benchmark.measurement.input_data import noise
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
-from lineside_runtime.errors import LinesideError, NoDeviceError
+from lineside_runtime.errors import ConfigError, LinesideError, NoDeviceError
 from lineside_runtime.planning.alternatives import alternatives
 from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
@@ -53,7 +54,6 @@ from lineside_runtime.planning.selection import (
 from lineside_runtime.serving.candidates import engine_of
 from lineside_runtime.serving.plan_file import core_count, machine_name
 from lineside_runtime.serving.serving_plan import (
-    AS_CONFIGURED,
     MeasuredAlternative,
     Objective,
     PlacementPlan,
@@ -93,19 +93,22 @@ def plan_placement(
         objective: `Objective()` if ``None``.
         feeds: Real inputs, array by input name, given in turn; empty for noise in the shape of one frame.
         inputs: Where they came from, for the plan.
-        limit_s: Seconds after which nothing further is loaded or measured; a call that is under way is finished.
+        limit_s: Seconds above 0, after which nothing further is loaded or measured; a call under way is finished.
         compute_share: As for `Session`.
         on_progress: Takes a line of text now and then.
 
     Raises:
+        ConfigError: ``limit_s`` is not a time above 0.
         LinesideError: Nothing here runs the bundle.
     """
     config, objective = config or Config(), objective or Objective()
+    if not 0 < limit_s < math.inf:
+        raise ConfigError("limit_s", expected="seconds above 0", actual=limit_s)
     if not feeds:
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
     before, began_s = conditions(), monotonic()
     tried = try_accelerators(bundle, config, compute_share, feeds[0], began_s + LOADING_SHARE * limit_s)
-    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused)
+    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused, crashed=tried.crashed)
     trials = [_Trial(way=way, error=tried.reason_against(way)) for way in ways]
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")
@@ -291,7 +294,7 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
     throughput = objective.kind == "throughput"
     figure = f"{chosen.per_s:.0f} frames/s" if throughput else f"{chosen.ms:.2f} ms"
     others = [one for one in measured if one is not chosen and not one.error]
-    name = f"{chosen.plan} ({chosen.used})" if chosen.plan == AS_CONFIGURED else str(chosen.plan)
+    name = f"{chosen.plan} ({chosen.used})" if chosen.plan.kind == "configured" else str(chosen.plan)
     said = f"{objective}: {name}: {figure}"
     if not others:
         late = any(NO_TIME in one.error for one in measured)
@@ -299,8 +302,8 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
     near = min(others, key=lambda one: one.over_best)
     times = near.over_best / chosen.over_best
     said += f"; next {near.plan}: {times:.2f} times the time{', but not surely' * (times < 1)}"
-    if chosen.plan != AS_CONFIGURED != near.plan and not measured[0].error:
-        configured = measured[0]
+    configured = measured[0]
+    if configured not in (chosen, near) and not configured.error:
         said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"
     if chosen.rounds < ROUNDS_MIN:
         said += f"; there was time for {counted(chosen.rounds, 'round')} only"
