@@ -17,7 +17,8 @@ from lineside.cli import main
 from lineside_runtime.bundle import Bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
-from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
+from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner, selection
+from lineside_runtime.planning.arrivals import as_fast_as_possible, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
 from lineside_runtime.planning.selection import FRAMES_LEAST, ROUNDS_MIN
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
@@ -39,6 +40,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends after the fewest rounds that decide, and takes what is clear even in so few of them on a busy machine."""
     monkeypatch.setattr(planner, "ROUNDS_MAX", ROUNDS_MIN)
+    monkeypatch.setattr(selection, "SURE_ERRORS", 5.0)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def used(bundle: Bundle, config: Config = ONLY) -> tuple[str, ServingPlan]:
 
 
 def test_a_faster_device_is_taken_and_a_session_follows_the_plan(accelerated: Bundle, numpy_engine: ModuleType) -> None:
-    numpy_engine.slow_s["gpu:0"] = 0.04
+    numpy_engine.slow_s.update({"npu:0": 0.004, "gpu:0": 0.04})
     assert used(accelerated) == ("numpy/gpu:0", ServingPlan())
     plan = planned(accelerated)
     assert (plan.chosen.kind, plan.chosen.devices) == ("device", ("numpy/npu:0",))
@@ -81,7 +83,7 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
 
 
 def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
-    numpy_engine.slow_s["npu:0"] = 0.02
+    numpy_engine.slow_s.update({"npu:0": 0.02, "gpu:0": 0.004})
     bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
     assert used(bundle) == ("numpy/npu:0", ServingPlan())
     plan = planned(bundle)
@@ -108,6 +110,15 @@ def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     crowded = planned(accelerated, Objective(rate_hz=90))  # one device takes 50
     assert crowded.chosen.kind == "replicas"
     assert crowded.measured[0].ms > 20
+
+
+def test_frames_without_pause_are_timed_between_others(accelerated: Bundle, numpy_engine: ModuleType) -> None:
+    with Session(accelerated, ONLY, plan=ServingPlan(kind="device", devices=("numpy/npu:0",), workers=2)) as session:
+        warm_up(session, [X], 1, workers=2)  # loads the engine, and tries it
+        before = numpy_engine.begun["npu:0"]
+        served = as_fast_as_possible(session, [X], 4, depth=4, untimed=2, workers=2)
+        assert numpy_engine.begun["npu:0"] - before == 2 + 4 + 1
+    assert len(served.latencies_ms) == 4 and served.elapsed_s > 0
 
 
 def test_the_time_that_is_given_ends_the_measuring_and_leaves_the_configuration(
