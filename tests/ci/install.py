@@ -59,15 +59,15 @@ def uv_environment(settings: str) -> dict[str, str] | None:
     return found
 
 
-def install_by_uv(words: list[str]) -> bool:
-    """Returns whether uv has installed what ``pip install`` is asked for by ``words``."""
+def install_by_uv(words: list[str], python: str = sys.executable) -> bool:
+    """Returns whether uv has installed for ``python`` what ``pip install`` is asked for by ``words``."""
     settings = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=False)
     told = uv_environment(settings.stdout) if settings.returncode == 0 else None
     if told is None:
         return False
     if subprocess.run([*PIP, "install", "--quiet", UV], check=False).returncode != 0:
         return False
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *words]
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *words]
     return (
         subprocess.run(command, env={**os.environ, "UV_HTTP_TIMEOUT": TIMEOUT_S, **told}, check=False).returncode == 0
     )
