@@ -38,7 +38,7 @@ from tests.converters.quantization.test_search import context
 from tests.converters.search_context import search_context
 from tests.worlds.annotated_sets import write_masks, write_strips
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]  # beside much other work
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
