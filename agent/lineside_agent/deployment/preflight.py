@@ -24,6 +24,7 @@ from lineside_agent.config import (
     read_config,
 )
 from lineside_agent.deployment.artifacts.agent import STATE_NAME as AGENT_STATE_NAME
+from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
 from lineside_agent.deployment.artifacts.bundle import STATE_NAME
 from lineside_agent.deployment.artifacts.configuration import read_followed
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
@@ -36,6 +37,8 @@ from lineside_models.verdict.decision import VerdictPolicy
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import DatabaseError, LinesideError
 from lineside_runtime.serving.candidates import variant_named
+
+__all__ = ["WITH_PROBLEMS", "PreflightResult", "check"]
 
 
 class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):

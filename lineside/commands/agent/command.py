@@ -101,8 +101,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Checks whether this agent could take over."""
-    from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
-    from lineside_agent.deployment.preflight import check
+    from lineside_agent.deployment.preflight import WITH_PROBLEMS, check
 
     found = check(options.config)
     if options.json:

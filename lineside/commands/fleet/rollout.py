@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lineside_hub.fleet.listing import RolloutSummary
-    from lineside_hub.rollouts.machine import Rollout
 
 
 def add(actions: Any) -> None:
@@ -76,15 +75,15 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool, silent: str) -> tuple
     for summary in rollouts:
         add_row(table, *_cells(summary))
     reasons = [note(one.rollout.id, one.rollout.reason) for one in rollouts if one.rollout.reason]
-    reasons += [note(one.rollout.id, text) for one in rollouts if (text := _waiting(one.rollout))]
+    reasons += [note(one.rollout.id, text) for one in rollouts if (text := _waiting(one))]
     if silent and (waiting := [one.rollout.id for one in rollouts if one.rollout.unfinished]):
         reasons.append(note(", ".join(waiting), f"waits: {silent}"))
     return Group(table, *reasons), one and not rollouts[0].rollout.unfinished
 
 
-def _waiting(rollout: Rollout) -> str:
+def _waiting(summary: RolloutSummary) -> str:
     """Until when a healthy stage waits; empty while it is not healthy, or without an end."""
-    until_s = rollout.settled_until_s
+    rollout, until_s = summary.rollout, summary.rollout.settled_until_s
     if until_s is None or rollout.state != "running":
         return ""
     until = datetime.datetime.fromtimestamp(until_s).isoformat(" ", "seconds")

@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 from lineside.cli import main
-from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
 from lineside_agent.deployment.machine import ConfigurationMachine
-from lineside_agent.deployment.preflight import check
+from lineside_agent.deployment.preflight import WITH_PROBLEMS, check
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
 from tests.worlds.agent import write_agent
