@@ -132,7 +132,7 @@ def _judged(site: Site) -> int:
 
 
 def _has_sent_all(site: Site, since_ns: int) -> bool:
-    """Whether the hub has confirmed all records, by a status that was written since then: an older one lacks the last."""
+    """Whether the hub has confirmed all records, by a status written since then: an older one lacks the last."""
     status = site.agent.status
     return bool(status.get("updated_at_ns", 0) > since_ns and status["outbox_pending"] == 0)
 
