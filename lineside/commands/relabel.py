@@ -135,10 +135,14 @@ def run_export(options: argparse.Namespace) -> int:
     """Writes the folder."""
     with needs("convert"):
         from lineside_hub.config import folder_config
+        from lineside_hub.fleet.listing import check_known
         from lineside_hub.relabel.export import export
         from lineside_hub.relabel.selection import Selection
     from lineside_link.result_table import moment
 
+    config = folder_config(options.hub)
+    if options.device:
+        check_known(config, options.device)
     choice = Selection(
         verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
@@ -148,7 +152,7 @@ def run_export(options: argparse.Namespace) -> int:
         seed=options.seed,
         again=options.again,
     )
-    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle, on_progress=inform)
+    done = export(config, choice, options.out, bundle=options.bundle, on_progress=inform)
     if options.json:
         print_json(done)
         return 0

@@ -251,5 +251,6 @@ def run_from_run(options: argparse.Namespace) -> int:
         on_progress=inform,
         **facts_of_run(options.training),
     ).run()
+    inform(f"wrote {result.bundle.path}, and {result.page.name} beside it")
     show(result.bundle.path)
     return 0

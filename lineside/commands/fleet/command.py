@@ -201,7 +201,10 @@ def _drift(report: DriftReport) -> str:
 def run_logs(options: argparse.Namespace) -> int:
     """Prints the timeline."""
     with needs("convert"):
-        from lineside_hub.fleet.listing import timeline
+        from lineside_hub.config import folder_config_or_default
+        from lineside_hub.fleet.listing import check_known, timeline
+    if options.device:
+        check_known(folder_config_or_default(options.hub), options.device)
     entries = timeline(options.hub, options.device)
     if options.json:
         print_json({"events": [event for _, event in entries]})

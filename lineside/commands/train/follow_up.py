@@ -114,6 +114,7 @@ def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[s
         on_progress=inform,
         **facts_of_run(settings.out),
     ).run()
+    inform(f"wrote {result.bundle.path}, and {result.page.name} beside it")
     return summary(result)
 
 
