@@ -48,7 +48,6 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def run() -> dict[str, Any]:
-    """Measures."""
     with tempfile.TemporaryDirectory() as place:
         frames = Path(place) / "frames"
         write_pictures(frames, PICTURES, size=SIZE)

@@ -100,7 +100,6 @@ def start_broker(folder: Path, port: int) -> tuple[Child, str]:
 
     Args:
         folder: For its configuration and log.
-        port: On loopback.
 
     Returns:
         The process and the broker's name.

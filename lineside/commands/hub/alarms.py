@@ -14,7 +14,6 @@ from lineside.options import add_hub, add_json
 
 
 def add_actions(actions: Any) -> None:
-    """Adds ``alarms`` to the actions of ``lineside hub``."""
     alarms = actions.add_parser(
         "alarms",
         help="alarms of the fleet: list, acknowledge, try the notices",
@@ -40,7 +39,6 @@ def add_actions(actions: Any) -> None:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Prints the alarms."""
     with needs("convert"):
         from lineside_hub.alarms.storage import channel_status, closed_alarms, open_alarms
         from lineside_hub.results.database import Database
@@ -65,7 +63,6 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_acknowledge(options: argparse.Namespace) -> int:
-    """Acknowledges an alarm."""
     with needs("convert"):
         from lineside_hub.alarms.notification import channels_for
         from lineside_hub.alarms.storage import acknowledge_alarm, find_alarm
@@ -86,7 +83,6 @@ def run_acknowledge(options: argparse.Namespace) -> int:
 
 
 def run_test(options: argparse.Namespace) -> int:
-    """Tries the notices."""
     with needs("convert"):
         from lineside_hub.alarms.machine import FleetAlarm
         from lineside_hub.alarms.notification import make_channels, try_channel
