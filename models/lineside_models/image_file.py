@@ -15,8 +15,8 @@ PIXELS_MAX = 1 << 26
 """64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
 
 BRIGHTEST_LEAST = 1 << 12
-"""Of an image of 16 bits. A camera of 10 or 12 bits whose values were not shifted up stays below it: in 8 bits its images
-are nearly black, 4 bits of grey at most.
+"""Of an image of 16 bits. A camera of 10 or 12 bits whose values were not shifted up stays below it: in 8 bits its
+images are nearly black, 4 bits of grey at most.
 """
 
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -39,8 +39,8 @@ def decode_image(
         ``(H, W)`` or ``(H, W, C)`` uint8, colours as BGR; of 16 bits the upper 8.
 
     Raises:
-        ValueError: It is none of these, damaged, or too large; or its pixels are no whole numbers, or have 16 bits that are
-            hardly used.
+        ValueError: It is none of these, damaged, or too large; or its pixels are no whole numbers, or have 16 bits that
+            are hardly used.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -67,8 +67,8 @@ def _upper_8_bits(image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     brightest = int(deep.max())
     if brightest < BRIGHTEST_LEAST:
         raise ValueError(
-            f"it has 16 bits, and its brightest pixel is {brightest} of 65535: it would be nearly black; shift its values "
-            "up (those of a camera of 12 bits by 4), or write 8 bits"
+            f"it has 16 bits, and its brightest pixel is {brightest} of 65535: it would be nearly black; shift its "
+            "values up (those of a camera of 12 bits by 4), or write 8 bits"
         )
     return np.asarray(deep >> 8, np.uint8)
 
