@@ -148,7 +148,7 @@ class EmulatedBoard:
     def cut(self) -> None:
         """Takes its power away: at one moment it stops, and its disk forgets what wasn't flushed."""
         if self._process is not None:
-            self._process.stand_still()
+            self._process.freeze()
             self.disk.cut()
             self.pins.close()
             self._process.kill()

@@ -32,8 +32,8 @@ from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.training.plant_training import PlantTrainer, read_first_weights
 from lineside_hub.federation.training_round import read_weights
 from tests.peers import free_port
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
-from tests.worlds.processes import ChildProcess
 
 SPLIT = "by type"
 ROUNDS, STEPS = 6, 20
