@@ -304,3 +304,14 @@ def test_text_of_a_hostile_device_steers_no_terminal(hub: Path, capsys: pytest.C
         shown = told(capsys, *words, "--hub", str(hub))
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown), words
         assert "\\x1b[2J" in shown and "[red]" in shown, words
+
+
+def test_the_folder_of_the_hub_may_stand_before_and_behind_an_action_of_alarms(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, action = ["--hub", str(hub)], ["acknowledge", "9"]
+    for words in ([*where, *action], [*action, *where]):
+        assert main(["hub", "alarms", *words]) == 1
+        assert "there is no alarm 9" in capsys.readouterr().err
+    assert main(["hub", "alarms", *action]) == 1
+    assert "--hub is missing" in capsys.readouterr().err

@@ -81,8 +81,11 @@ def run_sign(options: argparse.Namespace) -> int:
         from lineside_hub.identity.registrar import sign_waiting, waiting
     folder = options.hub / IDENTITY_NAME
     if not options.device:
-        for name in waiting(folder):
+        names = waiting(folder)
+        for name in names:
             show(name)
+        if not names:
+            inform("no request waits for a signature")
         return 0
     authority = Authority.open(folder, passphrase=passphrase(options))
     code = 0
