@@ -18,7 +18,6 @@ from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFound
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the hub and the group."""
     parser.add_argument(
         "bundle",
         nargs="?",

@@ -27,11 +27,7 @@ class _Seen(NamedTuple):
 
 
 class DeviceUseMonitor:
-    """Watches which devices answer.
-
-    Args:
-        report: Takes each change.
-    """
+    """Watches which devices answer."""
 
     def __init__(
         self, active: ActiveBundle, counts: PipelineCounts, report: Callable[[PlacementReport], None] = lambda _: None

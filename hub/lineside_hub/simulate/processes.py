@@ -100,7 +100,6 @@ def start_broker(folder: Path, port: int) -> tuple[Child, str]:
 
     Args:
         folder: For its configuration and log.
-        port: On loopback.
 
     Returns:
         The process and the broker's name.
@@ -120,7 +119,7 @@ def start_broker(folder: Path, port: int) -> tuple[Child, str]:
         command = [sys.executable, "-m", "lineside_hub", "broker", "--port", str(port)]
         child, name = Child(command, folder / "broker.log"), "amqtt"
     deadline = time.monotonic() + START_S
-    while not _listening(port):
+    while not listening(port):
         child.check()
         if time.monotonic() > deadline:
             raise BrokerError(f"{name} doesn't answer on port {port}", action=f"Read {child.log}.")
@@ -134,12 +133,11 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
+def listening(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
 
 
 class SentBytes:

@@ -100,7 +100,7 @@ class BundleArtifact(Artifact[BundleMachine]):
             slot,
             bundle,
             inspect,
-            recipe=self.recipes.name,
+            recipe=self.recipes.current,
             degrade=self._degrade,
             cameras=self._cameras,
             running=self.active.loaded,
