@@ -118,13 +118,10 @@ def plan_placement(
         on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")
         for trial in _in_time(trials, began_s + LOADING_SHARE * limit_s):
             _load(trial, bundle, config, compute_share, feeds, stack)
-        able = [trial for trial in trials if not trial.error]
-        if not able:
-            raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
-        _measure(able, feeds, objective, began_s + limit_s, on_progress)
-        able = [trial for trial in able if not trial.error]
+        _measure([trial for trial in trials if not trial.error], feeds, objective, began_s + limit_s, on_progress)
+    able = [trial for trial in trials if not trial.error]
     if not able:
-        raise NoDeviceError(f"nothing here serves {bundle.manifest.identity}", actual=trials[0].error)
+        raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
     chosen, best = choose(able)
     measured = tuple(trial.result(best) for trial in trials)
     engines = {name.partition("/")[0] for name in (chosen.way.devices or tuple(chosen.used.split("+")))}
