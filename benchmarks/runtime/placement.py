@@ -73,10 +73,10 @@ BAR = 1.02
 """Most that the time of ``Config()`` may be, in that of the best way."""
 
 PLAN_S, ROUND_S, ROUNDS = scaled((LIMIT_S, 0.15, 9), smoke=(0.2, 0.01, 2))
-BLOCK_S, BLOCKS = scaled((5.0, (4, 10)), smoke=(0.01, (2, 2)))
+BLOCK_S, BLOCKS = scaled((8.0, (4, 8)), smoke=(0.01, (2, 2)))
 """Seconds of a block's rounds, and the least and most blocks."""
 
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)
 """97.5 % quantiles of Student's t, from 2 values on."""
 
 FINALISTS = 2
