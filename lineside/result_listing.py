@@ -110,7 +110,6 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
     """Prints results as a table for people.
 
     Args:
-        found: Values by column.
         limit: How many were asked for.
         device: Whether to say which device saw the part.
     """

@@ -40,7 +40,6 @@ BAR_MS = {"p50": 25.0, "p99": 80.0}
 
 
 def run() -> dict[str, Any]:
-    """Measures milliseconds."""
     images = [render("steel", seed).image for seed in range(PICTURES)]
     found = {look: _measured(variant, images) for look, variant in LOOKS.items()}
     return {"baseline": "the same detector in a bare loop, ORT, 1 thread", "bar_ms": BAR_MS, **found}

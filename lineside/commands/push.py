@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the hub and the group."""
     parser.add_argument(
         "bundle",
         nargs="?",

@@ -132,7 +132,6 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Writes the folder."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.fleet.listing import check_known
@@ -169,7 +168,6 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Imports the file."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import import_corrections
@@ -211,7 +209,6 @@ def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) 
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Prints what people changed."""
     with needs("convert"):
         from lineside_hub.relabel.report import report
     done = report(options.dataset)
@@ -229,7 +226,6 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_mark(options: argparse.Namespace) -> int:
-    """Marks a result."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.reviews import mark

@@ -92,7 +92,6 @@ def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False)
     """Unpacks a PNG.
 
     Args:
-        data: The file's content.
         grey: Whether colours become grey.
 
     Returns:

@@ -93,7 +93,6 @@ class IdentityProviderPeer:
         self._process.wait_for(self._answers, what="the identity provider")
 
     def stop(self) -> None:
-        """Ends it."""
         self._process.kill()
 
     def _answers(self) -> bool:

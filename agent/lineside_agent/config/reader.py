@@ -38,7 +38,6 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
     """Reads the bytes of ``agent.toml``.
 
     Args:
-        data: TOML.
         folder: Start of relative paths.
         name: Name of the file for messages.
 

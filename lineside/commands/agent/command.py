@@ -67,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_agent(options: argparse.Namespace) -> int:
-    """Runs the daemon."""
     from lineside_agent.daemon import run
 
     return run(options.config)
@@ -88,7 +87,6 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Prints the findings."""
     from lineside_agent.health.doctor import collect, examine
 
     findings = examine(collect(options.config, options.root))

@@ -132,7 +132,6 @@ def _agent(device: DeviceSummary) -> str:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
         from lineside_hub.fleet.status import unheard_reason
@@ -199,7 +198,6 @@ def _drift(report: DriftReport) -> str:
 
 
 def run_logs(options: argparse.Namespace) -> int:
-    """Prints the timeline."""
     with needs("convert"):
         from lineside_hub.config import folder_config_or_default
         from lineside_hub.fleet.listing import check_known, timeline
@@ -226,7 +224,6 @@ def _line(event: TimelineEvent) -> str:
 
 
 def run_move(options: argparse.Namespace) -> int:
-    """Moves a device."""
     with needs("convert"):
         from lineside_hub.fleet.groups import move
         from lineside_hub.identity.broker_reload import reload_broker

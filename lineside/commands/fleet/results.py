@@ -31,7 +31,6 @@ def add(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints or exports."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.fleet.listing import check_known

@@ -104,7 +104,6 @@ def _cells(summary: RolloutSummary) -> tuple[str, ...]:
 
 
 def run_order(options: argparse.Namespace) -> int:
-    """Carries out an order."""
     with needs("convert"):
         from lineside_hub.results.database import Database
         from lineside_hub.rollouts.runner import Rollouts

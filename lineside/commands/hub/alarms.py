@@ -16,7 +16,6 @@ from lineside_runtime.errors import InputError
 
 
 def add_actions(actions: Any) -> None:
-    """Adds ``alarms`` to the actions of ``lineside hub``."""
     alarms = actions.add_parser(
         "alarms",
         help="alarms of the fleet: list, acknowledge, try the notices",
@@ -58,7 +57,6 @@ def _hub(options: argparse.Namespace) -> Path:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Prints the alarms."""
     with needs("convert"):
         from lineside_hub.alarms.storage import channel_status, closed_alarms, open_alarms
         from lineside_hub.results.database import Database
@@ -83,7 +81,6 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_acknowledge(options: argparse.Namespace) -> int:
-    """Acknowledges an alarm."""
     with needs("convert"):
         from lineside_hub.alarms.notification import channels_for
         from lineside_hub.alarms.storage import acknowledge_alarm, find_alarm
@@ -104,7 +101,6 @@ def run_acknowledge(options: argparse.Namespace) -> int:
 
 
 def run_test(options: argparse.Namespace) -> int:
-    """Tries the notices."""
     with needs("convert"):
         from lineside_hub.alarms.machine import FleetAlarm
         from lineside_hub.alarms.notification import make_channels, try_channel

@@ -13,7 +13,6 @@ from lineside.secret_input import add_passphrase, passphrase
 
 
 def add_actions(actions: Any) -> None:
-    """Adds the four actions to those of ``lineside hub``."""
     token = actions.add_parser(
         "token",
         help="create a token with which a device requests its certificate once",
@@ -58,7 +57,6 @@ def add_actions(actions: Any) -> None:
 
 
 def run_token(options: argparse.Namespace) -> int:
-    """Makes a token."""
     import msgspec
 
     from lineside_runtime.files import write_atomic
@@ -100,7 +98,6 @@ def run_sign(options: argparse.Namespace) -> int:
 
 
 def run_revoke(options: argparse.Namespace) -> int:
-    """Revokes a device."""
     with needs("convert"):
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import revoke
@@ -112,7 +109,6 @@ def run_revoke(options: argparse.Namespace) -> int:
 
 
 def run_acl(options: argparse.Namespace) -> int:
-    """Prints an access list."""
     with needs("convert"):
         from lineside_hub.config import IDENTITY_NAME, folder_config
         from lineside_hub.identity.access_lists import access_list, aws_policy, emqx_rules

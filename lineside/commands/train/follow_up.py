@@ -24,7 +24,6 @@ BUNDLE = "bundle"
 
 
 def add_then(parser: argparse.ArgumentParser) -> None:
-    """Adds the steps that follow the training."""
     group = parser.add_argument_group(
         "what comes next", "A gate that isn't passed ends it with its error, and nothing is pushed."
     )

@@ -74,7 +74,6 @@ def write_recommender(
 
     Args:
         onnx: ``float.onnx`` of the run.
-        tables: Its float tables.
         held: Choices to calibrate and to judge on.
         history_max: Items of the longest history.
         facts: ``training.json``.
