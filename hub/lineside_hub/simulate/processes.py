@@ -47,6 +47,10 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it with SIGTERM, after 15 s with SIGKILL."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(15)
@@ -61,10 +65,12 @@ class Child:
     def check(self) -> None:
         """Raises `RolloutError` if it has ended."""
         if self.process.poll() is not None:
-            tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
-            raise RolloutError(
-                f"{self.log.stem} ended with {self.process.returncode}", actual=tail, action="Read its log."
-            )
+            code = self.process.returncode
+            raise RolloutError(f"{self.log.stem} ended with {code}", actual=self.last_words(), action="Read its log.")
+
+    def last_words(self) -> str:
+        """Returns the last lines of its log."""
+        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Sends an order to a worker and returns its answer."""
