@@ -315,3 +315,15 @@ def test_the_folder_of_the_hub_may_stand_before_and_behind_an_action_of_alarms(
         assert "there is no alarm 9" in capsys.readouterr().err
     assert main(["hub", "alarms", *action]) == 1
     assert "--hub is missing" in capsys.readouterr().err
+
+
+def test_a_push_whose_first_phase_finds_no_device_says_that_it_waits(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Database.open(hub)
+    with database.transaction():
+        for number in (1, 2, 3):
+            FleetTimeline(database).write_up(Up(device=f"cam-{number}", up=False, boot_id="b", group=GROUP))
+    database.close()
+    assert main(["push", str(make_bundle(tmp_path / "bundle", 1, 4096).path), "--hub", str(hub), "--group", GROUP]) == 0
+    assert "no device of line-a for the first phase is connected: it waits for one" in capsys.readouterr().out

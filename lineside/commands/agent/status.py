@@ -116,6 +116,8 @@ def _bundle(status: Status) -> Lines:
         text += f"; {wanted} is desired: {state}"
     elif state not in (None, "active", "idle"):
         text += f": {state}"
+    if len(models := status.get("models", ())) == 1 and status.get("recipe") and models[0]["bundle"] != installed:
+        text += f"; recipe {status['recipe']} runs {models[0]['bundle']}"
     yield "bundle", text
     for problem in pushed_problems(status):
         state = "is refused" if problem.is_refused else "does not run yet"
