@@ -293,7 +293,7 @@ _ALL = (
         "runtime",
         "Session against the bare engines",
         (_RUNTIME, _DETECTOR),
-        ("inputs/networks", "others/environments", "runtime/redis_peer", "pulled_engine"),
+        ("inputs/networks", "others/environments", "pulled_engine"),
     ),
     Benchmark(
         "engines",

@@ -50,6 +50,14 @@ def number(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """Reads a time limit of up to an hour."""
+    value = number(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, at most 3600, not {text!r}")
+    return value
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that reads every ``type=float`` by `number` and refuses what it does not know, also in its actions."""
 

@@ -110,7 +110,6 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
     """Prints results as a table for people.
 
     Args:
-        found: Values by column.
         limit: How many were asked for.
         device: Whether to say which device saw the part.
     """
@@ -121,7 +120,9 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
         frame = Path(row["frame"]).name[:8] or "-"
         judged = f"{one_line(row['part_id']):<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
         show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{one_line(row['error'] or _findings(row))}")
-    if len(found) == limit:
+    if not found:
+        inform("no result is like that")
+    elif len(found) == limit:
         inform(f"the newest {limit}; --limit gives more, --out FILE all")
 
 

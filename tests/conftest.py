@@ -92,9 +92,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def short_warm_up() -> Iterator[None]:
-    """Ends warm-ups of measurements after 0.5 s: beside other tests the times of a call hardly ever get stable."""
+    """Ends warm-ups of measurements after 0.1 s: beside other tests the times of a call hardly ever get stable."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lineside_runtime.benchmark.measurement.runner.WARM_MAX_S", 0.5)
+        patch.setattr("lineside_runtime.benchmark.measurement.runner.WARM_MAX_S", 0.1)
         yield
 
 

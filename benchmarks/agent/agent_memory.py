@@ -37,5 +37,5 @@ def _measured(folder: Path, variant: str | None, size: tuple[int, int] | None, *
     if hub:
         (folder / "root.json").write_bytes(Repository.create(folder / "hub", groups=["default"]).root_bytes())
     with agent(folder, {"camera": {"rate_hz": 20.0}, **(NOBODY if hub else {})}, variant=variant) as process:
-        wait_recorded(folder, FRAMES, timeout_s=600.0)
+        wait_recorded(process, FRAMES, timeout_s=600.0)
         return memory_bytes(process.pid)

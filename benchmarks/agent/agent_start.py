@@ -25,7 +25,6 @@ SIZES: dict[str, tuple[int, int] | None] = scaled({"200x200": None, "640x480": (
 
 
 def run() -> dict[str, Any]:
-    """Measures seconds."""
     found: dict[str, Any] = {"bar": BARS}
     for look, variant in LOOKS.items():
         for name, size in SIZES.items():

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tomli_w
 
 from lineside_models import zoo
 from lineside_models.simulator import render
+from tests.peers.waiting import wait_for
+from tests.worlds.agent import AgentProcess, folder_camera, write_agent
 
 START_S = 60.0
 
@@ -38,9 +35,7 @@ def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = N
 
 
 @contextlib.contextmanager
-def agent(
-    folder: Path, settings: Mapping[str, Any], *, variant: str | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def agent(folder: Path, settings: Mapping[str, Any], *, variant: str | None = None) -> Iterator[AgentProcess]:
     """Starts an agent on the pictures in ``folder/frames``, again and again, and ends it.
 
     Args:
@@ -51,34 +46,22 @@ def agent(
     Raises:
         RuntimeError: On leaving: it had ended by itself.
     """
-    camera = {"type": "folder", "path": "frames", "loop": True, **settings.get("camera", {})}
-    top = {"device": "bench", "folder": "state", "bundle": str(zoo.path(BUNDLE))}
+    camera = folder_camera(loop=True, **settings.get("camera", {}))
     inspect = {**settings.get("inspect", {}), **({} if variant is None else {"variant": variant})}
-    (folder / "agent.toml").write_text(tomli_w.dumps({**top, **settings, "camera": camera, "inspect": inspect}))
-    with (folder / "agent.log").open("wb") as log:
-        command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    write_agent(folder, **{"bundle": str(zoo.path(BUNDLE)), **settings, "camera": camera, "inspect": inspect})
+    process = AgentProcess(folder)
+    process.start()
     try:
         yield process
-        if process.poll() is not None:
-            raise RuntimeError((folder / "agent.log").read_text()[-4000:])
+        if not process.alive:
+            raise RuntimeError(process.log[-4000:])
     finally:
-        process.terminate()
-        process.wait(30.0)
+        process.stop()
 
 
-def wait_recorded(folder: Path, count: int, *, timeout_s: float = START_S) -> None:
-    """Waits until the agent has recorded so many frames.
-
-    Raises:
-        RuntimeError: It hasn't in time.
-    """
-    status = folder / "state" / "status.json"
-    until_s = time.monotonic() + timeout_s
-    while not (status.exists() and json.loads(status.read_text())["recorded"] >= count):
-        if time.monotonic() > until_s:
-            raise RuntimeError((folder / "agent.log").read_text()[-4000:])
-        time.sleep(0.1)
+def wait_recorded(agent: AgentProcess, count: int, timeout_s: float = START_S) -> None:
+    """Waits until the agent has recorded so many frames."""
+    wait_for(lambda: agent.status.get("recorded", 0) >= count, timeout_s, what=f"{count} records", every_s=0.1)
 
 
 def memory_bytes(pid: int) -> dict[str, int]:

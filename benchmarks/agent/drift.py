@@ -47,7 +47,6 @@ SPOILS: dict[str, Spoil] = {
 
 
 def run() -> dict[str, Any]:
-    """Measures."""
     images = [render("pcb", seed, size=(160, 160)).image for seed in range(RENDERED)]
     looks = [describe(image) for image in images]
     watches = [_learned(looks, seed) for seed in range(SEEDS)]

@@ -41,7 +41,6 @@ BAR_TIMES = 2.0
 
 
 def run() -> dict[str, Any]:
-    """Measures milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         site = Site(
             Path(folder), frames=1, rate_hz=RATE_HZ, broker=Mosquitto(Path(folder) / "b", program=find_mosquitto())

@@ -11,8 +11,7 @@ Baseline: the same detector on the same pictures in a bare loop in one process, 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -23,15 +22,16 @@ import cv2
 from benchmarks.agent.agents import BUNDLE, LOOKS
 from benchmarks.smoke import scaled
 from benchmarks.timing import spread
-from lineside.demo.processes import free_port
 from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
 from lineside_models.simulator import render
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
+from tests.peers.waiting import free_port
+from tests.worlds.agent import AgentProcess, folder_camera, write_agent
+from tests.worlds.plc import start_plc
 
-PLC = Path(__file__).parents[2] / "tests" / "peers" / "plc.py"
 PARTS = scaled(1000, smoke=12)
 CYCLE_MS = 1.0
 RATE_HZ = 20.0
@@ -40,7 +40,6 @@ BAR_MS = {"p50": 25.0, "p99": 80.0}
 
 
 def run() -> dict[str, Any]:
-    """Measures milliseconds."""
     images = [render("steel", seed).image for seed in range(PICTURES)]
     found = {look: _measured(variant, images) for look, variant in LOOKS.items()}
     return {"baseline": "the same detector in a bare loop, ORT, 1 thread", "bar_ms": BAR_MS, **found}
@@ -55,14 +54,11 @@ def _measured(variant: str | None, images: list[Any]) -> dict[str, Any]:
             bare = _bare(variant, images)
             quick = run_plc(port)
         finally:
-            agent.terminate()
-            agent.wait(30)
+            agent.stop()
     return {f"belt_{RATE_HZ:.0f}_hz": belt, "as_fast_as_answered": quick, "bare_inspection_ms": bare}
 
 
-def start_agent(
-    folder: Path, variant: str | None, images: list[Any], port: int, *, tables: str = ""
-) -> subprocess.Popen[bytes]:
+def start_agent(folder: Path, variant: str | None, images: list[Any], port: int, **tables: Any) -> AgentProcess:
     """Starts an agent that a PLC triggers over Modbus TCP, and waits until it is ready.
 
     Args:
@@ -74,38 +70,25 @@ def start_agent(
     (folder / "frames").mkdir()
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / "frames" / f"{number:04d}.png"), image)
-    line = f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n'
-    camera = '[camera]\ntype = "folder"\npath = "frames"\nloop = true\n'
-    trigger = "[trigger]\ndeadline_ms = 200\n"
-    top = f'device = "bench"\nfolder = "state"\nbundle = "{zoo.path(BUNDLE)}"\n'
-    inspect = "" if variant is None else f'[inspect]\nvariant = "{variant}"\n'
-    (folder / "agent.toml").write_text(top + camera + trigger + line + inspect + tables)
-    command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
-    with (folder / "agent.log").open("wb") as log:
-        agent = subprocess.Popen(command, stdout=log, stderr=log)
-    status = folder / "state" / "status.json"
-    while not (status.exists() and json.loads(status.read_text())["line"]["ready"]):
-        if agent.poll() is not None:
-            raise RuntimeError((folder / "agent.log").read_text())
-        time.sleep(0.1)
+    write_agent(
+        folder,
+        bundle=str(zoo.path(BUNDLE)),
+        camera=folder_camera(loop=True),
+        trigger={"deadline_ms": 200},
+        line_io=[{"type": "modbus-tcp-server", "port": port}],
+        inspect={} if variant is None else {"variant": variant},
+        **tables,
+    )
+    agent = AgentProcess(folder)
+    agent.start()
+    agent.wait_for(lambda: agent.line.get("ready"), what="ready")
     return agent
 
 
 def run_plc(port: int, *options: str, parts: int = PARTS) -> dict[str, Any]:
     """Triggers parts by the PLC of the tests, and returns its counts."""
-    command = [
-        sys.executable,
-        "-S",
-        str(PLC),
-        "127.0.0.1",
-        str(port),
-        str(parts),
-        "--cycle-ms",
-        str(CYCLE_MS),
-        *options,
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    counted: dict[str, Any] = json.loads(done.stdout)
+    plc = start_plc(port, parts, *options, log=Path(os.devnull), cycle_ms=CYCLE_MS)
+    counted: dict[str, Any] = json.loads(plc.communicate()[0])
     kept = ("triggers", "verdicts", "lost", "twice", "codes", "p50_ms", "p99_ms", "max_ms")
     return {name: counted[name] for name in kept}
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -48,7 +47,6 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def run() -> dict[str, Any]:
-    """Measures."""
     with tempfile.TemporaryDirectory() as place:
         frames = Path(place) / "frames"
         write_pictures(frames, PICTURES, size=SIZE)
@@ -81,13 +79,13 @@ def _rounds(folder: Path, frames: Path, settings: dict[str, Any]) -> list[dict[s
     (folder / "frames").symlink_to(frames)
     found = []
     with _bare_loops(frames) as loops, agent(folder, settings) as process:
-        wait_recorded(folder, 3 * PICTURES)
+        wait_recorded(process, 3 * PICTURES)
         for _ in range(ROUNDS):
-            process.send_signal(signal.SIGSTOP)
+            process.freeze()
             try:
                 alone, each_core = _bare(loops[:1]), _bare(loops)
             finally:
-                process.send_signal(signal.SIGCONT)
+                process.thaw()
             found.append({**_counted(folder, process.pid), "alone": alone, "each_core": each_core})
     return found
 

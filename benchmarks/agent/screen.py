@@ -30,8 +30,9 @@ from typing import Any
 from benchmarks.agent.agents import memory_bytes
 from benchmarks.agent.line_io import run_plc, start_agent
 from benchmarks.smoke import scaled
-from lineside.demo.processes import free_port
 from lineside_models.simulator import render
+from tests.peers.waiting import free_port
+from tests.worlds.agent import AgentProcess
 
 ROUNDS = scaled(5, smoke=1)
 PARTS = scaled(150, smoke=6)
@@ -48,14 +49,17 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         plc_ports = {"off": free_port(), "on": free_port()}
         screen_port = free_port()
-        agents: dict[str, subprocess.Popen[bytes]] = {}
+        agents: dict[str, AgentProcess] = {}
         memory: dict[str, dict[str, int]] = {}
-        for name, tables in (("off", ""), ("on", f"[screen]\nport = {screen_port}\n")):
+        configured: dict[str, dict[str, Any]] = {"off": {}, "on": {"screen": {"port": screen_port}}}
+        for name, tables in configured.items():
             place = Path(folder) / name
             place.mkdir()
-            agents[name] = start_agent(place, None, images, plc_ports[name], tables=tables)
-            stack.callback(_end, agents[name])
-        clients = stack.enter_context(_clients(screen_port))
+            agents[name] = start_agent(place, None, images, plc_ports[name], **tables)
+            stack.callback(agents[name].stop)
+        clients = stack.enter_context(_started("screen_clients", screen_port, READERS, 1))
+        if clients.stdout is not None:
+            clients.stdout.readline()
         rounds: dict[str, list[dict[str, Any]]] = {"off": [], "on": [], "attacked": []}
         attacks: list[dict[str, Any]] = []
         for number in range(ROUNDS):
@@ -111,34 +115,21 @@ def _records(folder: Path) -> int:
         return int(opened.execute("SELECT count(*) FROM records").fetchone()[0])
 
 
-def _end(agent: Any) -> None:
-    agent.terminate()
-    agent.wait(30)
-
-
 @contextlib.contextmanager
 def _attack(port: int, attacks: list[dict[str, Any]]) -> Iterator[None]:
     """Attacks meanwhile, and adds the answers."""
-    command = [sys.executable, "-m", "benchmarks.agent.screen_attack", str(port), str(ATTACKING_CONNECTIONS)]
-    attack = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
+    with _started("screen_attack", port, ATTACKING_CONNECTIONS) as attack:
         yield
         attacks.append(json.loads(attack.communicate("", timeout=60)[0]))
-    finally:
-        attack.kill()
-        attack.wait()
 
 
 @contextlib.contextmanager
-def _clients(port: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmarks.agent.screen_clients", str(port), str(READERS), "1"]
-    clients = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+def _started(module: str, *arguments: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", f"benchmarks.agent.{module}", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
     try:
-        if clients.stdout is not None:
-            clients.stdout.readline()
-        yield clients
+        yield process
     finally:
-        clients.kill()
-        clients.wait()
+        process.kill()
+        process.wait()

@@ -11,11 +11,9 @@ It also measures what a verdict waits for its record to be noted in memory, befo
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from lineside_agent.storage.record_files.journal import RecordJournal
 from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving
 from lineside_link.messages import ResultRow
 from lineside_models import zoo
+from tests.worlds.agent import AgentProcess, write_agent
 
 RATE_HZ = 10
 SECONDS = scaled(60, smoke=1)
@@ -49,34 +48,28 @@ MEMORY = "/dev/shm"
 """Where the status lies under systemd is memory, too."""
 
 LIMITED = "limit of 50 MB a day"
-STORES = {
-    "defaults": "",
-    "one commit a record": "commit_every_s = 0.0\n",
-    LIMITED: "writes_max_bytes_a_day = 50000000\n",
+STORES: dict[str, dict[str, float]] = {
+    "defaults": {},
+    "one commit a record": {"commit_every_s": 0.0},
+    LIMITED: {"writes_max_bytes_a_day": 50_000_000},
 }
 
 
-class _Agent:
-    def __init__(self, folder: Path, memory: Path, store: str) -> None:
+class _Agent(AgentProcess):
+    def __init__(self, folder: Path, memory: Path, store: dict[str, float]) -> None:
+        super().__init__(folder, environment=os.environ | {"RUNTIME_DIRECTORY": str(memory)})
         folder.mkdir()
         memory.mkdir()
-        self.folder = folder
-        (folder / "agent.toml").write_text(
-            f'device = "bench"\nfolder = "state"\nbundle = "{zoo.path("surface-12")}"\n'
-            f'[camera]\ntype = "simulator"\nkinds = ["steel"]\nrate_hz = {RATE_HZ}\n'
-            f'[store]\nkeep_images = "none"\nkeep_good_every = {KEPT_EVERY}\n{store}'
+        write_agent(
+            folder,
+            bundle=str(zoo.path("surface-12")),
+            camera={"type": "simulator", "kinds": ["steel"], "rate_hz": RATE_HZ},
+            store={"keep_images": "none", "keep_good_every": KEPT_EVERY, **store},
         )
-        command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
-        with (folder / "agent.log").open("wb") as log:
-            environment = os.environ | {"RUNTIME_DIRECTORY": str(memory)}
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-
-    def status(self) -> dict[str, Any]:
-        path = self.folder / "state" / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        self.start()
 
     def written_bytes(self) -> int:
-        lines = Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
+        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
         counts = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
         return counts["write_bytes"] - counts["cancelled_write_bytes"]
 
@@ -97,8 +90,7 @@ def run() -> dict[str, Any]:
             return {"rate_hz": RATE_HZ, "agents": _measured(agents), "note_us": _note_us(Path(memory))}
         finally:
             for agent in agents.values():
-                agent.process.terminate()
-                agent.process.wait(30.0)
+                agent.stop()
 
 
 def _measured(agents: dict[str, _Agent]) -> dict[str, Any]:
@@ -109,7 +101,7 @@ def _measured(agents: dict[str, _Agent]) -> dict[str, Any]:
     found = {name: _between(before[name], _sample(agents[name])) for name in STORES if name != LIMITED or SMOKE}
     for name, agent in agents.items():
         if name != LIMITED:
-            agent.process.terminate()
+            agent.signal(signal.SIGTERM)
     if SMOKE:
         return found
     limited = agents[LIMITED]
@@ -121,15 +113,15 @@ def _measured(agents: dict[str, _Agent]) -> dict[str, Any]:
 
 
 def _wait(agent: _Agent, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    while not is_so(status := agent.status()):
-        if agent.process.poll() is not None:
-            raise RuntimeError((agent.folder / "agent.log").read_text())
+    while not is_so(status := agent.status):
+        if not agent.alive:
+            raise RuntimeError(agent.log)
         time.sleep(0.2)
     return status
 
 
 def _after_commit(agent: _Agent) -> _Sample:
-    recorded = agent.status()["recorded"]
+    recorded = agent.status["recorded"]
     _wait(agent, lambda status: status["recorded"] > recorded)
     return _sample(agent)
 
@@ -141,7 +133,7 @@ class _Sample(NamedTuple):
 
 
 def _sample(agent: _Agent) -> _Sample:
-    return _Sample(time.monotonic(), agent.written_bytes(), agent.status())
+    return _Sample(time.monotonic(), agent.written_bytes(), agent.status)
 
 
 def _between(first: _Sample, last: _Sample) -> dict[str, Any]:

@@ -7,12 +7,7 @@ baseline is psycopg's ``executemany`` in its pipeline. Rounds of each are interl
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -25,13 +20,12 @@ import msgspec
 import psycopg
 
 from benchmarks.smoke import scaled
-from lineside.demo.processes import free_port
 from lineside_hub.config import ResultsConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.inbox import GROUP_MAX, Inbox
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_link.result_table import RESULT_COLUMNS
-from tests.peers.programs import left_out
+from tests.peers.postgres import PostgresServer
 
 DEVICES, BATCH_ROWS, ROWS = scaled((100, 50, 100_000), smoke=(4, 50, 400))
 COMMIT_ROWS = GROUP_MAX * BATCH_ROWS
@@ -177,32 +171,14 @@ def _empty(conninfo: str) -> None:
 
 @contextmanager
 def postgres_server() -> Iterator[tuple[str, str]]:
-    """Debian's server, as it comes but for its port; as user ``postgres`` where we are root."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        left_out("PostgreSQL is not installed: apt-get install postgresql")
-    user = "postgres" if os.geteuid() == 0 else None
-    folder, port = Path(tempfile.mkdtemp(prefix="lineside-bench-")), free_port()
-    if user is not None:
-        account = pwd.getpwnam(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    data = str(folder / "data")
-    initdb = [str(found[-1] / "initdb"), "-D", data, "-U", "lineside", "-A", "trust", "-E", "UTF8"]
-    subprocess.run(initdb, user=user, cwd=folder, check=True, capture_output=True)
-    command = [str(found[-1] / "postgres"), "-D", data, "-p", str(port), "-k", str(folder)]
-    server = subprocess.Popen(command, user=user, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    conninfo = f"host=127.0.0.1 port={port} user=lineside dbname=postgres"
-    url = f"postgresql+psycopg://lineside@127.0.0.1:{port}/postgres"
+    """Debian's server with the tables of results; yields its address for the hub, and for psycopg."""
+    server = PostgresServer()
+    server.start()
     try:
-        ready = [str(found[-1] / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
-        while subprocess.run(ready, check=False).returncode:
-            time.sleep(0.1)
-        _make_tables(url)
-        yield url, conninfo
+        _make_tables(server.url)
+        yield server.url, server.url.replace("+psycopg", "")
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop()
 
 
 def _make_tables(url: str) -> None:

@@ -34,11 +34,12 @@ from benchmarks.link.far_device import SITE
 from benchmarks.link.wire import LinkQuality, Wire
 from benchmarks.link.wire import run as command
 from benchmarks.smoke import SMOKE, scaled
-from lineside.demo.processes import free_port, listening
 from lineside_hub.repository.repository import Repository
+from lineside_hub.simulate.processes import listening
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.peers.brokers import find_mosquitto
+from tests.peers.waiting import free_port
 
 GROUP = "line"
 LOOPBACK_BYTES, ROUNDS = scaled((50_000_000, 15), smoke=(5_000_000, 1))

@@ -66,7 +66,6 @@ class Running:
         return self._answer()
 
     def end(self) -> None:
-        """Ends the process."""
         self._process.kill()
         self._process.communicate()
 

@@ -4,18 +4,20 @@ Three networks, each also cut in two stages where it is best on this machine: th
 INT8 and ResNet-50 float. For each arrival pattern the planner measures and keeps a plan, as `lineside plan` does. Then
 all ways are measured once more in turn, and the finalists once more by themselves: the two fastest ways, the way of the
 plan and the configured one. (A dozen ways take two seconds a round, in which the speed of a shared machine changes by
-more than the ways differ.) The best way is the fastest of these last rounds.
+more than the ways differ.) The best way is the fastest of the finalists.
 
-- The session of the plan's way is one of ``Config()``, which follows the kept plan. A way is measured once: where the
-  plan is also the best way, or the configured one, both names mean one session.
-- The control is a second session of the plan's way among the finalists: ``same_way_twice``, which is 1 but for what
-  the machine and the place of a session in memory change.
-- Each finalist has each place in a round, and follows each other one, equally often. A turn begins with frames that are
-  not timed: else a way would pay for what the way before leaves behind (caches, threads that still wait for work).
-- The last rounds end when the intervals of the ratios of all near ways are narrow enough, or after `FINAL_S`.
-- As the best way is taken from the same rounds, chance makes the plan look slower than it is, not faster.
-- A figure is a median of rounds, so that a disturbed turn doesn't decide. A device that fails while a way is measured,
-  such that another one answers for it, is a problem of the run.
+- The finalists are measured in blocks. Each block opens its own sessions, since a session may be slow for reasons of
+  its own, such as its place in memory. The ratio of two ways is the geometric mean of those of the blocks, and its 95 %
+  interval that of Student's t for so many blocks: it holds what sessions and minutes differ by, too.
+- A block's ratio is the interquartile mean of those of its rounds, so that a disturbed turn doesn't decide. The order
+  of the turns is drawn for each round. A turn begins with frames that are not timed: else a way would pay for what the
+  way before leaves behind (caches, threads that still wait for work).
+- The session of the plan's way is one of ``Config()``, which follows the kept plan. The control is a second session of
+  the plan's way in each block: ``same_way_twice``.
+- A finalist that is surely slower than the plan's way is measured no longer. Blocks end when it is clear for each other
+  one whether the plan's way is within `BAR` of it, or after the most of `BLOCKS`.
+- As the best way is taken from the same blocks, chance makes the plan look slower than it is, not faster.
+- A device that fails while a way is measured, such that another one answers for it, is a problem of the run.
 
 Arrival patterns:
 
@@ -25,25 +27,27 @@ Arrival patterns:
 - ``all``: there is always a next frame; time a frame.
 
 ``config_over_best`` compares ``Config()`` with the best way, ``configured_over_best`` ``Config()`` without a plan, and
-``next_over_config`` the fastest other finalist with ``Config()``: the median of the ratios of a round, and its 95 %
-interval. ``within_bar`` holds `BAR` against ``config_over_best``: ``reached``; ``undecided`` if only the interval of
-one of the two sessions of the plan's way reaches it; ``missed``.
+``next_over_config`` the fastest other finalist with ``Config()``. ``block_ratios`` are those of each finalist to
+``Config()``. ``within_bar`` holds `BAR` against ``config_over_best``: ``reached``; ``missed`` if its whole interval is
+above; else ``undecided``.
 
 Baseline: the best of all ways.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.inputs import networks
 from benchmarks.smoke import SMOKE, scaled
@@ -51,10 +55,10 @@ from benchmarks.timing import median_ratio, spread
 from lineside_converters.split.bundle import sample_feeds, split_bundle
 from lineside_converters.split.timing import StagePlace
 from lineside_models import zoo
-from lineside_runtime.benchmark.summary_statistics import Ratio, ratio
+from lineside_runtime.benchmark.summary_statistics import interquartile_mean
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
-from lineside_runtime.planning import Objective, PlacementPlan, plan_placement
+from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement
 from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
 from lineside_runtime.planning.planner import LIMIT_S
 from lineside_runtime.serving.plan_file import plan_file, save_plan
@@ -69,11 +73,11 @@ BAR = 1.02
 """Most that the time of ``Config()`` may be, in that of the best way."""
 
 PLAN_S, ROUND_S, ROUNDS = scaled((LIMIT_S, 0.15, 9), smoke=(0.2, 0.01, 2))
-FINAL_S = scaled((20.0, 60.0), smoke=(0.01, 0.01))
-"""Least and about the most seconds of the last rounds."""
+BLOCK_S, BLOCKS = scaled((8.0, (4, 8)), smoke=(0.01, (2, 2)))
+"""Seconds of a block's rounds, and the least and most blocks."""
 
-PRECISE, NEAR = 0.01, 1.1
-"""Half the width of an interval that is narrow enough, and up to which ratio to ``Config()`` a way is near."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)
+"""97.5 % quantiles of Student's t, from 2 values on."""
 
 FINALISTS = 2
 """Fastest ways that are measured once more, beside that of the plan and the configured one."""
@@ -81,7 +85,13 @@ FINALISTS = 2
 AGAIN = "the plan's way again"
 """Name of the control."""
 
-FRAMES_MIN, FRAMES_MAX, WARM_CALLS, TURN_CALLS = scaled((8, 60, 10, 3), smoke=(2, 2, 1, 1))
+FRAMES_MIN, FRAMES_AT_RATE_MIN, FRAMES_MAX, WARM_CALLS = scaled((4, 8, 60, 10), smoke=(2, 2, 2, 1))
+UNTIMED, UNTIMED_S = scaled((3, 0.03), smoke=(1, 0.0))
+"""Most untimed calls of a turn, for each call at once, and the time after which no further one is needed."""
+
+CONFIG = Config(submit_queue=100_000)
+"""Follows the same plan as ``Config()``, and takes all frames that come meanwhile."""
+
 PATTERNS = ("one", "rate", "all")
 
 Feed = Mapping[str, Array]
@@ -122,76 +132,192 @@ def _network(bundle: Bundle) -> dict[str, Any]:
     feeds = sample_feeds(bundle)
     with Session(bundle, plan=AS_CONFIGURED) as session:
         one_at_a_time(session, feeds, WARM_CALLS)
-        idle_ms = statistics.median(one_at_a_time(session, feeds, FRAMES_MIN * 3).latencies_ms)
+        idle_ms = statistics.median(one_at_a_time(session, feeds, FRAMES_MIN * 6).latencies_ms)
     rate_hz = round(LOAD * 1e3 / idle_ms, 1)
     objectives = {"one": Objective(), "rate": Objective(rate_hz=rate_hz), "all": Objective(kind="throughput")}
-    frames = int(min(FRAMES_MAX, max(FRAMES_MIN, ROUND_S * 1e3 / idle_ms)))
     patterns = {}
     for name, objective in objectives.items():
         _report(f"plan for {objective} ...")
         plan = plan_placement(bundle, objective=objective, feeds=feeds, limit_s=PLAN_S)
         save_plan(plan, plan_file(bundle, Config()))
         _report(plan.why)
-        patterns[name] = _pattern(bundle, plan, feeds, frames)
-    return {"idle_ms": round(idle_ms, 3), "rate_hz": rate_hz, "frames_a_round": frames, "patterns": patterns}
+        patterns[name] = _pattern(_load(bundle, feeds, objective, idle_ms), plan)
+    return {"idle_ms": round(idle_ms, 3), "rate_hz": rate_hz, "patterns": patterns}
 
 
-def _pattern(bundle: Bundle, plan: PlacementPlan, feeds: Sequence[Feed], frames: int) -> dict[str, Any]:
+class _Load(NamedTuple):
+    """What each way is given in its turn.
+
+    Attributes:
+        untimed: Calls before it that are not timed, for each call at once.
+    """
+
+    bundle: Bundle
+    feeds: Sequence[Feed]
+    objective: Objective
+    frames: int
+    untimed: int
+
+    def opened(self, ways: Mapping[str, ServingPlan | None], stack: ExitStack) -> dict[str, Session]:
+        """Opens and warms up a session of each way."""
+        sessions = {name: stack.enter_context(Session(self.bundle, CONFIG, plan=way)) for name, way in ways.items()}
+        for session in sessions.values():
+            warm_up(session, self.feeds, WARM_CALLS, workers=session.plan.calls_at_once)
+        return sessions
+
+    def rounds(self, sessions: Mapping[str, Session], numbers: Iterable[int]) -> dict[str, list[ServedRound]]:
+        """Gives each way its turn in each round, in drawn order."""
+        served: dict[str, list[ServedRound]] = {name: [] for name in sessions}
+        for number in numbers:
+            for name in random.Random(number).sample([*sessions], len(sessions)):
+                served[name].append(self._turn(sessions[name], number))
+        return served
+
+    def scores(self, rounds: Sequence[ServedRound]) -> list[float]:
+        """Returns the milliseconds that count for the objective, one a round."""
+        return [one.frame_ms if self.objective.kind == "throughput" else one.mean_ms for one in rounds]
+
+    def _turn(self, session: Session, seed: int) -> ServedRound:
+        workers, frames = session.plan.calls_at_once, self.frames
+        if self.objective.kind == "throughput":
+            depth, untimed = 2 * _cores(), self.untimed * workers
+            return as_fast_as_possible(session, self.feeds, frames, depth=depth, untimed=untimed, workers=workers)
+        warm_up(session, self.feeds, self.untimed, workers=workers)
+        if self.objective.rate_hz is None:
+            return one_at_a_time(session, self.feeds, frames)
+        return at_rate(session, self.feeds, frames, self.objective.rate_hz, seed=seed)
+
+
+def _load(bundle: Bundle, feeds: Sequence[Feed], objective: Objective, idle_ms: float) -> _Load:
+    least = FRAMES_MIN if objective.rate_hz is None else FRAMES_AT_RATE_MIN
+    frames = int(min(FRAMES_MAX, max(least, ROUND_S * 1e3 / idle_ms)))
+    if objective.kind == "throughput":
+        frames = _cores() * math.ceil(frames / _cores())  # else a way with calls at once waits for the last one
+    return _Load(bundle, feeds, objective, frames, min(UNTIMED, max(1, math.ceil(UNTIMED_S * 1e3 / idle_ms))))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _pattern(load: _Load, plan: PlacementPlan) -> dict[str, Any]:
     """Measures every way that can serve, then the finalists; the session of the plan's way is one of ``Config()``."""
-    ways = {str(one.plan): one.plan for one in plan.measured if not one.error}
     chosen, plain = str(plan.chosen), str(AS_CONFIGURED)
+    ways = {str(one.plan): None if one.plan == plan.chosen else one.plan for one in plan.measured if not one.error}
+    failures: list[str] = []
     with ExitStack() as stack:
-        config = Config(submit_queue=100_000)  # the same plan as that of Config()
-        by_plan = {name: None if name == chosen else way for name, way in ways.items()} | {AGAIN: plan.chosen}
-        sessions = {name: stack.enter_context(Session(bundle, config, plan=way)) for name, way in by_plan.items()}
+        sessions = load.opened(ways, stack)
         if sessions[chosen].plan != plan.chosen:
             raise RuntimeError("Config() doesn't follow its plan")
-        workers = {name: way.calls_at_once for name, way in ways.items()} | {AGAIN: plan.chosen.calls_at_once}
-        for name, session in sessions.items():
-            warm_up(session, feeds, WARM_CALLS, workers=workers[name])
-        trials = _Trials(sessions, workers, feeds, frames, plan.objective)
-        for number in range(ROUNDS):
-            trials.round(random.Random(number).sample([*ways], len(ways)))
-        scores = trials.scores()
-        fastest = sorted(ways, key=lambda name: median_ratio(scores[name], scores[chosen]))
-        finalists = list(dict.fromkeys((*fastest[:FINALISTS], chosen, plain)))
-        last = _Trials(sessions, workers, feeds, frames, plan.objective)
-        final = _finals(last, [*finalists, AGAIN], chosen)
-        failures = [
-            f"{name}: {one.device} failed during {one.during}"
-            for name, session in sessions.items()
-            for one in session.fallbacks
-        ]
-    ordered = sorted(finalists, key=lambda name: median_ratio(final[name], final[chosen]))
+        served = load.rounds(sessions, range(ROUNDS))
+        failures += _failures(sessions)
+    scores = {name: load.scores(rounds) for name, rounds in served.items()}
+    fastest = sorted(ways, key=lambda name: median_ratio(scores[name], scores[chosen]))
+    finalists = {name: ways[name] for name in (*fastest[:FINALISTS], chosen, plain)}
+    blocks = _finals(load, finalists | {AGAIN: plan.chosen}, chosen, failures)
+    ratios = {name: student_interval(blocks[name]) for name in finalists}
+    ordered = sorted(finalists, key=lambda name: ratios[name].ratio)
     best, following = ordered[0], next((name for name in ordered if name != chosen), chosen)
-    ratios = {
-        "config_over_best": ratio(final[chosen], final[best]),
-        "configured_over_best": ratio(final[plain], final[best]),
-        "next_over_config": ratio(final[following], final[chosen]),
-        "same_way_twice": ratio(final[AGAIN], final[chosen]),
+    compared = {
+        "config_over_best": _compared(blocks[chosen], blocks[best]),
+        "configured_over_best": _compared(blocks[plain], blocks[best]),
+        "next_over_config": ratios[following],
+        "same_way_twice": student_interval(blocks[AGAIN]),
     }
-    found = {
+    told = ", ".join(f"{key} {one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})" for key, one in compared.items())
+    _report(f"  best: {best}; {len(blocks[chosen])} blocks: {told}")
+    return {
         "objective": str(plan.objective),
+        "frames_a_turn": load.frames,
         "chosen": chosen,
         "why": plan.why,
         "best": best,
-        "rounds": len(final[chosen]),
+        "blocks": len(blocks[chosen]),
         "next": following,
-        **{key: round(one.median, 4) for key, one in ratios.items()},
-        "within_bar": _within_bar(ratios["config_over_best"], ratio(final[AGAIN], final[best])),
+        **{key: round(one.ratio, 4) for key, one in compared.items()},
+        "within_bar": _within_bar(compared["config_over_best"]),
         "failures": failures,
-        "intervals": {key: [round(one.low, 4), round(one.high, 4)] for key, one in ratios.items()},
+        "intervals": {key: [round(one.low, 4), round(one.high, 4)] for key, one in compared.items()},
+        "block_ratios": {name: [round(math.exp(each), 4) for each in logs] for name, logs in blocks.items()},
+        "ways": {name: _row(served[name], scores[name], scores[best]) for name in ways},
     }
-    told = ", ".join(f"{key} {one.median:.3f} ({one.low:.3f} to {one.high:.3f})" for key, one in ratios.items())
-    _report(f"  best: {best}; {found['rounds']} rounds: {told}")
-    return found | {"ways": {name: _row(trials.served[name], scores[name], scores[best]) for name in ways}}
 
 
-def _within_bar(config: Ratio, again: Ratio) -> str:
-    """Holds the bar against both sessions of the plan's way, as one may be slow for reasons of its own."""
-    if config.median <= BAR:
+def _failures(sessions: Mapping[str, Session]) -> list[str]:
+    return [
+        f"{name}: {one.device} failed during {one.during}" for name, each in sessions.items() for one in each.fallbacks
+    ]
+
+
+class Interval(NamedTuple):
+    """A ratio and its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def student_interval(logs: Sequence[float]) -> Interval:
+    """Returns the interval of Student's t from logarithms of a block each."""
+    mean, count = statistics.fmean(logs), len(logs)
+    half = STUDENT[count - 2] * statistics.stdev(logs) / math.sqrt(count)
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def _compared(of: Sequence[float], to: Sequence[float]) -> Interval:
+    """Compares two ways in the blocks that both were in."""
+    return student_interval([a - b for a, b in zip(of, to, strict=False)])
+
+
+def _within_bar(config: Interval) -> str:
+    if config.ratio <= BAR:
         return "reached"
-    return "undecided" if min(config.low, again.low) <= BAR else "missed"
+    return "missed" if config.low > BAR else "undecided"
+
+
+def _finals(
+    load: _Load, finalists: Mapping[str, ServingPlan | None], chosen: str, failures: list[str]
+) -> dict[str, list[float]]:
+    """Measures block after block, until it is clear for each finalist whether the plan's way is within the bar of it.
+
+    Args:
+        failures: Takes those of devices.
+
+    Returns:
+        By the name of the way, logarithms of its ratio to the plan's way, one for each block that it was in.
+    """
+    blocks: dict[str, list[float]] = {name: [] for name in finalists}
+    left = [*finalists]
+    for number in range(BLOCKS[1]):
+        with ExitStack() as stack:
+            drawn = random.Random(number).sample(left, len(left))
+            sessions = load.opened({name: finalists[name] for name in drawn}, stack)
+            served = load.rounds(sessions, _for_seconds(BLOCK_S, number * 10_000))
+            failures += _failures(sessions)
+        to = load.scores(served[chosen])
+        for name in left:
+            logs = [math.log(a / b) for a, b in zip(load.scores(served[name]), to, strict=True)]
+            blocks[name].append(interquartile_mean(logs)[0])
+        if number + 1 < BLOCKS[0]:
+            continue
+        left = [name for name in left if name in (chosen, AGAIN) or student_interval(blocks[name]).low <= 1]
+        if all(is_clear(student_interval(blocks[name])) for name in left if name not in (chosen, AGAIN)):
+            break
+    return blocks
+
+
+def is_clear(other: Interval) -> bool:
+    """Whether all of the ratio of another way to that of the plan says the same of the bar."""
+    return other.low >= 1 / BAR or other.high < 1 / BAR
+
+
+def _for_seconds(limit_s: float, first: int) -> Iterator[int]:
+    """Yields the numbers of rounds, from ``first`` on, while there is time."""
+    began_s = monotonic()
+    for number in itertools.count(first):
+        yield number
+        if monotonic() - began_s >= limit_s:
+            return
 
 
 def _row(rounds: Sequence[ServedRound], scores: list[float], best: list[float]) -> dict[str, Any]:
@@ -201,76 +327,3 @@ def _row(rounds: Sequence[ServedRound], scores: list[float], best: list[float]) 
         "per_s": round(1e3 / statistics.median(one.frame_ms for one in rounds), 1),
         "over_best": round(median_ratio(scores, best), 4),
     }
-
-
-class _Trials:
-    """Ways of serving that are measured in turn.
-
-    Attributes:
-        served: Measured rounds by the name of the way.
-    """
-
-    def __init__(
-        self,
-        sessions: Mapping[str, Session],
-        workers: Mapping[str, int],
-        feeds: Sequence[Feed],
-        frames: int,
-        objective: Objective,
-    ) -> None:
-        self.served: dict[str, list[ServedRound]] = {}
-        self._sessions = sessions
-        self._workers = workers
-        self._feeds = feeds
-        self._frames = frames
-        self._objective = objective
-
-    def round(self, order: Sequence[str]) -> None:
-        """Measures each way of an order in its turn, after frames that are not timed."""
-        number = max(len(self.served.get(name, ())) for name in order)
-        for name in order:
-            session, rounds = self._sessions[name], self.served.setdefault(name, [])
-            warm_up(session, self._feeds, TURN_CALLS, workers=self._workers[name])
-            rounds.append(_serve(session, self._feeds, self._frames, self._objective, number))
-
-    def scores(self) -> dict[str, list[float]]:
-        """Returns the measured time of each round by the name of the way."""
-        return {name: _scores(rounds, self._objective) for name, rounds in self.served.items()}
-
-
-def _finals(trials: _Trials, names: Sequence[str], config: str) -> dict[str, list[float]]:
-    """Measures until the ratios of the near ways to ``Config()`` are exact, or it takes too long."""
-    began_s, orders, repetitions = monotonic(), balanced_orders(names), 0
-    while True:
-        for order in random.Random(repetitions).sample(orders, len(orders)):
-            trials.round(order)
-        repetitions += 1
-        scores, elapsed_s = trials.scores(), monotonic() - began_s
-        ratios = [ratio(scores[name], scores[config]) for name in names if name != config]
-        exact = all(one.high - one.low <= 2 * PRECISE for one in ratios if one.median <= NEAR)
-        if elapsed_s >= FINAL_S[0] and (exact or elapsed_s * (1 + 1 / repetitions) >= FINAL_S[1]):
-            return scores
-
-
-def balanced_orders(names: Sequence[str]) -> list[list[str]]:
-    """Returns orders in which each name has each place, and follows each other one, equally often (Williams' design).
-
-    Returns:
-        As many orders as names, or twice as many for an odd number of them.
-    """
-    count = len(names)
-    zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
-    orders = [[names[(number + shift) % count] for number in zigzag] for shift in range(count)]
-    return orders if count % 2 == 0 else [*orders, *(order[::-1] for order in orders)]
-
-
-def _scores(rounds: Sequence[ServedRound], objective: Objective) -> list[float]:
-    return [one.frame_ms if objective.kind == "throughput" else one.mean_ms for one in rounds]
-
-
-def _serve(session: Session, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int) -> ServedRound:
-    if objective.kind == "throughput":
-        return as_fast_as_possible(session, feeds, frames, depth=2 * len(os.sched_getaffinity(0)))
-    if objective.rate_hz is None:
-        return one_at_a_time(session, feeds, frames)
-    return at_rate(session, feeds, frames, objective.rate_hz, seed=seed)

@@ -27,7 +27,7 @@ from benchmarks.inputs import networks
 from benchmarks.runtime.bare_server import METHOD
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
-from lineside.demo.processes import listening
+from lineside_hub.simulate.processes import listening
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.server.proto import message

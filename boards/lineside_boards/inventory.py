@@ -106,7 +106,6 @@ def take(
 
     Args:
         root: Folder with ``proc``, ``sys``, ``dev`` and ``etc``.
-        engines: Probe results.
         bundle: Its variants are matched with the engines.
         machine: The architecture, if ``root`` is another machine's.
     """

@@ -278,7 +278,6 @@ def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] =
     """Returns the profiles that match a machine, the most specific one first.
 
     Args:
-        board: From `lineside_boards.detect.detect`.
         accelerators: Names from `lineside_runtime.system.accelerators.find`.
         engines: Installed ones; they distinguish profiles that are equal otherwise.
     """

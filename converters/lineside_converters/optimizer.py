@@ -13,6 +13,7 @@ from lineside_converters.cluster.tasks import open_tasks
 from lineside_converters.levels import level_options
 from lineside_converters.options import OptimizerOptions, read_options
 from lineside_converters.progress import ProgressReporter, StepListener, reporter_for
+from lineside_converters.reports.page import beside
 from lineside_converters.reports.report import ModelFigures, OptimizationReport
 from lineside_converters.stages.clean import clean
 from lineside_converters.stages.convert import convert
@@ -61,6 +62,11 @@ class OptimizeResult:
     def speedup(self) -> float:
         """Speed of the fastest variant in terms of the source model's in ONNX Runtime, timed interleaved."""
         return 1 / self.evaluation.accepted[0].ratio
+
+    @property
+    def page(self) -> Path:
+        """The report with pictures of frames, which may not travel in the bundle and so lies beside it."""
+        return beside(self.bundle.path)
 
     @property
     def size_ratio(self) -> float:

@@ -172,8 +172,8 @@ class Hub:
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
         shown = self.dashboard is None or self.dashboard.alive
-        writes = self.inbox.alive and self.frames.alive
-        return shown and writes and self.alarms.alive and self._ticker.is_alive() and not self.link.failed
+        writes = self.inbox.is_alive() and self.frames.is_alive()
+        return shown and writes and self.alarms.is_alive() and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 

@@ -83,7 +83,6 @@ def _absent(found: list[FoundCamera]) -> dict[str, str]:
 
 
 def run_test(options: argparse.Namespace) -> int:
-    """Takes frames."""
     from lineside_agent.cameras import open_camera
     from lineside_agent.cameras.probe import try_camera, write_jpeg
 
@@ -103,7 +102,6 @@ def run_test(options: argparse.Namespace) -> int:
 
 
 def run_conformance(options: argparse.Namespace) -> int:
-    """Runs the checks."""
     from lineside_agent.cameras.conformance import CameraSubject, facts, run
 
     config = _camera(options)

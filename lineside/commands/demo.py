@@ -12,7 +12,6 @@ from lineside.options import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the demo."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--images", type=Path, metavar="DIR", help="inspect the photos of a folder")
     where.add_argument("--camera", type=int, metavar="N", help="inspect the frames of local camera N")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, show
 from lineside.extras import needs
@@ -16,9 +16,11 @@ from lineside_runtime.bundle import open_bundle
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
+if TYPE_CHECKING:
+    from lineside_hub.rollouts.push import PushResult
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the hub and the group."""
     parser.add_argument(
         "bundle",
         nargs="?",
@@ -31,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="instead of a bundle: TOML with the tables of agent.toml that a hub may set, such as [inspect]; "
-        "its keys and values are checked here, names of defect types against the group's bundle",
+        "its keys and values are checked here, names of defect types and variants against the group's "
+        "bundle",
     )
     parser.add_argument(
         "--agent",
@@ -143,10 +146,18 @@ def run(options: argparse.Namespace) -> int:
     elif options.sign_only:
         show(f"{result.ref.identity} is signed for {options.group}; start its rollout in the fleet dashboard")
     else:
-        first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        show(f"{result.ref.identity} is what {first}{options.group} should run now (desired state {result.gen})")
-        show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
+        _show_start(options, result, result.ref.identity, "run")
     return 0
+
+
+def _show_start(options: argparse.Namespace, result: PushResult[Any], what: str, does: str) -> None:
+    """Prints what the group should run or follow now, or that no device of the first phase is there."""
+    first = f"{', '.join(result.devices)} first, then " if result.devices else ""
+    if result.gen:
+        show(f"{what} is what {first}{options.group} should {does} now (desired state {result.gen})")
+    else:
+        show(f"{what} is signed, and no device of {options.group} for the first phase is connected: it waits for one")
+    show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
 
 
 def override_of(folder: Path, *, allowed: bool) -> str:
@@ -194,9 +205,7 @@ def _run_config(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result)
     else:
-        first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        show(f"{result.ref.target} is what {first}{options.group} should follow now (desired state {result.gen})")
-        show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
+        _show_start(options, result, result.ref.target, "follow")
     return 0
 
 

@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reads, finds and prints."""
     from lineside_models.nlp.extraction.contract_parser import ContractParser
     from lineside_runtime.files import ensure_writable
     from lineside_runtime.system import heap

@@ -132,13 +132,16 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Writes the folder."""
     with needs("convert"):
         from lineside_hub.config import folder_config
+        from lineside_hub.fleet.listing import check_known
         from lineside_hub.relabel.export import export
         from lineside_hub.relabel.selection import Selection
     from lineside_link.result_table import moment
 
+    config = folder_config(options.hub)
+    if options.device:
+        check_known(config, options.device)
     choice = Selection(
         verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
@@ -148,7 +151,7 @@ def run_export(options: argparse.Namespace) -> int:
         seed=options.seed,
         again=options.again,
     )
-    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle, on_progress=inform)
+    done = export(config, choice, options.out, bundle=options.bundle, on_progress=inform)
     if options.json:
         print_json(done)
         return 0
@@ -165,7 +168,6 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Imports the file."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import import_corrections
@@ -207,7 +209,6 @@ def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) 
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Prints what people changed."""
     with needs("convert"):
         from lineside_hub.relabel.report import report
     done = report(options.dataset)
@@ -225,7 +226,6 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_mark(options: argparse.Namespace) -> int:
-    """Marks a result."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.reviews import mark

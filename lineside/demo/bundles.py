@@ -34,8 +34,6 @@ def compress(
     """Compresses the float detector to INT8 and checks it on the same frames.
 
     Args:
-        parent: The float bundle.
-        out: The new folder.
         version: Of the new bundle.
         frames: For calibration and evaluation.
         on_progress: Called with the text of each step.
@@ -57,11 +55,7 @@ def compress(
 
 
 def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
-    """Makes a bundle whose model does not give its golden output; manifest, hashes and signature are valid.
-
-    Args:
-        out: The new folder.
-    """
+    """Makes a bundle whose model does not give its golden output; manifest, hashes and signature are valid."""
     shutil.copytree(good.path, out)
     variant = good.manifest.variants[0]
     path = out / variant.file

@@ -60,7 +60,6 @@ def timeline(
     """Draws every frame as a tick in the lane of the bundle that judged it, and every push above them.
 
     Args:
-        results: One a frame.
         marks: Events outside the devices.
         order: Bundles in the order in which they went live.
     """

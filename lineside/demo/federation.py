@@ -18,11 +18,12 @@ import numpy.typing as npt
 import tomli_w
 
 from lineside.console import inform, show
-from lineside.demo.processes import Processes, free_port, listening
+from lineside.demo.processes import Processes
 from lineside_hub.federation import envelopes
 from lineside_hub.federation.training_coordinator import FederationState, read_federation
 from lineside_hub.federation.training_round import quantized_update, read_weights
 from lineside_hub.federation.vector_transfer import upload_name
+from lineside_hub.simulate.processes import free_port, listening
 from lineside_link.aggregation.identity import make_key, public_hex, write_key
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig

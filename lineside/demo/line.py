@@ -13,9 +13,10 @@ import tomli_w
 from lineside.demo import count
 from lineside.demo.charts import ChartMark
 from lineside.demo.console import DemoConsole, ProgressBar
-from lineside.demo.processes import Processes, free_port, listening
+from lineside.demo.processes import Processes
 from lineside_hub.repository.repository import Repository
 from lineside_hub.rollouts.push import push
+from lineside_hub.simulate.processes import free_port, listening
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import DemoError
 

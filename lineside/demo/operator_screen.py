@@ -18,10 +18,11 @@ from lineside.console import inform, show
 from lineside.demo import source
 from lineside.demo.demo import prepare_folder
 from lineside.demo.options import DemoOptions
-from lineside.demo.processes import Processes, free_port, listening
+from lineside.demo.processes import Processes
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.push import push
+from lineside_hub.simulate.processes import free_port, listening
 from lineside_hub.web.accounts import set_account
 from lineside_models import zoo
 from lineside_runtime.system.signals import stop_on_signals

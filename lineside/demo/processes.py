@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lineside_hub.simulate.processes import Child
 from lineside_runtime.errors import DemoError
 
 POLL_S = 0.05
@@ -21,7 +18,7 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Child] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Processes:
@@ -33,9 +30,8 @@ class Processes:
 
     def start(self, name: str, *arguments: str) -> None:
         """Starts ``lineside ARGUMENTS`` as process ``name``, with its output appended to its log."""
-        with (self._logs / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", "lineside", "--log-level", "info", *arguments]
-            self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = [sys.executable, "-m", "lineside", "--log-level", "info", *arguments]
+        self._running[name] = Child(command, self._logs / f"{name}.log")
 
     def run(self, name: str, *arguments: str, timeout_s: float) -> None:
         """Runs ``lineside ARGUMENTS`` to its end.
@@ -44,7 +40,7 @@ class Processes:
             DemoError: It failed, did not end in time, or another process ended.
         """
         self.start(name, *arguments)
-        process = self._running.pop(name)
+        process = self._running.pop(name).process
         try:
             self.wait_for(f"the end of {name}", lambda: process.poll() is not None, timeout_s=timeout_s)
         finally:
@@ -54,19 +50,13 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """Ends a process with SIGKILL."""
-        process = self._running.pop(name)
+        process = self._running.pop(name).process
         process.kill()
         process.wait()
 
     def stop(self, name: str) -> None:
         """Ends a process with SIGTERM, after 15 s with SIGKILL."""
-        process = self._running.pop(name)
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        self._running.pop(name).stop()
 
     def check(self, what: str) -> None:
         """Checks that all processes run.
@@ -77,11 +67,11 @@ class Processes:
         Raises:
             DemoError: One has ended.
         """
-        for name, process in self._running.items():
-            if process.poll() is not None:
+        for name, child in self._running.items():
+            if child.process.poll() is not None:
                 raise DemoError(
-                    f"the {name} process ended with {process.returncode} while waiting for {what}",
-                    action=f"Read {self._logs / name}.log: {self._tail(name)}",
+                    f"the {name} process ended with {child.process.returncode} while waiting for {what}",
+                    action=f"Read {self._logs / name}.log: {child.last_words()}",
                 )
 
     def wait_for(self, what: str, happened: Callable[[], bool], *, timeout_s: float) -> None:
@@ -101,21 +91,3 @@ class Processes:
             if time.monotonic() > deadline:
                 raise DemoError(f"waited {timeout_s:.0f} s for {what}", action=f"Read the logs in {self._logs}.")
             time.sleep(POLL_S)
-
-    def _tail(self, name: str) -> str:
-        lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
-        return " | ".join(lines[-3:])
-
-
-def free_port() -> int:
-    """Returns a free TCP port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listening(port: int) -> bool:
-    """Whether something accepts connections on this loopback port."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
-        return True
-    return False

@@ -31,7 +31,6 @@ class AgentInspector:
     Times of variants that are measured here are kept in the user's cache folder.
 
     Args:
-        bundle: Of several models.
         config: As in ``agent.toml``.
 
     Raises:

@@ -43,7 +43,6 @@ def inspect_source(
     """Inspects a source to its end, or until Ctrl-C.
 
     Args:
-        drawer: Draws the verdicts.
         on_verdict: Called with each verdict, in the order of the frames.
         on_unreadable: Called with the source and the reason of a frame that could not be read.
 

@@ -186,7 +186,6 @@ def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
     Args:
         changed: Whether a running agent must read something again.
         patience: Factor of the timeout.
-        say: Reports each step.
 
     Returns:
         Whether it is active; ``False`` without a running systemd, where the next boot starts it.

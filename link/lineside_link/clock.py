@@ -38,7 +38,6 @@ class ClockFloor:
     Args:
         path: File that holds the floor, as ISO 8601 in UTC; its folder exists.
         write_every_s: Least time between two writes.
-        now: The system's clock.
     """
 
     def __init__(

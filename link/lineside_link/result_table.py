@@ -73,7 +73,6 @@ def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> t
     """Returns the values of `RESULT_COLUMNS`.
 
     Args:
-        row: From `as_stored`.
         received_at_ns: When the hub received it; 0 on the device.
     """
     values = list(_row_values(row))

@@ -14,6 +14,11 @@ import numpy.typing as npt
 PIXELS_MAX = 1 << 26
 """64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
 
+BRIGHTEST_LEAST = 1 << 12
+"""Of an image of 16 bits. A camera of 10 or 12 bits whose values were not shifted up stays below it: in 8 bits its
+images are nearly black, 4 bits of grey at most.
+"""
+
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's markers that carry the size (ITU T.81, table B.1)."""
 
@@ -28,13 +33,14 @@ def decode_image(
 
     Args:
         data: Content of a BMP, JPEG, PNG, PNM, TIFF or WebP file.
-        how: One of OpenCV's ``IMREAD_…``.
+        how: One of OpenCV's ``IMREAD_…`` that give 8 bits.
 
     Returns:
-        ``(H, W)`` or ``(H, W, C)``, colours as BGR.
+        ``(H, W)`` or ``(H, W, C)`` uint8, colours as BGR; of 16 bits the upper 8.
 
     Raises:
-        ValueError: It is none of these, damaged, or too large.
+        ValueError: It is none of these, damaged, or too large; or its pixels are no whole numbers, or have 16 bits that
+            are hardly used.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -44,12 +50,27 @@ def decode_image(
     if not 0 < size[0] * size[1] <= pixels_max:
         raise ValueError(f"it has {size[0]} × {size[1]} pixels, at most {pixels_max} in all are read")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ValueError(f"OpenCV: {error.err}") from error
     if image is None:
         raise ValueError("it is damaged")
-    return np.asarray(image)
+    return _upper_8_bits(np.asarray(image))
+
+
+def _upper_8_bits(image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype != np.uint16:
+        raise ValueError(f"its pixels are {image.dtype}: 8 or 16 bits are read")
+    deep = np.asarray(image, np.uint16)
+    brightest = int(deep.max())
+    if brightest < BRIGHTEST_LEAST:
+        raise ValueError(
+            f"it has 16 bits, and its brightest pixel is {brightest} of 65535: it would be nearly black; shift its "
+            "values up (those of a camera of 12 bits by 4), or write 8 bits"
+        )
+    return np.asarray(deep >> 8, np.uint8)
 
 
 def encode_jpeg(image: npt.NDArray[np.uint8], quality: int, *, side_max: int | None = None) -> bytes:
@@ -71,7 +92,6 @@ def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False)
     """Unpacks a PNG.
 
     Args:
-        data: The file's content.
         grey: Whether colours become grey.
 
     Returns:

@@ -167,7 +167,6 @@ def evaluate(
     """Evaluates the boxes of a detector.
 
     Args:
-        truths: An image each.
         found: The same images, in the same order; all candidates, not only those above a threshold.
         labels: Names of the types that the indices mean.
         thresholds: Score from which a finding counts, one number or one a type. mAP doesn't look at it.

@@ -64,7 +64,6 @@ class MultiModelInspector:
 
     Args:
         identity: ``name@version`` of the bundle that holds them.
-        models: As the attribute.
     """
 
     def __init__(self, identity: str, models: Sequence[NamedInspector]) -> None:

@@ -88,7 +88,6 @@ def prepare(image: UInt8Array, how: Preprocess) -> tuple[Tensor, Letterbox]:
 
     Args:
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
-        how: The manifest's pre-processing.
 
     Returns:
         ``(1, C, H', W') float32``, contiguous, and how the frame lies in it.
@@ -111,7 +110,6 @@ def prepare_batch(images: Sequence[UInt8Array], how: Preprocess) -> tuple[Batch,
 
     Args:
         images: Each as for `prepare`; they may differ in size.
-        how: The manifest's pre-processing.
 
     Returns:
         One batch for every shape, in the order in which the shapes first appear.

@@ -119,7 +119,6 @@ class Backend(abc.ABC):
 
         Args:
             device: One of those that `probe` returned.
-            options: Threads and precision.
 
         Raises:
             InputNotFoundError: There is no such file, or no such operator library.

@@ -397,12 +397,13 @@ class Session:
                     expected="a bundle of one model",
                     action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
                 )
-            if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
+            plan = self._plan_of(bundle) if level is None else AS_CONFIGURED
+            if plan != AS_CONFIGURED:
                 try:
                     return self._serve_by(plan, bundle, level, cleanup)
                 except (ConfigError, DeviceError, IncompatibleBundleError) as error:
                     log.warning("%s: its plan (%s) is not used: %s", bundle.manifest.identity, plan, error)
-            return self._serve_by(AS_CONFIGURED, bundle, level, cleanup)
+            return self._serve_by(ServingPlan(excluded=plan.excluded), bundle, level, cleanup)
         except BaseException:
             if cleanup is not None:
                 cleanup()
@@ -436,6 +437,8 @@ class Session:
         if plan.kind in ("device", "replicas"):
             manifest = also_for(manifest, plan.device_kinds)
         choice = choose(manifest, config, level=level, share=self._compute_share, on_absent=self._note_absent)
+        if plan.excluded:
+            choice = choice.without(plan.excluded)
         if plan.kind == "device":
             choice = device_first(plan.devices[0], choice, manifest, config)
             if str(choice.at(0)) != plan.devices[0]:
@@ -446,13 +449,14 @@ class Session:
             from lineside_runtime.serving.fastest_candidate import order_by_speed  # only who measures pays for it
 
             choice = order_by_speed(bundle, choice, config)
-        staged = None if plan.kind == "device" else self._stage(bundle, choice, config, level, cleanup)
+        staged = None if plan.kind == "device" else self._stage(plan, bundle, choice, config, level, cleanup)
         placement = staged or Placement(bundle, choice, config, self._failures, on_close=cleanup)
         self._plan = plan
         return Serving(placement, self._cached(placement, config))
 
     def _stage(
         self,
+        plan: ServingPlan,
         bundle: Bundle,
         whole: CandidateChoice,
         config: Config,
@@ -466,7 +470,15 @@ class Session:
         from lineside_runtime.stages.placement import StagedPlacement
         from lineside_runtime.stages.plan import plan_stages  # only who cuts pays for it
 
-        placed = plan_stages(bundle, whole, config, level=level, share=self._compute_share, on_absent=self._note_absent)
+        placed = plan_stages(
+            bundle,
+            whole,
+            config,
+            level=level,
+            share=self._compute_share,
+            excluded=plan.excluded,
+            on_absent=self._note_absent,
+        )
         return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
 
     def _cached(self, placement: Placement | StagedPlacement, config: Config) -> CachedPlacement | None:

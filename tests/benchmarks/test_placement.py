@@ -1,22 +1,24 @@
-"""The order of turns in the benchmark ``placement``."""
+"""How the benchmark ``placement`` judges."""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
+import random
 
 import pytest
 
-from benchmarks.runtime.placement import balanced_orders
+from benchmarks.runtime.placement import BAR, BLOCKS, Interval, is_clear, student_interval
+
+RUNS = 2000
 
 
-@pytest.mark.parametrize("names", ["a", "ab", "abc", "abcd", "abcde"])
-def test_each_way_has_each_place_and_follows_each_other_one_equally_often(names: str) -> None:
-    orders = balanced_orders(names)
-    assert all(sorted(order) == [*names] for order in orders)
-    for counted in (
-        Counter((name, place) for order in orders for place, name in enumerate(order)),
-        Counter(pair for order in orders for pair in itertools.pairwise(order)),
-    ):
-        assert len(set(counted.values())) <= 1
-    assert len({pair for order in orders for pair in itertools.pairwise(order)}) == len(names) * (len(names) - 1)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_the_interval_holds_the_true_ratio_in_nineteen_of_twenty_runs(blocks: int) -> None:
+    chance = random.Random(blocks)
+    found = [student_interval([chance.gauss(0.0, 0.03) for _ in range(blocks)]) for _ in range(RUNS)]
+    assert sum(one.low <= 1 <= one.high for one in found) / RUNS == pytest.approx(0.95, abs=0.015)
+
+
+def test_it_is_clear_which_side_of_the_bar_the_plan_is_on() -> None:
+    faster = 1 / BAR
+    assert is_clear(Interval(1.0, 0.99, 1.01)) and is_clear(Interval(0.95, 0.93, 0.97))
+    assert not is_clear(Interval(faster, 0.97, 0.99)) and not is_clear(Interval(1.0, 0.97, 1.03))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -18,13 +17,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from lineside_boards.image import initramfs
 from tests.boards import arm64
 from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.processes import ChildProcess
 from tests.peers.programs import find_program
-from tests.peers.waiting import wait_for
 
 HOST = "10.0.2.100"
 """Under which a board reaches a port of this machine."""
 
 BOOT_TIMEOUT_S = 120
+_PTY = re.compile(r"redirected to (/dev/pts/\d+)")
 
 INIT = r"""#!/bin/sh
 PATH=/bin
@@ -91,7 +91,7 @@ def command(
     return parts
 
 
-class Running:
+class Running(ChildProcess):
     """qemu, started.
 
     Args:
@@ -100,30 +100,13 @@ class Running:
     """
 
     def __init__(self, command: list[str], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        super().__init__(command, log)
+        self.start()
 
     def terminal(self) -> str:
         """Returns the name of the pseudo-terminal that is its serial line."""
-        found: list[str] = []
-
-        def look() -> bool:
-            found.extend(re.findall(r"redirected to (/dev/pts/\d+)", self._log.read_text(errors="replace")))
-            assert self._process.poll() is None, self._log.read_text(errors="replace")
-            return bool(found)
-
-        wait_for(look, 60.0, what="qemu's pseudo-terminal")
-        return found[0]
-
-    def stand_still(self) -> None:
-        """Stops it between two instructions."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def kill(self) -> None:
-        """Ends it at once."""
-        self._process.kill()
-        self._process.wait(60)
+        self.wait_for(lambda: _PTY.search(self.said), what="qemu's pseudo-terminal")
+        return str(_PTY.findall(self.said)[0])
 
 
 def boot_to_message(folder: Path) -> tuple[float, str]:

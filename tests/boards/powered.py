@@ -101,7 +101,6 @@ class EmulatedBoard:
         port: Of the broker here; the board reaches it at port 8883 of `emulator.HOST`.
         ssh_port: Port here that leads to its port 22; 0 for none.
         pty: Whether its console is a pseudo-terminal, `tty`; else it is written to the file `console`.
-        append: More of the kernel's command line.
 
     Attributes:
         disk: Its disk, which loses what was not flushed when the power is cut.
@@ -110,9 +109,7 @@ class EmulatedBoard:
         tty: The pseudo-terminal that is its console.
     """
 
-    def __init__(
-        self, folder: Path, image: Path, port: int, *, ssh_port: int = 0, pty: bool = False, append: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, image: Path, port: int, *, ssh_port: int = 0, pty: bool = False) -> None:
         self.image, self.console, self.tty = image, folder / "console.log", ""
         self._folder, self._port, self.ssh_port, self._pty = folder, port, ssh_port, pty
         self.disk = VolatileDisk(image, folder / "disk")
@@ -121,7 +118,7 @@ class EmulatedBoard:
         with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
             (folder / "vmlinuz").write_bytes(boot.read("vmlinuz"))
             (folder / "initrd.img").write_bytes(boot.read("initrd.img"))
-            self._append = f"{boot.read('cmdline.txt').decode().strip()} {PATIENCE} {append}".strip()
+            self._append = f"{boot.read('cmdline.txt').decode().strip()} {PATIENCE}"
 
     def on(self) -> None:
         """Gives it power."""
@@ -148,7 +145,7 @@ class EmulatedBoard:
     def cut(self) -> None:
         """Takes its power away: at one moment it stops, and its disk forgets what wasn't flushed."""
         if self._process is not None:
-            self._process.stand_still()
+            self._process.freeze()
             self.disk.cut()
             self.pins.close()
             self._process.kill()

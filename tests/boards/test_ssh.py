@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import hashlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,9 @@ import pytest
 from lineside_boards.errors import BoardLinkError, HostKeyError, LoginError
 from lineside_boards.provision.ssh_shell import Address, SshShell, Trust, connect, fingerprint
 from lineside_boards.provision.transfer import copy_folder
+from lineside_hub.simulate.processes import listening
 from lineside_runtime.errors import ConfigError, DiskFullError, InputNotFoundError
+from tests.peers.processes import ChildProcess
 from tests.peers.programs import find_program
 from tests.peers.proxy import FaultProxy
 from tests.peers.waiting import free_port, wait_for
@@ -44,15 +45,9 @@ class Sshd:
         program = find_program("sshd", "openssh-server")
         tried = [program, "-t", "-f", str(folder / "sshd_config"), "-o", "PerSourcePenalties=no"]
         lenient = tried[4:] if subprocess.run(tried, capture_output=True).returncode == 0 else []  # from 9.8 on
-        self._log = (folder / "sshd.log").open("wb")
-        self._child = subprocess.Popen(
-            [program, "-D", "-e", "-f", str(folder / "sshd_config"), *lenient], stderr=self._log
-        )
-        wait_for(self._listens, what="sshd")
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        self._process = ChildProcess([program, "-D", "-e", "-f", folder / "sshd_config", *lenient], folder / "sshd.log")
+        self._process.start()
+        self._process.wait_for(lambda: listening(self.port), what="sshd")
 
     def address(self, port: int = 0) -> Address:
         return Address(getpass.getuser(), "127.0.0.1", port or self.port)
@@ -68,9 +63,7 @@ class Sshd:
         return connect(self.address(port), trust=trust or self.trust(), keys=own, password=nobody)
 
     def stop(self) -> None:
-        self._child.terminate()
-        self._child.wait(60)
-        self._log.close()
+        self._process.stop()
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ loses some of it and keeps the rest, one that reorders across a flush, one that 
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+from tests.peers.processes import ChildProcess
 from tests.peers.programs import find_program
-from tests.peers.waiting import wait_for
 
 
 class VolatileDisk:
@@ -31,7 +30,7 @@ class VolatileDisk:
 
     def __init__(self, image: Path, socket: Path) -> None:
         self.image, self.socket, self.write_ms = image, socket, 0
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: ChildProcess | None = None
 
     @property
     def url(self) -> str:
@@ -43,12 +42,12 @@ class VolatileDisk:
         self.socket.unlink(missing_ok=True)
         command = [find_program("nbdkit", "nbdkit"), "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
         command += ["--threads=64", "--filter=delay", "--filter=cache", "file", str(self.image)]
-        self._server = subprocess.Popen([*command, "cache=writeback", f"delay-write={self.write_ms}ms"])
-        wait_for(self.socket.exists, what="nbdkit's socket")
+        command += ["cache=writeback", f"delay-write={self.write_ms}ms"]
+        self._server = ChildProcess(command, self.socket.with_suffix(".log"))
+        self._server.start()
+        self._server.wait_for(self.socket.exists, what="nbdkit's socket")
 
     def cut(self) -> None:
         """Takes its power away: what wasn't flushed is gone."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait(60)
-            self._server = None

@@ -1,7 +1,8 @@
 """Install packages by uv: ``python tests/ci/install.py --editable '.[dev]'``.
 
-For the development environment uv takes 20 s of processor time, and pip 70 s, most of it to choose releases. uv does
-not read pip's configuration: it is told what it says. Where uv cannot be told, cannot be had or fails, pip installs.
+uv takes a third of pip's processor time, most of which chooses releases: 20 s and 70 s for the development environment.
+uv does not read pip's configuration: it is told what it says. Where uv cannot be told, cannot be had or fails, pip
+installs.
 """
 
 from __future__ import annotations
@@ -58,15 +59,15 @@ def uv_environment(settings: str) -> dict[str, str] | None:
     return found
 
 
-def install_by_uv(words: list[str]) -> bool:
-    """Returns whether uv has installed what ``pip install`` is asked for by ``words``."""
+def install_by_uv(words: list[str], python: str = sys.executable) -> bool:
+    """Returns whether uv has installed for ``python`` what ``pip install`` is asked for by ``words``."""
     settings = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=False)
     told = uv_environment(settings.stdout) if settings.returncode == 0 else None
     if told is None:
         return False
     if subprocess.run([*PIP, "install", "--quiet", UV], check=False).returncode != 0:
         return False
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *words]
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *words]
     return (
         subprocess.run(command, env={**os.environ, "UV_HTTP_TIMEOUT": TIMEOUT_S, **told}, check=False).returncode == 0
     )

@@ -24,6 +24,7 @@ KEEPS_CORES = "it keeps to the cores that it is given"
 NO_CPU = {"with one thread it keeps one processor busy", KEEPS_CORES}
 EIGHT_BITS, ANY_ORDER = "it computes in eight bits what the network says", "it takes the inputs in any order"
 ONE_NETWORK = {EIGHT_BITS, ANY_ORDER}
+TOGETHER = {"several models at once do not mix", "several threads at once get each its own answer"}
 OF_EACH_NETWORK = {"it computes what the network says", EIGHT_BITS, ANY_ORDER}
 
 SUBJECTS: dict[tuple[str, str], set[str]] = {
@@ -57,7 +58,7 @@ def numpy_engine() -> Iterator[None]:
 
 
 SLOW = ("ncnn", "gpu:0")
-"""Vulkan on a processor, where a load takes 60 ms: what does not depend on the network is tried with two of them."""
+"""Vulkan on a processor, where a load takes 60 ms: what does not depend on the network is tried with one or two."""
 
 
 @functools.cache
@@ -78,16 +79,15 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("engine", "device", "check"), list(cases()))
 def test_it_conforms(engine: str, device: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "CYCLES_MAX_S", 1.0)  # of Vulkan on a processor
+    monkeypatch.setattr(loading, "CYCLES_MAX_S", 0.2)  # of Vulkan on a processor
     one = found(engine, device)
     if isinstance(one, NoDeviceError):
         if (engine, device) == SLOW:
             pytest.skip(f"no Vulkan driver here, install mesa-vulkan-drivers: {one}")
         raise one
     if (engine, device) == SLOW and title(check) not in OF_EACH_NETWORK:
-        one = dataclasses.replace(
-            one, models=tuple(each for each in one.models if each.network.name in ("pair", "conv"))
-        )
+        names = {"conv", "pair"} if title(check) in TOGETHER else {"pair"}
+        one = dataclasses.replace(one, models=tuple(each for each in one.models if each.network.name in names))
     try:
         assert check(one)
     except NotApplicable as reason:

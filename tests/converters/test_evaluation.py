@@ -74,7 +74,7 @@ def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
     "write",
     [
         lambda root: annotated_sets.write_coco_boards(root, 4),
-        lambda root: annotated_sets.write_boards(root, {"val": 4}, first_seed=900, defects=3),
+        lambda root: annotated_sets.write_boards(root, {"val": 4}, first_seed=900, defects=3, side=320),
     ],
 )
 def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
@@ -140,7 +140,7 @@ def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the
 def test_templates_of_the_train_fold_are_no_good_parts_and_all_are_where_the_data_do_not_divide_themselves(
     tmp_path: Path,
 ) -> None:
-    data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3)
+    data = annotated_sets.write_boards(tmp_path / "data", {"train": 2, "val": 3}, first_seed=900, defects=3, side=320)
 
     def parts(folder: Path, fold: str) -> tuple[str, int]:
         verdict = judge_detector(folder, EvaluationRequest(fold=fold)).good_or_bad

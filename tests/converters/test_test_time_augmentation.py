@@ -108,6 +108,8 @@ def test_each_output_is_the_mean_of_frame_and_mirror_image(
 
 def test_it_finds_what_the_frame_alone_does_not_show_and_is_added_once(tmp_path: Path, data: Path) -> None:
     old = write(tmp_path / "old", half_blind())
+    (old.path / "decision.json").write_text("{}")
+    old = write_manifest(old.path, old.manifest)
     done = add_mirrored(old, asked(data), tmp_path / "new", version="2.0.0")
     assert done.drop.after > done.drop.before + 0.2
     new = open_bundle(tmp_path / "new").manifest
@@ -115,6 +117,7 @@ def test_it_finds_what_the_frame_alone_does_not_show_and_is_added_once(tmp_path:
     assert new.files["onnx-fp32/model.onnx"] == old.manifest.files["onnx-fp32/model.onnx"]
     assert (new.version, new.speed) == ("2.0.0", "measured")
     assert new.golden is not None and new.golden.variant == "onnx-fp32-mirrored"
+    assert (tmp_path / "new" / "decision.json").read_text() == "{}"
     told = read_report(tmp_path / "new").variants[0]
     assert told.kept and "mirror image: mAP@0.5" in told.why
     card = (tmp_path / "new" / "model_card.md").read_text()

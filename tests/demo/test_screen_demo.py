@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 
 from tests.peers import wait_for
+from tests.peers.processes import ChildProcess
 from tests.worlds.dashboard import DashboardClient
-from tests.worlds.processes import ChildProcess
 
 
 def test_the_demo_shows_rejects_at_the_line_and_the_device_at_the_hub_until_it_is_interrupted(tmp_path: Path) -> None:

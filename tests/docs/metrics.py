@@ -13,6 +13,7 @@ LABELLED = (
     "model_info",
     "model_service_ms",
     "model_compute_share",
+    "pushed_problem_info",
 )
 """Described by hand on the page, with their labels."""
 

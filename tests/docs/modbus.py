@@ -124,19 +124,16 @@ def render_control_bits() -> str:
 
 
 def render_coils() -> str:
-    """Returns the coils."""
     return _numbered("coil", enumerate(COILS), COIL_MEANINGS)
 
 
 def render_result_codes() -> str:
-    """Returns the result codes."""
     return _numbered(
         "code", ((int(each), each.name) for each in Code), {each.name: RESULT_CODES[each] for each in Code}
     )
 
 
 def render_fault_codes() -> str:
-    """Returns the fault codes."""
     return _numbered(
         "code", ((int(each), each.name) for each in Fault), {each.name: FAULT_CODES[each] for each in Fault}
     )

@@ -108,7 +108,7 @@ def test_agent_killed_at_any_time_loses_and_repeats_no_frame(site: Site, make: M
     supply(site, make, 40)
     gen = site.push(make(4, ballast=BALLAST))
     site.agent.start()
-    for count in (8, 12, 3, 10):
+    for count in (8, 12, 3):
         site.wait_inspected(count)
         site.agent.kill()
         site.check_something_runs_on()
@@ -119,10 +119,10 @@ def test_agent_killed_at_any_time_loses_and_repeats_no_frame(site: Site, make: M
 
 
 def test_hub_and_broker_killed_under_way_lose_and_repeat_no_result(site: Site, make: Make) -> None:
-    supply(site, make, 360)  # more than pass while three pairs are killed on a busy machine
+    supply(site, make, 240)  # more than pass while two pairs are killed on a busy machine
     gen = site.push(make(5, ballast=BALLAST))
     site.agent.start()
-    for count in (10, 25, 40):
+    for count in (10, 25):
         site.wait_inspected(count)
         site.hub.kill()
         site.broker.kill()

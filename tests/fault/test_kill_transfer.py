@@ -23,12 +23,12 @@ from tests.worlds.site import Site
 
 pytestmark = pytest.mark.slow
 
-BALLAST = 1_500_000
+BALLAST = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """``old`` runs; ``near`` has the same ballast, a quarter of it moved a little; ``far`` has another."""
+    """``old`` runs; ``near`` has the same ballast, a quarter of it moved a little; ``far`` has another file."""
     folder = tmp_path_factory.mktemp("bundles")
     old = make_bundle(folder / "1", ballast=BALLAST)
     shutil.copytree(old.path, folder / "2")
@@ -36,7 +36,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     moved = ballast + (np.random.default_rng(5).random(ballast.size) < 0.25).astype(np.uint8)
     (folder / "2" / "ballast.bin").write_bytes(moved.tobytes())
     near = write_manifest(folder / "2", msgspec.structs.replace(old.manifest, version="2.0.0"))
-    return {"old": old, "near": near, "far": make_bundle(folder / "3", version="3.0.0", gain=30.0, ballast=BALLAST)}
+    far = make_bundle(folder / "3", version="3.0.0", gain=30.0, ballast=BALLAST, ballast_name="ballast.far")
+    return {"old": old, "near": near, "far": far}
 
 
 @pytest.fixture
@@ -108,6 +109,6 @@ def test_a_patch_and_then_whole_files_go_on_after_kills_of_both(site: Site, bund
 
     gen = site.push(bundles["far"])
     for process in (site.agent, site.hub):
-        wait_partly(site, ".ballast.bin.*.part")
+        wait_partly(site, ".ballast.far.*.part")
         process.restart()
     check(site, bundles["far"], gen)

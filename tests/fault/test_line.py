@@ -1,4 +1,4 @@
-"""600 parts while the camera, the engine, the broker, the disk and the clock fail: one verdict each."""
+"""400 parts while the camera, the engine, the broker, the disk and the clock fail: one verdict each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.worlds.bundles import bright, dark, make_bundle
 
 pytestmark = pytest.mark.peer
 
-PARTS = 600
+PARTS = 400
 DEADLINE_MS = 300.0
 
 

@@ -14,7 +14,7 @@ from lineside_hub.broker import run_broker
 from lineside_link.client.client import LinkClient, LinkConfig
 from lineside_runtime.errors import ConfigError
 from tests.peers import free_port, wait_for
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
 
 Connect = Callable[..., LinkClient]
 

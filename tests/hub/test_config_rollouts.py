@@ -251,8 +251,10 @@ def test_a_type_that_no_bundle_of_the_group_has_is_refused_when_it_is_pushed(
     push(fleet.folder, make_bundle("1.0.0").path, group=GROUP)
     region = b"[[inspect.regions]]\nkind = 'ignore'\npolygon = [[0, 0], [1, 0], [1, 1]]\ntypes = ['nowhere']\n"
     for wrong, path in ((strange, "thresholds"), (region, "regions")):
-        with pytest.raises(ConfigError, match=rf"\$\.{path}: the bundle has no type 'nowhere'"):
+        with pytest.raises(ConfigError, match=rf"\$\.inspect\.{path}: the bundle has no type 'nowhere'"):
             fleet.push(wrong)
+    with pytest.raises(ConfigError, match=r"\$\.inspect\.variant: .* has no 'onnx-fast'"):
+        fleet.push(b"[inspect]\nvariant = 'onnx-fast'\n")
     with pytest.raises(
         RolloutError, match="another bundle"
     ):  # it has this type, so that only its rollout is waited for

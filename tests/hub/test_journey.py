@@ -117,7 +117,7 @@ def test_a_flood_is_dropped_by_count_and_never_acknowledged(
     assert "dropped" in caplog.text
     inbox.start()
     inbox.close()
-    assert not inbox.alive
+    assert not inbox.is_alive()
     assert acks == []
     assert inbox.counters["malformed"] == WAITING_MAX
     assert caplog.text.count("Results message of cam-01") == 1

@@ -36,7 +36,10 @@ def doubler(tmp_path: Path) -> Bundle:
 
 
 @pytest.mark.slow
-def test_json_is_one_object_with_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_json_is_one_object_with_before_and_after(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside_runtime.benchmark.measurement.rounds.PROFILE_RUNS", 4)
     page = tmp_path / "bench.html"
     assert main(["bench", INT8, "--against", FLOAT, *QUICK, "--profile", "--json", "--html", str(page)]) == 0
     printed = capsys.readouterr()

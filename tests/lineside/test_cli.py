@@ -247,6 +247,22 @@ def test_status_tells_every_value_and_the_state_of_the_bundle_from_that_of_the_l
     assert "state" not in lines and "ready" not in lines
 
 
+def test_status_names_what_was_pushed_and_is_refused_and_the_bundle_that_a_recipe_runs(
+    status_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {
+        "configuration_state": "failed",
+        "configuration_wanted": "config@0123",
+        "configuration_error": "[2001] x",
+    }
+    recipe = {"recipe": "b", "recipes": ["a", "b"], "models": [{"name": "m", "bundle": "m@2.0.0"}]}
+    status_file.write_text(json.dumps({**STATUS, **refused, **recipe}))
+    assert main(["agent", "status", "--config", str(status_file.parents[1] / "agent.toml")]) == 0
+    out = capsys.readouterr().out
+    assert "surface-12@1.0.0; recipe b runs m@2.0.0\n" in out
+    assert "the configuration that was pushed last is refused: config@0123: [2001] x\n" in out
+
+
 def test_status_says_when_it_is_stale(status_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(status_file.parents[1] / "agent.toml")
     os.utime(status_file, (1e9, 1e9))

@@ -26,10 +26,10 @@ from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import export_detector, train_detector
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.converters.small_nets import SmallDetector
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
 from tests.worlds.annotated_sets import squares, write_coco
 from tests.worlds.hub import query
-from tests.worlds.processes import ChildProcess
 from tests.worlds.site import GROUP, TIMEOUT_S, Site
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.usefixtures("short_gates")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -10,18 +11,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import lineside
+import lineside_runtime
 import lineside_runtime.session
 
+LAZY = pytest.mark.parametrize("module", [lineside, lineside_runtime])
 
-def test_public_names_are_sorted_and_all_there() -> None:
-    assert lineside.__all__ == sorted(lineside.__all__)
-    assert dir(lineside) == lineside.__all__
-    for name in lineside.__all__:
-        assert getattr(lineside, name) is not None
+
+@LAZY
+def test_public_names_are_sorted_and_all_there(module: ModuleType) -> None:
+    assert module.__all__ == sorted(module.__all__)
+    assert dir(module) == module.__all__
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_every_name_that_is_imported_for_types_is_exported() -> None:
+    tree = ast.parse(Path(lineside_runtime.__file__).read_text())
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = [alias.name for node in ast.walk(guarded[0]) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(imported) == lineside_runtime.__all__
 
 
 PUBLIC = (
@@ -49,15 +62,17 @@ def test_every_public_object_has_a_signature_and_help(module: str) -> None:
             assert name in pydoc.render_doc(found)
 
 
-def test_unknown_name_is_an_attribute_error() -> None:
+@LAZY
+def test_unknown_name_is_an_attribute_error(module: ModuleType) -> None:
     with pytest.raises(AttributeError, match="Sesion"):
-        _ = lineside.Sesion
+        _ = module.Sesion
 
 
-def test_import_loads_nothing_heavy() -> None:
-    code = "import sys, lineside; print(sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not any(f"'{name}'" in loaded for name in ("numpy", "onnxruntime", "torch", "cv2", "msgspec", "paho"))
+@LAZY
+def test_import_loads_nothing_heavy(module: ModuleType) -> None:
+    code = f"import sys, {module.__name__}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "onnxruntime", "torch", "cv2", "msgspec", "paho", "logging"} & set(loaded)
 
 
 ONLY_WHERE_NEEDED = (

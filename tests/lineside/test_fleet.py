@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
+from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_link.messages import (
     ConfigRef,
@@ -170,6 +172,51 @@ def test_show_says_what_a_device_waits_for(hub: Path, capsys: pytest.CaptureFixt
     assert text in told(capsys, "show", "cam-2", "--hub", str(hub))
 
 
+def test_a_healthy_canary_says_until_when_it_waits(
+    hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("rollout", "show", str(pushed["rollout"]), "--hub", str(hub))
+    assert "the next phase begins" not in told(capsys, *words)
+    database = Database.open(hub)
+    desired = database.desired_state("d/cam-2")
+    assert desired is not None
+    runs = Reported(
+        device="cam-2",
+        state="active",
+        epoch=desired.epoch,
+        gen=desired.gen,
+        wanted=desired.bundle,
+        installed=desired.bundle,
+    )
+    with database.transaction():
+        FleetTimeline(database).write_reported(runs)
+    Rollouts(database).tick(1_000_000.0)
+    database.close()
+    until = datetime.datetime.fromtimestamp(1_000_005.0).isoformat(" ", "seconds")
+    assert f"if that lasts until {until}, the next phase begins" in told(capsys, *words)
+
+
+def test_a_device_or_group_that_the_hub_does_not_know_is_an_error_and_not_an_empty_list(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["relabel", "export", "--out", str(tmp_path / "out"), "--device", "cam-l"]
+    for words in (
+        ["fleet", "results", "--device", "cam-l"],
+        ["fleet", "results", "--device", "cam-l", "--out", str(tmp_path / "x.csv")],
+        ["fleet", "interactions", "--device", "cam-l"],
+        ["fleet", "logs", "cam-l"],
+        ["fleet", "recipe", "cam-l", "a"],
+        export,
+    ):
+        assert main([*words, "--hub", str(hub)]) == 1
+        assert "[2002] the hub has not heard of 'cam-l' (did you mean `cam-" in capsys.readouterr().err
+    assert main(["fleet", "rollout", "ls", "--group", "line-x", "--hub", str(hub)]) == 1
+    assert "no group 'line-x'" in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()
+    assert main(["fleet", "results", "--device", "cam-1", "--part", "none", "--hub", str(hub)]) == 0
+    assert "no result is like that" in capsys.readouterr().err
+
+
 def test_push_takes_a_plan_and_rollout_shows_pauses_and_aborts_it(
     hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,3 +304,26 @@ def test_text_of_a_hostile_device_steers_no_terminal(hub: Path, capsys: pytest.C
         shown = told(capsys, *words, "--hub", str(hub))
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown), words
         assert "\\x1b[2J" in shown and "[red]" in shown, words
+
+
+def test_the_folder_of_the_hub_may_stand_before_and_behind_an_action_of_alarms(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, action = ["--hub", str(hub)], ["acknowledge", "9"]
+    for words in ([*where, *action], [*action, *where]):
+        assert main(["hub", "alarms", *words]) == 1
+        assert "there is no alarm 9" in capsys.readouterr().err
+    assert main(["hub", "alarms", *action]) == 1
+    assert "--hub is missing" in capsys.readouterr().err
+
+
+def test_a_push_whose_first_phase_finds_no_device_says_that_it_waits(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Database.open(hub)
+    with database.transaction():
+        for number in (1, 2, 3):
+            FleetTimeline(database).write_up(Up(device=f"cam-{number}", up=False, boot_id="b", group=GROUP))
+    database.close()
+    assert main(["push", str(make_bundle(tmp_path / "bundle", 1, 4096).path), "--hub", str(hub), "--group", GROUP]) == 0
+    assert "no device of line-a for the first phase is connected: it waits for one" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.golden import read_array, read_png, record, replay
 from lineside_models.image_file import PIXELS_MAX
@@ -79,6 +80,41 @@ def test_outputs_of_another_shape_or_of_zeros_are_a_mismatch(bundle: Bundle) -> 
     for shape, words in (((1, 2, 3, 3), "(1, 2, 3, 3)"), ((1, 2, 6, 8), "inf")):
         np.save(bundle.path / "golden/cls_8.npy", np.zeros(shape, np.float32))
         assert words in str(refused(bundle))
+
+
+def with_plain_variant(bundle: Bundle, noise: float) -> Bundle:
+    """A bundle with a variant of level 1 beside that of its golden outputs, which differ by noise."""
+    golden = bundle.manifest.golden
+    assert golden is not None
+    for name in golden.outputs.values():
+        array = np.load(bundle.path / name)
+        drawn = np.random.default_rng(3).normal(0, noise * np.abs(array).mean(), array.shape)
+        np.save(bundle.path / name, (array + drawn).astype(array.dtype))
+    own = bundle.manifest.variants[0]
+    plain = msgspec.structs.replace(own, name="plain", level=own.level + 1)
+    return write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=(own, plain)))
+
+
+def test_a_variant_of_another_level_may_differ_more_and_not_compute_nonsense(tmp_path: Path) -> None:
+    near = with_plain_variant(with_golden(tmp_path / "near"), 0.35)
+    with Session(near, ORT) as session, pytest.raises(GoldenMismatchError):
+        replay(session, near)
+    with Session(near, msgspec.structs.replace(ORT, variant="plain")) as session:
+        replay(session, near)
+    far = with_plain_variant(with_golden(tmp_path / "far"), 30.0)
+    with (
+        Session(far, msgspec.structs.replace(ORT, variant="plain")) as session,
+        pytest.raises(GoldenMismatchError, match=r"cosine ≥ 0\.9"),
+    ):
+        replay(session, far)
+
+
+@pytest.mark.parametrize("name", [variant.name for variant in open_bundle(zoo.path("surface-12")).manifest.variants])
+def test_every_variant_of_the_shipped_detector_passes_the_replay(name: str) -> None:
+    shipped = open_bundle(zoo.path("surface-12"), verify=False)
+    with Session(shipped, Config(threads=1, variant=name)) as session:
+        replay(session, shipped)
+        assert session.variant == name
 
 
 def test_the_bundle_sets_the_bar(tmp_path: Path) -> None:

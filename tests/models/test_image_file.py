@@ -146,3 +146,25 @@ def test_a_playlist_under_a_videos_name_fetches_nothing(tmp_path: Path, capsys: 
         with pytest.raises(TimeoutError):
             server.accept()
     assert "[2003]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_of_16_bits_the_upper_8_are_taken_and_values_of_12_bits_are_refused(ending: str, tmp_path: Path) -> None:
+    grey = np.random.default_rng(1).integers(40, 255, (37, 91), np.uint8)
+    colour = np.stack([grey, grey // 2, grey // 3], axis=-1)
+    for image in (grey, colour):
+        deep = image.astype(np.uint16) << 8 | 0x5A
+        data = cv2.imencode(ending, deep)[1].tobytes()
+        read = decode_image(data)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, image)
+    path = tmp_path / f"part{ending}"
+    path.write_bytes(cv2.imencode(ending, grey.astype(np.uint16) << 4)[1].tobytes())
+    with pytest.raises(BadInputFormatError, match="brightest pixel is 4064 of 65535"):
+        read_image(path)
+
+
+def test_pixels_that_are_no_whole_numbers_are_refused() -> None:
+    data = cv2.imencode(".tif", np.full((8, 8), 0.5, np.float32))[1].tobytes()
+    with pytest.raises(ValueError, match="float32: 8 or 16 bits are read"):
+        decode_image(data)

@@ -136,11 +136,13 @@ def test_views_are_those_of_all_pairs() -> None:
 
 
 def _cut(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.maximum(one[:2], two[:2]), np.minimum(one[2:], two[2:])])
+    low, high = np.maximum(one[:2], two[:2]), np.minimum(one[2:], two[2:])
+    return np.concatenate((low, high))
 
 
 def _area(box: np.ndarray) -> float:
-    return float(np.clip(box[2:] - box[:2], 0, None).prod())
+    sides = box[2:] - box[:2]
+    return float(sides.clip(0, None).prod())
 
 
 def test_a_large_board_whose_defects_the_whole_frame_hides_is_judged_in_pieces() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Container, Sequence
@@ -12,9 +11,11 @@ from pathlib import Path
 
 from lineside_hub.identity.access_lists import access_list, mosquitto_configuration
 from lineside_hub.identity.authority import HUB_NAME, Authority, Credentials, read_claims
+from lineside_hub.simulate.processes import listening
 from lineside_link.config import LinkConfig
+from tests.peers.processes import ChildProcess
 from tests.peers.programs import find_program
-from tests.peers.waiting import free_port, wait_for
+from tests.peers.waiting import free_port
 
 
 def find_mosquitto() -> str:
@@ -22,16 +23,15 @@ def find_mosquitto() -> str:
     return find_program("mosquitto", "mosquitto")
 
 
-class Broker:
+class Broker(ChildProcess):
     """A broker on a free loopback port that keeps nothing over a restart. Subclasses say how it is started."""
 
     scheme = "mqtt"
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
+        super().__init__([], folder / "broker.log")
         self.folder = folder
         self.port = port or free_port()
-        self.log = folder / "broker.log"
-        self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -46,39 +46,12 @@ class Broker:
     def _command(self) -> Sequence[str]:
         raise AssertionError("a subclass says how its broker is started")
 
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
-        wait_for(self._answers, what=f"broker on port {self.port}")
+    def start(self, command: Sequence[str | Path] | None = None) -> None:
+        super().start(command or self._command())
+        self.wait_for(self._answers, what=f"broker on port {self.port}")
 
     def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError(f"the broker ended: {self.log.read_text()}")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def stop(self) -> None:
-        """Ends it as an administrator would."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Ends it as a power cut would."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(60)
-            self._process = None
-
-    def restart(self) -> None:
-        """Kills it and starts it again on the same port, with nothing in its memory."""
-        self.kill()
-        self.start()
+        return listening(self.port)
 
 
 class Mosquitto(Broker):
@@ -87,7 +60,6 @@ class Mosquitto(Broker):
     def __init__(self, folder: Path, *, program: str, port: int | None = None) -> None:
         super().__init__(folder, port=port)
         self._program = program
-        self._began = 0
 
     def _text(self) -> str:
         return (
@@ -103,13 +75,9 @@ class Mosquitto(Broker):
         configuration.write_text(text)
         return [self._program, "-c", str(configuration)]
 
-    def start(self) -> None:
-        self._began = self.log.stat().st_size if self.log.exists() else 0
-        super().start()
-
     def _answers(self) -> bool:
         # It listens before it handles signals, and a SIGHUP in between would end it; when it says that, it does both.
-        return super()._answers() and b" running" in self.log.read_bytes()[self._began :]
+        return super()._answers() and " running" in self.said
 
 
 class PasswordMosquitto(Mosquitto):
@@ -155,8 +123,8 @@ class SecureMosquitto(Mosquitto):
         """
         self._left_out = without
         self._write_access()
-        if self._process is not None:
-            self._process.send_signal(signal.SIGHUP)
+        if self.alive:
+            self.signal(signal.SIGHUP)
 
     def enroll(self, device: str, *, group: str = "line") -> Credentials:
         """Issues a certificate and has the broker read its access list again."""

@@ -1,9 +1,10 @@
-"""Serves Canaille in its own environment; standard input is the JSON of ``identity_provider.CanailleSetup``."""
+"""Serves Canaille in its own environment; the argument is the JSON file of an ``identity_provider.CanailleSetup``."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from canaille import create_app
@@ -60,4 +61,4 @@ def serve(setup: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(json.load(sys.stdin))
+    serve(json.loads(Path(sys.argv[1]).read_bytes()))

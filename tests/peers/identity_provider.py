@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.peers.environments import environment
-from tests.peers.waiting import free_port, wait_for
+from tests.peers.processes import ChildProcess
+from tests.peers.waiting import free_port
 
 PACKAGES = ("canaille[front,oidc]==0.3.6",)
 
@@ -58,16 +58,18 @@ class IdentityProviderPeer:
     """The provider.
 
     Args:
-        folder: For its log.
+        folder: For its log and its setup.
     """
 
     def __init__(self, folder: Path, people: Sequence[Person]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._log = folder / "canaille.log"
-        self._python = environment("canaille", PACKAGES, sees_ours=True)
+        self._setup_path = folder / "setup.json"
+        python = environment("canaille", PACKAGES, sees_ours=True)
+        server: list[str | Path] = [python, "-P", Path(__file__).with_name("canaille_server.py"), self._setup_path]
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._process = ChildProcess(server, folder / "canaille.log", environment=variables, cwd=folder)
         self.setup = CanailleSetup(port=free_port(), origin="", people=tuple(people))
         self.issuer = f"http://127.0.0.1:{self.setup.port}"
-        self._process: subprocess.Popen[bytes] | None = None
         self.rotate()
 
     def rotate(self) -> None:
@@ -86,27 +88,14 @@ class IdentityProviderPeer:
             origin: Address of the dashboard, which is its client `CLIENT`.
         """
         self.setup.origin = origin
-        with self._log.open("ab") as log:
-            command: list[str | Path] = [self._python, "-P", Path(__file__).with_name("canaille_server.py")]
-            variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self._log.parent, env=variables
-            )
-        assert self._process.stdin is not None
-        with self._process.stdin as pipe:
-            pipe.write(msgspec.json.encode(self.setup))
-        wait_for(self._answers, what="the identity provider")
+        self._setup_path.write_bytes(msgspec.json.encode(self.setup))
+        self._process.start()
+        self._process.wait_for(self._answers, what="the identity provider")
 
     def stop(self) -> None:
-        """Ends it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(60)
-            self._process = None
+        self._process.kill()
 
     def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError(f"the identity provider ended: {self._log.read_text()[-3000:]}")
         try:
             with urllib.request.urlopen(f"{self.issuer}/.well-known/openid-configuration", timeout=60) as answer:
                 return bool(json.load(answer)["issuer"] == self.issuer)

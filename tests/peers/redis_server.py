@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.peers.processes import ChildProcess
 from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
 
@@ -19,7 +18,7 @@ INVITED_AGAIN_S = 5.0
 """A node that does not answer an invitation within its time-out of 2 s is forgotten; beside other work it may not."""
 
 
-class RedisServer:
+class RedisServer(ChildProcess):
     """A server that keeps nothing over a restart.
 
     Attributes:
@@ -28,35 +27,22 @@ class RedisServer:
 
     def __init__(self, folder: Path, *, options: tuple[str, ...] = (), port: int | None = None) -> None:
         self.port = port or free_port()
-        self._folder = folder
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
+        self.options = options
+        program = find_program("redis-server", "redis-server")
+        nothing_kept = ("--save", "", "--appendonly", "no", "--dir", str(folder))
+        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", *nothing_kept, *options]
+        super().__init__(command, folder / "redis.log")
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        command = [
-            find_program("redis-server", "redis-server"),
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
-        command += ["--dir", str(self._folder), *self._options]
-        with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._answers, what=f"redis on port {self.port}")
+    def start(self, command: Sequence[str | Path] | None = None) -> None:
+        super().start(command)
+        self.wait_for(self._answers, what=f"redis on port {self.port}")
 
     def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError(f"redis ended: {(self._folder / 'redis.log').read_text()}")
         try:
             return self.ask("PING") == "PONG"
         except OSError:
@@ -85,25 +71,6 @@ class RedisServer:
             while answer.count(b"\r\n") < len(lines):
                 answer += connection.recv(65536)
         assert answer == b"+OK\r\n" * len(lines), answer[:200]
-
-    def hang(self) -> None:
-        """Stops it without ending it: connections stay, and nothing is answered."""
-        self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Ends it as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(60)
-            self._process = None
-
-    def _signal(self, number: int) -> None:
-        if self._process is None:
-            raise AssertionError("it doesn't run")
-        self._process.send_signal(number)
 
 
 @contextmanager
@@ -160,7 +127,7 @@ def _join(servers: list[RedisServer]) -> None:
 def _invite(servers: list[RedisServer]) -> None:
     first, *others = servers
     for server in others:
-        bus = server._options[server._options.index("--cluster-port") + 1]
+        bus = server.options[server.options.index("--cluster-port") + 1]
         first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
 
 

@@ -9,14 +9,16 @@ connection that it came by is cut.
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 
-from tests.peers.waiting import wait_for
+from tests.peers.processes import ChildProcess
+
+_PORT = re.compile(r"^(\d+)$", re.MULTILINE)
 
 
 class Fault:
@@ -75,31 +77,24 @@ async def _serve(folder: str, fault: Fault) -> None:
     await server.wait_closed()
 
 
-class Served:
+class Served(ChildProcess):
     """The server in a process of its own.
 
     Attributes:
-        process: That serves.
         port: Where it listens.
     """
 
     def __init__(self, folder: Path, *fault: str) -> None:
-        self._log = folder.with_suffix(".log")
-        with self._log.open("wb") as stream:
-            self.process = subprocess.Popen([sys.executable, "-m", __name__, str(folder), *fault], stdout=stream)
-        wait_for(lambda: "\n" in self.said(), 60, every_s=0.1)
-        self.port = int(self.said().split()[0])
-
-    def said(self) -> str:
-        """Returns what it has printed."""
-        return self._log.read_text()
+        super().__init__([sys.executable, "-m", __name__, str(folder), *fault], folder.with_suffix(".log"))
 
     def __enter__(self) -> Served:
+        self.start()
+        self.wait_for(lambda: _PORT.search(self.said), what="its port")
+        self.port = int(_PORT.findall(self.said)[0])
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.kill()
 
 
 if __name__ == "__main__":

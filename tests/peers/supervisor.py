@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.deployment.self_update import guard
@@ -27,7 +26,6 @@ class Supervisor:
         log: Gets its output.
         watchdog_s: ``WatchdogSec``.
         start_s: ``TimeoutStartSec``.
-        kill: Asked again and again; true kills the process with SIGKILL, as a power cut would.
     """
 
     def __init__(
@@ -38,14 +36,12 @@ class Supervisor:
         log: Path,
         watchdog_s: float = 30.0,
         start_s: float = 60.0,
-        kill: Callable[[], bool] = lambda: False,
     ) -> None:
         self._home = home
         self._arguments = arguments
         self._log = log
         self._watchdog_s = watchdog_s
         self._start_s = start_s
-        self._kill = kill
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.results: list[str] = []
@@ -76,9 +72,8 @@ class Supervisor:
                     child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
                 result = self._watch(child, listener)
                 self.results.append(result)
-                if result != "power":  # which leaves nobody to note anything
-                    status = {"SERVICE_RESULT": result, "EXIT_CODE": "exited", "EXIT_STATUS": str(child.returncode)}
-                    subprocess.run([*GUARD, "--home", str(self._home), "ended"], env={**os.environ, **status})
+                status = {"SERVICE_RESULT": result, "EXIT_CODE": "exited", "EXIT_STATUS": str(child.returncode)}
+                subprocess.run([*GUARD, "--home", str(self._home), "ended"], env={**os.environ, **status})
 
     def _watch(self, child: subprocess.Popen[bytes], listener: socket.socket) -> str:
         ready, heard_s = False, time.monotonic()
@@ -94,8 +89,6 @@ class Supervisor:
                     ready = True
                     self.readies += 1
             now_s = time.monotonic()
-            if self._kill():
-                return self._end(child, signal.SIGKILL, "power")
             if self._stop.is_set():
                 return self._end(child, signal.SIGTERM, "success")
             if now_s - heard_s > (self._watchdog_s if ready else self._start_s):

@@ -14,8 +14,8 @@ from tests.hub.federation.conftest import broker as broker
 from tests.hub.federation.federations import Federation, run_command, same
 from tests.hub.federation.plants import Plants
 from tests.peers.brokers import Mosquitto
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
-from tests.worlds.processes import ChildProcess
 
 ROUNDS = 2
 MOMENTS = [f"{kind}, {step}" for kind in ("exponents", "update") for step in STEPS]

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.peers.brokers import Broker, Mosquitto, find_mosquitto
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
 from tests.worlds.hub import HubProcess, make_repository, write_hub
-from tests.worlds.processes import ChildProcess
 
 SITE = "million"
 DEVICES, PROCESSES = 100, 4

@@ -143,7 +143,7 @@ class Board:
     def cut(self) -> None:
         """Takes its power away; what wasn't flushed is gone."""
         if self._process is not None:
-            self._process.stand_still()
+            self._process.freeze()
             self._disk.cut()
             self._process.kill()
             self._process = None

@@ -1,8 +1,7 @@
-"""Test environments made of small parts: child processes, an agent, a hub, a site, a fleet in a hub's database.
+"""Test environments made of small parts: an agent, a hub, a site, a fleet in a hub's database.
 
 | module | what |
 | --- | --- |
-| ``processes`` | a command as a child process with a log |
 | ``bundles`` | small bundles: of a model whose detections are known beforehand, and of bytes that no engine runs |
 | ``agent`` | an agent's configuration, its pictures and its process |
 | ``hub`` | a hub's repository, its configuration and its process |
@@ -11,5 +10,5 @@
 | ``fleet`` | devices as rows of a hub's database, which answer what the hub desires |
 | ``plc`` | the PLC of ``tests/peers/plc.py`` as a process |
 
-Brokers, proxies and databases are in `tests.peers`.
+Brokers, proxies, databases and child processes are in `tests.peers`.
 """

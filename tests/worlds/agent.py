@@ -16,10 +16,10 @@ from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.storage.records import RecordStore
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
 from tests.worlds.bundles import bright, dark
 from tests.worlds.hub import link_table
-from tests.worlds.processes import ChildProcess
 
 DEVICE = "cam-1"
 

@@ -86,7 +86,6 @@ class DashboardWorld:
             self.url = self.server.url
 
     def close(self) -> None:
-        """Ends the server."""
         if self.server is not None:
             self.server.close()
 

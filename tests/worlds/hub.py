@@ -19,7 +19,7 @@ import tomli_w
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_link.config import LinkConfig
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
 
 
 @functools.cache

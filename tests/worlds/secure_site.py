@@ -7,7 +7,6 @@ import datetime
 import io
 import re
 import signal
-import socket
 import subprocess
 import sys
 import types
@@ -18,10 +17,11 @@ from pathlib import Path
 from lineside.cli import main
 from lineside_hub.identity import authority
 from lineside_hub.identity.authority import enrolled_devices
+from lineside_hub.simulate.processes import listening
 from lineside_link.config import LinkConfig
 from tests.peers.brokers import find_mosquitto
-from tests.peers.waiting import free_port, wait_for
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
+from tests.peers.waiting import free_port
 
 
 def lineside(*arguments: str | Path) -> str:
@@ -97,10 +97,9 @@ class SecureSite:
         return self.folder / "identity"
 
     def start_broker(self) -> None:
-        began = len(self.broker.log)
         self.broker.start()
         # It listens before it handles signals, and a SIGHUP in between would end it; when it says that, it does both.
-        wait_for(lambda: " running" in self.broker.log[began:] and self._listens(), what="mosquitto")
+        self.broker.wait_for(lambda: " running" in self.broker.said and listening(self.port), what="mosquitto")
 
     def start_hub(self) -> None:
         """Starts the hub, and has the broker read who is enrolled."""
@@ -131,10 +130,6 @@ class SecureSite:
         """Ends both."""
         self.hub.stop()
         self.broker.stop()
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def _each(option: str, values: Sequence[str]) -> list[str]:

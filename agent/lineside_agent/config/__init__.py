@@ -55,7 +55,14 @@ from lineside_agent.config.line_io import (
     PluginLineConfig,
     SerialLineConfig,
 )
-from lineside_agent.config.overrides import camera_of, check_several, inspect_of, model_inspect, rules_of
+from lineside_agent.config.overrides import (
+    camera_of,
+    check_several,
+    inspect_of,
+    model_inspect,
+    naming_table,
+    rules_of,
+)
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.reader import parse_camera, parse_config, read_config
 from lineside_agent.config.settings import (
@@ -136,6 +143,7 @@ __all__ = [
     "load_inspect",
     "load_rules",
     "model_inspect",
+    "naming_table",
     "parse_camera",
     "parse_config",
     "read_config",

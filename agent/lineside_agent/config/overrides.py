@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -36,6 +39,33 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
         raise ConfigError(f"{path}.{min(strange)} is the same for all cameras", expected=f"$.inspect.{min(strange)}")
     return _merged_with(inspect, camera.inspect, path)
 
+
+@contextlib.contextmanager
+def naming_table(recipe: RecipeConfig | None = None, camera: CameraConfig | None = None) -> Iterator[None]:
+    """Puts the table that has the key into the path of a `ConfigError` about rules, such as ``$.inspect``.
+
+    Rules are checked against a bundle by code that knows their keys and not the file.
+
+    Args:
+        recipe: Whose settings are in the rules.
+        camera: The same.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        found = _RULE.match(error.message)
+        if found is None or found[1] not in Rules.__struct_fields__:
+            raise
+        table = "inspect"
+        if camera is not None and found[1] in camera.inspect:
+            table = f"camera[{camera.name}].inspect"
+        elif recipe is not None and found[1] in recipe.inspect:
+            table = f"recipe[{recipe.name}].inspect"
+        message = f"$.{table}{error.message[1:]}"
+        raise ConfigError(message, expected=error.expected, actual=error.actual, action=error.action) from error
+
+
+_RULE = re.compile(r"\$\.(\w+)")
 
 _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
 

@@ -38,7 +38,6 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
     """Reads the bytes of ``agent.toml``.
 
     Args:
-        data: TOML.
         folder: Start of relative paths.
         name: Name of the file for messages.
 
@@ -100,7 +99,7 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
 
 
 def _resolved_recipe(recipe: RecipeConfig, folder: Path) -> RecipeConfig:
-    bundle = None if recipe.bundle is None else folder / recipe.bundle
+    bundle = None if recipe.bundle is None else _installed_or_shipped(recipe.bundle, folder)
     return msgspec.structs.replace(recipe, bundle=bundle, inspect=_resolved_inspect(recipe.inspect, folder))
 
 

@@ -236,7 +236,8 @@ class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
     Attributes:
         name: Name in records and on the line: 1 to 32 printable ASCII characters without spaces.
         number: Number by which Modbus asks for it; unset: its place among the recipes, from 1.
-        bundle: Bundle folder of this recipe; unset: the bundle that is installed, by ``bundle`` or by the hub.
+        bundle: Bundle folder of this recipe, or the name of a shipped bundle; unset: the bundle that is installed, by
+            ``bundle`` or by the hub.
         inspect: What counts as a defect with this recipe. Its keys replace those of ``[inspect]``.
         camera: Exposure and gain with this recipe, on a line with one camera.
         cameras: Exposure and gain with this recipe by the camera's name, on a line with several.

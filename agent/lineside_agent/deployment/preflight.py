@@ -1,7 +1,8 @@
 """Check whether this agent could take over on this device, without changing anything.
 
 A new agent does so in its own slot, with its own Python, while the old one runs the line: it reads the configuration,
-the hub's over it, the state files and the records, and runs the installed bundle on its golden input.
+the hub's over it, the state files and the records, runs the installed bundle on its golden input, and compares each
+recipe with its bundle.
 """
 
 from __future__ import annotations
@@ -9,21 +10,35 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.config import (
+    AgentConfig,
+    RecipeConfig,
+    check_several,
+    inspect_of,
+    naming_table,
+    read_config,
+)
 from lineside_agent.deployment.artifacts.agent import STATE_NAME as AGENT_STATE_NAME
+from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
 from lineside_agent.deployment.artifacts.bundle import STATE_NAME
 from lineside_agent.deployment.artifacts.configuration import read_followed
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
-from lineside_agent.deployment.slots import Slots
+from lineside_agent.deployment.slots import Slots, missing_bundle
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.records import NAME as DATABASE_NAME
 from lineside_agent.storage.state_file import peek_state
-from lineside_runtime.errors import DatabaseError
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.errors import DatabaseError, LinesideError
+from lineside_runtime.serving.candidates import variant_named
+
+__all__ = ["WITH_PROBLEMS", "PreflightResult", "check"]
 
 
 class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,12 +47,14 @@ class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: The installed one; empty for none.
         used_device: Processor that ran its golden input; empty if it has none.
+        problems: Why recipes can't run, a line each. They are no reason against an agent: no other one runs them.
     """
 
     agent_version: str
     device: str
     bundle: str = ""
     used_device: str = ""
+    problems: tuple[str, ...] = ()
 
 
 def check(config_path: Path) -> PreflightResult:
@@ -47,8 +64,13 @@ def check(config_path: Path) -> PreflightResult:
     peek_state(config.folder / AGENT_STATE_NAME, AgentMachine)
     _check_records(config.folder / DATABASE_NAME)
     bundle, used_device = _run_bundle(config, machine)
-    version = importlib.metadata.version("lineside")
-    return PreflightResult(agent_version=version, device=config.device, bundle=bundle, used_device=used_device)
+    return PreflightResult(
+        agent_version=importlib.metadata.version("lineside"),
+        device=config.device,
+        bundle="" if bundle is None else bundle.manifest.identity,
+        used_device=used_device,
+        problems=tuple(_recipe_problems(config, bundle)),
+    )
 
 
 def _check_records(path: Path) -> None:
@@ -62,16 +84,42 @@ def _check_records(path: Path) -> None:
         raise DatabaseError(f"{path}: {error}", action="This agent can't write its records there.") from error
 
 
-def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[str, str]:
+def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[Bundle | None, str]:
     slot = machine.installed_slot or ("factory" if config.bundle is not None else None)
     if slot is None:
-        return "", ""
+        return None, ""
     bundle = Slots(config.folder, config.bundle).open(slot)
     recipes = Recipes(config.folder, config.recipe)
-    inspect = config.inspect if recipes.bundle is not None else recipes.apply_to(config.inspect)
-    loaded = load(slot, bundle, inspect, measured=config.folder if slot == "factory" else None)
+    recipe = recipes.current if recipes.bundle is None else None
+    inspect = config.inspect if recipe is None else inspect_of(config.inspect, recipe)
+    loaded = load(slot, bundle, inspect, recipe=recipe, measured=config.folder if slot == "factory" else None)
     try:
         used = loaded.replay() if loaded.has_golden else ""
     finally:
         loaded.close()
-    return bundle.manifest.identity, used
+    return bundle, used
+
+
+def _recipe_problems(config: AgentConfig, installed: Bundle | None) -> Iterator[str]:
+    for recipe in config.recipe:
+        if missing := missing_bundle(recipe.bundle):
+            yield f"recipe {recipe.name}: {missing}"
+            continue
+        try:
+            bundle = installed if recipe.bundle is None else open_bundle(recipe.bundle)
+            if bundle is not None:
+                _check_recipe(config, recipe, bundle)
+        except LinesideError as error:
+            yield f"recipe {recipe.name}: {error.reason}"
+
+
+def _check_recipe(config: AgentConfig, recipe: RecipeConfig, bundle: Bundle) -> None:
+    manifest, inspect = bundle.manifest, inspect_of(config.inspect, recipe)
+    if manifest.several:
+        check_several(inspect, manifest)
+        return
+    if inspect.variant:
+        variant_named(manifest, inspect.variant, where="$.inspect.variant")
+    if not (manifest.preprocess.rows or manifest.preprocess.text):
+        with naming_table(recipe):
+            VerdictPolicy(manifest, inspect)

@@ -52,7 +52,6 @@ class DegradationRunner:
         active: Has the faster variant of the step ``variant``, if there is one.
         frames: Gives fewer frames with the step ``rate``; ``None`` where that is not possible.
         lateness: Returns how late the line is.
-        report: Takes each change.
     """
 
     def __init__(

@@ -14,7 +14,6 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.inspection.pipeline import PipelineCounts
 from lineside_link.messages import TEXT_MAX, PlacementReport
-from lineside_runtime.serving.serving_plan import AS_CONFIGURED
 from lineside_runtime.session import Session
 
 
@@ -28,11 +27,7 @@ class _Seen(NamedTuple):
 
 
 class DeviceUseMonitor:
-    """Watches which devices answer.
-
-    Args:
-        report: Takes each change.
-    """
+    """Watches which devices answer."""
 
     def __init__(
         self, active: ActiveBundle, counts: PipelineCounts, report: Callable[[PlacementReport], None] = lambda _: None
@@ -73,7 +68,7 @@ class DeviceUseMonitor:
         loaded, counts = self._active.loaded, self._counts
         sessions = () if loaded is None else loaded.sessions
         caches = [session.cache_stats for session in sessions]
-        plans = dict.fromkeys(str(session.plan) for session in sessions if session.plan != AS_CONFIGURED)
+        plans = dict.fromkeys(str(session.plan) for session in sessions if session.plan.kind != "configured")
         standby = dict.fromkeys(session.standby_device for session in sessions if session.standby_device)
         return {
             "engine_restarts": sum(session.engine_restarts for session in sessions),

@@ -26,6 +26,7 @@ from lineside_agent.config import (
 )
 from lineside_agent.deployment.self_update.guard import FOLDER, AgentTrial, Installation
 from lineside_agent.deployment.slots import missing_bundle
+from lineside_agent.health.pushed_artifacts import pushed_problems
 from lineside_agent.service.install import installed_files
 from lineside_boards import inventory, profile
 from lineside_boards.doctor import BoardFinding
@@ -63,6 +64,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         status: Content of ``status.json``; empty if there is none.
         runs: Whether a process holds the state folder.
         missing_bundle: Message if the configured bundle is not there; empty otherwise.
+        missing_recipes: The same of the recipes' bundles.
         missing_pictures: Folders and files of cameras that are not there.
         expected_values_problem: Why what marks must agree with cannot be read; empty if it can, or none is configured.
         free_bytes: Of the disk that holds the state folder.
@@ -82,6 +84,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     status_age_s: float = 0.0
     runs: bool = False
     missing_bundle: str = ""
+    missing_recipes: tuple[str, ...] = ()
     missing_pictures: tuple[Path, ...] = ()
     expected_values_problem: str = ""
     free_bytes: int | None = None
@@ -158,6 +161,8 @@ def _line(observed: Examination) -> Iterator[BoardFinding]:
         yield from _line_of(line)
     if status.get("recipe_problem"):
         yield _error(f"recipe: {status['recipe_problem']}", "`lineside agent recipe` lists those that there are.")
+    for problem in observed.missing_recipes:
+        yield _error(problem, "Correct `bundle` of the recipe in the configuration.")
     degradation = status.get("degradation") or {}
     if degradation.get("steps"):
         steps = ", ".join(degradation["steps"])
@@ -278,16 +283,13 @@ def _device(observed: Examination) -> Iterator[BoardFinding]:
 
 
 def _updates(observed: Examination) -> Iterator[BoardFinding]:
-    pushed = {
-        "error": "the last bundle pushed doesn't run",
-        "agent_error": "the last agent doesn't run",
-        "configuration_error": "the last configuration pushed is refused",
-    }
-    for key, what in pushed.items():
-        if observed.status.get(key):
-            yield _warning(
-                f"{what}: {observed.status[key]}", "The one before it goes on; correct it and push it again."
-            )
+    for problem in pushed_problems(observed.status):
+        what = f"the {problem.kind} that was pushed last"
+        if problem.is_refused:
+            action = "The one before it goes on; correct it and push it again."
+            yield _warning(f"{what} is refused: {problem.text}", action)
+        else:
+            yield _warning(f"{what} does not run yet: {problem.text}", "It is tried again by itself.")
     if observed.trial is not None:
         what = f"a new agent is on trial in slot {observed.trial.slot} (spent {observed.trial.spent} of 6)"
         action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
@@ -325,6 +327,9 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
         status_age_s=age_s,
         runs=is_held(config.folder),
         missing_bundle=missing_bundle(config.bundle),
+        missing_recipes=tuple(
+            f"recipe {one.name}: {problem}" for one in config.recipe if (problem := missing_bundle(one.bundle))
+        ),
         missing_pictures=tuple(path for camera in config.cameras if (path := camera.missing_path()) is not None),
         expected_values_problem=_expected_values_problem(config),
         board=_board(base, expects_camera=any(camera.is_board_camera for camera in config.cameras)),

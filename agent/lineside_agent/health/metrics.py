@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside_agent.config import MetricsConfig
+from lineside_agent.health.pushed_artifacts import pushed_problems
 from lineside_runtime.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ HELP = {
     "error": "1 while the bundle that was pushed last does not run.",
     "agent_error": "1 while the version of the agent that was pushed last does not run.",
     "configuration_error": "1 while the configuration that was pushed last is refused.",
+    "pushed_problem_info": "1 for each bundle, configuration or agent that was pushed last and does not run, with its "
+    "kind and name as labels.",
     "bundle_problem": "1 while the bundle that agent.toml names cannot be used.",
     "recipe_problem": "1 while the chosen recipe cannot run.",
     "changeovers": "Changes from one recipe to another.",
@@ -192,6 +195,7 @@ class _Status:
         if isinstance(results, dict):
             yield from _results(results, device)
         yield from _models(models or [], device)
+        yield _pushed(status, device)
 
 
 def help_of(key: str) -> str:
@@ -234,6 +238,16 @@ def _models(models: list[dict[str, Any]], device: str) -> Iterator[Metric]:
             if model[key] is not None:
                 gauge.add_metric([device, model["name"]], model[key])
         yield gauge
+
+
+def _pushed(status: dict[str, Any], device: str) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    name = "pushed_problem_info"
+    info = GaugeMetricFamily(f"lineside_{name}", help_of(name), labels=["device", "kind", "name"])
+    for problem in pushed_problems(status):
+        info.add_metric([device, problem.kind, problem.name], 1)
+    return info
 
 
 def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:

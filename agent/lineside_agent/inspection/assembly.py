@@ -299,11 +299,11 @@ class InspectionAssembly:
         if self.trigger_controller is None or trigger is None:
             return
         recipes = self._config.recipe
-        deadline_ms = max(trigger.deadline_ms, *(one.trigger.deadline_ms or 0.0 for one in recipes), 0.0)
+        deadline_ms = max([trigger.deadline_ms, *(one.trigger.deadline_ms or 0.0 for one in recipes)])
         gate_ms = 0.0
         if gate is not None:
             delays_ms = (0.0 if one.gate is None else one.gate.delay_ms or 0.0 for one in recipes)
-            gate_ms = max(gate.delay_ms or COUNTED_GATE_MS, *delays_ms, 0.0) + gate.pulse_ms
+            gate_ms = max([gate.delay_ms or COUNTED_GATE_MS, *delays_ms]) + gate.pulse_ms
         self.trigger_controller.retire((deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
 
     def stop_taking(self) -> None:

@@ -13,9 +13,11 @@ from lineside_agent.config import (
     CameraConfig,
     DegradeConfig,
     InspectConfig,
+    RecipeConfig,
     check_several,
     engine_settings,
     model_inspect,
+    naming_table,
     rules_of,
 )
 from lineside_agent.deployment.machine import Slot
@@ -201,7 +203,7 @@ def load(
     bundle: Bundle,
     config: InspectConfig,
     *,
-    recipe: str = "",
+    recipe: RecipeConfig | None = None,
     degrade: DegradeConfig | None = None,
     cameras: Sequence[CameraConfig] = (),
     running: LoadedBundle | None = None,
@@ -211,6 +213,7 @@ def load(
 
     Args:
         config: The ``[inspect]`` table, with the recipe's settings.
+        recipe: Whose settings these are; named in errors and in results.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
         running: What runs now: of the same bundle of several models, its measured times give the shares of the compute.
@@ -224,14 +227,15 @@ def load(
         LinesideError: Nothing here can run it.
     """
     beside = (measured or bundle.path.parent) / bundle.path.name
+    name = "" if recipe is None else recipe.name
     if bundle.manifest.several:
-        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
+        return _load_several(slot, bundle, config, name, cameras, _times_of(running, bundle), beside)
     settings = _settings_of(config)
     session = _open_session(bundle, config, settings, place=beside.with_name(beside.name + SUFFIX))
     if bundle.manifest.preprocess.rows:
-        return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
+        return LoadedBundle(slot, bundle, session, NoInspector(), name, recommender=Recommender(session))
     if bundle.manifest.preprocess.text:
-        return LoadedBundle(slot, bundle, session, NoInspector(), recipe)
+        return LoadedBundle(slot, bundle, session, NoInspector(), name)
     try:
         references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
@@ -239,13 +243,17 @@ def load(
         def inspector_of(opened: Session, rules: InspectConfig) -> Inspector:
             return Inspector(opened, rules=rules, references=references, expected=expected)
 
-        inspector = inspector_of(session, config)
-        inspectors = {name: inspector_of(session, rules) for name, rules in own.items()}
+        with naming_table(recipe):
+            inspector = inspector_of(session, config)
+        inspectors = {}
+        for camera in [one for one in cameras if one.name in own]:
+            with naming_table(recipe, camera):
+                inspectors[camera.name] = inspector_of(session, own[camera.name])
         fast = load_faster(bundle, session, settings, config, degrade, own, inspector_of)
     except BaseException:
         session.close()
         raise
-    return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
+    return LoadedBundle(slot, bundle, session, inspector, name, fast, inspectors)
 
 
 def _settings_of(config: InspectConfig) -> Config:

@@ -63,9 +63,6 @@ class Recipes:
         problem: Why no part may come; empty if one may.
         error: Why the last recipe that the line requested does not run; empty if it does.
         changeovers: Changes of the recipe since the start.
-
-    Args:
-        configured: The ``[[recipe]]`` tables.
     """
 
     def __init__(self, folder: Path, configured: Sequence[RecipeConfig] = ()) -> None:

@@ -33,7 +33,6 @@ def staged_plan(
 
     Args:
         settings: The engine's settings of ``config``.
-        folder: Keeps the plan.
         share: The model's share of the compute of everything that runs on this device, 0 to 1.
 
     Raises:

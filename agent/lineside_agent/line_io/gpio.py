@@ -45,7 +45,6 @@ class Gpio(LinePort):
     Args:
         chip: Such as ``/dev/gpiochip0``.
         outputs: Level to line, by name or by number.
-        inputs: Input to line.
         active_low: Lines whose level is inverted.
         debounce_us: Edges that are closer are one edge to the kernel.
         bias: Of the inputs: ``as-is``, ``disabled``, ``pull-up``, ``pull-down``.

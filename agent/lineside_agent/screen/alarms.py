@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lineside_agent.health.pushed_artifacts import pushed_problems
 from lineside_agent.line_io.events import CHANGING_OVER, STARTING
 
 Signal = Literal["F", "C", "S", "M"]
@@ -81,20 +82,16 @@ _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
 )
 
 
-_REFUSALS = (
-    ("bundle_refused", "state", "wanted", "error"),
-    ("configuration_refused", "configuration_state", "configuration_wanted", "configuration_error"),
-    ("update_refused", "agent_state", "agent_wanted", "agent_error"),
-)
-"""Alarm, and the keys of ``status.json`` with the deployment's state, what was pushed and why it does not run."""
+_REFUSALS = {"bundle": "bundle_refused", "configuration": "configuration_refused", "agent": "update_refused"}
+"""Alarm by the kind of what was pushed."""
 
 
 def _refused(status: Mapping[str, Any]) -> list[Condition]:
     """Returns what was pushed and given up; an error of one that is still fetched or on trial is no refusal."""
     return [
-        _condition(key, "engine", "M", ": ".join(filter(None, (status.get(wanted), status[error]))))
-        for key, state, wanted, error in _REFUSALS
-        if status.get(error) and status.get(state) in ("failed", "rolled_back")
+        _condition(_REFUSALS[problem.kind], "engine", "M", problem.text)
+        for problem in pushed_problems(status)
+        if problem.is_refused
     ]
 
 

@@ -35,6 +35,7 @@ from lineside_agent.screen.set_up.routes import SET_UP_ROUTES
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
+from lineside_runtime.server.page_server import SCRIPTS
 
 log = logging.getLogger("lineside.screen")
 
@@ -118,7 +119,8 @@ class ScreenRoutes(RouteContext):
     async def page(self, request: Request, visitor: Visitor) -> Response:
         """Returns the page and its files."""
         name = request.path_params.get("name", "index.html")
-        return FileResponse(STATIC / name, media_type=_TYPES[Path(name).suffix])
+        folder = SCRIPTS if name in SHARED_FILES else STATIC
+        return FileResponse(folder / name, media_type=_TYPES[Path(name).suffix])
 
     async def session(self, request: Request, visitor: Visitor) -> Response:
         """Returns who is signed in, and who could."""
@@ -306,6 +308,8 @@ ROUTES = (
 """Every route; a test compares what each role may do with a table."""
 
 FILES = ("screen.js", "setup.js", "screen.css", "strings.json")
+SHARED_FILES = ("pressed.js",)
+"""In the folder of scripts that the hub's pages have, too."""
 
 
 def make_app(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None = None) -> Starlette:
@@ -313,7 +317,9 @@ def make_app(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None =
     routes = ScreenRoutes(screen, is_local=is_local, set_up=set_up)
     files = ScreenRoute("GET", "/{name}", None, ScreenRoutes.page)
     table = [Route(route.path, routes.endpoint(route), methods=[route.method]) for route in ROUTES]
-    table += [Route(f"/{name}", _named(routes.endpoint(files), name), methods=["GET"]) for name in FILES]
+    table += [
+        Route(f"/{name}", _named(routes.endpoint(files), name), methods=["GET"]) for name in (*FILES, *SHARED_FILES)
+    ]
     handlers = {LinesideError: _failed, HTTPException: _not_served, ValueError: _malformed, Exception: _crashed}
     return Starlette(routes=table, exception_handlers={**handlers, ClientDisconnect: _gone})
 

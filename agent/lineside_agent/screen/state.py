@@ -61,7 +61,6 @@ class ScreenState:
         send_image: Has an image of a record sent to the hub, by epoch and number.
 
     Args:
-        agent: All of ``agent.toml``.
         recent_s: Returns the latest times from trigger to result.
     """
 

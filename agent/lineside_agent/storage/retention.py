@@ -48,10 +48,6 @@ class RetentionPolicy:
     Attributes:
         removed: Old records deleted since the start.
         used_bytes: Size of the database without free pages; ``None`` until it was measured.
-
-    Args:
-        folder: For the reserve.
-        path: Of the database.
     """
 
     def __init__(self, folder: Path, path: Path, archive: ImageArchive | None) -> None:

@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from benchmarks.smoke import scaled
 from lineside_models import zoo
 from lineside_models.simulator import render
 from tests.peers.brokers import Mosquitto, find_mosquitto
-from tests.worlds.agent import folder_camera
+from tests.worlds.agent import AgentProcess, folder_camera
 from tests.worlds.site import Site
 
 SAMPLER = Path(__file__).with_name("sampler.py")
@@ -43,7 +42,6 @@ EVERY_S = 5.0
 SAMPLES_MIN = 60
 """A short run is sampled more often, so that there is something to judge."""
 
-START_S = 120.0
 MINUTES = scaled(120.0, smoke=0.04)
 REPORTED = (
     *("inspected", "recorded", "lost", "faults", "outbox_pending", "images_kept", "images_removed", "frames_sent"),
@@ -63,17 +61,17 @@ def run(out: Path, minutes: float = MINUTES) -> dict[str, Any]:
         As `verdict.judge`, with what the agent said of itself at the end under ``agent``.
 
     Raises:
-        RuntimeError: The agent ended by itself, or never started.
+        AssertionError: The agent never started.
+        RuntimeError: It ended by itself.
         ValueError: It was too short to judge.
     """
     seconds = 60.0 * minutes
     with tempfile.TemporaryDirectory(prefix="lineside-soak-") as folder, _site(Path(folder)) as agent:
-        status_path = Path(folder) / "state" / "status.json"
-        _await_frames(agent, status_path, Path(folder) / "agent.log")
-        samples = _sampled(agent.pid, seconds, status_path, Path(folder) / "samples.jsonl")
-        status = json.loads(status_path.read_text())
-        if agent.poll() is not None:
-            raise RuntimeError((Path(folder) / "agent.log").read_text()[-4000:])
+        agent.wait_for(lambda: agent.status.get("recorded"), what="frames")
+        samples = _sampled(agent.pid, seconds, agent.state / "status.json", Path(folder) / "samples.jsonl")
+        status = agent.status
+        if not agent.alive:
+            raise RuntimeError(agent.log[-4000:])
     found = verdict.judge(samples)
     found["agent"] = {name: status[name] for name in REPORTED}
     (out / "soak.svg").write_text(chart.draw(samples, warm_up=verdict.WARM_UP))
@@ -81,7 +79,7 @@ def run(out: Path, minutes: float = MINUTES) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _site(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _site(folder: Path) -> Iterator[AgentProcess]:
     """Broker, hub and agent; gives the agent."""
     store = {
         "keep_good_every": KEPT_EVERY,
@@ -103,7 +101,7 @@ def _site(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     _write_pictures(folder / "frames")
     site.start()
     try:
-        yield site.agent.child
+        yield site.agent
     finally:
         site.end()
 
@@ -114,14 +112,6 @@ def _write_pictures(folder: Path) -> None:
         frame = render("steel", seed, defects=0 if seed % 2 else None)
         image = cv2.resize(np.asarray(frame.image), SIZE)
         cv2.imwrite(str(folder / f"{seed:04d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-
-
-def _await_frames(agent: subprocess.Popen[bytes], status_path: Path, log: Path) -> None:
-    until_s = time.monotonic() + START_S
-    while not (status_path.exists() and json.loads(status_path.read_text())["recorded"]):
-        if agent.poll() is not None or time.monotonic() > until_s:
-            raise RuntimeError(log.read_text()[-4000:])
-        time.sleep(0.2)
 
 
 def _sampled(pid: int, seconds: float, status_path: Path, kept: Path) -> list[dict[str, Any]]:

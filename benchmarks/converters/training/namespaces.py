@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.smoke import SMOKE
-from lineside.demo.processes import free_port
+from tests.peers.waiting import free_port
 
 PORT = 29511
 

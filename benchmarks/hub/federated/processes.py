@@ -18,7 +18,7 @@ from lineside_link.aggregation.identity import make_key, public_hex, write_key
 from lineside_models.labels import LABELS, STEEL
 from lineside_models.simulator import render
 from tests.peers.brokers import Mosquitto, find_mosquitto
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
 
 FIRST_FRAMES = scaled(96, smoke=12)
 FIRST_SEED = 2_000_000

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,9 +30,10 @@ from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.training.plant_training import PlantTrainer, read_first_weights
 from lineside_hub.federation.training_round import read_weights
+from lineside_hub.simulate.processes import listening
 from tests.peers import free_port
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
-from tests.worlds.processes import ChildProcess
 
 SPLIT = "by type"
 ROUNDS, STEPS = 6, 20
@@ -105,7 +105,7 @@ def _flower(first: Path, folders: list[Path], out: Path) -> dict[str, Any]:
         with ByteCounter(port) as counter:
             link = [bin_folder / "flower-superlink", "--insecure", "--port", port]
             children.append(_started(link, out / "superlink.log", environment))
-            wait_for(lambda: _listens(port), LIMIT_S, what="Flower's server")
+            wait_for(lambda: listening(port), LIMIT_S, what="Flower's server")
             for number, folder in enumerate(folders):
                 node = f'data="{folder}" out="{out / f"plant-{number}"}"'
                 words = ["--insecure", "--superlink", f"127.0.0.1:{counter.port}", "--port", free_port()]
@@ -166,8 +166,3 @@ def _started(command: list[Any], log: Path, environment: dict[str, str]) -> Chil
     child = ChildProcess([str(word) for word in command], log, environment=environment)
     child.start()
     return child
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -18,7 +18,6 @@ import redis
 import xxhash
 
 from benchmarks.inputs import networks
-from benchmarks.runtime.redis_peer import redis_server
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_runtime.cache.config import CacheConfig
@@ -28,6 +27,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
+from tests.peers.redis_server import running_server
 
 FLOORS = ("xxh3_128", "redis-py get")
 ROUNDS = scaled(40, smoke=2)
@@ -42,7 +42,8 @@ def run() -> dict[str, Any]:
     """Measures hits and misses."""
     bundle = networks.bundle(networks.lite0_int8())
     frame = networks.frame()
-    with tempfile.TemporaryDirectory() as folder, redis_server() as address, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        address = stack.enter_context(running_server(Path(folder) / "redis")).url
         levels = {
             "l2": CacheConfig(),
             "sqlite": CacheConfig(memory_bytes=0, sqlite=Path(folder) / "cache.db"),

@@ -41,7 +41,6 @@ def run(name: str, *arguments: str | Path, data: bytes | None = None, codes: Seq
     """Runs a program and returns what it printed.
 
     Args:
-        data: Standard input.
         codes: Exit codes that mean success.
 
     Raises:

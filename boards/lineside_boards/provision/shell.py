@@ -56,7 +56,6 @@ class Shell(abc.ABC):
         Args:
             script: Of sh(1); may run twice if the connection breaks.
             root: Whether root runs it; requires `become_root`.
-            data: Standard input.
             timeout_s: How long it may take.
 
         Raises:

@@ -46,7 +46,6 @@ def copy_folder(
 
     Args:
         into: A folder on the board; files that are not in ``folder`` are removed from it.
-        free_bytes: Free space there.
         progress: Called with the bytes that are there and the bytes in all.
 
     Returns:

@@ -119,9 +119,17 @@ def add_mirrored(
             models=models,
             report=_mirrored_report(report, manifest, figures),
             card=_card(card, figures),
+            files=_other_files(bundle),
             overwrite=overwrite,
         )
     return MirroredBundle(made, twice.name, frames.description, drop, slowdown)
+
+
+def _other_files(bundle: Bundle) -> dict[str, Path]:
+    """Returns the files that the new bundle takes over, such as ``decision.json``; golden input is recorded again."""
+    golden = bundle.manifest.golden
+    recorded = () if golden is None else (golden.frame, *golden.outputs.values())
+    return {name: bundle.file(name) for name in bundle.manifest.files.keys() - set(recorded)}
 
 
 def _plain_variant(manifest: Manifest) -> Variant:

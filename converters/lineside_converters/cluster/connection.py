@@ -28,7 +28,6 @@ def connect(address: str, workers: int, stack: ExitStack) -> Any:
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port``; empty starts Ray on this machine.
         workers: Cores that are needed at least; a Ray that is started here offers so many, also on fewer real ones.
-        stack: Ends the connection.
 
     Returns:
         The module ``ray``. One that is connected already stays as it is.

@@ -96,11 +96,7 @@ class _Failure(NamedTuple):
 
 
 class RayTaskRunner(TaskRunner):
-    """Runs tasks on Ray.
-
-    Args:
-        ray: The connected module.
-    """
+    """Runs tasks on Ray."""
 
     def __init__(self, ray: Any, cluster: TaskCluster) -> None:
         self._ray, self.workers = ray, cluster.workers

@@ -43,7 +43,6 @@ def vary(image: NDArray[np.uint8], variation: PartVariation, rng: np.random.Gene
 
     Args:
         image: ``(H, W) uint8`` of a good part.
-        variation: What may differ.
     """
     moved = move_edges(
         image, rng, px=rng.uniform(*variation.edge_px), cell_px=int(rng.integers(*variation.edge_cells_px))

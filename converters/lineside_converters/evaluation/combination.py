@@ -94,7 +94,6 @@ def judge_combination(
     """Evaluates the verdict of several models on good and bad parts.
 
     Args:
-        inspector: Holds the bundle.
         root: A folder a class, one of them good, or frames with boxes.
 
     Raises:

@@ -93,7 +93,6 @@ def compile_for_tensorrt(
 
     Args:
         bundle: Whose inputs give the sizes that the engine takes.
-        source: A QDQ graph.
         frames: As for `add_variant`.
 
     Raises:

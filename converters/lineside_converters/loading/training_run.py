@@ -103,7 +103,6 @@ def drawn_folds(model: Path, folders: Sequence[Path]) -> dict[Path, Path]:
 
     Args:
         model: The run's folder or a file in it; anything else has no table.
-        folders: Annotated images.
 
     Raises:
         DatasetError: A table is damaged.

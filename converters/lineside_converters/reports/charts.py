@@ -21,7 +21,6 @@ def drop(metric: MetricChange, limit: float | None) -> str:
     """Draws the metric's drop in points with its interval, the line of no drop, and the limit.
 
     Args:
-        metric: Before and after.
         limit: The largest drop that was allowed, 0 to 1; ``None`` for no limit.
     """
     lost = metric.before - metric.after

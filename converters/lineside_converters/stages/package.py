@@ -12,7 +12,6 @@ from lineside_converters.context import Context
 from lineside_converters.gates.baseline import baseline_gate
 from lineside_converters.reports.builder import build_report, disagreements_of, write_pictures
 from lineside_converters.reports.model_card import write_card
-from lineside_converters.reports.page import beside
 from lineside_converters.stages.load import bundle_folder
 from lineside_converters.stages.widths import with_narrower
 
@@ -46,7 +45,6 @@ def package(candidate: Candidate, context: Context) -> Candidate:
         overwrite=options.overwrite,
     )
     write_pictures(bundle.path, report, context, disagreements)
-    context.progress.report(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
     return dataclasses.replace(candidate, report=report, bundle=bundle)
 
 

@@ -55,7 +55,6 @@ def decide(
 
     Args:
         goal: What errors cost, or how many good parts may be rejected.
-        tasks: Runs the frames.
 
     Raises:
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts

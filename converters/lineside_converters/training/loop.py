@@ -180,7 +180,6 @@ def fit(
     """Trains to the end of the plan, and leaves the best averaged weights in ``best.pt``.
 
     Args:
-        run: New or resumed.
         batches: Returns the batches from a step on, given that step and the share of the run that is over at a step.
         loss: Of the network on a batch.
         evaluate: Figures of the averaged network; the best evaluation is that with the highest mean of them.

@@ -53,11 +53,7 @@ def objective_for(
 
     Args:
         data: Folders of annotated images; may be empty.
-        frames: Prepared inputs.
-        teacher: The model itself.
         distillation_loss: Distance of a student's outputs from the teacher's.
-        batch: Frames a step.
-        seed: Of everything random.
 
     Raises:
         DatasetError: A folder can't be read.
@@ -154,8 +150,6 @@ class FrameObjective(TrainingObjective[Tensor]):
         Args:
             frames: Prepared inputs, each ``(1, …)``.
             teacher: Network to match on the held-out frames.
-            distillation_loss: Distance of outputs.
-            batch: Frames a step.
             seed: Seed of order and augmentation.
         """
         self._held = list(frames[3::4]) or list(frames)

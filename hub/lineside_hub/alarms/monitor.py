@@ -28,7 +28,7 @@ HUB = "_hub"
 """Name of the hub's own alarms on the broker: no device can be called so."""
 
 
-class AlarmMonitor:
+class AlarmMonitor(threading.Thread):
     """Evaluates the rules of one hub.
 
     Args:
@@ -43,6 +43,7 @@ class AlarmMonitor:
         *,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        super().__init__(name="hub-alarms", daemon=True)
         self._config = config
         self._rules = {rule.name: rule for rule in config.alarms.rule}
         self._publish = publish
@@ -52,28 +53,19 @@ class AlarmMonitor:
         self._channels = [_RetriedChannel(each) for each in make_channels(config.alarms, config.link.site)]
         self._closing = threading.Event()
         self._republish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hub-alarms", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     def close(self) -> None:
         """Ends the thread after what it is doing."""
         self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(RETRY_MIN_S)
+        if self.ident is not None:
+            self.join(RETRY_MIN_S)
 
     def publish_again(self) -> None:
         """Publishes all open alarms with the next evaluation: a broker may have lost them."""
         self._republish.set()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works until it is closed."""
         with (
             Database.open(Path(self._config.folder)) as database,
             open_runner(self._config.results.url, database) as run,

@@ -49,11 +49,7 @@ class NoticeChannel(Protocol):
 
 
 class EmailChannel:
-    """Sends notices by SMTP.
-
-    Args:
-        site: For the subject.
-    """
+    """Sends notices by SMTP."""
 
     name = EMAIL
 

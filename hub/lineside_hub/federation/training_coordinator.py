@@ -162,7 +162,6 @@ class TrainingCoordinator:
     """Runs the rounds of a federated training.
 
     Args:
-        folder: Made by `create_federation`.
         key: Whose public part is ``pool.coordinator``.
         training_timeout_s: So long the plants may train in a round.
         step_timeout_s: So long each further step of a sum waits for plants.

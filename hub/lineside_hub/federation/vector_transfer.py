@@ -30,11 +30,7 @@ def upload_name(plant: str) -> str:
 
 
 class VectorServer:
-    """Serves a plant's last masked vector.
-
-    Args:
-        folder: For the chunks.
-    """
+    """Serves a plant's last masked vector."""
 
     def __init__(self, client: LinkClient, topics: Topics, plant: str, folder: Path) -> None:
         RepositoryLayout(folder).make()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import folder_config_or_default
+from lineside_hub.config import IDENTITY_NAME, HubConfig, folder_config_or_default
+from lineside_hub.identity.authority import enrolled_devices
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import ConfigReport, Desired, PlacementReport, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.wording import nearest
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +169,24 @@ def show_device(folder: Path | str, device: str, *, with_counts: bool = True) ->
         rolled_back=tuple(
             f"{one.kind} {one.target.identity} was rolled back by the hub ({one.id}): {one.reason}" for one in ended
         ),
+    )
+
+
+def check_known(config: HubConfig, device: str) -> None:
+    """Checks that a device has reported itself, is enrolled, or has results.
+
+    Raises:
+        InputNotFoundError: It has not; somebody may have mistyped its name.
+    """
+    with Database.open(Path(config.folder)) as database:
+        known = {row["device"] for row in database.query("SELECT device FROM devices")}
+    known |= enrolled_devices(Path(config.folder) / IDENTITY_NAME).keys()
+    if device in known or device in count_by_device(config):
+        return
+    near = nearest(device, known)
+    meant = f" (did you mean `{near}`?)" if near else ""
+    raise InputNotFoundError(
+        f"the hub has not heard of {device!r}{meant}", action="`lineside fleet ls` lists the devices."
     )
 
 

@@ -37,7 +37,7 @@ PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
 """Environment variable with the passphrase of the authority's key, if the hub may sign by itself."""
 
 
-class Registrar:
+class Registrar(threading.Thread):
     """Queue and thread of requests for certificates.
 
     Args:
@@ -45,19 +45,15 @@ class Registrar:
     """
 
     def __init__(self, folder: Path, publish: Callable[[str, bytes], bool]) -> None:
+        super().__init__(name="hub-registrar", daemon=True)
         self._folder = folder
         self._publish = publish
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING_MAX)
-        self._thread = threading.Thread(target=self._run, name="hub-registrar", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Answers the waiting requests and ends the thread."""
         self._waiting.put(None)
-        self._thread.join(timeout_s)
+        self.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
         """Queues a request; one that is too large or too many is dropped and logged, and the device repeats it.
@@ -81,7 +77,8 @@ class Registrar:
             if NAME.fullmatch(device) and self._publish(device, path.read_bytes()):
                 path.unlink(missing_ok=True)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works until it is closed."""
         while (item := self._waiting.get()) is not None:
             device, payload = item
             try:

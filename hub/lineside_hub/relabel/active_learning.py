@@ -96,7 +96,6 @@ def choose(
     Args:
         uncertain: ``(N,)``: of each frame.
         types: ``(N,)``: type of its best find, or `NO_TYPE`.
-        count: At most N.
         describe: Returns ``(K, C)``, what each of K frames looks like, by their indices.
     """
     random = np.random.default_rng(seed)

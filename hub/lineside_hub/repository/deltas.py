@@ -108,7 +108,7 @@ def _smallest(store: ChunkStore, entry: FileEntry, base: FileEntry | None) -> Pa
     )
 
 
-class DeltaMaker:
+class DeltaMaker(threading.Thread):
     """Queue of the pairs, and the thread that runs their processes.
 
     Attributes:
@@ -117,6 +117,7 @@ class DeltaMaker:
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(name="hub-deltas", daemon=True)
         self.made = 0
         self.failed: set[tuple[str, str]] = set()
         self._folder = folder
@@ -125,11 +126,6 @@ class DeltaMaker:
         self._pending: set[tuple[str, str]] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hub-deltas", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def close(self) -> None:
         """Ends the thread and its process; the next request starts the pair again."""
@@ -138,8 +134,8 @@ class DeltaMaker:
         with self._lock:
             if self._process is not None:
                 self._process.terminate()
-        if self._thread.ident is not None:
-            self._thread.join(5.0)
+        if self.ident is not None:
+            self.join(5.0)
 
     def get(self, wanted: str, base: str) -> tuple[int, bytes]:
         """Returns the answer to a device: 200 and the list, 202 while it is being made, or 404.
@@ -169,7 +165,8 @@ class DeltaMaker:
         self._waiting.put((wanted, base))
         return True
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works until it is closed."""
         while (pair := self._waiting.get()) is not None and not self._closing.is_set():
             began = time.monotonic()
             problem = self._make(*pair)

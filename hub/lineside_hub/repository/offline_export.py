@@ -56,7 +56,6 @@ def export(
     Args:
         bundle: A bundle, which is signed if needed; or name and version of a published one.
         group: The group of devices that may import it.
-        out: The ``.lsb`` file.
         passphrase: Opens the group's key, if the bundle must be signed.
 
     Raises:

@@ -49,7 +49,7 @@ RETRY_S = 1.0
 """Pause after the database could not be written."""
 
 
-class Inbox:
+class Inbox(threading.Thread):
     """Queue and writer thread of messages from devices.
 
     Args:
@@ -67,17 +67,13 @@ class Inbox:
         acknowledge: Callable[[StreamName, str, ResultsAck], None],
         config: ResultsConfig | None = None,
     ) -> None:
+        super().__init__(name="hub-writer", daemon=True)
         self.counters: collections.Counter[str] = collections.Counter()
         self._folder = folder
         self._config = config or ResultsConfig()
         self._acknowledge = acknowledge
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING_MAX)
         self._budget = _ByteBudget(WAITING_MAX_BYTES)
-        self._thread = threading.Thread(target=self._run, name="hub-writer", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def offer(self, kind: MessageKind, device: str, payload: bytes) -> bool:
         """Queues a message; waits a while if the queue is full, which slows the broker down.
@@ -112,7 +108,7 @@ class Inbox:
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Writes the waiting messages and ends the thread."""
         self._waiting.put(None)
-        self._thread.join(timeout_s)
+        self.join(timeout_s)
 
     def acknowledgements(self, database: Database) -> Iterator[tuple[StreamName, str, ResultsAck]]:
         """Yields the last acknowledgement of each device in each stream."""
@@ -125,12 +121,8 @@ class Inbox:
                 known = acknowledgements(self._config.url, stream)
             yield from ((stream.name, device, ack) for device, ack in known.items())
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works until it is closed."""
         with (
             Database.open(self._folder) as database,
             open_runner(self._config.url, database) as run,

@@ -131,6 +131,11 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.state in UNFINISHED
 
     @property
+    def settled_until_s(self) -> float | None:
+        """Until when the stage must be healthy before the next begins, Unix time; ``None`` while it is not healthy."""
+        return None if self.settled_at_s is None else self.settled_at_s + self.plan.healthy_for_s
+
+    @property
     def whole_group(self) -> bool:
         """Whether the target is the desired state of the whole group."""
         return self.stage >= len(self.plan.stages)

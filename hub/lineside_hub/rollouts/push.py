@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
-from lineside_agent.config import InspectConfig, check_several, read_settings
+from lineside_agent.config import InspectConfig, check_several, naming_table, read_settings
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
 from lineside_hub.identity.authority import enrolled_devices
@@ -27,6 +27,7 @@ from lineside_link.topics import check_name
 from lineside_models.verdict.rules import check_types
 from lineside_runtime.bundle import Manifest, open_bundle, parse_manifest
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RolloutError
+from lineside_runtime.serving.candidates import variant_named
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -202,8 +203,8 @@ def push_config(
 
     Raises:
         InputNotFoundError: No repository or key there.
-        ConfigError: It breaks the agent's schema, or names a type that the group's bundle hasn't; the message names
-            the path.
+        ConfigError: It breaks the agent's schema, or names a type or a variant that the group's bundle hasn't; the
+            message names the path.
         RolloutError: As for `push`.
         SignatureError: The passphrase does not open the group's key.
     """
@@ -237,7 +238,10 @@ def _check_types(repository: Repository, database: Database, group: str, data: b
             if manifest.several:
                 check_several(inspect, manifest)
             else:
-                check_types(inspect, manifest.labels)
+                with naming_table():
+                    check_types(inspect, manifest.labels)
+                if inspect.variant:
+                    variant_named(manifest, inspect.variant, where="$.inspect.variant")
             return
         except ConfigError as error:
             refusal = error

@@ -10,4 +10,4 @@
 | `processes.py` | broker, hub and workers as child processes |
 """
 
-__all__ = ["fleet"]
+__all__ = ["fleet", "processes"]

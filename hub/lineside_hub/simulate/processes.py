@@ -47,6 +47,10 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it with SIGTERM, after 15 s with SIGKILL."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(15)
@@ -61,10 +65,12 @@ class Child:
     def check(self) -> None:
         """Raises `RolloutError` if it has ended."""
         if self.process.poll() is not None:
-            tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
-            raise RolloutError(
-                f"{self.log.stem} ended with {self.process.returncode}", actual=tail, action="Read its log."
-            )
+            code = self.process.returncode
+            raise RolloutError(f"{self.log.stem} ended with {code}", actual=self.last_words(), action="Read its log.")
+
+    def last_words(self) -> str:
+        """Returns the last lines of its log."""
+        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Sends an order to a worker and returns its answer."""
@@ -100,7 +106,6 @@ def start_broker(folder: Path, port: int) -> tuple[Child, str]:
 
     Args:
         folder: For its configuration and log.
-        port: On loopback.
 
     Returns:
         The process and the broker's name.
@@ -120,7 +125,7 @@ def start_broker(folder: Path, port: int) -> tuple[Child, str]:
         command = [sys.executable, "-m", "lineside_hub", "broker", "--port", str(port)]
         child, name = Child(command, folder / "broker.log"), "amqtt"
     deadline = time.monotonic() + START_S
-    while not _listening(port):
+    while not listening(port):
         child.check()
         if time.monotonic() > deadline:
             raise BrokerError(f"{name} doesn't answer on port {port}", action=f"Read {child.log}.")
@@ -134,12 +139,11 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
+def listening(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
 
 
 class SentBytes:

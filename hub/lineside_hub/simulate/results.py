@@ -17,9 +17,6 @@ REJECT_EVERY = 20
 class SimulatedResults:
     """An outbox in memory: it is empty after a power cut, as that of a new epoch.
 
-    Args:
-        epoch: Of this start.
-
     Attributes:
         made: Results so far.
         acknowledged: How many of them the hub has committed.

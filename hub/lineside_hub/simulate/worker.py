@@ -49,7 +49,6 @@ def start_workers(orders: Orders, count: int, folder: Path, stack: contextlib.Ex
 
     Args:
         folder: For their orders and logs.
-        stack: Ends them.
     """
     workers: dict[str, Child] = {}
     names = tuple(orders.groups)

@@ -36,6 +36,8 @@ log = logging.getLogger("lineside.hub.web")
 
 
 STATIC = Path(__file__).with_name("static")
+SHARED = ("lineside_runtime.server", "static")
+"""Package and folder of the scripts that the operator screen has, too."""
 
 BODY_TIMEOUT_S = 20.0
 
@@ -316,7 +318,7 @@ def make_app(dashboard: Dashboard, runner: RouteRunner, policy: OriginPolicy) ->
 
     table = [Route(route.path, runner.endpoint(route), methods=[route.method]) for route in dashboard.routes]
     app = Starlette(
-        routes=[*table, Mount("/static", StaticFiles(directory=STATIC))],
+        routes=[*table, Mount("/static", StaticFiles(directory=STATIC, packages=[SHARED]))],
         exception_handlers={
             LinesideError: failed,
             HTTPException: not_served,

@@ -40,9 +40,6 @@ class ThumbnailCache:
     def add(self, sha256: str, frame: bytes) -> bytes:
         """Makes the JPEG of a frame, keeps and returns it.
 
-        Args:
-            frame: The PNG.
-
         Raises:
             FrameError: It is no image.
         """

@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser(
         "check",
         help="test whether this version of the agent could take over here, without changes",
-        description="Reads configuration and state, and runs the installed bundle on its golden input. An update runs "
-        "this in the new slot before it takes over.",
+        description="Reads configuration and state, runs the installed bundle on its golden input, and compares each "
+        "recipe with its bundle. An update runs this in the new slot before it takes over. The exit status is 3 if the "
+        "agent can work and a recipe can't run.",
     )
     add_agent_config(check)
     add_json(check)
@@ -66,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_agent(options: argparse.Namespace) -> int:
-    """Runs the daemon."""
     from lineside_agent.daemon import run
 
     return run(options.config)
@@ -87,7 +87,6 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Prints the findings."""
     from lineside_agent.health.doctor import collect, examine
 
     findings = examine(collect(options.config, options.root))
@@ -100,11 +99,13 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Checks whether this agent could take over."""
-    from lineside_agent.deployment.preflight import check
+    from lineside_agent.deployment.preflight import WITH_PROBLEMS, check
 
     found = check(options.config)
     if options.json:
         print_json(found)
     else:
         show(f"agent {found.agent_version} can run {found.bundle or 'no bundle yet'} as {found.device}")
-    return 0
+    for problem in found.problems:
+        inform(f"! {problem}")
+    return WITH_PROBLEMS if found.problems else 0

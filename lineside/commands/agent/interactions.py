@@ -25,7 +25,6 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the file."""
     from lineside_agent.config import read_config
     from lineside_agent.recommendation.interaction_log import export
     from lineside_runtime.files import ensure_writable

@@ -68,7 +68,6 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_remove(options: argparse.Namespace) -> int:
-    """Removes the person."""
     from lineside_agent.config import read_config
     from lineside_agent.screen.people import remove_person
 

@@ -72,7 +72,6 @@ def _add_service(actions: Actions[argparse.ArgumentParser]) -> None:
 
 
 def run_pack(options: argparse.Namespace) -> int:
-    """Makes a payload."""
     from lineside_agent.deployment.self_update.pack import pack
 
     payload = pack(
@@ -118,7 +117,6 @@ def run_install(options: argparse.Namespace) -> int:
 
 
 def run_uninstall(options: argparse.Namespace) -> int:
-    """Removes the service."""
     from lineside_agent.service.install import uninstall
 
     uninstall(options.root, purge=options.purge, progress=inform)

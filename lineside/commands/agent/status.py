@@ -108,16 +108,20 @@ def _line(status: Status) -> Lines:
 
 
 def _bundle(status: Status) -> Lines:
+    from lineside_agent.health.pushed_artifacts import pushed_problems
+
     installed, wanted, state = status.get("installed"), status.get("wanted"), status.get("state")
     text = installed or "none"
     if wanted and wanted != installed:
         text += f"; {wanted} is desired: {state}"
     elif state not in (None, "active", "idle"):
         text += f": {state}"
+    if len(models := status.get("models", ())) == 1 and status.get("recipe") and models[0]["bundle"] != installed:
+        text += f"; recipe {status['recipe']} runs {models[0]['bundle']}"
     yield "bundle", text
-    for key, what in (("error", "bundle"), ("configuration_error", "configuration"), ("agent_error", "agent")):
-        if status.get(key):
-            yield "", f"the {what} that was pushed last does not run: {status[key]}"
+    for problem in pushed_problems(status):
+        state = "is refused" if problem.is_refused else "does not run yet"
+        yield "", f"the {problem.kind} that was pushed last {state}: {problem.text}"
     if status.get("used_device"):
         standby = f"; {status['standby_device']} is on standby" if status.get("standby_device") else ""
         fallbacks = f"; {counted(n, 'call')} went to another device" if (n := status.get("fallbacks")) else ""

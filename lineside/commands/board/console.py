@@ -10,7 +10,6 @@ from lineside.options import Actions
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``console``."""
     parser = actions.add_parser(
         "console",
         help="open a terminal on a board's serial console",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``detect`` and ``doctor``."""
     detect = actions.add_parser(
         "detect",
         help="show this board: accelerators, engines, cameras, disk, heat",
@@ -49,7 +48,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_detect(options: argparse.Namespace) -> int:
-    """Prints the inventory."""
     found = _take(options)
     if options.json:
         print_json(found)
@@ -59,7 +57,6 @@ def run_detect(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Prints the findings."""
     from lineside_boards import profile
     from lineside_boards.doctor import examine
 

@@ -17,7 +17,6 @@ from lineside_runtime.files import cache_folder
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``flash`` and ``write``."""
     flash = actions.add_parser(
         "flash",
         help="prepare an image and write it to a card; the board joins the fleet when it starts",
@@ -46,7 +45,6 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def run_flash(options: argparse.Namespace) -> int:
-    """Prepares and writes."""
     _confirm(options)  # before the image is prepared, which takes minutes
     with tempfile.TemporaryDirectory(prefix="flash-", dir=cache_folder()) as scratch:
         image = Path(scratch, "prepared.img")
@@ -55,7 +53,6 @@ def run_flash(options: argparse.Namespace) -> int:
 
 
 def run_write(options: argparse.Namespace) -> int:
-    """Writes an image unchanged."""
     _confirm(options)
     return _write(options.image, options, bmap=options.bmap, sha256=options.sha256)
 

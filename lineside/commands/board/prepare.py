@@ -37,7 +37,6 @@ _OPTIONS = {
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``prepare``."""
     parser = actions.add_parser(
         "prepare",
         help="make an image whose board joins the fleet when it starts; needs neither root nor a card",
@@ -50,7 +49,6 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 
 
 def add_preparation(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``prepare`` and ``flash``."""
     parser.add_argument("--board", required=True, metavar="NAME", help="`lineside board profiles` lists them")
     image = parser.add_mutually_exclusive_group(required=True)
     image.add_argument("--image", type=Path, metavar="FILE", help="the maker's image: .img, .img.xz or .img.zst")
@@ -107,7 +105,6 @@ def add_wifi(group: argparse._ArgumentGroup) -> None:
 
 
 def add_agent(group: argparse._ArgumentGroup) -> None:
-    """Adds the options of the agent's configuration and payload."""
     group.add_argument("--bundle", metavar="DIR", help="first bundle: a folder or a shipped name")
     group.add_argument(
         "--camera",
@@ -127,7 +124,6 @@ def add_agent(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes the image."""
     made = prepare_image(options, options.out)
     if options.json:
         print_json(made)

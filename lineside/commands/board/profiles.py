@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``profiles``."""
     parser = actions.add_parser(
         "profiles",
         help="list the known boards, or show one with the source of each fact",

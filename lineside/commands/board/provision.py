@@ -23,7 +23,6 @@ DEFAULT_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds ``provision``."""
     parser = actions.add_parser(
         "provision",
         help="install the agent on a running board, over its serial console or SSH",
@@ -87,7 +86,6 @@ def _add_login(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Provisions a board."""
     with needs("boards"):
         from lineside.provision.provisioning import provision
     made = provision(_request(options))

@@ -75,7 +75,6 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Adds the variant."""
     with needs("convert"):
         from lineside_converters.reports.report import read_report
     bundle = open_bundle(options.bundle)

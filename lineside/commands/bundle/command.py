@@ -93,7 +93,6 @@ HOW_TO_MAKE = {
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Prints the manifest."""
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
         boards, absent = variants_by_board(bundle), how_to_make(bundle)
@@ -214,7 +213,6 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_pack(options: argparse.Namespace) -> int:
-    """Packs a verified bundle."""
     pack_archive(open_bundle(options.bundle), options.archive)
     inform(f"wrote {options.archive}")
     return 0
@@ -251,5 +249,6 @@ def run_from_run(options: argparse.Namespace) -> int:
         on_progress=inform,
         **facts_of_run(options.training),
     ).run()
+    inform(f"wrote {result.bundle.path}, and {result.page.name} beside it")
     show(result.bundle.path)
     return 0

@@ -8,6 +8,5 @@ from lineside_runtime.conformance import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the engine, its device and its models."""
     command.add_arguments(parser)
     parser.set_defaults(run=command.execute)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lineside.console import print_json, show
-from lineside.options import add_json
+from lineside.options import add_json, seconds
 from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=probing.TIMEOUT_S,
         metavar="SECONDS",
         help="time limit for each engine (default: %(default)g)",
@@ -41,13 +41,6 @@ def run(options: argparse.Namespace) -> int:
         return 0
     show("\n".join(_page(board, reports, unused)))
     return 0
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError("expected 0 to 3600")
-    return value
 
 
 def _machine(board: Board) -> dict[str, Any]:

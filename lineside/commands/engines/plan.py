@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.console import inform, print_json, show
-from lineside.options import add_bundle, add_json
+from lineside.options import add_bundle, add_json, seconds
 from lineside_runtime.config import Config
 from lineside_runtime.errors import InputError
 from lineside_runtime.wording import counted
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="photos to measure on (default: the bundle's golden input, or noise)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="how long to load and measure (default: %(default)g)"
+        "--seconds", type=seconds, default=30.0, metavar="S", help="how long to load and measure (default: %(default)g)"
     )
     parser.add_argument("--forget", action="store_true", help="delete the plan, and serve as configured again")
     add_json(parser)

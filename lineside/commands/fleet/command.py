@@ -132,7 +132,6 @@ def _agent(device: DeviceSummary) -> str:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
         from lineside_hub.fleet.status import unheard_reason
@@ -199,9 +198,11 @@ def _drift(report: DriftReport) -> str:
 
 
 def run_logs(options: argparse.Namespace) -> int:
-    """Prints the timeline."""
     with needs("convert"):
-        from lineside_hub.fleet.listing import timeline
+        from lineside_hub.config import folder_config_or_default
+        from lineside_hub.fleet.listing import check_known, timeline
+    if options.device:
+        check_known(folder_config_or_default(options.hub), options.device)
     entries = timeline(options.hub, options.device)
     if options.json:
         print_json({"events": [event for _, event in entries]})
@@ -223,7 +224,6 @@ def _line(event: TimelineEvent) -> str:
 
 
 def run_move(options: argparse.Namespace) -> int:
-    """Moves a device."""
     with needs("convert"):
         from lineside_hub.fleet.groups import move
         from lineside_hub.identity.broker_reload import reload_broker
@@ -232,7 +232,7 @@ def run_move(options: argparse.Namespace) -> int:
     if options.json:
         print_json(moved)
         return 0
-    inform(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
+    inform(f"{moved.device} belongs to {moved.group} now" + (f"; before: {moved.before}" if moved.before else ""))
     if reload is not None:
         inform(reload.message)
     if moved.said != moved.group:

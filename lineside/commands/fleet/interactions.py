@@ -33,13 +33,15 @@ def add(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints or exports."""
     with needs("convert"):
         from lineside_hub.config import folder_config
+        from lineside_hub.fleet.listing import check_known
         from lineside_hub.results.interactions import InteractionQuery, export_interactions, interactions
     from lineside_link.interaction_table import EXPORT_TYPES
 
     config = folder_config(options.hub)
+    if options.device:
+        check_known(config, options.device)
     is_listing = options.out is None
     query = InteractionQuery(
         device=options.device,
@@ -67,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
         share = "-" if row["propensity"] is None else f"{row['propensity']:.3g}"
         at = utc(int(row["time"] * 1e9))
         show(f"{at:<25}{row['device']:<20}{row['user']:<20}{row['item']:<24}{what:<8}{share:<12}{row['bundle']}")
-    if len(found) == query.limit:
+    if not found:
+        inform("no interaction is like that")
+    elif len(found) == query.limit:
         inform(f"the newest {query.limit}; --limit gives more, --out FILE all")
     return 0

@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.fleet.device_commands import change_recipe
+        from lineside_hub.fleet.listing import check_known
     config = folder_config(options.hub)
+    check_known(config, options.device)
     answer = change_recipe(config, options.device, options.recipe, timeout_s=options.timeout)
     if options.json:
         print_json({"device": options.device, "recipe": answer.recipe})

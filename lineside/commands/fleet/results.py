@@ -31,13 +31,15 @@ def add(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints or exports."""
     with needs("convert"):
         from lineside_hub.config import folder_config
+        from lineside_hub.fleet.listing import check_known
         from lineside_hub.results.queries import Query, results
     from lineside_link.result_table import COLUMNS
 
     config = folder_config(options.hub)
+    if options.device:
+        check_known(config, options.device)
     query = Query(**selection_of(options), device=options.device, limit=limit_of(options))
     folder = frames_folder(options)
     if options.out is not None or folder is not None:

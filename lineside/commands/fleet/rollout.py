@@ -47,6 +47,9 @@ def run_show(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.fleet.listing import list_rollouts
         from lineside_hub.fleet.status import unheard_reason
+        from lineside_hub.repository.repository import Repository
+    if options.group:
+        Repository.open(options.hub).roles.check_group(options.group)
 
     def look() -> list[RolloutSummary]:
         return list_rollouts(options.hub, group=options.group, rollout=options.rollout)
@@ -72,9 +75,20 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool, silent: str) -> tuple
     for summary in rollouts:
         add_row(table, *_cells(summary))
     reasons = [note(one.rollout.id, one.rollout.reason) for one in rollouts if one.rollout.reason]
+    reasons += [note(one.rollout.id, text) for one in rollouts if (text := _waiting(one))]
     if silent and (waiting := [one.rollout.id for one in rollouts if one.rollout.unfinished]):
         reasons.append(note(", ".join(waiting), f"waits: {silent}"))
     return Group(table, *reasons), one and not rollouts[0].rollout.unfinished
+
+
+def _waiting(summary: RolloutSummary) -> str:
+    """Until when a healthy stage waits; empty while it is not healthy, or without an end."""
+    rollout, until_s = summary.rollout, summary.rollout.settled_until_s
+    if until_s is None or rollout.state != "running":
+        return ""
+    until = datetime.datetime.fromtimestamp(until_s).isoformat(" ", "seconds")
+    then = "it is completed" if rollout.whole_group else "the next phase begins"
+    return f"all that answered are healthy; if that lasts until {until}, {then}"
 
 
 def _cells(summary: RolloutSummary) -> tuple[str, ...]:
@@ -90,7 +104,6 @@ def _cells(summary: RolloutSummary) -> tuple[str, ...]:
 
 
 def run_order(options: argparse.Namespace) -> int:
-    """Carries out an order."""
     with needs("convert"):
         from lineside_hub.results.database import Database
         from lineside_hub.rollouts.runner import Rollouts

@@ -57,7 +57,6 @@ def read_rules_file(path: Path) -> Rules:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints."""
     import cv2
 
     from lineside.inspection.drawing import picture_name

@@ -144,7 +144,6 @@ def run_init(options: argparse.Namespace) -> int:
 
 
 def run_add_group(options: argparse.Namespace) -> int:
-    """Adds a group."""
     with needs("convert"):
         from lineside_hub.repository.repository import Repository
     Repository.open(options.hub, passphrase=passphrase(options)).roles.add_group(options.name, online=options.online)
@@ -153,14 +152,12 @@ def run_add_group(options: argparse.Namespace) -> int:
 
 
 def run_hub(options: argparse.Namespace) -> int:
-    """Runs the hub."""
     with needs("convert"):
         from lineside_hub.server import run
     return run(options.config)
 
 
 def run_broker(options: argparse.Namespace) -> int:
-    """Runs the embedded broker."""
     with needs("convert"):
         from lineside_hub.broker import run_broker as serve
     return serve("127.0.0.1", options.port)
@@ -191,7 +188,6 @@ def run_secure(options: argparse.Namespace) -> int:
 
 
 def run_enroll(options: argparse.Namespace) -> int:
-    """Makes a device's identity."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.identity.broker_reload import reload_broker

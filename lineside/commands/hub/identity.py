@@ -10,10 +10,10 @@ from lineside.console import inform, show
 from lineside.extras import needs
 from lineside.options import add_hub
 from lineside.secret_input import add_passphrase, passphrase
+from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
-    """Adds the four actions to those of ``lineside hub``."""
     token = actions.add_parser(
         "token",
         help="create a token with which a device requests its certificate once",
@@ -58,7 +58,6 @@ def add_actions(actions: Any) -> None:
 
 
 def run_token(options: argparse.Namespace) -> int:
-    """Makes a token."""
     import msgspec
 
     from lineside_runtime.files import write_atomic
@@ -83,8 +82,11 @@ def run_sign(options: argparse.Namespace) -> int:
         from lineside_hub.identity.registrar import sign_waiting, waiting
     folder = options.hub / IDENTITY_NAME
     if not options.device:
-        for name in waiting(folder):
+        names = waiting(folder)
+        for name in names:
             show(name)
+        if not names:
+            inform("no request waits for a signature")
         return 0
     authority = Authority.open(folder, passphrase=passphrase(options))
     code = 0
@@ -97,19 +99,17 @@ def run_sign(options: argparse.Namespace) -> int:
 
 
 def run_revoke(options: argparse.Namespace) -> int:
-    """Revokes a device."""
     with needs("convert"):
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import revoke
     count = revoke(options.hub, options.device, passphrase=passphrase(options))
-    inform(f"{options.device} is revoked ({count} certificates)")
+    inform(f"{options.device} is revoked ({counted(count, 'certificate')})")
     inform(reload_broker(options.hub).message)
     inform("its rights are removed; a restart of mosquitto also closes and refuses its connections")
     return 0
 
 
 def run_acl(options: argparse.Namespace) -> int:
-    """Prints an access list."""
     with needs("convert"):
         from lineside_hub.config import IDENTITY_NAME, folder_config
         from lineside_hub.identity.access_lists import access_list, aws_policy, emqx_rules

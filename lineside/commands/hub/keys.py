@@ -19,7 +19,6 @@ TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 def add_actions(actions: Any) -> None:
-    """Adds ``keys`` to the actions of ``lineside hub``."""
     keys = actions.add_parser(
         "keys",
         help="list, rotate, revoke and renew the keys that sign",
@@ -204,14 +203,12 @@ def _say_progress(path: Path, state: Any) -> None:
 
 
 def run_renew(options: argparse.Namespace) -> int:
-    """Renews signatures."""
     _open(options).roles.renew_offline(*options.role)
     inform(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
     return 0
 
 
 def run_make(options: argparse.Namespace) -> int:
-    """Makes a key pair."""
     from lineside_runtime.files import write_atomic
 
     with needs("convert"):
@@ -248,7 +245,6 @@ def run_draft(options: argparse.Namespace) -> int:
 
 
 def run_sign(options: argparse.Namespace) -> int:
-    """Adds a signature to a draft."""
     with needs("convert"):
         from lineside_hub.repository import root_ceremony
         from lineside_hub.repository.keys import read_key_file

@@ -13,7 +13,6 @@ from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
-    """Adds ``status`` to the actions of ``lineside hub``."""
     status = actions.add_parser(
         "status",
         help="expiries, keys, devices, and tasks for a person",
@@ -25,7 +24,6 @@ def add_actions(actions: Any) -> None:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Prints the status of the hub."""
     with needs("convert"):
         from lineside_hub.fleet.status import read_status
     status = read_status(options.hub)

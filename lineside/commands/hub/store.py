@@ -14,7 +14,6 @@ from lineside_runtime.errors import InputError
 
 
 def add_actions(actions: Any) -> None:
-    """Adds the four actions to those of ``lineside hub``."""
     backup = actions.add_parser(
         "backup",
         help="back up the hub into one file, while it runs",
@@ -73,7 +72,6 @@ def add_actions(actions: Any) -> None:
 
 
 def run_backup(options: argparse.Namespace) -> int:
-    """Writes a backup."""
     with needs("convert"):
         from lineside_hub.repository.backup import backup
     made = backup(
@@ -91,7 +89,6 @@ def run_backup(options: argparse.Namespace) -> int:
 
 
 def run_restore(options: argparse.Namespace) -> int:
-    """Restores a folder."""
     with needs("convert"):
         from lineside_hub.repository.backup import restore
     made = restore(options.file, options.hub, passphrase=passphrase(options))

@@ -121,7 +121,6 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_remove(options: argparse.Namespace) -> int:
-    """Removes the account."""
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
@@ -136,7 +135,6 @@ def run_remove(options: argparse.Namespace) -> int:
 
 
 def run_token(options: argparse.Namespace) -> int:
-    """Prints a new token."""
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web import accounts, audit
@@ -163,7 +161,6 @@ def run_token(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """Checks the audit log."""
     with needs("web"):
         from lineside_hub.results.database import Database
         from lineside_hub.web.audit import verify

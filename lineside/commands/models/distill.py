@@ -15,7 +15,6 @@ from lineside.options import add_json, bundle_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds teacher, student, data and length of the training."""
     parser.add_argument(
         "teacher", type=bundle_path, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
     )

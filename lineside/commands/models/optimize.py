@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "model",
         type=bundle_path,
@@ -321,7 +320,7 @@ def _print(result: OptimizeResult) -> None:
         show(f"{'kept' if one.kept else 'left out':<9} {one.name}: {one.why}")
     for note in result.report.notes:
         show(f"note      {note}")
-    show(f"wrote {result.bundle.path}")
+    show(f"wrote {result.bundle.path}, and {result.page.name} beside it")
 
 
 def _line(values: dict[str, Any]) -> str:

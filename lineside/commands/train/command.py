@@ -30,7 +30,6 @@ R = TypeVar("R")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the kinds of models that can be trained."""
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_detector(kinds)
     _add_classifier(kinds)

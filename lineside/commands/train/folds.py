@@ -18,7 +18,6 @@ _OTHER = ("then", "architectures", "min_workers", "gpus", "storage", "balance_wo
 
 
 def add_folds(parser: argparse.ArgumentParser) -> None:
-    """Adds the number of folds."""
     parser.add_argument(
         "--folds",
         type=int,

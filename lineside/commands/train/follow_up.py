@@ -24,7 +24,6 @@ BUNDLE = "bundle"
 
 
 def add_then(parser: argparse.ArgumentParser) -> None:
-    """Adds the steps that follow the training."""
     group = parser.add_argument_group(
         "what comes next", "A gate that isn't passed ends it with its error, and nothing is pushed."
     )
@@ -114,6 +113,7 @@ def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[s
         on_progress=inform,
         **facts_of_run(settings.out),
     ).run()
+    inform(f"wrote {result.bundle.path}, and {result.page.name} beside it")
     return summary(result)
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_together(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of training on several workers."""
     with needs("convert"):
         from lineside_converters.training.distributed.config import LAYOUT_NAMES, SCHEME_NAMES
     group = parser.add_argument_group(

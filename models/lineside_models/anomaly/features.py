@@ -62,7 +62,6 @@ def collect_features(
     Args:
         frames: Of good parts. Frames of one ``part_id`` show one part; a frame without one is a part of its own.
         mirror: Whether mirrored frames count as good as well.
-        pictures_min: Fewest different pictures.
         on_progress: Told in words what is done.
 
     Raises:

@@ -277,9 +277,7 @@ def fit(
     """Fits banks and threshold to features of good frames.
 
     Args:
-        features: From `collect_features`.
         options: Settings, of which ``mirror`` and ``threads`` have no effect here.
-        marked: From `collect_marked`.
         banks: Of an earlier model of these features, which saves most of the time.
         on_progress: Told in words what is done.
 
@@ -393,7 +391,6 @@ def joined(banks: tuple[FeatureBank, ...], scales: tuple[Floats, ...]) -> Floats
     """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``.
 
     Args:
-        banks: One a scale.
         scales: ``(frames, cells, C)`` a scale.
     """
     return join([bank.turned(cells) for bank, cells in zip(banks, scales, strict=True)])

@@ -67,12 +67,7 @@ class BadPartCheck:
 
 
 def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPartCheck:
-    """Judges bad parts with the model; nothing is kept of it.
-
-    Args:
-        anomaly: From `learn`.
-        frames: Of bad parts.
-    """
+    """Judges bad parts with the model; nothing is kept of it."""
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)
 
@@ -105,7 +100,6 @@ def write_bundle(
     The golden input is a frame of the line simulator: a part's own picture would travel with the bundle.
 
     Args:
-        anomaly: From `learn`.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.

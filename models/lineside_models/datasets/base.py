@@ -79,7 +79,6 @@ def choose(root: Path, fold: str, everything: list[Path], folder: Path) -> list[
     Args:
         root: Where ``folds.csv`` lies.
         fold: Its name, or ``all``.
-        everything: All annotated images.
         folder: What the paths in ``folds.csv`` are relative to.
 
     Raises:

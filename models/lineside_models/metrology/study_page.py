@@ -137,7 +137,6 @@ def page(study: Study, data: StudyData, title: str, made_at: str) -> str:
     """Returns the report as one HTML page.
 
     Args:
-        data: All values.
         made_at: When the study was analysed.
     """
     charts = _repeatability_charts(study, data) if isinstance(study, RepeatabilityStudy) else [_spread(study, data)]

@@ -54,7 +54,6 @@ class ItemEmbedding(nn.Module):
         """Returns vectors ``(..., features)`` and biases ``(...)``.
 
         Args:
-            rows: Any shape.
             forgotten: Of that shape: items whose id counts as unknown, so that their attributes alone speak.
         """
         own = self.attribute_rows[rows]

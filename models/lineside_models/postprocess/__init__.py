@@ -73,7 +73,6 @@ def decode(
 
     Args:
         outputs: By name, the batch first.
-        how: The manifest's post-processing.
         letterboxes: Of the frames of the batch, from `lineside_models.preprocess.prepare`.
         least_score: Candidates with a smaller score, of their type where there is one a type, aren't wanted; a verdict
             needs none below `least_wanted`, and lineside's own detector then has a fraction of the work.
@@ -98,8 +97,6 @@ def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = No
     """Returns ``(C,)`` the score below which no candidate can be a defect of its type, or a near miss told exactly.
 
     Args:
-        how: The manifest's post-processing.
-        classes: The bundle's labels.
         threshold: As for `select`.
 
     Raises:
@@ -117,7 +114,6 @@ def select(
     """Picks the candidates that count as defects.
 
     Args:
-        how: The manifest's post-processing.
         threshold: One score for all types; ``None`` takes the manifest's own, one a type.
 
     Returns:

@@ -63,7 +63,6 @@ def write_bundle(
     """Writes the bundle. The references travel in it, and one of them, with a square painted on, is the golden input.
 
     Args:
-        learned: From `learn_reference`.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         network: Bundle of a detector that takes frame, reference and difference; ``None`` for the classical difference.
@@ -97,7 +96,6 @@ def check(
     """Judges bad parts; nothing is kept of it. A frame that can't be registered does not pass.
 
     Args:
-        learned: From `learn_reference`.
         network: As for `write_bundle`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:

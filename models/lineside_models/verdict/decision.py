@@ -73,9 +73,6 @@ class Decision:
 class VerdictPolicy:
     """Decides by rules laid over a bundle's own; thread-safe.
 
-    Args:
-        rules: Laid over it.
-
     Raises:
         ConfigError: The rules name a type that the bundle hasn't, or a band of doubt lies above its threshold.
     """

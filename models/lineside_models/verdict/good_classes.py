@@ -44,7 +44,6 @@ def with_good_classes(how: Postprocess, labels: Sequence[str], given: Sequence[s
     """Returns a classifier's post-processing with its classes of good parts; another head's unchanged.
 
     Args:
-        how: The post-processing.
         given: The classes' names; empty where every class is a defect. ``None`` keeps what ``how`` says, and goes by
             the names where it says nothing.
 

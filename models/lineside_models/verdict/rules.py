@@ -110,9 +110,6 @@ BUNDLES_OWN = Rules()
 def check_types(rules: Rules, labels: Sequence[str]) -> None:
     """Checks that a bundle has every type that rules name.
 
-    Args:
-        labels: The bundle's types.
-
     Raises:
         ConfigError: It has not; the message has the path.
     """

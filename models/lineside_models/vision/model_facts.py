@@ -163,7 +163,6 @@ def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
     """Returns the facts if none is missing.
 
     Args:
-        facts: From every source.
         model: The file that the user gave.
         onnx: What it says of itself, for the example in the error.
 

@@ -120,7 +120,6 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
     The caller gives its inputs as tensors and reads its outputs himself.
 
     Args:
-        model: The ONNX file.
         folder: An empty folder for the bundle.
 
     Raises:

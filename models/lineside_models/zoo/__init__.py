@@ -29,9 +29,6 @@ run one that is pushed to it."""
 def path(name: str) -> Path:
     """Returns the folder of a shipped bundle.
 
-    Args:
-        name: One of `NAMES`.
-
     Raises:
         InputNotFoundError: There is no such bundle, or this installation lacks it.
     """

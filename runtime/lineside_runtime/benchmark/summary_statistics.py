@@ -120,6 +120,21 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Ratio:
     )
 
 
+def interquartile_mean(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean of the middle half, and its standard error; that of a single value is not known: ``inf``.
+
+    It uses more of the values than the median does, and an outlier moves it as little. The error is Yuen's (1974), from
+    the values with each outer quarter drawn in to the middle half.
+    """
+    ordered, outer = sorted(values), len(values) // 4
+    middle = ordered[outer : len(ordered) - outer]
+    mean, count = statistics.fmean(middle), len(middle)
+    if len(ordered) == 1:
+        return mean, math.inf
+    drawn_in = [middle[0]] * outer + middle + [middle[-1]] * outer
+    return mean, statistics.stdev(drawn_in) * math.sqrt((len(ordered) - 1) / (count * (count - 1)))
+
+
 def noise(times: LatencySummary, turns_ms: Sequence[float]) -> tuple[str, ...]:
     """Returns why the times are not to be trusted to the last digit; empty if they are calm."""
     reasons = []

@@ -58,7 +58,6 @@ def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
     """Unpacks a ``.lsb`` file into a new folder and verifies it.
 
     Args:
-        archive_path: The ``.lsb`` file.
         folder: Must not exist; nothing remains of it if the archive is refused.
 
     Raises:

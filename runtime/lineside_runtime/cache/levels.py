@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX, CacheConfig
@@ -31,22 +31,22 @@ from lineside_runtime.tensors import Array
 class ResultCache:
     """All levels of one session. Any number of threads may use it."""
 
-    def __init__(self, config: CacheConfig, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: CacheConfig) -> None:
         """Opens the levels; one that isn't there yet joins later.
 
         Raises:
             ConfigError: A level can't ever work as configured.
             MissingExtraError: Redis is asked for and its client isn't installed.
         """
-        self._memory = _memory(config, clock_s)
-        self._device = _device(config, clock_s)
+        self._memory = _memory(config)
+        self._device = _device(config)
         self._shared: list[Level] = []
         self._unregister = on_memory_pressure(self.evict)
         try:
             if config.sqlite is not None:
-                self._shared.append(_sqlite(config, config.sqlite, clock_s))
+                self._shared.append(_sqlite(config, config.sqlite))
             if config.redis:
-                self._shared.append(_redis(config, clock_s))
+                self._shared.append(_redis(config))
         except BaseException:
             self.close()
             raise
@@ -143,25 +143,25 @@ class ResultCache:
             return CacheStats(self._hits, self._misses, self._not_kept, self._unstable, tuple(levels))
 
 
-def _memory(config: CacheConfig, clock_s: Callable[[], float]) -> MemoryLevel[CachedResult] | None:
+def _memory(config: CacheConfig) -> MemoryLevel[CachedResult] | None:
     if not config.memory_bytes:
         return None
-    return MemoryLevel(config.memory_bytes, ttl_s=config.ttl_s, clock_s=clock_s)
+    return MemoryLevel(config.memory_bytes, ttl_s=config.ttl_s, clock_s=time.monotonic)
 
 
-def _device(config: CacheConfig, clock_s: Callable[[], float]) -> DeviceLevel | None:
+def _device(config: CacheConfig) -> DeviceLevel | None:
     if not config.device_bytes:
         return None
-    return DeviceLevel(config.device_bytes, ttl_s=config.ttl_s, clock_s=clock_s)
+    return DeviceLevel(config.device_bytes, ttl_s=config.ttl_s, clock_s=time.monotonic)
 
 
-def _sqlite(config: CacheConfig, path: Path, clock_s: Callable[[], float]) -> Level:
+def _sqlite(config: CacheConfig, path: Path) -> Level:
     from lineside_runtime.cache.sqlite import SqliteStore  # imported only where it is used
 
-    return Level(SqliteStore(path, config.sqlite_bytes, ttl_s=config.ttl_s), clock_s=clock_s)
+    return Level(SqliteStore(path, config.sqlite_bytes, ttl_s=config.ttl_s), clock_s=time.monotonic)
 
 
-def _redis(config: CacheConfig, clock_s: Callable[[], float]) -> Level:
+def _redis(config: CacheConfig) -> Level:
     try:
         from lineside_runtime.cache.redis_ import RedisStore
     except ImportError as error:
@@ -169,4 +169,4 @@ def _redis(config: CacheConfig, clock_s: Callable[[], float]) -> Level:
             f"the shared cache needs the Redis client: {error}", action="pip install 'lineside[redis]'."
         ) from error
     store = RedisStore(config.redis, timeout_s=config.redis_timeout_s, ttl_s=config.ttl_s)
-    return Level(store, clock_s=clock_s)
+    return Level(store, clock_s=time.monotonic)

@@ -90,7 +90,6 @@ class HeadServer:
 
     Args:
         head: Kept by this process.
-        access: Who may call.
         limits: Of connections and calls.
     """
 

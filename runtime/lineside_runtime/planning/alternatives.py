@@ -19,7 +19,12 @@ STAGED_DEVICES_MAX = 3
 
 
 def alternatives(
-    manifest: Manifest, config: Config, share: float = 1.0, *, refused: Collection[str] = ()
+    manifest: Manifest,
+    config: Config,
+    share: float = 1.0,
+    *,
+    refused: Collection[str] = (),
+    crashed: Collection[str] = (),
 ) -> list[ServingPlan]:
     """Returns the ways to measure: as configured, one device, replicas, stages.
 
@@ -28,6 +33,7 @@ def alternatives(
     Args:
         share: The model's share of the compute of everything that runs on this box, 0 to 1.
         refused: Devices that are not to be used, such as ``ort/gpu:0``: replicas are on the others, if there are two.
+        crashed: Those of them that no way uses, not even as a fallback.
 
     Raises:
         LinesideError: Nothing here runs the bundle, as for `choose`.
@@ -35,7 +41,7 @@ def alternatives(
     declared = _devices(manifest, config, share)
     devices = [*declared, *_undeclared(manifest, config)]
     kinds = {one.device.kind for one in declared}
-    found = [AS_CONFIGURED, *_on_one(devices, kinds, manifest, config, share)]
+    found = [AS_CONFIGURED, *_on_one(devices, kinds, manifest, config, share, crashed)]
     names = tuple(dict.fromkeys(str(one) for one in devices))
     if len(names) > 1:
         usable = tuple(name for name in names if name not in refused)
@@ -44,7 +50,7 @@ def alternatives(
         threads = config.threads or (1 if on_cpus else None)
         found.append(ServingPlan(kind="replicas", devices=names_used, threads=threads, workers=config.submit_workers))
     found += _in_stages(manifest, config, tuple(dict.fromkeys(str(one) for one in declared)))
-    return found
+    return [msgspec.structs.replace(way, excluded=tuple(crashed)) for way in found]
 
 
 def accelerators(manifest: Manifest, config: Config, share: float = 1.0) -> list[PlacementCandidate]:
@@ -83,11 +89,16 @@ def _undeclared(manifest: Manifest, config: Config) -> list[PlacementCandidate]:
 
 
 def _on_one(
-    devices: list[PlacementCandidate], kinds: Set[str], manifest: Manifest, config: Config, share: float
+    devices: list[PlacementCandidate],
+    kinds: Set[str],
+    manifest: Manifest,
+    config: Config,
+    share: float,
+    crashed: Collection[str],
 ) -> Iterator[ServingPlan]:
     """Yields each device alone, on a CPU with few and many threads, but the one that the configuration leads to."""
     unproven = manifest.speed != "measured" and config.variant is None
-    leader = choose(manifest, config, share=share).at(0)
+    leader = choose(manifest, config, share=share).without(crashed).at(0)
     for one in devices:
         configured = leader is not None and _leads_alone(leader, config, kinds) and one == leader
         for threads, workers in _concurrency(one, config):

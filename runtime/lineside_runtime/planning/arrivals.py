@@ -72,18 +72,30 @@ def at_rate(session: Session, feeds: Sequence[Feed], frames: int, rate_hz: float
     return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
 
 
-def as_fast_as_possible(session: Session, feeds: Sequence[Feed], frames: int, *, depth: int) -> ServedRound:
-    """Keeps ``depth`` frames in flight until all are answered."""
+def as_fast_as_possible(
+    session: Session, feeds: Sequence[Feed], frames: int, *, depth: int, untimed: int = 0, workers: int = 1
+) -> ServedRound:
+    """Keeps ``depth`` frames in flight until all are answered.
+
+    Frames that are not timed come before and after the others: a worker that is idle while another one computes the
+    last timed frame would make several workers look slower than they are on a line.
+
+    Args:
+        untimed: Frames that come before.
+        workers: Frames that the session runs at once; one fewer comes after.
+    """
     under_way: deque[Future[Prediction]] = deque()
     answers, began_s = _Answers(), perf_counter()
-    for number in range(frames):
+    for number in range(untimed + frames + workers - 1):
         if len(under_way) == depth:
             under_way.popleft().result()
         given_s = perf_counter()
         future = session.submit(feeds[number % len(feeds)])
         answers.expect(future, given_s)
         under_way.append(future)
-    return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
+    latencies_ms, answered_s = answers.latencies_ms(), answers.answered_s
+    timed = slice(untimed, untimed + frames)
+    return ServedRound(latencies_ms[timed], answered_s[timed][-1] - (answered_s[untimed - 1] if untimed else began_s))
 
 
 def warm_up(session: Session, feeds: Sequence[Feed], calls: int, *, workers: int = 1) -> None:
@@ -97,12 +109,18 @@ def warm_up(session: Session, feeds: Sequence[Feed], calls: int, *, workers: int
 
 
 class _Answers:
-    """The latencies of submitted frames, each noted by the thread that answers."""
+    """The latencies of submitted frames, each noted by the thread that answers.
+
+    Attributes:
+        answered_s: Times of the answers, one after the other.
+    """
 
     def __init__(self) -> None:
         self._futures: list[Future[Prediction]] = []
         self._latencies: list[float] = []
+        self.answered_s: list[float] = []
         self._noted = threading.Semaphore(0)
+        self._noting = threading.Lock()
 
     def expect(self, future: Future[Prediction], due_s: float) -> None:
         """Notes the latency of a frame when it is answered."""
@@ -110,7 +128,7 @@ class _Answers:
         future.add_done_callback(partial(self._note, due_s))
 
     def latencies_ms(self) -> list[float]:
-        """Waits for all; raises the first error of a frame."""
+        """Waits for all and returns theirs, in the order of `answered_s`; raises the first error of a frame."""
         for _ in self._futures:
             self._noted.acquire()  # a future wakes who waits for it before it calls back
         for future in self._futures:
@@ -118,5 +136,7 @@ class _Answers:
         return self._latencies
 
     def _note(self, due_s: float, _: Future[Prediction]) -> None:
-        self._latencies.append((perf_counter() - due_s) * 1e3)
+        with self._noting:
+            self.answered_s.append(perf_counter())
+            self._latencies.append((self.answered_s[-1] - due_s) * 1e3)
         self._noted.release()

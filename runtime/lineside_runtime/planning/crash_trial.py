@@ -14,7 +14,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import EngineCrashedError, LinesideError
 from lineside_runtime.planning.alternatives import accelerators
-from lineside_runtime.serving.candidates import PlacementCandidate, choose
+from lineside_runtime.serving.candidates import PlacementCandidate
 from lineside_runtime.serving.serving_plan import ServingPlan
 from lineside_runtime.tensors import Array
 
@@ -31,17 +31,15 @@ class TriedDevices(NamedTuple):
     """What came of the trials.
 
     Attributes:
-        refused: Device, such as ``ort/gpu:0``, to why it is not to be used in this process.
-        configured: Why the bundle can't be served as configured: a device that it would use crashed; empty if it can.
+        refused: Device, such as ``ort/gpu:0``, to why no way that names it is measured in this process.
+        crashed: Those of them whose driver or engine crashed: no way uses them, not even as a fallback.
     """
 
     refused: dict[str, str]
-    configured: str = ""
+    crashed: tuple[str, ...] = ()
 
     def reason_against(self, way: ServingPlan) -> str:
         """Returns why a way is not to be measured; empty if it may be."""
-        if way.kind == "configured":
-            return self.configured
         return next((self.refused[name] for name in way.devices if name in self.refused), "")
 
 
@@ -55,28 +53,26 @@ def try_accelerators(
     Args:
         inputs: Of one call.
         until_s: Time, as of ``time.monotonic()``, at which a trial is ended. A device that had too little time is
-            refused, but as configured the bundle is served by it: only a crash is a reason against that.
+            refused, but not crashed: as configured, the bundle is served by it.
     """
     apart = {entry.partition("=")[0] for entry in config.isolate}
-    leader = choose(bundle.manifest, config, share=share).at(0)
-    refused, configured = dict[str, str](), ""
+    refused, crashed = dict[str, str](), list[str]()
     for one in accelerators(bundle.manifest, config, share):
-        key = (bundle.digest, str(one), one.variant.name)
-        if one.backend.name in apart or str(one) in refused or key in _passed:
+        name, key = str(one), (bundle.digest, str(one), one.variant.name)
+        if one.backend.name in apart or name in refused or key in _passed:
             continue
         left_s = until_s - monotonic()
         if left_s < TIME_LEAST_S:
-            refused[str(one)] = NO_TIME
+            refused[name] = NO_TIME
             continue
         error = _failure(bundle, config, one, inputs, left_s)
         if error is None:
             _passed.add(key)
             continue
-        refused[str(one)] = f"{one} was tried in a process of its own: {error.message}"
-        is_configured = config.balance or (leader is not None and str(leader) == str(one))
-        if is_configured and isinstance(error, EngineCrashedError) and monotonic() < until_s:
-            configured = refused[str(one)]
-    return TriedDevices(refused, configured)
+        refused[name] = f"{name} was tried in a process of its own: {error.message}"
+        if isinstance(error, EngineCrashedError) and monotonic() < until_s:
+            crashed.append(name)
+    return TriedDevices(refused, tuple(crashed))
 
 
 def _failure(

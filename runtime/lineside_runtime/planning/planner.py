@@ -2,14 +2,16 @@
 
 Invariants:
 
-- A way is chosen in place of the configured one only if it was measured to be faster by more than `SAME`, and surely:
-  it was the faster one in three of four rounds, or the 95 % interval of the median ratio is below 1. What a busy
-  machine makes of equal ways is no reason to change.
-- Ways are compared by the median of their ratios in the same rounds, so that a slow moment of the machine hits all.
+- A way is chosen in place of the configured one only if it was measured to be faster by more than `SAME`, and by more
+  than `SURE_ERRORS` standard errors. What a busy machine makes of equal ways is no reason to change.
+- Ways are compared by the ratios of their times in the same rounds, so that a slow moment of the machine hits all, and
+  by the mean of the middle half of these ratios, so that a slow moment within a round decides nothing.
 - A turn begins with frames that are not timed, and the order of the turns is drawn anew for each round: what the way
   before leaves behind (caches, threads that still wait for work) would otherwise always hit the same way.
-- After three rounds, ways that are slower than the fastest one by more than the noise are measured no longer, and the
-  others get longer rounds. Where the pilot shows that there is no time for all ways, the slowest ones are left out.
+- A GPU or NPU that crashed in its trial is used by no way, not even as a fallback.
+- Turns are short, so that the two of a pair lie near together. Ways that are slower than the fastest one by half are
+  measured no longer after three rounds, and those that are slower by more than the noise after four. Where the pilot
+  shows that there is no time for all ways, the slowest ones are left out.
 - No way is loaded after half of the time that was given, and no turn begun that is not expected to end in time, but
   for one way that is always measured. What is under way when the time is up is finished. A way that could be measured
   in fewer than `ROUNDS_MIN` rounds is chosen in place of the configured one only if it was the faster one in all of
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +37,11 @@ from lineside_runtime.benchmark.machine import conditions, remarks
 from lineside_runtime.benchmark.measurement.input_data import noise
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
-from lineside_runtime.errors import LinesideError, NoDeviceError
+from lineside_runtime.errors import ConfigError, LinesideError, NoDeviceError
 from lineside_runtime.planning.alternatives import alternatives
 from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
 from lineside_runtime.planning.selection import (
-    FRAMES_MIN,
     ROUNDS_MAX,
     ROUNDS_MIN,
     SLOWEST_ROUND_S,
@@ -53,7 +55,6 @@ from lineside_runtime.planning.selection import (
 from lineside_runtime.serving.candidates import engine_of
 from lineside_runtime.serving.plan_file import core_count, machine_name
 from lineside_runtime.serving.serving_plan import (
-    AS_CONFIGURED,
     MeasuredAlternative,
     Objective,
     PlacementPlan,
@@ -64,6 +65,9 @@ from lineside_runtime.wording import counted
 
 WARM_CALLS = 3
 """Untimed calls of a way that was just loaded, for each call at once."""
+
+PILOT_FRAMES = 8
+"""Frames by which the pilot tells how long one takes, unless they take longer than a turn."""
 
 LIMIT_S = 30.0
 LOADING_SHARE = 0.5
@@ -93,31 +97,31 @@ def plan_placement(
         objective: `Objective()` if ``None``.
         feeds: Real inputs, array by input name, given in turn; empty for noise in the shape of one frame.
         inputs: Where they came from, for the plan.
-        limit_s: Seconds after which nothing further is loaded or measured; a call that is under way is finished.
+        limit_s: Seconds above 0, after which nothing further is loaded or measured; a call under way is finished.
         compute_share: As for `Session`.
         on_progress: Takes a line of text now and then.
 
     Raises:
+        ConfigError: ``limit_s`` is not a time above 0.
         LinesideError: Nothing here runs the bundle.
     """
     config, objective = config or Config(), objective or Objective()
+    if not 0 < limit_s < math.inf:
+        raise ConfigError("limit_s", expected="seconds above 0", actual=limit_s)
     if not feeds:
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
     before, began_s = conditions(), monotonic()
     tried = try_accelerators(bundle, config, compute_share, feeds[0], began_s + LOADING_SHARE * limit_s)
-    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused)
+    ways = alternatives(bundle.manifest, config, compute_share, refused=tried.refused, crashed=tried.crashed)
     trials = [_Trial(way=way, error=tried.reason_against(way)) for way in ways]
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(trials)} ways of serving {bundle.manifest.identity}")
         for trial in _in_time(trials, began_s + LOADING_SHARE * limit_s):
             _load(trial, bundle, config, compute_share, feeds, stack)
-        able = [trial for trial in trials if not trial.error]
-        if not able:
-            raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
-        _measure(able, feeds, objective, began_s + limit_s, on_progress)
-        able = [trial for trial in able if not trial.error]
+        _measure([trial for trial in trials if not trial.error], feeds, objective, began_s + limit_s, on_progress)
+    able = [trial for trial in trials if not trial.error]
     if not able:
-        raise NoDeviceError(f"nothing here serves {bundle.manifest.identity}", actual=trials[0].error)
+        raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
     chosen, best = choose(able)
     measured = tuple(trial.result(best) for trial in trials)
     engines = {name.partition("/")[0] for name in (chosen.way.devices or tuple(chosen.used.split("+")))}
@@ -247,8 +251,7 @@ def _round(
                 one.scores_ms.pop(number, None)
             return False
         try:
-            _warm_up(trial, feeds)
-            served = _serve(trial, feeds, frames, objective, number)
+            served = _serve(trial, feeds, frames, objective, number, untimed=trial.turn_calls)
         except LinesideError as error:
             trial.error = str(error)
             continue
@@ -265,22 +268,27 @@ def _pilot_ms(trial: _Trial, feeds: Sequence[Feed], objective: Objective) -> flo
     at_once = trial.way.calls_at_once if objective.kind == "throughput" else 1
     alike = objective if at_once > 1 else Objective()
     first_ms = _serve(trial, feeds, at_once, alike, 0).frame_ms
-    if first_ms * FRAMES_MIN > SLOWEST_ROUND_S * 1e3:
+    if first_ms * PILOT_FRAMES > SLOWEST_ROUND_S * 1e3:
         return first_ms
-    return _serve(trial, feeds, FRAMES_MIN, alike, 0).frame_ms
+    return _serve(trial, feeds, PILOT_FRAMES, alike, 0).frame_ms
 
 
-def _warm_up(trial: _Trial, feeds: Sequence[Feed]) -> None:
-    if trial.session is not None:
-        warm_up(trial.session, feeds, trial.turn_calls, workers=trial.way.calls_at_once)
+def _serve(
+    trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int, untimed: int = 0
+) -> ServedRound:
+    """Gives a way its turn.
 
-
-def _serve(trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int) -> ServedRound:
-    session = trial.session
+    Args:
+        untimed: Calls before it that are not timed, for each call at once.
+    """
+    session, workers = trial.session, trial.way.calls_at_once
     if session is None:
         raise NoDeviceError(trial.error)
     if objective.kind == "throughput":
-        return as_fast_as_possible(session, feeds, frames, depth=2 * max(core_count(), trial.way.calls_at_once))
+        depth = 2 * max(core_count(), workers)
+        return as_fast_as_possible(session, feeds, frames, depth=depth, untimed=untimed * workers, workers=workers)
+    if untimed:
+        warm_up(session, feeds, untimed, workers=workers)
     if objective.rate_hz is None:
         return one_at_a_time(session, feeds, frames)
     return at_rate(session, feeds, frames, objective.rate_hz, seed=seed)
@@ -291,7 +299,7 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
     throughput = objective.kind == "throughput"
     figure = f"{chosen.per_s:.0f} frames/s" if throughput else f"{chosen.ms:.2f} ms"
     others = [one for one in measured if one is not chosen and not one.error]
-    name = f"{chosen.plan} ({chosen.used})" if chosen.plan == AS_CONFIGURED else str(chosen.plan)
+    name = f"{chosen.plan} ({chosen.used})" if chosen.plan.kind == "configured" else str(chosen.plan)
     said = f"{objective}: {name}: {figure}"
     if not others:
         late = any(NO_TIME in one.error for one in measured)
@@ -299,8 +307,8 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
     near = min(others, key=lambda one: one.over_best)
     times = near.over_best / chosen.over_best
     said += f"; next {near.plan}: {times:.2f} times the time{', but not surely' * (times < 1)}"
-    if chosen.plan != AS_CONFIGURED != near.plan and not measured[0].error:
-        configured = measured[0]
+    configured = measured[0]
+    if configured not in (chosen, near) and not configured.error:
         said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"
     if chosen.rounds < ROUNDS_MIN:
         said += f"; there was time for {counted(chosen.rounds, 'round')} only"

@@ -11,29 +11,31 @@ import statistics
 from collections.abc import Sequence
 from typing import TypeVar
 
-import numpy as np
-
-from lineside_runtime.benchmark.summary_statistics import ratio as compared
+from lineside_runtime.benchmark.summary_statistics import interquartile_mean
 from lineside_runtime.serving.serving_plan import AS_CONFIGURED, Objective, ServingPlan
 
 SAME = 0.01
 """Ways whose times are this near are equally fast."""
 
 ROUNDS_SHORT, ROUNDS_MIN, ROUNDS_MAX = 4, 7, 60
-HOPELESS = {3: 2.0, ROUNDS_MIN: 1.3}
+HOPELESS = {3: 1.6, ROUNDS_MIN: 1.3}
 """Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer. The
 configured way, with which the others are compared, is measured to the end."""
 
-PILOT_ROUNDS, CLEAR_SIGMAS = 3, 3.0
+PILOT_ROUNDS, CLEAR_ERRORS = 4, 3.0
 """Rounds before a way is dropped for being slower by more than the noise, and the standard errors that this means."""
+
+SURE_ERRORS = 1.5
+"""Standard errors by which a way has to be faster to be taken in place of a simpler one."""
 
 ROUND_S, SLOWEST_ROUND_S = 0.1, 0.3
 """Time of a round of the fastest way, and most time of the slowest one's."""
 
-FRAMES_MIN, FRAMES_MAX = 8, 100
+FRAMES_MIN, FRAMES_AT_RATE_MIN, FRAMES_MAX = 3, 8, 100
+"""Frames of a turn. Short turns lie near together, so that the speed of the machine is the same for a pair of them; at
+a rate, frames have to wait for one another as they do on a line."""
 FRAMES_LEAST = 2
-"""Frames of a round, or of each call at once, where the time given is too short for `ROUNDS_MIN` rounds of
-`FRAMES_MIN`."""
+"""Frames of a turn, or of each call at once, where the time given is too short for `ROUNDS_MIN` rounds."""
 
 TURN_CALLS, TURN_WARM_S = 2, 0.03
 """Most untimed calls of a turn, for each call at once, and the time after which no second one is needed."""
@@ -63,7 +65,9 @@ class TimedWay:
 
     def turn_ms(self, frames: int, objective: Objective) -> float:
         """Returns about how long a turn takes."""
-        return self.turn_calls * self.way.calls_at_once * self.frame_ms + frames * self._apart_ms(objective)
+        calls = self.way.calls_at_once
+        untimed = self.turn_calls * calls + (calls - 1 if objective.kind == "throughput" else 0)
+        return untimed * self.frame_ms + frames * self._apart_ms(objective)
 
     def _apart_ms(self, objective: Objective) -> float:
         return max(self.frame_ms, 1e3 / objective.rate_hz if objective.rate_hz is not None else 0.0)
@@ -91,11 +95,13 @@ def promising(ways: Sequence[Way], objective: Objective, left_s: float) -> list[
 def frames_of_round(running: Sequence[TimedWay], number: int, objective: Objective, left_s: float) -> int:
     """Returns how many frames each way is given in round ``number``: more of them where fewer ways are left."""
     times = [one.frame_ms for one in running]
-    fitting = max(FRAMES_MIN, int(min(ROUND_S * 1e3 / min(times), SLOWEST_ROUND_S * 1e3 / max(times))))
+    least = FRAMES_MIN if objective.rate_hz is None else FRAMES_AT_RATE_MIN
+    fitting = max(least, int(min(ROUND_S * 1e3 / min(times), SLOWEST_ROUND_S * 1e3 / max(times))))
     rounds = max(ROUNDS_MIN - number, int(left_s * 1e3 / _round_ms(running, fitting, objective)), 1)
     no_frame_ms = _round_ms(running, 0, objective)
     affordable = (left_s * FILLED * 1e3 / rounds - no_frame_ms) / (_round_ms(running, 1, objective) - no_frame_ms)
-    return int(min(FRAMES_MAX, max(_frames_least(running, objective), min(affordable, 2 * fitting))))
+    frames = int(min(FRAMES_MAX, max(_frames_least(running, objective), min(affordable, 2 * fitting))))
+    return frames - frames % _in_step(running, objective)
 
 
 def left_after(running: Sequence[Way], rounds: int) -> list[Way]:
@@ -138,40 +144,40 @@ def fastest(ways: Sequence[Way]) -> Way:
 
 
 def ratio(one: TimedWay, other: TimedWay) -> float:
-    """Returns the median over the rounds that both were in of the time of one in that of the other."""
-    return statistics.median(a / b for a, b in zip(*_common(one, other), strict=True))
+    """Returns how many times the other's time one takes in a round: the interquartile mean over their common rounds."""
+    return math.exp(interquartile_mean(_log_ratios(one, other))[0])
 
 
 def _surely_faster(one: TimedWay, other: TimedWay) -> bool:
-    times = _common(one, other)
-    if len(times[0]) < ROUNDS_MIN:
-        return len(times[0]) >= ROUNDS_SHORT and bool(np.all(np.less(*times)))
-    return bool(np.quantile(np.divide(*times), 0.75) < 1) or compared(*times).high < 1
+    """Whether it is faster by more than `SURE_ERRORS` standard errors; with few rounds, in all of them."""
+    log_ratios = _log_ratios(one, other)
+    if len(log_ratios) < ROUNDS_MIN:
+        return len(log_ratios) >= ROUNDS_SHORT and max(log_ratios) < 0
+    mean, error = interquartile_mean(log_ratios)
+    return mean + SURE_ERRORS * error < 0
 
 
 def _clearly_slower(one: TimedWay, best: TimedWay, noise: float) -> bool:
-    """Whether it is slower by more than `CLEAR_SIGMAS` standard errors, of its own noise or that of all ways."""
-    logs = _logs(one, best)
-    if len(logs) < PILOT_ROUNDS:
+    """Whether it is slower by more than `CLEAR_ERRORS` standard errors, of its own noise or that of all ways.
+
+    The interquartile mean of so few rounds would have a standard error that is small by chance.
+    """
+    log_ratios = _log_ratios(one, best)
+    if len(log_ratios) < PILOT_ROUNDS:
         return False
-    error = max(_spread(one, best), noise) / math.sqrt(len(logs))
-    return bool(np.mean(logs) > math.log1p(SAME) + CLEAR_SIGMAS * error)
+    error = max(_spread(one, best), noise) / math.sqrt(len(log_ratios))
+    return statistics.fmean(log_ratios) > math.log1p(SAME) + CLEAR_ERRORS * error
 
 
 def _spread(one: TimedWay, best: TimedWay) -> float:
-    """Returns the standard deviation of a round's ratio, as a share."""
-    logs = _logs(one, best)
-    return float(np.std(logs, ddof=1)) if len(logs) > 1 else math.inf
+    """Returns the standard deviation of the logarithm of a round's ratio."""
+    log_ratios = _log_ratios(one, best)
+    return statistics.stdev(log_ratios) if len(log_ratios) > 1 else math.inf
 
 
-def _logs(one: TimedWay, other: TimedWay) -> list[float]:
-    return [math.log(a / b) for a, b in zip(*_common(one, other), strict=True)]
-
-
-def _common(one: TimedWay, other: TimedWay) -> tuple[list[float], list[float]]:
-    """Returns the times of both in the rounds that both were in."""
-    rounds = sorted(one.scores_ms.keys() & other.scores_ms.keys())
-    return [one.scores_ms[number] for number in rounds], [other.scores_ms[number] for number in rounds]
+def _log_ratios(one: TimedWay, other: TimedWay) -> list[float]:
+    common = one.scores_ms.keys() & other.scores_ms.keys()
+    return [math.log(one.scores_ms[number] / other.scores_ms[number]) for number in common]
 
 
 def _round_ms(ways: Sequence[TimedWay], frames: int, objective: Objective) -> float:
@@ -179,4 +185,9 @@ def _round_ms(ways: Sequence[TimedWay], frames: int, objective: Objective) -> fl
 
 
 def _frames_least(ways: Sequence[TimedWay], objective: Objective) -> int:
-    return FRAMES_LEAST * (max(one.way.calls_at_once for one in ways) if objective.kind == "throughput" else 1)
+    return FRAMES_LEAST * _in_step(ways, objective)
+
+
+def _in_step(ways: Sequence[TimedWay], objective: Objective) -> int:
+    """Returns what the frames of a round are a multiple of: else a way with calls at once waits for the last one."""
+    return math.lcm(*(one.way.calls_at_once for one in ways)) if objective.kind == "throughput" else 1

@@ -328,7 +328,6 @@ def bind(server: grpc.Server, address: str, tls: tuple[bytes, bytes] | None) -> 
     """Binds a server.
 
     Args:
-        server: From `make_server`.
         address: ``host:port``; port 0 for any.
         tls: Key and certificate chain in PEM; ``None`` for none.
 

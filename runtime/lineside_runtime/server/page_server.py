@@ -28,6 +28,9 @@ ADDRESS_SHARE = 4
 
 STOP_S = 5.0
 
+SCRIPTS = Path(__file__).with_name("static")
+"""Scripts that the pages of both have."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PageAddress:

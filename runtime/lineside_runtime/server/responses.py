@@ -102,7 +102,6 @@ async def read_body(
     """Reads a request's body.
 
     Args:
-        limit: Most bytes.
         timeout_s: Longest time that the client may take.
         on_bytes: Called with the size of each piece before it is kept.
 

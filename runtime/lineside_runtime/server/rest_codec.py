@@ -103,7 +103,6 @@ def parse_request(model: str, version: str, body: bytes | bytearray, header_leng
     """Reads the body of an ``infer`` request.
 
     Args:
-        model: From the URL.
         version: From the URL; may be empty.
         body: Uncompressed.
         header_length: The header ``Inference-Header-Content-Length``; empty if there was none.

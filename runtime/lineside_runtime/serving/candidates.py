@@ -147,6 +147,11 @@ class CandidateChoice:
 
         return self.reordered(chained())
 
+    def without(self, names: Collection[str]) -> CandidateChoice:
+        """Returns a choice of all others, as they are found."""
+        left = (one for one in itertools.chain(tuple(self._found), self._candidates) if str(one) not in names)
+        return self.reordered(left)
+
 
 def choose(
     manifest: Manifest,

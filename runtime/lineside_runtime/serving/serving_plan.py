@@ -60,6 +60,7 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         variant: The variant that is tried first; empty for the manifest's order.
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
         workers: Submitted calls that run at once on one device, unless `Config.submit_workers` says more.
+        excluded: Devices that crashed when they were tried: they do not serve even where all others fail.
     """
 
     kind: Kind = "configured"
@@ -67,6 +68,7 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     variant: str = ""
     threads: int | None = None
     workers: int = 1
+    excluded: tuple[str, ...] = ()
 
     def applied_to(self, config: Config) -> Config:
         """Returns the configuration that serves this way; `devices` are put first by the session."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -41,6 +41,7 @@ def plan_stages(
     *,
     level: int | None = None,
     share: float = 1.0,
+    excluded: Collection[str] = (),
     on_absent: Callable[[str, DeviceError], None] | None = None,
 ) -> tuple[PlacedStage, ...] | None:
     """Returns where each stage goes, or ``None`` where the model is better run whole.
@@ -51,6 +52,7 @@ def plan_stages(
         whole: Who may run it whole.
         level: Wanted optimisation level; ``None`` for any.
         share: The whole model's share of the compute of everything that runs on this box, 0 to 1.
+        excluded: Devices that run no stage.
         on_absent: As for `choose`.
 
     Raises:
@@ -67,7 +69,7 @@ def plan_stages(
     parts = [_stage_bundle(bundle, variant, stage) for stage in variant.stages]
     configs = [_stage_config(config, number) for number in range(len(parts))]
     choices = [
-        choose(part.manifest, own, share=share * stage.share, on_absent=on_absent)
+        choose(part.manifest, own, share=share * stage.share, on_absent=on_absent).without(excluded)
         for part, stage, own in zip(parts, variant.stages, configs, strict=True)
     ]
     if config.stage_engines is not None:

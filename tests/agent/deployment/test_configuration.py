@@ -247,7 +247,7 @@ def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(
     device.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
     report = device.wait(1, code=2001)
     assert report.error is not None
-    assert "no type 'brigth'" in report.error.message
+    assert report.error.message == "$.inspect.thresholds: the bundle has no type 'brigth'"
     assert device.active.loaded is running
     device.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
     device.wait(2)

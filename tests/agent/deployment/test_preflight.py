@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from lineside.cli import main
 from lineside_agent.deployment.machine import ConfigurationMachine
-from lineside_agent.deployment.preflight import check
+from lineside_agent.deployment.preflight import WITH_PROBLEMS, check
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
 from tests.worlds.agent import write_agent
@@ -61,3 +63,24 @@ def test_a_damaged_note_of_what_is_followed_is_said(toml: Path) -> None:
     (toml.parent / "state" / "configuration" / "state.json").write_bytes(b"{")
     with pytest.raises(ConfigError, match="can't be read"):
         check(toml)
+
+
+def test_recipes_that_cannot_run_are_told_and_no_reason_against_an_agent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    recipes: list[dict[str, Any]] = [
+        {"name": "whole", "bundle": str(bundle.path), "inspect": {"thresholds": {"bright": 0.4}}},
+        {"name": "gone", "bundle": "nowhere"},
+        {"name": "shipped", "bundle": "patch-features"},
+        {"name": "typo", "inspect": {"thresholds": {"brigth": 0.4}}},
+    ]
+    toml = write_agent(tmp_path, bundle=str(bundle.path), camera={"type": "simulator"}, recipe=recipes)
+    assert main(["agent", "check", "--config", str(toml)]) == WITH_PROBLEMS
+    said = capsys.readouterr()
+    assert "can run bright-spots@1.0.0" in said.out
+    gone, typo = said.err.splitlines()
+    assert gone.startswith(f"! recipe gone: the bundle {tmp_path / 'nowhere'} is not there")
+    assert typo.startswith("! recipe typo: $.recipe[typo].inspect.thresholds: the bundle has no type 'brigth'")
+    found = check(toml)
+    assert (found.bundle, len(found.problems)) == ("bright-spots@1.0.0", 2)

@@ -68,7 +68,16 @@ def status(**changes: Any) -> dict[str, Any]:
         ("warning", "no PLC has polled", status(line_io=[{"name": "modbus", "open": True, "polled_s_ago": None}])),
         ("error", "part numbers can't be reserved", status(numbers_problem="no room")),
         ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
-        ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
+        (
+            "warning",
+            "the configuration that was pushed last is refused: config@0123456789ab: [2001] $.inspect.x",
+            status(
+                configuration_state="failed",
+                configuration_wanted="config@0123456789ab",
+                configuration_error="[2001] $.inspect.x",
+            ),
+        ),
+        ("error", "recipe b: the bundle x is not there", {"missing_recipes": ("recipe b: the bundle x is not there",)}),
         (
             "error",
             "orders.csv has no expected values",
@@ -105,7 +114,16 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "can't be read", {"certificate_problem": "the certificate can't be read: x"}),
         ("warning", "the clock is 1:00:00 behind", {"clock_behind_s": 3600.0}),
         ("warning", "MiB are free", {"free_bytes": 1 << 20}),
-        ("warning", "the last agent doesn't run: [5004]", status(agent_error="[5004] taken back")),
+        (
+            "warning",
+            "the agent that was pushed last is refused: lineside@0.2.0: [5004]",
+            status(agent_state="rolled_back", agent_wanted="lineside@0.2.0", agent_error="[5004] taken back"),
+        ),
+        (
+            "warning",
+            "the bundle that was pushed last does not run yet: m@2.0.0: [4001]",
+            status(state="fetching", wanted="m@2.0.0", error="[4001] no answer"),
+        ),
         ("note", "on trial in slot b (spent 2 of 6)", {"trial": AgentTrial("b", "a", "w", 60.0, 600.0, spent=2)}),
         ("note", "not installed as a service", {"changed_files": None}),
         ("warning", "missing or changed: usr/x", {"changed_files": ("usr/x",)}),

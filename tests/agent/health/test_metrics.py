@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from lineside.cli import main
 from lineside_agent.config import MetricsConfig
 from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, serve
+from lineside_agent.health.pushed_artifacts import KEYS
 from lineside_agent.health.result_statistics import OTHER_TYPES, TYPES_MAX, ResultStatistics
 from lineside_agent.line_io.events import Code
-from lineside_agent.screen import alarms
 from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
@@ -34,6 +34,8 @@ STATUS = {
     "camera_problem": "[2009] gone",
     "store_problem": None,
     "images_bytes": None,
+    "configuration_state": "failed",
+    "configuration_wanted": "config@0123456789ab",
     "configuration_error": "[2001] refused",
     "plc_polled_s_ago": 4.5,
     "line": {"ready": False, "late": 3, "fault": "LATE", "problem": None},
@@ -52,8 +54,8 @@ def scrape(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for family in families for sample in family.samples]
-    assert all(sample.labels == {"device": "cam-7"} for sample in samples)
-    return {sample.name: sample.value for sample in samples}
+    assert all(sample.labels.pop("device") == "cam-7" for sample in samples)
+    return {" ".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
 
 
 def test_numbers_and_problems_of_the_status_are_told(port: int, tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_numbers_and_problems_of_the_status_are_told(port: int, tmp_path: Path) 
         "lineside_camera_problem": 1,
         "lineside_store_problem": 0,
         "lineside_configuration_error": 1,
+        "lineside_pushed_problem_info configuration config@0123456789ab": 1,
         "lineside_plc_polled_s_ago": 4.5,
         "lineside_line_fault": 1,
         "lineside_line_problem": 0,
@@ -103,7 +106,7 @@ def test_results_are_counted_by_code_and_defect_type_with_their_latency(start_li
         main(["agent", "trigger", "--config", str(agent.config_path)])
     main(["agent", "trigger", "--config", str(agent.config_path), "--part", "A" * 129])
     wait_for(lambda: agent.status["results"]["codes"]["BAD_TRIGGER"] == 1)
-    assert {key for _, *keys in alarms._REFUSALS for key in keys} <= agent.status.keys()
+    assert {key for keys in KEYS.values() for key in keys} <= agent.status.keys()
     families = families_of(port)
     assert values_of(families["lineside_results"], "code") == {"PASS": 2, "REJECT": 1, "BAD_TRIGGER": 1}
     assert len(families["lineside_results"].samples) == len(Code) - 1, "a code is 0 before it occurs"

@@ -338,3 +338,11 @@ def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         Recipes(tmp_path, (STRICT, LENIENT)).find("other")
     assert (caught.value.code, caught.value.expected) == (2020, "strict (1), lenient (7)")
+
+
+def test_a_type_that_the_bundle_has_not_is_named_with_the_recipe_that_sets_it(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
+) -> None:
+    typo = RecipeConfig(name="typo", inspect={"thresholds": {"brigth": 0.5}})
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, typo)))
+    assert "$.recipe[typo].inspect.thresholds: the bundle has no type 'brigth'" in agent.ask("typo")

@@ -18,7 +18,7 @@ HEAD = """# onnx's node tests
 What `lineside`'s session passes of the node tests that the `onnx` package brings (`onnx.backend.test`, every case, its
 own tolerances), beside what the bare engine passes on the same inputs. Written by
 `python -m tests.conformance.onnx_node`. `tests/conformance/test_onnx_node.py` fails if one case that a bare engine
-passes is lost: all on ONNX Runtime, one of each operator on OpenVINO; `tests/system/test_onnx_node.py` runs the rest.
+passes is lost, with a case of each kind of inputs and outputs; `tests/system/test_onnx_node.py` runs all.
 
 onnx {onnx}, Python {python}
 """

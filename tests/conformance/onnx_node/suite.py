@@ -31,16 +31,16 @@ class Case:
         return self.ours == "pass" and self.bare not in ("pass", "not run")
 
 
-def run(engine: str, *, every: bool = False, by_operator: bool = False, kept: Path | None = None) -> list[Case]:
+def run(engine: str, *, every: bool = False, few: bool = False, kept: Path | None = None) -> list[Case]:
     """Run the cases in our session; a crash of the process is that case's result.
 
     Args:
         engine: One of `ENGINES`.
         every: Run all cases on the bare engine, too, and not only those that our session doesn't pass.
-        by_operator: Run the first case of each operator, or set of operators, only: a seventh of all.
+        few: Run a case of each kind of inputs and outputs only, about a hundred.
         kept: A file that keeps the chosen cases for the next run of the same kind.
     """
-    options = [*["every"] * every, *["by_operator"] * by_operator, *([] if kept is None else [f"cases={kept}"])]
+    options = [*["every"] * every, *["few"] * few, *([] if kept is None else [f"cases={kept}"])]
     found: dict[tuple[str, str], str] = {}
     order: list[str] = []
     first, count = 0, 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ def die_at(folder: Path, deaths: int, number: int) -> int:
         (folder / str(before)).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def wait_until_there(path: Path) -> None:
+    """Holds the task's core until a file is there."""
+    while not path.exists():
+        time.sleep(0.05)
 
 
 def predict_and_die_once(folder: Path, context: SearchContext, choice: SearchChoice) -> SearchTrial:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,16 +28,17 @@ from lineside_converters.search.progressive import PREDICTED, progressive_contex
 from lineside_converters.search.study import search
 from lineside_converters.thresholds import ErrorCosts, FrameRequest, decide
 from lineside_converters.training.cross_validation import cross_validate
+from lineside_converters.training.distributed import driver
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
-from tests.converters.cluster.task_functions import die_at, invert, predict_and_die_once, square
+from tests.converters.cluster.task_functions import die_at, invert, predict_and_die_once, square, wait_until_there
 from tests.converters.quantization.test_search import context
 from tests.converters.search_context import search_context
 from tests.worlds.annotated_sets import write_masks, write_strips
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]  # beside much other work
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +181,30 @@ def test_folds_give_the_same_figures_and_are_gone_on_with(
 
 
 def test_two_workers_train_a_detector_and_say_what_it_cost(
-    tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ray = pytest.importorskip("ray")
     data, out = write_strips(tmp_path / "steel", {"train": 24}), tmp_path / "run"
     words = ["train", "detector", "--data", str(data), "--workers", "2", "--epochs", "2", "--out", str(out), "--json"]
     words += ["--batch", "4", "--canvas", "64", "--simulated-share", "0", "--held-share", "0.3", "--threads", "1"]
     words += ["--architecture", "lite0-short@16", "--gradients", "bf16", "--evaluate-every", "1"]
+    monkeypatch.setattr(driver, "WAITED_S", 1.0)
+    holding = ray.remote(num_cpus=1)(wait_until_there).remote(tmp_path / "told")
+    told: list[str] = []
+
+    class Release(logging.Handler):
+        """Lets the core go when it is told that one is missing."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+            (tmp_path / "told").touch()
+
+    monkeypatch.setattr(driver.log, "handlers", [Release(logging.WARNING)])
     assert main(words) == 0
+    assert any(
+        re.fullmatch("no worker .*: 2 are needed, and 1 of the cluster's 2 cores are free", text) for text in told
+    )
+    ray.get(holding)
     found = json.loads(capsys.readouterr().out)
     assert {"workers", "epochs", "map50", "bytes_per_step", "communication_share", "samples_per_second"} <= set(found)
     assert (found["workers"], found["epochs"], found["restarts"], found["scheme"]) == (2, 2, 0, "bf16")

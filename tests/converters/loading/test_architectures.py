@@ -36,6 +36,16 @@ class Tiny(torch.nn.Module):
         return self.head(self.body(image).mean((2, 3)))
 
 
+@pytest.fixture
+def of_few_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm has no other networks than those of these families: to build all takes four seconds."""
+    import timm
+
+    families = ("mobilenetv3_small", "regnet", "tiny_patch16")
+    names = [name for name in timm.list_models() if any(family in name for family in families)]
+    monkeypatch.setattr(timm, "list_models", lambda: names)
+
+
 def test_a_state_dict_is_known_by_its_files_name_and_says_what_it_wants(tmp_path: Path) -> None:
     import torchvision
 
@@ -74,6 +84,7 @@ def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> 
         import_pt(tmp_path / "final.pt", architecture="resnet19")
 
 
+@pytest.mark.usefixtures("of_few_families")
 @pytest.mark.parametrize(
     ("package", "name"),
     [("torchvision", "regnet_y_400mf"), ("timm", "regnety_004"), ("timm", "vit_tiny_patch16_384")],
@@ -92,6 +103,7 @@ def test_regnets_and_plain_vits_are_known_by_their_keys_and_shapes(package: str,
         assert torch.equal(found(image), net.eval()(image))
 
 
+@pytest.mark.usefixtures("of_few_families")
 @pytest.mark.parametrize(
     ("name", "asked"),
     [

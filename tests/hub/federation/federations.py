@@ -26,7 +26,7 @@ from lineside_hub.federation.training_round import (
 )
 from lineside_link.aggregation.messages import largest_value
 from tests.hub.federation.plants import Plants
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
 
 SHAPES = {"trunk.weight": (300, 200), "head.weight": (7, 3), "head.bias": (7,), "norm.weight": (5,)}
 SHARED = ("trunk.weight", "head.weight", "head.bias")

@@ -22,8 +22,8 @@ from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputNotFoundError
 from tests.hub.federation.plants import DAYS, SINCE, TYPES, Plants, summary
 from tests.peers.brokers import Mosquitto
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
-from tests.worlds.processes import ChildProcess
 
 QUESTION = QualityQuestion(since=SINCE, days=DAYS, types=TYPES)
 

@@ -54,7 +54,7 @@ from tests.hub.federation.federations import (
 )
 from tests.hub.federation.plants import Plants
 from tests.peers.brokers import Mosquitto
-from tests.worlds.processes import ChildProcess
+from tests.peers.processes import ChildProcess
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from lineside.cli import main
 from lineside_link.client.client import LinkClient
 from lineside_link.topics import Topics
 from tests.peers.brokers import find_mosquitto
+from tests.peers.processes import ChildProcess
 from tests.peers.waiting import wait_for
-from tests.worlds.processes import ChildProcess
 from tests.worlds.secure_site import SecureSite
 
 

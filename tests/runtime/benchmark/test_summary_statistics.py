@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 import statistics
 import subprocess
 import sys
@@ -79,6 +81,16 @@ def test_the_interval_is_that_of_the_sign_test() -> None:
     assert (found.low, found.high) == (41, 61)  # order statistics 41 and 61 of 100, as tables of the binomial have it
     assert found.median == 50.5
     assert found.differs
+
+
+def test_the_interquartile_mean_ignores_outliers_and_its_error_is_honest() -> None:
+    assert summary_statistics.interquartile_mean([1.0, 2.0, 3.0, 1000.0])[0] == 2.5
+    assert summary_statistics.interquartile_mean([5.0]) == (5.0, math.inf)
+    chance = random.Random(1)
+    found = [summary_statistics.interquartile_mean([chance.gauss(0, 1) for _ in range(40)]) for _ in range(2000)]
+    assert statistics.stdev(mean for mean, _ in found) == pytest.approx(
+        statistics.fmean(error for _, error in found), rel=0.05
+    )
 
 
 def test_noise_drift_and_few_calls_are_said_and_calm_is_not() -> None:

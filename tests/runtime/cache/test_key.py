@@ -15,7 +15,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
 from lineside_runtime.serving.candidates import PlacementCandidate
 
-DTYPES = st.sampled_from([np.dtype(code) for code in ("u1", "i1", "i4", "i8", "f2", "f4", "f8", "?")])
+DTYPES = st.sampled_from([np.dtype(code) for code in ["u1", "i1", "i4", "i8", "f2", "f4", "f8", "?"]])
 ARRAYS = shapes.arrays(DTYPES, shapes.array_shapes(min_dims=0, min_side=0, max_side=5))
 CPU = Device("cpu")
 NAMES = st.text(max_size=6)

@@ -115,13 +115,13 @@ def test_a_server_that_hangs_holds_one_call_up(redis_server: RedisServer) -> Non
     store = a_store(redis_server.url, timeout_s=HANG_S)
     with opened(store) as level:
         fill(level, range(3))
-        redis_server.hang()
+        redis_server.freeze()
         reads = store.reads
         for number in range(100):
             assert level.get(key_of(number % 3)) is None
         assert store.reads <= reads + 1, "nobody else waits for it"
         assert not level.stats.up
-        redis_server.go_on()
+        redis_server.thaw()
         wait_for(lambda: level.stats.up)
         for _ in range(3):  # and no late answer is taken for another one's
             assert found(level, range(3)) == [0, 1, 2]
@@ -350,10 +350,10 @@ def _all_again(level: Level) -> bool:
 def test_where_one_node_hangs_the_others_go_on(redis_cluster: list[RedisServer]) -> None:
     with opened(a_store(redis_cluster[1].url, timeout_s=HANG_S)) as level:
         fill(level, range(60))
-        redis_cluster[2].hang()
+        redis_cluster[2].freeze()
         wait_for(lambda: 20 < len(found(level, range(60))) < 60)
         assert level.stats.up
-        redis_cluster[2].go_on()
+        redis_cluster[2].thaw()
         wait_for(lambda: _all_again(level))
 
 

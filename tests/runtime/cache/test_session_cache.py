@@ -313,11 +313,11 @@ def test_redis_that_hangs_dies_and_comes_back_loses_no_call_and_stops_none(
             thread.start()
         try:
             wait_for(lambda: hits() > 50)
-            redis_server.hang()
+            redis_server.freeze()
             wait_for(lambda: not level_of(session, "redis").up)
             before = sum(answered)
             wait_for(lambda: sum(answered) > before + 100)
-            redis_server.go_on()
+            redis_server.thaw()
             seen = hits()
             wait_for(lambda: hits() > seen + 50)
             redis_server.kill()

@@ -13,7 +13,7 @@ from lineside_runtime.cache import value
 from lineside_runtime.cache.value import DamagedValueError, data_bytes, decode, encode, keep
 
 KEY = b"k" * 32
-DTYPES = st.sampled_from([np.dtype(code) for code in ("?", "u1", "i1", "i4", "i8", "f2", "f4", "f8")])
+DTYPES = st.sampled_from([np.dtype(code) for code in ["?", "u1", "i1", "i4", "i8", "f2", "f4", "f8"]])
 OUTPUTS = st.dictionaries(
     st.text(max_size=6), shapes.arrays(DTYPES, shapes.array_shapes(min_dims=0, min_side=0, max_side=5)), max_size=3
 )

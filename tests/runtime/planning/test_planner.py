@@ -16,8 +16,9 @@ import pytest
 from lineside.cli import main
 from lineside_runtime.bundle import Bundle, write_manifest
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, NoDeviceError
-from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner
+from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
+from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner, selection
+from lineside_runtime.planning.arrivals import as_fast_as_possible, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
 from lineside_runtime.planning.selection import FRAMES_LEAST, ROUNDS_MIN
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
@@ -37,8 +38,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends after the fewest rounds that decide, whatever time they take on a busy machine."""
+    """Ends after the fewest rounds that decide, and takes what is clear even in so few of them on a busy machine."""
     monkeypatch.setattr(planner, "ROUNDS_MAX", ROUNDS_MIN)
+    monkeypatch.setattr(selection, "SURE_ERRORS", 5.0)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def used(bundle: Bundle, config: Config = ONLY) -> tuple[str, ServingPlan]:
 
 
 def test_a_faster_device_is_taken_and_a_session_follows_the_plan(accelerated: Bundle, numpy_engine: ModuleType) -> None:
-    numpy_engine.slow_s["gpu:0"] = 0.04
+    numpy_engine.slow_s.update({"npu:0": 0.004, "gpu:0": 0.04})
     assert used(accelerated) == ("numpy/gpu:0", ServingPlan())
     plan = planned(accelerated)
     assert (plan.chosen.kind, plan.chosen.devices) == ("device", ("numpy/npu:0",))
@@ -81,7 +83,7 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
 
 
 def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
-    numpy_engine.slow_s["npu:0"] = 0.02
+    numpy_engine.slow_s.update({"npu:0": 0.02, "gpu:0": 0.004})
     bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
     assert used(bundle) == ("numpy/npu:0", ServingPlan())
     plan = planned(bundle)
@@ -110,11 +112,20 @@ def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     assert crowded.measured[0].ms > 20
 
 
+def test_frames_without_pause_are_timed_between_others(accelerated: Bundle, numpy_engine: ModuleType) -> None:
+    with Session(accelerated, ONLY, plan=ServingPlan(kind="device", devices=("numpy/npu:0",), workers=2)) as session:
+        warm_up(session, [X], 1, workers=2)  # loads the engine, and tries it
+        before = numpy_engine.begun["npu:0"]
+        served = as_fast_as_possible(session, [X], 4, depth=4, untimed=2, workers=2)
+        assert numpy_engine.begun["npu:0"] - before == 2 + 4 + 1
+    assert len(served.latencies_ms) == 4 and served.elapsed_s > 0
+
+
 def test_the_time_that_is_given_ends_the_measuring_and_leaves_the_configuration(
     accelerated: Bundle, numpy_engine: ModuleType
 ) -> None:
     numpy_engine.slow_s["gpu:0"] = 0.05
-    plan = plan_placement(accelerated, ONLY, feeds=[X], limit_s=0.0)
+    plan = plan_placement(accelerated, ONLY, feeds=[X], limit_s=1e-9)
     assert plan.chosen == ServingPlan()
     assert plan.why.endswith("there was no time to measure others")
     assert [one.rounds for one in plan.measured if not one.error] == [1]
@@ -128,14 +139,19 @@ def test_a_driver_that_crashes_ends_its_own_process_and_not_the_planners(
     bundle = make_bundle(tmp_path / "b", scaler(4.0), device_kinds=("npu", "gpu"))
     monkeypatch.setenv(numpy_engine.DIES, "gpu:0")
     plan = planned(bundle)
-    assert plan.chosen.devices == ("numpy/npu:0",)
+    assert (plan.chosen.kind, plan.measured[0].used) == ("configured", "numpy/npu:0")
     refused = {str(one.plan): one.error for one in plan.measured if one.error}
-    assert set(refused) == {"as configured", "replicas on numpy/gpu:0 and numpy/npu:0"}
+    assert set(refused) == {"numpy/gpu:0", "replicas on numpy/gpu:0 and numpy/npu:0"}
     assert all("numpy/gpu:0 was tried in a process of its own" in error for error in refused.values())
+    save_plan(plan, plan_file(bundle, ONLY))
+    with Session(bundle, ONLY) as session:
+        numpy_engine.unplugged.add("npu:0")
+        with pytest.raises(DeviceError):  # gpu:0 would end this process
+            session.infer(X)
     assert set(numpy_engine.begun) == {"npu:0"}
 
 
-def test_replicas_are_on_the_devices_that_did_not_crash(
+def test_no_way_uses_a_device_that_crashed_not_even_as_a_fallback(
     tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle(tmp_path / "b", scaler(9.0), device_kinds=("npu", "gpu", "cpu"))
@@ -144,9 +160,14 @@ def test_replicas_are_on_the_devices_that_did_not_crash(
     plan = planned(bundle, MANY, config)
     (together,) = (one for one in plan.measured if one.plan.kind == "replicas")
     assert together.plan.devices == ("numpy/npu:0", "ort/cpu:0") and not together.error
-    with Session(bundle, config, plan=together.plan) as session:
-        numpy_engine.unplugged.add("npu:0")
-        assert {session.infer(X).used_device for _ in range(3)} == {"ort/cpu:0"}  # gpu:0 would end this process
+    assert {one.plan.excluded for one in plan.measured} == {("numpy/gpu:0",)}
+    alone = msgspec.structs.replace(together.plan, kind="device", devices=("numpy/npu:0",))
+    gone = msgspec.structs.replace(alone, devices=("hailo/npu:0",))
+    for way in (together.plan, alone, gone):
+        numpy_engine.unplugged.clear()
+        with Session(bundle, config, plan=way) as session:
+            numpy_engine.unplugged.add("npu:0")
+            assert {session.infer(X).used_device for _ in range(3)} == {"ort/cpu:0"}  # gpu:0 would end this process
     assert set(numpy_engine.begun) == {"npu:0"}
 
 
@@ -156,7 +177,7 @@ def test_a_device_without_time_for_its_trial_still_serves_as_configured(
     bundle = make_bundle(tmp_path / "b", scaler(7.0), device_kinds=("npu", "gpu"))  # none that passed its trial before
     tried = try_accelerators(bundle, ONLY, 1.0, X, time.monotonic() + 0.9)
     assert tried.refused == {"numpy/gpu:0": NO_TIME, "numpy/npu:0": NO_TIME}
-    assert not tried.configured and tried.reason_against(ServingPlan()) == ""
+    assert not tried.crashed and tried.reason_against(ServingPlan()) == ""
 
 
 def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_engine: ModuleType) -> None:
@@ -238,6 +259,18 @@ def test_the_plan_is_of_a_bundle_and_what_its_configuration_leaves_open(accelera
 def test_an_objective_that_cannot_be_is_refused(objective: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="rate_hz"):
         Objective(**objective)  # type: ignore[arg-type]  # what a command line may give
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
+def test_a_time_in_which_nothing_can_be_measured_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0))
+    with pytest.raises(ConfigError, match="limit_s"):
+        plan_placement(bundle, ONLY, limit_s=float(seconds))
+    with pytest.raises(SystemExit):
+        main(["plan", str(bundle.path), "--seconds", seconds])
+    assert "--seconds: expected" in capsys.readouterr().err
 
 
 def test_calls_at_once_are_measured_where_there_are_cores(tmp_path: Path) -> None:

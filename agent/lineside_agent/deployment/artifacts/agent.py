@@ -33,6 +33,9 @@ STATE_NAME = "agent-update.json"
 PREFLIGHT_TIMEOUT_S = 300.0
 """Of the new agent's look at this device: a cold start of its engine from a slow card, behind the line's own work."""
 
+WITH_PROBLEMS = 3
+"""Exit status of ``lineside agent check`` where the agent can work, and a recipe can't run."""
+
 QUIET_TIMEOUT_S = 120.0
 """How long a switch waits for the end of a bundle's deployment."""
 
@@ -158,10 +161,12 @@ class AgentArtifact(Artifact[AgentMachine]):
         done = subprocess.run(
             [*command, *arguments], capture_output=True, text=True, timeout=PREFLIGHT_TIMEOUT_S, env=environment
         )
-        if done.returncode:
+        if done.returncode not in (0, WITH_PROBLEMS):
             raise AgentUpdateError(
                 f"agent {agent.version} can't work here: {_reason(done)}", expected=0, actual=done.returncode
             )
+        for problem in done.stderr.strip().splitlines() if done.returncode == WITH_PROBLEMS else ():
+            log.warning("agent %s can work here: %s", agent.version, problem)
 
     def switch(self, machine: AgentMachine) -> None:
         until_s = time.monotonic() + QUIET_TIMEOUT_S

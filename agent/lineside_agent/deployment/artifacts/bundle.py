@@ -96,15 +96,16 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     def load(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> LoadedBundle:
         """Loads a bundle beside what runs."""
+        is_in_slot = slot != FACTORY and bundle.path == self._slots.bundle_path(slot)
         return load(
             slot,
             bundle,
             inspect,
-            recipe=self.recipes.name,
+            recipe=self.recipes.current,
             degrade=self._degrade,
             cameras=self._cameras,
             running=self.active.loaded,
-            measured=self.path.parent if slot == "factory" else None,  # it may lie where this process may not write
+            measured=None if is_in_slot else self.path.parent,  # it may lie where this process may not write
         )
 
     def watch(self, inspect: InspectConfig) -> bool:

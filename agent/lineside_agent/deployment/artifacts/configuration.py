@@ -40,9 +40,6 @@ FetchConfiguration = Callable[[ConfigRef, ShouldStop], bytes]
 def read_followed(local: AgentConfig) -> AgentConfig:
     """Returns what would hold at the start of an agent, without touching anything.
 
-    Args:
-        local: From ``agent.toml``.
-
     Raises:
         ConfigError: The hub's configuration that is followed here can't be read, or not by this agent.
     """
@@ -62,9 +59,6 @@ def read_followed(local: AgentConfig) -> AgentConfig:
 
 class FollowedConfiguration:
     """What holds on this device: ``agent.toml`` with the hub's configuration over it.
-
-    Args:
-        local: From ``agent.toml``.
 
     Attributes:
         effective: What holds now.

@@ -14,7 +14,6 @@ def write_device_wheel(wheel: Path, folder: Path) -> Path:
     """Writes a copy of a wheel without the bundles of `zoo.HOST_ONLY`, and returns it.
 
     Args:
-        wheel: Of lineside.
         folder: Of the copy, which has the wheel's name; made if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)

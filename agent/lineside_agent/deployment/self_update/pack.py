@@ -58,7 +58,6 @@ def pack(
     """Makes a payload.
 
     Args:
-        out: A new folder.
         wheel: Of lineside; built from the source tree of this code if not given.
         wheels: A folder with every wheel, also pip's; the package index of pip's configuration if not given.
         python: Version of the board's system Python.

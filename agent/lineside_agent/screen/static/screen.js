@@ -1,9 +1,10 @@
 // The operator screen: one event stream says what there is; pictures are fetched when it says so.
 
+import { isPressed, watchPresses } from "./pressed.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const STALE_MS = 4000;            // without a state for so long the agent is gone: it sends two a second
 const CONFIRM_MS = 5000;
-const PRESS_MS = 5000;            // a finger that left the window without a sign holds nothing for longer
 const LANGUAGES = { en: "English", de: "Deutsch", zh: "中文" };
 const THEMES = ["auto", "light", "dark"];
 const FIGURE_TEXT_PX = 15, TAGS_MAX = 12;
@@ -15,7 +16,7 @@ const store = (name, value) => { try { localStorage.setItem(name, value); } catc
 let strings = {}, language = "en", view = "live", session = { name: "", role: null, people: [] };
 let state = null, stateAt = 0, clockOffsetMs = 0, stream = null;
 let part = null, shownPart = null, pictureBusy = false;
-let pressedAt = 0, missed = false;
+let missed = false;
 let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects", liveHeat = false;
 
 // Texts and elements.
@@ -51,7 +52,7 @@ function fill(place, ...children) {
 // A list that changes by itself. An element that stays is not touched, or it would lose its focus; while a finger or a
 // mouse key is down nothing changes, or the touch would end on another element.
 function showList(place, items, signature, make, update = () => {}) {
-  if (Date.now() - pressedAt < PRESS_MS) { missed = true; return; }
+  if (isPressed()) { missed = true; return; }
   const old = new Map([...place.children].map((made) => [made.dataset.shown, made]));
   const at = [...place.children].findIndex((made) => made.contains(document.activeElement));
   const wanted = items.map((one) => {
@@ -71,17 +72,11 @@ function keepFocus(place, at) {
   (near ?? place.querySelector("button") ?? document.querySelector("nav [aria-current]"))?.focus({ preventScroll: true });
 }
 
-function watchPresses() {
-  document.addEventListener("pointerdown", () => { pressedAt = Date.now(); }, true);
-  for (const end of ["pointerup", "pointercancel"]) {
-    document.addEventListener(end, () => setTimeout(() => {
-      pressedAt = 0;
-      if (!missed) return;
-      missed = false;
-      if (state) showState();
-      showRejects();
-    }), true);
-  }
+function showMissed() {
+  if (!missed) return;
+  missed = false;
+  if (state) showState();
+  showRejects();
 }
 
 const symbol = (name) => svg("svg", { "aria-hidden": "true" }, svg("use", { href: `#s-${name}` }));
@@ -680,7 +675,7 @@ async function begin() {
   $("picture").addEventListener("click", () => { if (shownPart) openReject(shownPart); });
   for (const key of document.querySelectorAll("nav button")) key.addEventListener("click", () => show(key.dataset.view));
   document.addEventListener("visibilitychange", connect);
-  watchPresses();
+  watchPresses(showMissed);
   show("live");
   setInterval(tick, 250);
   await loadSession();

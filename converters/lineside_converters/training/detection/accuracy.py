@@ -46,7 +46,6 @@ def find_with(
 
     Args:
         run: Given ``(B, 1, H, W)``, the six maps in the order of `facts.OUTPUTS`.
-        pictures: Of any size.
         how: They become the input.
     """
     found: dict[int, Candidates] = {}

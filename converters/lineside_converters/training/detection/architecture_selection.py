@@ -45,9 +45,7 @@ def train_best(config: DetectorConfig, on_progress: OnProgress, report: TextList
     fallen already.
 
     Args:
-        config: The run's settings.
         on_progress: Called after every step.
-        report: Receives one-line messages.
 
     Raises:
         TrainingError: No architecture is fast enough, or as for `train_detector`.

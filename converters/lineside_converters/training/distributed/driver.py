@@ -46,6 +46,10 @@ RESIZED_EVERY_S = 10.0
 """How often Ray looks for room for more workers, where their number may change."""
 
 LOOKED_EVERY_S = 0.2
+
+WAITED_S = 30.0
+"""How long no worker has begun when the free cores are told, and how often again: Ray itself waits without a word."""
+
 log = logging.getLogger("lineside.training")
 
 
@@ -131,7 +135,7 @@ def train_on_ray(
         stack.callback(queue.shutdown, force=True)
         task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
-        messages = _follow(ray, running, queue, settings.out, on_progress, on_workers)
+        messages = _follow(ray, running, queue, settings.out, on_progress, on_workers, cluster)
         write_result(_end(ray, running), settings.out)
     if messages.result is None or len(messages.costs) < messages.world:
         raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
@@ -210,20 +214,38 @@ def _follow(
     out: Path,
     on_progress: OnProgress,
     on_workers: Callable[[dict[int, int]], None],
+    cluster: ClusterConfig,
 ) -> WorkerMessages:
     """Handles messages until the task ends, or a worker reports an error that a retry would not solve."""
     messages = WorkerMessages()
     ended = False
+    begin_s = told_s = time.monotonic()
     while not ended and messages.failed is None:
         ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
         for word, value in queue.get_nowait_batch(queue.qsize()):
             _handle(messages, word, value, out, on_progress)
             if word == "begun" and len(messages.pids) == messages.world:
                 on_workers(dict(messages.pids))
+        if not messages.starts and time.monotonic() - told_s > WAITED_S:
+            told_s = time.monotonic()
+            _tell_waiting(ray, cluster, told_s - begin_s)
     if messages.failed is not None:
         ray.cancel(running, force=True)
         raise messages.failed
     return messages
+
+
+def _tell_waiting(ray: Any, cluster: ClusterConfig, waited_s: float) -> None:
+    kind, name = ("GPU", "GPUs") if cluster.gpus else ("CPU", "cores")
+    free, there = (found.get(kind, 0.0) for found in (ray.available_resources(), ray.cluster_resources()))
+    log.warning(
+        "no worker has begun for %.0f s: %d are needed, and %g of the cluster's %g %s are free",
+        waited_s,
+        cluster.min_workers or cluster.workers,
+        free,
+        there,
+        name,
+    )
 
 
 def _handle(messages: WorkerMessages, word: str, value: Any, out: Path, on_progress: OnProgress) -> None:

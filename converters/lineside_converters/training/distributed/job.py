@@ -76,8 +76,6 @@ def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = F
     """Returns the settings of a kind of model from plain values, with another folder.
 
     Args:
-        kind: Of `TRAINERS`.
-        values: From `plain_settings`.
         resume: Whether the run in it is resumed.
     """
     settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))

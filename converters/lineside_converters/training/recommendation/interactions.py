@@ -204,7 +204,6 @@ def extended(known: Interactions, new: Interactions) -> tuple[Interactions, Ints
     """Returns interactions with newer ones behind each user's, and how many each user has of those, ``(users,)``.
 
     Args:
-        known: What came first.
         new: Later choices; may have new users, items and attributes.
     """
     described = {item: names_of(data, row) for data in (known, new) for row, item in enumerate(data.items)}

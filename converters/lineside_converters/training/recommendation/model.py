@@ -208,7 +208,6 @@ class DINModel:
 
         Args:
             new_data: As for `train`: choices that came after those of the training.
-            epochs: Passes over them.
 
         Returns:
             Number of new choices.

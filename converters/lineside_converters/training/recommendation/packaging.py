@@ -74,7 +74,6 @@ def write_recommender(
 
     Args:
         onnx: ``float.onnx`` of the run.
-        tables: Its float tables.
         held: Choices to calibrate and to judge on.
         history_max: Items of the longest history.
         facts: ``training.json``.
@@ -97,7 +96,7 @@ def write_recommender(
                 "card": _card(name, facts),
                 "training": {"architecture": facts["architecture"], "held_gauc": facts["held_gauc"]},
                 "out": Path(scratch) / "network",
-                "on_progress": _without(scratch, on_progress),
+                "on_progress": on_progress,
             }
             previous = _optimized(onnx, options)
         shutil.copytree(previous.path, folder, dirs_exist_ok=True)
@@ -129,11 +128,6 @@ def _metric(feeds: Sequence[Mapping[str, Array]]) -> Callable[[Run], Sequence[fl
         return [float(each) for each in user_auc(scores[:, 0], scores[:, 1:])]
 
     return metric
-
-
-def _without(scratch: str, listener: TextListener | None) -> TextListener | None:
-    """Returns a listener that is not told of files in the scratch folder, which nobody finds afterwards."""
-    return None if listener is None else lambda text: None if scratch in text else listener(text)
 
 
 def _optimized(onnx: Path, options: dict[str, Any]) -> Bundle:

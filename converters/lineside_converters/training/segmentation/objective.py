@@ -53,7 +53,6 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         Args:
             data: What is trained on, and what is kept aside.
             how: Pictures become the network's input; its long side is that of the canvases.
-            batch: Canvases a step.
             balance: See `repeat_factors`.
             seed: Seed of order and augmentation.
             part: Part of each batch that this worker makes.

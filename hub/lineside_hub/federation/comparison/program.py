@@ -31,7 +31,6 @@ async def compare(mpc: Any, plan: ComparisonPlan, numbers: Sequence[int]) -> tup
     Args:
         mpc: Runtime of `mpyc`, connected.
         plan: The same at all plants; party numbers are those of ``plan.names``.
-        numbers: This plant's own.
 
     Returns:
         The place of the worst choice, and the plants whose numbers are not in range; -1 where there are any.

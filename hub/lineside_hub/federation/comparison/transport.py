@@ -136,7 +136,6 @@ class PeerNetwork:
     """The other plants of a comparison.
 
     Args:
-        key: Its long-lived key.
         runtime: Of `mpyc`, with the plants as its parties.
     """
 

@@ -71,7 +71,7 @@ class _Upload(msgspec.Struct):
     gap_reported: bool = False
 
 
-class FrameInbox:
+class FrameInbox(threading.Thread):
     """Queue and thread of the uploads.
 
     Args:
@@ -83,17 +83,13 @@ class FrameInbox:
     """
 
     def __init__(self, config: HubConfig, answer: Callable[[str, FrameAnswer], object]) -> None:
+        super().__init__(name="hub-frames", daemon=True)
         self.counters: collections.Counter[str] = collections.Counter()
         self._config = config
         self._answer = answer
         self._blobs = frame_blobs(config)  # here, so that an unusable URL is an error of the start
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING_MAX)
-        self._thread = threading.Thread(target=self._run, name="hub-frames", daemon=True)
         self._closing = threading.Event()
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def offer(self, device: str, payload: bytes) -> bool:
         """Queues a message; never waits.
@@ -118,15 +114,11 @@ class FrameInbox:
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Ends the thread; partial images stay on disk."""
         self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        if self.ident is not None:
+            self.join(timeout_s)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works until it is closed."""
         with (
             Database.open(Path(self._config.folder)) as database,
             contextlib.closing(open_rows(self._config, database)) as rows,

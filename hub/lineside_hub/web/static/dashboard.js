@@ -1,11 +1,8 @@
 // What htmx does not do by attributes. Pages work in one request each; nothing here keeps state.
-"use strict";
 
-const PRESS_MS = 5000; // a press whose end is never heard holds nothing for longer
-let pressedAt = 0;
-document.addEventListener("pointerdown", () => { pressedAt = Date.now(); }, true);
-for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(() => { pressedAt = 0; }), true);
-const isPressed = () => Date.now() - pressedAt < PRESS_MS;
+import { isPressed, watchPresses } from "./pressed.js";
+
+watchPresses();
 
 // A refresh says so, because it is no use of the session; a hidden page, or a part that is being filled in, waits.
 document.addEventListener("htmx:configRequest", (event) => {

@@ -118,7 +118,6 @@ def shared_scores(types: Sequence[str], scores: Floats, absent: Mapping[str, flo
     are shared out: a low score is likely right if it is the only one.
 
     Args:
-        types: Of the candidates.
         absent: By type, the odds of no value. Scores of other types stay as they are.
     """
     limited = np.clip(scores, 1e-9, 1 - 1e-9)

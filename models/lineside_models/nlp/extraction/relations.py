@@ -75,7 +75,6 @@ def link(heads: Sequence[Place], tails: Sequence[Place], text: str, model: Logis
 
     Args:
         heads: Mentions of the values that have tails.
-        model: Fitted on `pair_features`.
     """
     candidates, features = pair_features(heads, tails, text)
     if not candidates:

@@ -61,7 +61,6 @@ class TokenProbabilities:
     """A network's probabilities for the tokens of a text.
 
     Args:
-        windows: Of the text.
         logits: ``(T, types, 3)`` of each window, outside, begin and inside; its padding may be longer.
         labels: Names of the types.
     """

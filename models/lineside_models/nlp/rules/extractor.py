@@ -26,7 +26,6 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
     """Finds entities and relations by the rules of a schema.
 
     Args:
-        document: As read.
         schema: Whose labels are looked for.
     """
     rows = rows_of(document)

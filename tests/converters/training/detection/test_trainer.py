@@ -47,7 +47,7 @@ class KilledError(BaseException):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     root = tmp_path_factory.mktemp("sets")
-    return write_strips(root / "steel", {"train": 9}), write_boards(root / "boards", {"train": 4})
+    return write_strips(root / "steel", {"train": 9}), write_boards(root / "boards", {"train": 4}, side=320)
 
 
 def settings(folders: Folders, out: Path, **more: Any) -> DetectorConfig:

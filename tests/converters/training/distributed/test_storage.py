@@ -97,7 +97,7 @@ def test_a_connection_that_breaks_in_a_file_leaves_only_whole_ones(tmp_path: Pat
             checkpoint(file_system(url), f"run-1/checkpoint_10-0{minute}", tmp_path, step=20 * (minute + 1))
         with pytest.raises((OSError, asyncssh.Error)):
             checkpoint(file_system(url), "run-1/checkpoint_10-02", tmp_path, step=60)
-        assert "cut at" in server.said()
+        assert "cut at" in server.said
         sshfs.SSHFileSystem.clear_instance_cache()  # as in another process
         filesystem, root = file_system(url)
         whole = last_whole(filesystem, root, NAMES)

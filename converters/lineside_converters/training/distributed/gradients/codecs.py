@@ -204,7 +204,6 @@ def scatter_rows(codec: Codec, exchange: Exchange, rows: Sequence[Tensor], lengt
     A worker's own row doesn't travel, and isn't rounded.
 
     Args:
-        codec: How values travel.
         rows: Of each worker, ``(length,) float32`` or shorter. What the bytes don't hold is left in them, nothing of
             the own row.
         length: Of each worker's row, with padding.

@@ -110,11 +110,7 @@ class GradientScheme(abc.ABC):
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def hook(self, state: object, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Averages a bucket during the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
-
-        Args:
-            bucket: A `torch.distributed.GradBucket`.
-        """
+        """Averages a bucket during the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this."""
         del state
         parameters = bucket.parameters()
         bundled = GradientBucket(
