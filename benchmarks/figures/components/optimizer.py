@@ -212,7 +212,8 @@ def search_front(found: Value) -> str:
     for key, name in {"against_before": "without data", "against_random": "random"}.items():
         ratio, bar = found[key].number, bars[key].number
         rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
-    rows += _from_widths(found) if "widths_against_random" in found else []
+    if "widths_against_random" in found:
+        rows += _from_widths(found)
     count = found["dominating"].number
     rows.append(("networks faster than the source, no worse", f"{count:.0f}", "", "≥ 1", verdict(count >= 1)))
     made = table(f"hypervolume of level 3 with data: {ours} |  | ratio | bar | ", rows)
@@ -237,7 +238,7 @@ def search_front(found: Value) -> str:
     )
 
 
-def _from_widths(found: Value) -> list[tuple[str, ...]]:
+def _from_widths(found: Value) -> list[tuple[str, str, str, str, str]]:
     """Returns the rows of the search that starts from a training of several widths."""
     areas, bars = found["hypervolume"], found["bars"]
     ours = _area(areas["with data, from several widths"])
