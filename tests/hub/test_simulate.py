@@ -16,7 +16,7 @@ from lineside_runtime.errors import ConfigError
 
 
 def test_a_small_fleet_ends_in_its_right_states() -> None:
-    command = "fleet simulate --devices 6 --failing 0.15 --away 0.3 --bundle-kib 8 --workers 2 --json"
+    command = "fleet simulate --devices 6 --away 0.3 --bundle-kib 8 --workers 2 --json"
     done = subprocess.run(
         [sys.executable, "-m", "lineside", *command.split()], capture_output=True, text=True, timeout=280, check=False
     )

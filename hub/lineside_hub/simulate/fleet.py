@@ -213,7 +213,7 @@ class _Fleet:
 
     def _push_second(self, settings: SimulationSettings) -> PushResult[BundleRef]:
         canary = 1 if settings.devices > 1 else 0
-        bar = max(0.1, 2 * settings.failing)
+        bar = min(1.0, max(0.1, 2 * len(self._plan.failing) / settings.devices))  # of few devices one is many
         return push(
             self._folder / "hub",
             self._folder / "bundles" / "2",
