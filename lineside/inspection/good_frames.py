@@ -110,7 +110,17 @@ def _of_files(files: Sequence[Path], count: int, part_of: Callable[[Sample], str
 
 
 def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:
-    return islice(_shots(read_camera(source[0], list(source[1:]))), count)
+    try:
+        config = read_camera(source[0], list(source[1:]))
+    except ConfigError as error:
+        if len(source) > 1 or not error.message.startswith("$.camera.type"):
+            raise
+        raise InputNotFoundError(
+            f"{source[0]} is not there, and no kind of camera",
+            expected=f"a path, or a camera of {error.expected}",
+            action="Correct --source.",
+        ) from error
+    return islice(_shots(config), count)
 
 
 def _shots(config: CameraConfig) -> Iterator[Frame]:

@@ -111,6 +111,7 @@ def test_wrong_wishes_are_told(data: Path, tmp_path: Path, capfd: pytest.Capture
         assert main(["learn-good", "--out", str(tmp_path / "x"), *arguments]) == 1
         return capfd.readouterr().err
 
+    assert "[2002] nocamera is not there, and no kind of camera" in said("--source", "nocamera")
     assert "[2002]" in said("--source", str(tmp_path / "nowhere.mp4"))
     assert "[2001]" in said("--source", str(data), "--frames", "0")
     assert "too few different pictures" in said("--source", str(data), "--frames", "3")

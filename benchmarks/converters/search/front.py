@@ -7,6 +7,7 @@ level 3 does by default, to compare them with the source. Baselines: the search 
 training and of which a shortlist is trained alone (level 3 without annotated data), and the same with random choices.
 Here these shortlists learn from the annotations too, at the same rate and with the same teacher, so that only the
 searches differ.
+Level 3 with data and random search run once more from the widest network of the training of several widths.
 Latency is that of the INT8 form in ONNX Runtime, one thread, all networks timed in turn.
 """
 
@@ -24,7 +25,7 @@ import msgspec
 import torch
 
 from benchmarks.converters.pruning.common import print_progress, progress_printer
-from benchmarks.converters.search.slimmable import FOLDS, HOME, LOOK, fold_folder, labels_of, trained
+from benchmarks.converters.search.slimmable import FOLDS, HOME, LOOK, WIDTHS, fold_folder, labels_of, trained
 from benchmarks.smoke import scaled
 from lineside_converters.context import Context
 from lineside_converters.data.calibration_data import gather_inputs
@@ -54,6 +55,8 @@ TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
 FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 3, 2), smoke=(2, 1, 1))
 BARS = {"against_before": 1.2, "against_random": 1.3}
 BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
+FROM_WIDTHS, RANDOM_WIDTHS = "with data, from several widths", "random, from several widths"
+EACH_SEED = (BEFORE, RANDOM, WITH_DATA, FROM_WIDTHS, RANDOM_WIDTHS)
 FINISHED = "with data, trained for longer"
 FINISHED_EPOCHS = scaled(2 * Effort().epochs, smoke=1)
 """Of the slowest network of the one search that trains twice as long as level 3 does by default."""
@@ -67,9 +70,13 @@ def settings(seed: int, epochs: int) -> DistillationSettings:
     )
 
 
-def opened(seed: int) -> SearchContext:
-    """Returns the context of all searches; sensitivity and times of the layers are measured once."""
-    run, folder = trained(FOLDS[0], ())["folder"], HOME / "front"
+def opened(seed: int, widths: tuple[float, ...] = ()) -> SearchContext:
+    """Returns the context of searches; sensitivity and times of the layers are measured once.
+
+    Args:
+        widths: Of the training whose widest network they start from; empty for the ordinary one.
+    """
+    run, folder = trained(FOLDS[0], widths)["folder"], HOME / "front" / ("widths" if widths else "")
     folder.mkdir(parents=True, exist_ok=True)
     data = [fold_folder(FOLDS[0])]
     source = open_source(run / "float.onnx", folder / "source", given=ModelFacts(), trust=False)
@@ -121,26 +128,33 @@ def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[Tune
 
 def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
     """Returns a seed's networks by series."""
-    bench = opened(seed)
-    folder = HOME / "front" / f"seed-{seed}"
+    ordinary, widths = opened(seed), opened(seed, WIDTHS)
     budget = SearchBudget(trials=TRIALS, shortlist=SHORTLIST, settings=settings(seed, EPOCHS))
 
-    def with_data(epochs: int) -> list[TunedNetwork]:
+    def folder(bench: SearchContext) -> Path:
+        return bench.optimization.work.folder / f"seed-{seed}"
+
+    def random(bench: SearchContext) -> list[TunedNetwork]:
+        return find(bench, budget, folder(bench) / "random", sampler="random")
+
+    def with_data(bench: SearchContext, epochs: int) -> list[TunedNetwork]:
         return find_progressive(
             progressive_context(bench, make_int8=int8_maker(bench.optimization)),
             trials=FORM_TRIALS,
             finished=FORMS,
             settings=settings(seed, epochs),
-            folder=folder / f"progressive-{FORM_TRIALS}-{FORMS}x{epochs}",
+            folder=folder(bench) / f"progressive-{FORM_TRIALS}-{FORMS}x{epochs}",
         )
 
     found = {
-        BEFORE: kept(f"before-{seed}", lambda: find(bench, budget, folder / "before")),
-        RANDOM: kept(f"random-{seed}", lambda: find(bench, budget, folder / "random", sampler="random")),
-        WITH_DATA: kept(f"progressive-{seed}", lambda: with_data(FORM_EPOCHS)),
+        BEFORE: kept(f"before-{seed}", lambda: find(ordinary, budget, folder(ordinary) / "before")),
+        RANDOM: kept(f"random-{seed}", lambda: random(ordinary)),
+        WITH_DATA: kept(f"progressive-{seed}", lambda: with_data(ordinary, FORM_EPOCHS)),
+        FROM_WIDTHS: kept(f"progressive-widths-{seed}", lambda: with_data(widths, FORM_EPOCHS)),
+        RANDOM_WIDTHS: kept(f"random-widths-{seed}", lambda: random(widths)),
     }
     if seed == SEEDS[0]:
-        found[FINISHED] = kept(f"finished-{seed}", lambda: with_data(FINISHED_EPOCHS))
+        found[FINISHED] = kept(f"finished-{seed}", lambda: with_data(ordinary, FINISHED_EPOCHS))
     return found
 
 
@@ -196,7 +210,7 @@ def run() -> dict[str, Any]:
     for (seed, name, _), network, error in zip(flat, timed[1:], wrong[1:], strict=True):
         points.setdefault(f"{name}, seed {seed}", []).append((network.latency_ms, error))
     found = areas(points, at_shipped)
-    each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in (BEFORE, RANDOM, WITH_DATA)}
+    each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in EACH_SEED}
     cpu_s = {
         name: [round(by_seed[seed][name][1], 1) for seed in SEEDS if name in by_seed[seed]]
         for name in (*each, FINISHED)
@@ -228,6 +242,11 @@ def run() -> dict[str, Any]:
         },
         "against_before": round(mean[WITH_DATA] / mean[BEFORE], 4),
         "against_random": round(mean[WITH_DATA] / mean[RANDOM], 4),
-        "dominating": sum(row["dominates_shipped"] for row in rows if row["series"] in (WITH_DATA, FINISHED)),
+        "widths_against_before": round(mean[FROM_WIDTHS] / mean[BEFORE], 4),
+        "widths_against_random": round(mean[FROM_WIDTHS] / mean[RANDOM_WIDTHS], 4),
+        "widths_against_ordinary": round(mean[FROM_WIDTHS] / mean[WITH_DATA], 4),
+        "dominating": sum(
+            row["dominates_shipped"] for row in rows if row["series"] in (WITH_DATA, FROM_WIDTHS, FINISHED)
+        ),
         "bars": BARS,
     }

@@ -212,6 +212,8 @@ def search_front(found: Value) -> str:
     for key, name in {"against_before": "without data", "against_random": "random"}.items():
         ratio, bar = found[key].number, bars[key].number
         rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
+    if "widths_against_random" in found:
+        rows += _from_widths(found)
     count = found["dominating"].number
     rows.append(("networks faster than the source, no worse", f"{count:.0f}", "", "≥ 1", verdict(count >= 1)))
     made = table(f"hypervolume of level 3 with data: {ours} |  | ratio | bar | ", rows)
@@ -234,6 +236,18 @@ def search_front(found: Value) -> str:
         f"{made}\n\n{budget['side_px']:.0f} pixels, {len(found['seeds'].values())} seeds. Processor time of a "
         f"search: {seconds}.{longer} Error: share of wrong answers on parts that no search has seen.\n\n{points}"
     )
+
+
+def _from_widths(found: Value) -> list[tuple[str, str, str, str, str]]:
+    """Returns the rows of the search that starts from a training of several widths."""
+    areas, bars = found["hypervolume"], found["bars"]
+    ours = _area(areas["with data, from several widths"])
+    rows = [(f"**from several widths: {ours}**", "", "", "", "")]
+    for key, name in {"before": "without data", "random": "random, from several widths"}.items():
+        ratio, bar = found[f"widths_against_{key}"].number, bars[f"against_{key}"].number
+        rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
+    rows.append(("with data", _area(areas["with data"]), times(found["widths_against_ordinary"].number), "", ""))
+    return rows
 
 
 def _area(of: Value) -> str:

@@ -31,6 +31,7 @@ from lineside_hub.repository.layout import METADATA
 from lineside_hub.repository.metadata import ONLINE, TOP_LEVEL, MetadataFolder, prepare
 from lineside_runtime.errors import BundleIntegrityError, ConfigError, InputNotFoundError, SignatureError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.wording import counted
 
 _log = logging.getLogger("lineside.hub.keys")
 
@@ -162,7 +163,7 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
             metadata, changed, old, md.signed, {role: online if role in ONLINE else offline for role in TOP_LEVEL}
         )
     MetadataFolder(metadata).write(Root.type, md)
-    _log.warning("root version %d counts now; %d keys signed it", state.version, len(state.signed))
+    _log.warning("root version %d counts now, signed by %s", state.version, counted(len(state.signed), "key"))
     for role in TOP_LEVEL:
         dropped = set(old.roles[role].keyids) - set(md.signed.roles[role].keyids)
         (online if role in ONLINE else offline).discard(role, dropped)

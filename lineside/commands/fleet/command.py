@@ -232,7 +232,7 @@ def run_move(options: argparse.Namespace) -> int:
     if options.json:
         print_json(moved)
         return 0
-    inform(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
+    inform(f"{moved.device} belongs to {moved.group} now" + (f"; before: {moved.before}" if moved.before else ""))
     if reload is not None:
         inform(reload.message)
     if moved.said != moved.group:

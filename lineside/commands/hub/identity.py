@@ -10,6 +10,7 @@ from lineside.console import inform, show
 from lineside.extras import needs
 from lineside.options import add_hub
 from lineside.secret_input import add_passphrase, passphrase
+from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
@@ -102,7 +103,7 @@ def run_revoke(options: argparse.Namespace) -> int:
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import revoke
     count = revoke(options.hub, options.device, passphrase=passphrase(options))
-    inform(f"{options.device} is revoked ({count} certificates)")
+    inform(f"{options.device} is revoked ({counted(count, 'certificate')})")
     inform(reload_broker(options.hub).message)
     inform("its rights are removed; a restart of mosquitto also closes and refuses its connections")
     return 0

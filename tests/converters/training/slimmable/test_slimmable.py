@@ -19,9 +19,12 @@ from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.variant_selection import widest_within
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.channel_groups import find_groups
+from lineside_converters.training import checkpoints
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.trainer import ClassifierTrainer, train_classifier
+from lineside_converters.training.loop import CHECKPOINT
 from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_converters.training.slimmable.network import SlimmableNetwork
 from lineside_converters.training.slimmable.settings import WIDTHS_MAX
@@ -200,6 +203,45 @@ def test_a_narrowed_network_from_imagenet_learns_faster_than_a_whole_one(tmp_pat
         return {group["peak"] for group in trainer.run.optimizer.param_groups}
 
     assert peaks(0.5) == {ClassifierTrainer.narrowed_rate * peak for peak in peaks(1.0)}
+
+
+class KilledError(BaseException):
+    """Stands for a kill."""
+
+
+def test_a_training_killed_before_or_after_the_narrower_networks_begin_goes_on_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    data = write_stripes(tmp_path / "stripes", {"train": 24})
+
+    def train(out: Path, *, killed_in: int | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
+        def kill(progress: TrainingProgress) -> None:
+            if progress.epoch == killed_in:
+                raise KilledError
+
+        config = ClassifierConfig(
+            data=(data,),
+            out=out,
+            epochs=4,
+            batch=8,
+            side_px=32,
+            threads=1,
+            width=0.25,
+            widths=(1.0, 0.5),
+            resume=resume,
+        )
+        ClassifierTrainer(config, kill).train()
+        weights: dict[str, torch.Tensor] = checkpoints.load(out / CHECKPOINT)["ema"]
+        return weights
+
+    whole = train(tmp_path / "whole")
+    for killed_in in (1, 2):  # the narrower networks begin with epoch 1
+        out = tmp_path / f"killed-{killed_in}"
+        with pytest.raises(KilledError):
+            train(out, killed_in=killed_in)
+        assert bool(checkpoints.load(out / CHECKPOINT)["model"]["narrowed"]) == (killed_in == 2)
+        resumed = train(out, resume=True)
+        assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
 
 
 def test_widths_are_shares_that_fall() -> None:
