@@ -101,7 +101,7 @@ def test_the_environment_takes_its_own_packages_first_and_the_others_from_the_ba
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_pip = venv.EnvBuilder()  # which takes four seconds
-    monkeypatch.setattr(environment.venv, "create", lambda home, **_: without_pip.create(home))
+    monkeypatch.setattr(venv, "create", lambda home, **_: without_pip.create(home))
     python = environment.layered(tmp_path / "venv")
     own = environment.packages_of(tmp_path / "venv")
     (own / "onnxruntime").mkdir()
