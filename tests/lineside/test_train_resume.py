@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +103,28 @@ def test_a_checkpoint_of_another_network_is_an_error_with_a_code(run: Path) -> N
         train_classifier(config, lambda _: None)
 
 
-def _hear_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """SIGINT is heard: a shell gives what it starts in the background SIGINT as ignored, and with it these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sigint")
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
     words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
-    command = [sys.executable, "-m", "lineside", *words, "--side", "32", "--width", "0.25", "--threads", "1"]
-    # A shell gives what it starts in the background SIGINT as ignored, and with it these tests.
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_sigint) as process:
-        wait_for(lambda: (out / "best.pt").exists(), timeout_s=180, what="best.pt")
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+
+    def press() -> None:
+        wait_for(lambda: (out / "best.pt").exists(), what="best.pt")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as person:
+        pressed = person.submit(press)
+        assert main([*words, "--side", "32", "--width", "0.25", "--threads", "1"]) == 130
+        pressed.result(60)
+    said = capsys.readouterr().err
     assert "Traceback" not in said
     told = said.strip().splitlines()[-1]
     assert told.startswith("stopped; it goes on after the last whole epoch by: lineside train classifier")

@@ -67,13 +67,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config = ClassifierConfig(
         data=(data,),
         out=root / "run",
-        epochs=20,
+        epochs=12,
         batch=16,
         side_px=32,
         threads=1,
         width=0.25,
         widths=(1.0, 0.5),
-        evaluate_every=20,
+        evaluate_every=12,
         learning_rate=4e-3,
         held_share=0.2,
     )
