@@ -41,7 +41,7 @@ ROUNDS = scaled(60, smoke=2)
 TOLERANCE_MM = 0.1
 BARS = {"rms_px": 0.1}
 
-PLAIN = DrawnCamera(subpixels=10)
+PLAIN = DrawnCamera(subpixels=scaled(10, smoke=3))
 CAMERAS = {
     "sharp, little noise": PLAIN,
     "noise of 8 grey levels": dataclasses.replace(PLAIN, noise=8.0),
