@@ -21,6 +21,7 @@ from lineside.cli import main
 from lineside_agent.health.drift.monitor import request
 from lineside_agent.line_io.local import TriggerRequest
 from lineside_agent.line_io.local import ask as trigger
+from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_link.client.client import LinkClient
 from lineside_link.log_filter import SHOWN
 from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
@@ -30,7 +31,7 @@ from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
-from tests.worlds.hub import make_trusted_repository, write_hub
+from tests.worlds.hub import make_trusted_repository, open_database, write_hub
 
 Start = Callable[..., AgentProcess]
 
@@ -278,6 +279,8 @@ def test_recipe_and_degradation_are_reported_and_the_hub_changes_the_recipe_wher
 ) -> None:
     hub = make_trusted_repository(tmp_path).folder
     write_hub(hub, mosquitto.config())
+    with open_database(hub) as database, database.transaction():
+        FleetTimeline(database).write_up(Up(device=DEVICE, up=True, boot_id="b"))
     (tmp_path / "board").mkdir()
     raspberry_pi_5(tmp_path / "board", temperature="79000")
     link = mosquitto.config(DEVICE)

@@ -76,11 +76,11 @@ def test_a_configuration_that_the_device_refuses_ends_its_rollout_and_leaves_the
     wait_for(lambda: site.agent.status.get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
     good = push_config(site.hub_folder, b"[inspect]\nconfidence_threshold = 0.9\n", group="line", healthy_for_s=0)
     wait_for(lambda: rollout(site, good.rollout).rollout.state == "completed", 60, what="the good configuration")
-    bad = push_config(site.hub_folder, b"[inspect]\nvariant = 'nowhere'\n", group="line")
+    bad = push_config(site.hub_folder, b"[inspect]\nengines = ['rknn']\n", group="line")
     wait_for(lambda: not rollout(site, bad.rollout).rollout.unfinished, 60, what="the end of the bad one")
     ended = rollout(site, bad.rollout).rollout
     assert ended.state == "rolled_back"
-    assert "1 of 1 device failed: cam-1: [" in ended.reason and "nowhere" in ended.reason
+    assert "1 of 1 device failed: cam-1: [" in ended.reason and "rknn" in ended.reason
     wait_for(lambda: list_devices(site.hub_folder)[0].configuration_error == "", 60, what="the way back")
     assert list_devices(site.hub_folder)[0].configuration == good.ref.identity
     shown = rollout(site, bundle.rollout)

@@ -82,14 +82,14 @@ _PLAIN: tuple[tuple[str, str, Signal, str], ...] = (
 )
 
 
-_REFUSALS = {"bundle": "bundle_refused", "configuration": "configuration_refused", "agent": "update_refused"}
+REFUSALS = {"bundle": "bundle_refused", "configuration": "configuration_refused", "agent": "update_refused"}
 """Alarm by the kind of what was pushed."""
 
 
 def _refused(status: Mapping[str, Any]) -> list[Condition]:
     """Returns what was pushed and given up; an error of one that is still fetched or on trial is no refusal."""
     return [
-        _condition(_REFUSALS[problem.kind], "engine", "M", problem.text)
+        _condition(REFUSALS[problem.kind], "engine", "M", problem.text)
         for problem in pushed_problems(status)
         if problem.is_refused
     ]

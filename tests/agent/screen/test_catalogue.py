@@ -31,6 +31,7 @@ def test_every_text_of_page_and_alarms_is_in_the_catalogue_and_used() -> None:
     raised = set(re.findall(r'_condition\("(\w+)"', python)) | set(
         re.findall(r'\("([a-z_]+)", (?:"\w*", "[FCSM]", |"\w*state", )', python)
     )
+    raised |= set(alarms.REFUSALS.values())
     used = {f"alarm_{key}" for key in raised} | {f"component_{name}" for name in alarms.COMPONENTS}
     used |= set(re.findall(r'data-(?:t|label)="(\w+)"', page))
     used |= {key for key in TEXTS["en"] if re.search(rf'"{key}"', script)}
