@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from lineside_converters.certificates.pdf_writer import PdfCanvas
 
@@ -395,114 +395,139 @@ def framed(pen: Pen, y: float) -> float:
     return y + 8
 
 
-def _layout(*blocks: Block, **look: Any) -> Layout:
-    return Layout(blocks=blocks, **look)
-
-
 LAYOUTS: dict[str, Layout] = {
-    "a-pairs": _layout(title, pairs, chemistry_across(("min", "max", "value")), mechanical_across()),
-    "b-apart": _layout(
-        title, pairs_apart, table_down("chemistry", limits="columns"), table_down("mechanical", limits="columns")
+    "a-pairs": Layout(blocks=(title, pairs, chemistry_across(("min", "max", "value")), mechanical_across())),
+    "b-apart": Layout(
+        blocks=(
+            title,
+            pairs_apart,
+            table_down("chemistry", limits="columns"),
+            table_down("mechanical", limits="columns"),
+        )
     ),
-    "c-columns": _layout(
-        title_right,
-        pairs_two_columns,
-        chemistry_across(("value", "min", "max"), head="value"),
-        table_down("mechanical", limits="text"),
+    "c-columns": Layout(
+        languages=("en", "de"),
+        blocks=(
+            title_right,
+            pairs_two_columns,
+            chemistry_across(("value", "min", "max"), head="value"),
+            table_down("mechanical", limits="text"),
+        ),
         font="Times-Roman",
         size=10,
+    ),
+    "d-header": Layout(
         languages=("en", "de"),
+        blocks=(
+            title,
+            header_table,
+            chemistry_across(("max", "min", "value"), ruled=False),
+            mechanical_across(ruled=False),
+        ),
     ),
-    "d-header": _layout(
-        title,
-        header_table,
-        chemistry_across(("max", "min", "value"), ruled=False),
-        mechanical_across(ruled=False),
-        languages=("en", "de"),
+    "e-boxes": Layout(
+        blocks=(title_right, boxes, table_down("chemistry", limits="text"), table_down("mechanical", limits="text"))
     ),
-    "e-boxes": _layout(
-        title_right, boxes, table_down("chemistry", limits="text"), table_down("mechanical", limits="text")
-    ),
-    "f-typed": _layout(
-        title,
-        pairs_apart,
-        chemistry_across(("value", "min", "max")),
-        mechanical_across(units_row=False),
+    "f-typed": Layout(
+        blocks=(title, pairs_apart, chemistry_across(("value", "min", "max")), mechanical_across(units_row=False)),
         font="Courier",
         size=8.5,
         languages=("en", "de"),
     ),
-    "g-mechanical-first": _layout(
-        title_right,
-        pairs_two_columns,
-        mechanical_across(order=("min", "max", "value")),
-        chemistry_across(("min", "max", "value")),
-        size=8.5,
+    "g-mechanical-first": Layout(
         languages=("en", "de"),
+        blocks=(
+            title_right,
+            pairs_two_columns,
+            mechanical_across(order=("min", "max", "value")),
+            chemistry_across(("min", "max", "value")),
+        ),
+        size=8.5,
     ),
-    "h-units": _layout(
-        title, pairs, table_down("chemistry", limits="columns", unit=True), table_down("mechanical", limits="columns")
+    "h-units": Layout(
+        blocks=(
+            title,
+            pairs,
+            table_down("chemistry", limits="columns", unit=True),
+            table_down("mechanical", limits="columns"),
+        )
     ),
-    "i-plain": _layout(
-        title,
-        header_table,
-        table_down("chemistry", limits="text", ruled=False),
-        mechanical_across(ruled=False, units_row=False),
+    "i-plain": Layout(
+        languages=("en", "de"),
+        blocks=(
+            title,
+            header_table,
+            table_down("chemistry", limits="text", ruled=False),
+            mechanical_across(ruled=False, units_row=False),
+        ),
         font="Times-Roman",
         size=10,
-        languages=("en", "de"),
     ),
-    "j-brackets": _layout(
-        title_right,
-        pairs_apart,
-        chemistry_across(("value", "max", "min"), ruled=False, head="value"),
-        table_down("mechanical", limits="columns", unit=False),
+    "j-brackets": Layout(
+        blocks=(
+            title_right,
+            pairs_apart,
+            chemistry_across(("value", "max", "min"), ruled=False, head="value"),
+            table_down("mechanical", limits="columns", unit=False),
+        )
     ),
-    "k-small": _layout(
-        title,
-        boxes,
-        table_down("mechanical", limits="text", unit=False),
-        chemistry_across(("min", "max", "value")),
+    "k-small": Layout(
+        blocks=(
+            title,
+            boxes,
+            table_down("mechanical", limits="text", unit=False),
+            chemistry_across(("min", "max", "value")),
+        ),
         size=8,
     ),
-    "l-german": _layout(
-        title,
-        pairs_two_columns,
-        table_down("chemistry", limits="text", unit=True),
-        mechanical_across(order=("min", "value", "max")),
+    "l-german": Layout(
+        blocks=(
+            title,
+            pairs_two_columns,
+            table_down("chemistry", limits="text", unit=True),
+            mechanical_across(order=("min", "value", "max")),
+        ),
         languages=("de",),
     ),
-    "m-ledger": _layout(
-        title_right,
-        ledger,
-        chemistry_across(("min", "value", "max"), ruled=False),
-        table_down("mechanical", limits="text", ruled=False),
+    "m-ledger": Layout(
+        blocks=(
+            title_right,
+            ledger,
+            chemistry_across(("min", "value", "max"), ruled=False),
+            table_down("mechanical", limits="text", ruled=False),
+        ),
         font="Courier",
         size=8.5,
     ),
-    "n-framed": _layout(
-        title,
-        framed,
-        mechanical_across(units_row=False, order=("min", "max", "value")),
-        table_down("chemistry", limits="columns", ruled=False),
+    "n-framed": Layout(
         languages=("en", "de"),
+        blocks=(
+            title,
+            framed,
+            mechanical_across(units_row=False, order=("min", "max", "value")),
+            table_down("chemistry", limits="columns", ruled=False),
+        ),
     ),
-    "o-dual": _layout(
-        title,
-        pairs_two_columns,
-        chemistry_dual,
-        mechanical_across(ruled=False, order=("value", "min", "max")),
+    "o-dual": Layout(
+        languages=("en", "de"),
+        blocks=(
+            title,
+            pairs_two_columns,
+            chemistry_dual,
+            mechanical_across(ruled=False, order=("value", "min", "max")),
+        ),
         size=9.5,
-        languages=("en", "de"),
     ),
-    "p-compact": _layout(
-        title_right,
-        framed,
-        chemistry_across(("max", "value", "min"), head="value"),
-        table_down("mechanical", limits="columns", ruled=False),
+    "p-compact": Layout(
+        languages=("en", "de"),
+        blocks=(
+            title_right,
+            framed,
+            chemistry_across(("max", "value", "min"), head="value"),
+            table_down("mechanical", limits="columns", ruled=False),
+        ),
         font="Times-Roman",
         size=8,
-        languages=("en", "de"),
     ),
 }
 """By name."""
