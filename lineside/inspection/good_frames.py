@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
@@ -110,17 +110,14 @@ def _of_files(files: Sequence[Path], count: int, part_of: Callable[[Sample], str
 
 
 def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:
-    try:
-        config = read_camera(source[0], list(source[1:]))
-    except ConfigError as error:
-        if len(source) > 1 or not error.message.startswith("$.camera.type"):
-            raise
+    kinds = [kind.type_name() for kind in get_args(CameraConfig)]
+    if len(source) == 1 and source[0] not in kinds:
         raise InputNotFoundError(
             f"{source[0]} is not there, and no kind of camera",
-            expected=f"a path, or a camera of {error.expected}",
+            expected=f"a path, or a camera of {', '.join(kinds)}",
             action="Correct --source.",
-        ) from error
-    return islice(_shots(config), count)
+        )
+    return islice(_shots(read_camera(source[0], list(source[1:]))), count)
 
 
 def _shots(config: CameraConfig) -> Iterator[Frame]:
