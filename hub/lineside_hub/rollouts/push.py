@@ -211,7 +211,7 @@ def push_config(
     repository = Repository.open(folder, passphrase=passphrase)
     with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
-        _check_types(repository, database, group, data)
+        _check_names(repository, database, group, data)
         reference = repository.publish_config(data, group)
         known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
@@ -220,7 +220,7 @@ def push_config(
         return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
-def _check_types(repository: Repository, database: Database, group: str, data: bytes) -> None:
+def _check_names(repository: Repository, database: Database, group: str, data: bytes) -> None:
     """Checks that a bundle which the hub gave the group has what a configuration names: each device would refuse it.
 
     Raises:

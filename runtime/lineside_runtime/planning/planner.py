@@ -9,9 +9,9 @@ Invariants:
 - A turn begins with frames that are not timed, and the order of the turns is drawn anew for each round: what the way
   before leaves behind (caches, threads that still wait for work) would otherwise always hit the same way.
 - A GPU or NPU that crashed in its trial is used by no way, not even as a fallback.
-- Turns are short, so that the two of a pair lie near together. Ways that are slower than the fastest one by half are
-  measured no longer after three rounds, and those that are slower by more than the noise after four. Where the pilot
-  shows that there is no time for all ways, the slowest ones are left out.
+- Turns are short, so that the two of a pair lie near together. Ways that take over 1.6 times as long as the fastest one
+  are measured no longer after three rounds, and those that are slower by more than the noise after four. Where the
+  pilot shows that there is no time for all ways, the slowest ones are left out.
 - No way is loaded after half of the time that was given, and no turn begun that is not expected to end in time, but
   for one way that is always measured. What is under way when the time is up is finished. A way that could be measured
   in fewer than `ROUNDS_MIN` rounds is chosen in place of the configured one only if it was the faster one in all of
