@@ -19,13 +19,16 @@ from lineside_converters.optimizer import Optimizer
 
 
 def module() -> nn.Module:
-    """Returns a small network of strided, plain and depthwise convolutions that answers with a map of 10 channels."""
+    """Returns a small network of strided, plain and depthwise convolutions that answers with a map of 10 channels.
+
+    `litert_qdq` refuses its LeakyReLU: of two forms for LiteRT the optimizer would keep the faster one alone.
+    """
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     width = 3
     for wider in (24, 48, 96):
         layers += [nn.Conv2d(width, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU6()]
-        layers += [nn.Conv2d(wider, wider, 3, 1, 1, groups=wider), nn.ReLU6(), nn.Conv2d(wider, wider, 1), nn.ReLU6()]
+        layers += [nn.Conv2d(wider, wider, 3, 1, 1, groups=wider), nn.LeakyReLU(0.1), nn.Conv2d(wider, wider, 1), nn.ReLU6()]
         width = wider
     return nn.Sequential(*layers, nn.Conv2d(width, 10, 1)).eval()
 
