@@ -28,7 +28,8 @@ def module() -> nn.Module:
     width = 3
     for wider in (24, 48, 96):
         layers += [nn.Conv2d(width, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU6()]
-        layers += [nn.Conv2d(wider, wider, 3, 1, 1, groups=wider), nn.LeakyReLU(0.1), nn.Conv2d(wider, wider, 1), nn.ReLU6()]
+        layers += [nn.Conv2d(wider, wider, 3, 1, 1, groups=wider), nn.LeakyReLU(0.1)]
+        layers += [nn.Conv2d(wider, wider, 1), nn.ReLU6()]
         width = wider
     return nn.Sequential(*layers, nn.Conv2d(width, 10, 1)).eval()
 
