@@ -8,6 +8,7 @@ recipe with its bundle.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import sqlite3
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from lineside_agent.config import (
     RecipeConfig,
     check_several,
     inspect_of,
-    naming_table,
     read_config,
+    rule_path,
 )
 from lineside_agent.deployment.artifacts.agent import STATE_NAME as AGENT_STATE_NAME
 from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
@@ -121,5 +122,4 @@ def _check_recipe(config: AgentConfig, recipe: RecipeConfig, bundle: Bundle) -> 
     if inspect.variant:
         variant_named(manifest, inspect.variant, where="$.inspect.variant")
     if not (manifest.preprocess.rows or manifest.preprocess.text):
-        with naming_table(recipe):
-            VerdictPolicy(manifest, inspect)
+        VerdictPolicy(manifest, inspect, where=functools.partial(rule_path, recipe=recipe))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
-from lineside_agent.config import InspectConfig, check_several, naming_table, read_settings
+from lineside_agent.config import InspectConfig, check_several, read_settings, rule_path
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
 from lineside_hub.identity.authority import enrolled_devices
@@ -238,8 +238,7 @@ def _check_names(repository: Repository, database: Database, group: str, data: b
             if manifest.several:
                 check_several(inspect, manifest)
             else:
-                with naming_table():
-                    check_types(inspect, manifest.labels)
+                check_types(inspect, manifest.labels, where=rule_path)
                 if inspect.variant:
                     variant_named(manifest, inspect.variant, where="$.inspect.variant")
             return
