@@ -23,7 +23,7 @@ def test_rules_are_those_of_the_table_that_a_hub_may_set(tmp_path: Path) -> None
     [
         ("[inspect]\ntreshold = 0.4\n", "treshold"),
         ("[store]\nkeep_images = 'bad'\n", "no rules"),
-        ("device = 'x'\n", "can't be set by a hub"),
+        ("device = 'x'\n", "can't be set by a rules file"),
         ("[inspect", "not TOML"),
     ],
 )
