@@ -9,7 +9,7 @@ import pytest
 
 from lineside_runtime import registry
 from lineside_runtime.backends import hailo
-from lineside_runtime.backends.hailo import Stream, Tensor, pair_up
+from lineside_runtime.backends.common.streams import Stream, Tensor, pair_up
 from lineside_runtime.errors import (
     BadInputFormatError,
     DeviceBusyError,
