@@ -39,11 +39,11 @@ class Killer:
     """Kills a worker in the middle of each epoch but the first, until it has killed often enough.
 
     Attributes:
-        lost_steps: Of each kill, steps that had to be made again.
+        pids: Processes of the running workers, by rank; none from a kill until all have begun again.
+        lost_steps: Of each kill, steps that had to be made again; 0 where a checkpoint was written just before it.
     """
 
     kills: int
-    epoch_steps: int = 0
     pids: dict[int, int] = field(default_factory=dict)
     lost_steps: list[int] = field(default_factory=list)
     _killed_at: int | None = None
@@ -56,8 +56,8 @@ class Killer:
     def progress(self, at: TrainingProgress) -> None:
         """Kills a worker when it is due, and records where the run resumes."""
         if self._killed_at is not None:
-            if at.step < self._killed_at:
-                self.lost_steps.append(self._killed_at - at.step)
+            if self.pids:
+                self.lost_steps.append(max(0, self._killed_at - at.step))
                 self._killed_at = None
             return
         if len(self.lost_steps) < self.kills and at.epoch >= self._next_epoch and not at.held and self.pids:

@@ -6,14 +6,7 @@ import pytest
 
 from lineside_runtime.backends.openvino_ import intel_compatibility
 from lineside_runtime.system import accelerators, drivers
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from tests.boards.machines import write
 
 
 def pci(root: Path, address: str, vendor: str, device: str, kind: str = "0x120000", driver: str = "") -> None:
