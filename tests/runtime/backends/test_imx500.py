@@ -54,13 +54,6 @@ def test_it_conforms(check: Check, sensor: Stream, tmp_path: Path) -> None:
         pytest.skip(str(reason))
 
 
-def test_without_picamera2_the_engine_is_data_with_its_reason() -> None:
-    status = registry.status("imx500")
-    assert not status.available
-    assert "picamera2" in status.reason
-    assert "imx500-all" in status.install
-
-
 def test_it_serves_only_where_it_is_named_or_nothing_else_does() -> None:
     assert "imx500" in registry.names()
     assert "imx500" not in registry.names_by_preference()
