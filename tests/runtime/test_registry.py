@@ -29,6 +29,7 @@ def test_an_engine_of_somebody_elses_joins_by_its_entry_point(numpy_engine: Modu
     [
         ("absent", "lineside_engine_that_is_not_installed", ""),
         ("hailo", "hailo_platform", "hailo-all"),
+        ("imx500", "picamera2", "imx500-all"),
         ("rknn", "rknnlite", "rknn-toolkit-lite2"),
         ("tensorrt", "tensorrt", "JetPack"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lineside_runtime.backends import hailo
-from lineside_runtime.backends.hailo import Stream, Tensor, pair_up
+from lineside_runtime.backends.common.streams import Stream, Tensor, pair_up
 from lineside_runtime.errors import (
     BadInputFormatError,
     DeviceBusyError,

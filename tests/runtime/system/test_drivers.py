@@ -90,10 +90,10 @@ def test_cambricons_cards_are_torchs(tmp_path: Path) -> None:
     assert accelerators.kind_for("torch", ["Cambricon MLU370"]) == "npu"
 
 
-def test_a_sensor_that_infers_is_seen_and_belongs_to_no_engine(tmp_path: Path) -> None:
+def test_a_sensor_that_infers_is_seen(tmp_path: Path) -> None:
     write(tmp_path, {"sys/bus/i2c/devices/10-001a/name": "imx500\n", "sys/bus/i2c/devices/10-0040/name": "rp2040\n"})
     (found,) = accelerators.find(tmp_path)
-    assert (found.name, found.where, found.engines) == ("Sony IMX500", "i2c 10-001a", ())
+    assert (found.name, found.where, found.engines) == ("Sony IMX500", "i2c 10-001a", ("imx500",))
 
 
 @pytest.mark.parametrize(
