@@ -154,6 +154,8 @@ def _smoked(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SMOKE_LIMIT_S)
     _shorten_work()
+    if benchmark.component == "converters":  # which imports torch anyway
+        _shorten_search()
     try:
         return write(benchmark, folder, command=f"python -m benchmarks {benchmark.name} --smoke")
     except pytest.skip.Exception as missing:
@@ -175,9 +177,18 @@ def _shorten_work() -> None:
     from lineside_converters.gates import checks
     from lineside_models.anomaly import defect_head
 
-    calibration_data.SIMULATED_JUDGED = 4
+    calibration_data.SIMULATED_CALIBRATION = calibration_data.SIMULATED_JUDGED = 4
     checks.ROUNDS = 2
     defect_head.STEPS = 10
+
+
+def _shorten_search() -> None:
+    """Has pruning and the search of level 3 measure as little as they can in this process."""
+    from lineside_converters.pruning import pipeline, sensitivity
+    from lineside_converters.search import trials
+
+    pipeline.COSTING_FEEDS = trials.CALIBRATED_ON = trials.TIMED_ROUNDS = trials.TIMED_TOGETHER = 2
+    sensitivity.KEPT = (0.5,)  # type: ignore[assignment]  # fewer than there are
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> None:

@@ -183,6 +183,14 @@ def add_frames(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_pool(parser: argparse.ArgumentParser) -> None:
+    """Adds the plants that compute together (``pool``), and the key of this one (``key``)."""
+    parser.add_argument("--pool", type=Path, required=True, metavar="FILE", help="pool.toml: broker and plants")
+    parser.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="private key of lineside fleet pool key"
+    )
+
+
 def add_good_parts(parser: argparse._ActionsContainer, *, frames: int, how_many: str) -> None:
     """Adds frames of good parts to learn from (``source``, ``fold``, ``frames``), and bad ones to check (``check``).
 

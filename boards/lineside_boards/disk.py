@@ -52,7 +52,8 @@ def look(device: Path, root: Path | str = "/") -> Disk:
     """
     base, path = Path(root), device.resolve()
     if base == Path("/") and not _is_block(path):
-        raise UnsafeTargetError(f"{device} is no block device", expected="a disk such as /dev/sda or /dev/mmcblk0")
+        what = f"{device} is no block device" if path.exists() else f"there is no block device {device}"
+        raise UnsafeTargetError(what, expected="a disk such as /dev/sda or /dev/mmcblk0")
     sys = base / "sys/class/block" / path.name
     if not sys.exists():
         raise UnsafeTargetError(f"{device}: the kernel knows no disk of this name")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lineside_converters.candidate import Candidate, CandidateEvaluation, PruningResult
 from lineside_converters.cluster.tasks import open_tasks
-from lineside_converters.levels import level_options
+from lineside_converters.levels import LevelOptions, level_options
 from lineside_converters.options import OptimizerOptions, read_options
 from lineside_converters.progress import ProgressReporter, StepListener, reporter_for
 from lineside_converters.reports.page import beside
@@ -99,7 +99,7 @@ class Optimizer:
         self,
         model_path: Path | str | torch.nn.Module,
         target_device: str = "cpu",
-        optimization_level: int = 1,
+        optimization_level: int | LevelOptions = 1,
         *,
         on_progress: TextListener | None = None,
         on_count: StepListener | None = None,
@@ -113,7 +113,7 @@ class Optimizer:
             target_device: What it is for: a board's profile such as ``rpi5``, ``x86`` or ``cuda:0``, or a kind of
                 device: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not measured on, and the report says so.
             optimization_level: 0 cleans the float graph, 1 makes it INT8, 2 prunes and fine-tunes it before that, 3
-                searches for what to prune.
+                searches for what to prune. Or the options of a level, with limits of the caller's.
             on_progress: Told in words what is done; without it and ``on_count``, a terminal is.
             on_count: Told how much of a long step is done: its name, how many, of how many.
             options: Keyword arguments, see `lineside.optimizer.OptimizerOptions`.
@@ -125,7 +125,8 @@ class Optimizer:
         """
         self._model = zoo.find(model_path) if isinstance(model_path, (str, Path)) else model_path
         target = find_target(target_device)
-        self._level = level_options(optimization_level)
+        given = optimization_level
+        self._level = given if isinstance(given, LevelOptions) else level_options(given)
         self._options = read_options(options)
         _, self._model_options, limits = self._options
         self._target = target if limits.clock is None else dataclasses.replace(target, here=False)

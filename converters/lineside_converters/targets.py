@@ -18,7 +18,7 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.system import accelerators
 from lineside_runtime.system.vnni import saturates
 
-KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rknn": "npu"}
+KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rknn": "npu", "imx500": "npu"}
 """Engines with one kind of device; the others compute on those of the board's accelerators that they can use."""
 
 

@@ -165,16 +165,19 @@ class _VerdictPrinter:
         self._unreadable: list[dict[str, Any]] = []
         self._count, self._done = count, 0
         self._faults = 0
+        self._undecided = 0  # inspected, but a mark or a measured value was not read
         self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
 
     def verdict(self, one: Inspection) -> None:
         """Prints a verdict, or stores it for the JSON object."""
+        undecided = bool(one.fault) and one.verdict != "bad"
+        self._undecided += undecided
         if self._json:
             self._verdicts.append(one)
         elif self._jsonl:
             print_json(one)
         else:
-            word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
+            word = "FAULT " if undecided else WORDS[one.verdict]
             show(f"{word}  {one_line(one.source)} {_number(one)} {_findings(one)}".rstrip(), flush=True)
         self._step()
 
@@ -202,7 +205,9 @@ class _VerdictPrinter:
         unread, faults = counts.unreadable - self._faults, counted(self._faults, "fault")
         more = (f", {faults}" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
-        doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
+        unsure, undecided = counts.unsure - self._undecided, counted(self._undecided, "fault")
+        parts = [f"{unsure} of them unsure"] * bool(unsure) + [f"{undecided} among them"] * bool(self._undecided)
+        doubts = f" ({', '.join(parts)})" if parts else ""
         inform(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
 
     def _step(self) -> None:

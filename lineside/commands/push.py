@@ -14,6 +14,7 @@ from lineside.secret_input import add_passphrase, passphrase
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.bundle.archive import unpack_archive
+from lineside_runtime.config_errors import naming_file
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
 if TYPE_CHECKING:
@@ -196,11 +197,14 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_config(options: argparse.Namespace) -> int:
     with needs("convert"):
+        from lineside_agent.config import read_settings
         from lineside_hub.rollouts.push import push_config
     try:
         data = options.config.read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{options.config}: {error.strerror}", action="Give a file of TOML.") from error
+    with naming_file(str(options.config)):
+        read_settings(data)
     result = push_config(options.hub, data, **_plan(options))
     if options.json:
         print_json(result)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import cast, get_args
 
+from lineside.console import inform
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
@@ -16,17 +17,57 @@ from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import Sample, evenly_spread, sample_of
 from lineside_models.datasets.folds import groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
-from lineside_models.frame import Frame
+from lineside_models.frame import Frame, UInt8Array
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
-from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
+from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError, LinesideError
+from lineside_runtime.wording import counted
 
 
-def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: str = "") -> Iterator[Frame]:
+class PhotoReader:
+    """Reads photos; one that cannot be read is printed, counted and left out.
+
+    Attributes:
+        unreadable: Why photos could not be read, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.unreadable: list[LinesideError] = []
+
+    @property
+    def summary(self) -> str:
+        """The number of photos that are left out, for a person."""
+        return f"{counted(len(self.unreadable), 'photo')} not read and left out"
+
+    def read(self, paths: Iterable[Path]) -> Iterator[tuple[int, UInt8Array]]:
+        """Yields the number and the image of each photo that can be read.
+
+        Raises:
+            InputNotFoundError: None is there.
+            BadInputFormatError: None is an image.
+        """
+        count = 0
+        for number, path in enumerate(paths):
+            try:
+                image = read_image(path)
+            except LinesideError as error:
+                inform(f"not read: {error}")
+                self.unreadable.append(error)
+                continue
+            count += 1
+            yield number, image
+        if not count and self.unreadable:
+            raise self.unreadable[-1]
+
+
+def good_frames(
+    source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = "all", parts: str = ""
+) -> Iterator[Frame]:
     """Yields frames lazily.
 
     Args:
         source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
         count: How many; evenly spread over photos and videos.
+        photos: Leaves out photos that cannot be read.
         fold: Of a data set.
         parts: Regular expression on a photo's path below the folder that names its part, as for `groups_of`; empty: a
             column of ``folds.csv``, else each photo shows a part of its own.
@@ -34,7 +75,7 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: 
     Raises:
         ConfigError: Fewer than one frame is asked for, or the camera's settings are wrong.
         InputNotFoundError: There is no such path, or a folder holds no image.
-        BadInputFormatError: A photo is no image.
+        BadInputFormatError: No photo is an image.
         DatasetError: The data set has no such fold, or no good part in it.
         CameraError: The camera or the video gives no frames.
     """
@@ -44,11 +85,11 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: 
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
         return _of_camera(source, count)
     if path.is_dir():
-        return _of_files(_photos(path, fold), count, groups_of(path, parts))
+        return _of_files(_photos(path, fold), count, photos, groups_of(path, parts))
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Give a folder, a video, a data set or a camera.")
     if path.suffix.lower() in SUFFIXES:
-        return _of_files([path], count)
+        return _of_files([path], count, photos)
     return _of_video(path, count)
 
 
@@ -59,28 +100,29 @@ def check_bad_folders(folders: Sequence[Path]) -> None:
             raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
 
 
-def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
+def bad_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[Frame]:
     """Yields every photo of bad parts.
 
     Raises:
         InputNotFoundError: A folder holds no image.
-        BadInputFormatError: A photo is no image.
+        BadInputFormatError: No photo of a folder is an image.
     """
     for folder in folders:
-        yield from _of_files(files := image_files(folder), len(files))
+        yield from _of_files(files := image_files(folder), len(files), photos)
 
 
-def marked_frames(folders: Sequence[Path]) -> Iterator[MarkedFrame]:
+def marked_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[MarkedFrame]:
     """Yields bad parts with boxes and types of their defects: of annotated data sets, or of photos, which have none.
 
     Raises:
         InputNotFoundError: A folder holds no image.
         DatasetError: An annotation is damaged.
-        BadInputFormatError: A photo is no image.
+        BadInputFormatError: No photo of a folder is an image.
     """
     for folder in folders:
-        for sequence, (sample, types) in enumerate(_marked(folder)):
-            image = read_image(sample.path)
+        marked = _marked(folder)
+        for sequence, image in photos.read(sample.path for sample, _ in marked):
+            sample, types = marked[sequence]
             frame = Frame(image=image, source=str(sample.path), sequence=sequence, part_id=sample.part_id)
             yield MarkedFrame(frame, sample.boxes, types)
 
@@ -103,10 +145,14 @@ def _photos(folder: Path, fold: str) -> list[Path]:
     return image_files(folder)
 
 
-def _of_files(files: Sequence[Path], count: int, part_of: Callable[[Sample], str] | None = None) -> Iterator[Frame]:
-    for sequence, file in enumerate(evenly_spread(files, count)):
+def _of_files(
+    files: Sequence[Path], count: int, photos: PhotoReader, part_of: Callable[[Sample], str] | None = None
+) -> Iterator[Frame]:
+    taken = evenly_spread(files, count)
+    for sequence, image in photos.read(taken):
+        file = taken[sequence]
         part = file.stem if part_of is None else part_of(sample_of(file, [], []))
-        yield Frame(image=read_image(file), source=str(file), sequence=sequence, part_id=part)
+        yield Frame(image=image, source=str(file), sequence=sequence, part_id=part)
 
 
 def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:

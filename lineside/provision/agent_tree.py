@@ -72,7 +72,8 @@ class AgentTree:
             patience=profile.board.patience,
         )
         files = ("ca.pem", "cert.pem", "key.pem") if url.startswith("mqtts:") else ()
-        parse_config(agent_toml(agent, files).encode(), Path("/", CONFIGURATION))
+        name = str(options.config or "agent.toml")  # whose keys a user can correct
+        parse_config(agent_toml(agent, files).encode(), Path("/", CONFIGURATION), name=name)
         return cls(
             agent=agent,
             identify=identify,

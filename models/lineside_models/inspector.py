@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +25,7 @@ from lineside_models.reference.reference_set import ReferenceSet, references_for
 from lineside_models.slicing import FrameSlice, merge_slices, slice_frame
 from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.verdict.good_classes import good_of
-from lineside_models.verdict.rules import BUNDLES_OWN, Rules
+from lineside_models.verdict.rules import AT_ROOT, BUNDLES_OWN, Rules
 from lineside_runtime.bundle import Bundle, Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
@@ -107,6 +107,7 @@ class Inspector:
         rules: Rules = BUNDLES_OWN,
         references: Sequence[UInt8Array] = (),
         expected: ExpectedValues | None = None,
+        where: Callable[[str], str] = AT_ROOT,
     ) -> None:
         """Makes an inspector.
 
@@ -117,6 +118,7 @@ class Inspector:
             rules: Laid over the bundle's own.
             references: Images of good parts to compare with, in place of those in the bundle.
             expected: What marks must agree with, by part.
+            where: Returns the path of a rule by its key, for the message of an error.
 
         Raises:
             ConfigError: ``batch_size`` is below 1, the rules don't fit the bundle, it compares with references and has
@@ -131,7 +133,7 @@ class Inspector:
         self._batch_size = batch_size
         self._given = tuple(references)
         self._references = (session.bundle.digest, references_for(session.bundle, self._given))
-        self._decider = VerdictPolicy(session.manifest, rules)
+        self._decider = VerdictPolicy(session.manifest, rules, where=where)
         self._marks = MarkReader(rules.read, expected, rules.locate)
 
     @property

@@ -35,6 +35,9 @@ class LoadOptions(msgspec.Struct, frozen=True):
         profile: Whether the engine is to time each operator, for `Executable.operators`; costs speed.
         inputs: What the manifest says of the model's inputs, for engines whose files don't; empty if not known.
         outputs: The same of its outputs.
+        mean: What the bundle's pre-processing takes from a pixel, 0 to 255, for engines that take pixels: one value, or
+            one a channel. Empty if it isn't known.
+        std: What it then divides by.
         whole: Whether an engine that can run only a part of the model must refuse it (`PartialFallbackError`). If not,
             it leaves the rest to the CPU and reports that in `Executable.shortfall`.
         calls: Calls that are to run at once on a CPU, for engines that must be told (OpenVINO's streams, ONNX Runtime's
@@ -48,6 +51,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
     profile: bool = False
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     whole: bool = False
     calls: int = 1
 

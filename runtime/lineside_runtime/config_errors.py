@@ -17,6 +17,7 @@ _WHERE = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>\$.*)`)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _VALUE = re.compile(r"Invalid (?:enum )?value (.+)", re.S)
+_PATTERN = re.compile(r"Expected `str` matching regex .+", re.S)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
@@ -56,7 +57,8 @@ def config_error(
     """
     found = _WHERE.fullmatch(str(error))
     what, path = (found["what"], found["path"] or "$") if found else (str(error), "$")
-    here, value = _at(types.type_info(kind), given, path)
+    declared, value = _at(types.type_info(kind), given, path)
+    here = _resolved(declared, value)
     shown, actual = path.replace("$", root, 1), None
     if unknown := _UNKNOWN.fullmatch(what):
         allowed = _keys(here, value)
@@ -68,6 +70,9 @@ def config_error(
         actual, is_key = wrong[1], bool(found and found["key"])
         allowed = _values(here.key_type if is_key and isinstance(here, types.DictType) else here)
         message = f"{'a key of ' if is_key else ''}{shown}{_nearest(wrong[1].strip(chr(39)), allowed)}"
+    elif _PATTERN.fullmatch(what) and (examples := _examples(declared)):
+        actual, allowed = repr(value), [f"a value such as {' or '.join(examples)}"]
+        message = f"{shown} is written in another form"
     else:
         allowed = _values(here) if isinstance(here, types.LiteralType) else []
         message = what if shown == "$" else f"{what} - at `{shown}`"
@@ -86,7 +91,7 @@ def _given_instead(name: str, kind: types.Type, given: Any) -> str:
 
 
 def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:
-    """Returns the type at a path and the value there; for a tag field, the type of its table."""
+    """Returns the type as declared at a path and the value there; for a tag field, the type of its table."""
     for name, index in _STEP.findall(path):
         kind = _resolved(kind, given)
         if name and name in _tags(kind):
@@ -100,7 +105,13 @@ def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:
         else:
             return types.AnyType(), None
         given = _inner(given, name or index)
-    return _resolved(kind, given), given
+    return kind, given
+
+
+def _examples(kind: types.Type) -> list[str]:
+    """Returns the values that the type gives as examples, which only types without secrets do."""
+    schema = kind.extra_json_schema if isinstance(kind, types.Metadata) else None
+    return list((schema or {}).get("examples", []))
 
 
 def _inner(given: Any, step: str) -> Any:

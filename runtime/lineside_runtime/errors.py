@@ -250,9 +250,17 @@ class RequestError(InputError):
     code = 2011
     default_action = "Correct the request; GET /v2/models/NAME tells what the model takes."
 
-    def __init__(self, message: str = "", *, status: int = 400, **details: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 400,
+        expected: object = None,
+        actual: object = None,
+        action: str | None = None,
+    ) -> None:
         self.status = status
-        super().__init__(message, **details)
+        super().__init__(message, expected=expected, actual=actual, action=action)
 
 
 class MeasurementError(InputError):
@@ -398,9 +406,17 @@ class FetchError(StoreError):
     code = 4004
     default_action = "Check that the hub runs; what has arrived is kept, and the fetch goes on at the next try."
 
-    def __init__(self, message: str = "", *, status: int = 0, **details: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 0,
+        expected: object = None,
+        actual: object = None,
+        action: str | None = None,
+    ) -> None:
         self.status = status
-        super().__init__(message, **details)
+        super().__init__(message, expected=expected, actual=actual, action=action)
 
 
 class DeltaError(StoreError):

@@ -157,7 +157,10 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     import tempfile  # 3 ms that who only reads bundles doesn't need
 
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:  # names the temporary file, of which nobody knows
+        raise OSError(error.errno, error.strerror, str(path.parent)) from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -18,12 +18,12 @@ from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
 from lineside_runtime.system.collector import paused
 
-PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "mnn", "torch")
+PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "mnn", "torch", "imx500")
 """The engines in the order in which they are tried for one kind of device; those of entry points follow by name."""
 
-LAST_RESORT = ("torch",)
-"""Engines that are asked only where no other one can serve a bundle, whatever the kind of device: their import alone
-costs seconds and hundreds of megabytes."""
+LAST_RESORT = ("torch", "imx500")
+"""Engines that are asked only where no other one can serve a bundle, whatever the kind of device: the import of torch
+alone costs seconds and hundreds of megabytes, and imx500 takes the camera away from its own frames."""
 
 BY_NAME_ONLY = ("null",)
 """Engines that serve a bundle only where `Config.engines` names them."""
@@ -120,6 +120,14 @@ _BUILTIN = {
         ("torch",),
         frozenset({"onnx"}),
         _EVERY_KIND,
+        needs_hardware=True,
+    ),
+    "imx500": _Builtin(
+        "lineside_runtime.backends.imx500:Imx500Backend",
+        "on Raspberry Pi OS, apt install imx500-all python3-picamera2",
+        ("picamera2",),
+        frozenset({"imx500"}),
+        _NPU,
         needs_hardware=True,
     ),
     "null": _Builtin(

@@ -122,7 +122,7 @@ def test_the_same_input_gives_the_same_model_and_progress_is_told_in_words(
 def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tmp_path: Path) -> None:
     parent = Optimizer(
         model, optimization_level=0, out=tmp_path / "float", frames=frames(2), name="cells-float", version="1.4.9",
-        card="# The cells\n\nFor tests.\n", training={"epochs": 3},
+        card="# cells-float\n\nFor tests.\n", training={"epochs": 3},
         licence="Apache-2.0", data_terms={"cells": "research"},
     ).run()  # fmt: skip
     assert parent.int8_figures is None
@@ -133,7 +133,7 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
     assert child.report.training == {"epochs": 3}
     assert child.report.source.sha256 == parent.bundle.manifest.files["onnx-fp32/model.onnx"].sha256
     card = (child.bundle.path / "model_card.md").read_text()
-    assert card.startswith("# The cells\n\nFor tests.")
+    assert card.startswith("# cells\n\nFor tests."), "the heading is the new name"
     assert card.count("## This build") == 1
     assert (child.bundle.manifest.licence, child.bundle.manifest.data_terms) == ("Apache-2.0", {"cells": "research"})
     assert "licence of the weights: Apache-2.0" in card and "`cells`: research only" in card

@@ -48,6 +48,22 @@ def let_through(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+def check_push(bundle: Path, hub: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checks that a push is refused for a reason, and goes through with an override, which is recorded."""
+    assert main(["hub", "init", str(hub), "--site", "t0", "--group", "line", "--online-group", "canary"]) == 0
+    push = ["push", str(bundle), "--hub", str(hub), "--group", "canary"]
+    capsys.readouterr()
+    assert main(push) != 0
+    said = capsys.readouterr().err
+    assert reason in said and "--below-baseline" in said
+    with Database.open(hub) as database:
+        assert database.events(kind="pushed") == []
+    assert main([*push, "--below-baseline"]) == 0
+    with Database.open(hub) as database:
+        (event,) = database.events(kind="override")
+    assert event.bundle == "random@1" and reason in event.detail
+
+
 def test_random_weights_become_no_bundle(given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--out", str(tmp_path / "b")]) != 0
     assert "[6003] the model is hardly better than one that always gives the same answer" in capsys.readouterr().err
@@ -57,23 +73,13 @@ def test_random_weights_become_no_bundle(given: list[str], tmp_path: Path, capsy
 def test_a_least_metric_of_zero_lets_them_through_and_is_written_down_up_to_the_hub(
     let_through: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, hub = let_through, tmp_path / "hub"
+    bundle = let_through
     gates = {gate["name"]: gate for gate in json.loads((bundle / "report.json").read_bytes())["gates"]}
     assert gates["baseline"]["status"] == "overridden"
     assert "- baseline overridden: mean recall of 2 classes" in (bundle / "model_card.md").read_text()
     assert "baseline overridden" in (bundle / "report.html").read_text()
     assert open_bundle(bundle).manifest.speed == "measured"
-    assert main(["hub", "init", str(hub), "--site", "t0", "--group", "line", "--online-group", "canary"]) == 0
-    push = ["push", str(bundle), "--hub", str(hub), "--group", "canary"]
-    capsys.readouterr()
-    assert main(push) != 0
-    assert "--below-baseline" in capsys.readouterr().err
-    with Database.open(hub) as database:
-        assert database.events(kind="pushed") == []
-    assert main([*push, "--below-baseline"]) == 0
-    with Database.open(hub) as database:
-        (event,) = database.events(kind="override")
-    assert event.bundle == "random@1" and "mean recall of 2 classes" in event.detail
+    check_push(bundle, tmp_path / "hub", "mean recall of 2 classes", capsys)
     models = [{"name": "known", "bundle": "surface-12"}, {"name": "random", "bundle": str(bundle)}]
     (tmp_path / "both.toml").write_text(tomli_w.dumps({"name": "both", "model": models}))
     assert main(["bundle", "combine", str(tmp_path / "both.toml"), str(tmp_path / "both")]) == 0
@@ -84,19 +90,11 @@ def test_a_least_metric_of_zero_lets_them_through_and_is_written_down_up_to_the_
 def test_a_model_that_was_judged_on_nothing_is_pushed_only_with_a_recorded_override(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, hub = tmp_path / "b", tmp_path / "hub"
+    bundle = tmp_path / "b"
     assert main([*given[: given.index("--data")], "--out", str(bundle)]) == 0
     gates = {gate["name"]: gate for gate in json.loads((bundle / "report.json").read_bytes())["gates"]}
     assert gates["baseline"]["status"] == "unproven"
-    assert main(["hub", "init", str(hub), "--site", "t0", "--group", "line", "--online-group", "canary"]) == 0
-    push = ["push", str(bundle), "--hub", str(hub), "--group", "canary"]
-    capsys.readouterr()
-    assert main(push) != 0
-    assert "no annotated frames of the line" in capsys.readouterr().err
-    assert main([*push, "--below-baseline"]) == 0
-    with Database.open(hub) as database:
-        (event,) = database.events(kind="override")
-    assert event.bundle == "random@1" and "no annotated frames" in event.detail
+    check_push(bundle, tmp_path / "hub", "no annotated frames of the line", capsys)
 
 
 def test_a_bundle_from_before_the_gate_is_judged_by_its_report_when_it_is_pushed(

@@ -197,5 +197,5 @@ def test_file_that_the_agent_could_not_use_is_said_before_anything_is_copied(
     more.write_text(text)
     assert prepare(desk, tmp_path / "out.img", extra, config=str(more)) == 1
     told = capsys.readouterr().err
-    assert words in told
+    assert words in told and str(more) in told
     assert "is the root" not in told

@@ -307,3 +307,14 @@ def test_a_shipped_bundle_is_found_by_its_name_and_a_folder_of_that_name_comes_f
     assert bundle_path("no/such") == Path("no/such")
     (tmp_path / "surface-12").mkdir()
     assert bundle_path("surface-12") == Path("surface-12")
+
+
+def test_push_names_the_configuration_that_it_refuses_before_it_opens_the_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.toml"
+    for text, words in (("[inspect", "is not TOML"), ("[inspect]\nthread = 2\n", "did you mean `threads`?")):
+        file.write_text(text)
+        assert main(["push", "--config", str(file), "--hub", str(tmp_path / "none"), "--group", "g"]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"lineside push: [2001] {file}: ") and words in told

@@ -32,7 +32,7 @@ from lineside_link.messages import (
     Up,
     encode,
 )
-from tests.worlds.hub import make_repository, open_database
+from tests.worlds.hub import make_database, make_repository, open_database
 
 GROUP = "line-a"
 
@@ -125,6 +125,17 @@ def test_who_is_connected_and_what_goes_on_is_not_said_while_the_hub_hears_nobod
     assert "waits: the hub does not run" in told(capsys, "rollout", "ls", "--hub", folder)
     assert main(["fleet", "ls", "--hub", folder]) == 0
     assert "the hub does not run" in capsys.readouterr().err
+
+
+def test_a_hub_without_devices_says_so_and_a_folder_of_no_hub_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hub").mkdir()
+    make_database(tmp_path / "hub")
+    assert main(["fleet", "ls", "--hub", str(tmp_path / "hub")]) == 0
+    assert "no device has connected yet; enroll one" in capsys.readouterr().err
+    assert main(["fleet", "ls", "--hub", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("lineside fleet: [2002]")
 
 
 def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

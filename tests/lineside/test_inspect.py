@@ -106,6 +106,17 @@ def test_rules_of_a_file_make_parts_unsure(
     assert "3 rejected (3 of them unsure)" in err
 
 
+def test_parts_whose_code_is_not_read_are_counted_as_faults_as_their_lines_say(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[inspect.read]]\ntype = "code"\nname = "label"\n')
+    main(["inspect", str(photos), "--model", str(model), "--rules", str(rules)])
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["REJECT", "FAULT", "REJECT", "FAULT", "REJECT", "FAULT"]
+    assert "6 rejected (3 faults among them)" in err
+
+
 def test_json_lines_come_in_the_order_of_the_frames(
     model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

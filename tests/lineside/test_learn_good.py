@@ -157,11 +157,20 @@ def test_a_bundle_is_extended_at_a_changeover(
     for number in range(5):
         image = np.roll(render("pcb", seed=3, defects=0).image, number, axis=1)
         assert cv2.imwrite(str(new / f"{number}.png"), image)
+    damaged = [new / "1-cut.png", new / "9-empty.png"]
+    for path in damaged:
+        path.write_bytes((new / "0.png").read_bytes()[:100] if path == damaged[0] else b"")
     given = ["learn-good", "--source", str(new), "--add", str(bundle), "--out", str(tmp_path / "both")]
-    assert main(given) == 0
-    said = capsys.readouterr().out
-    assert "5 frames added, " in said
-    assert "5 of them were rejected before; 0 are when their part is left out" in said
+    assert main(given) == 1, "damaged photos are a finding; the bundle is made"
+    said = capsys.readouterr()
+    assert [line.split(" is not")[0] for line in said.err.splitlines() if line.startswith("not read: ")] == [
+        f"not read: [2003] {path}" for path in damaged
+    ]
+    assert "2 photos not read and left out" in said.out
+    assert "5 frames added, " in said.out
+    assert "5 of them were rejected before; 0 are when their part is left out" in said.out
+    for path in damaged:
+        path.unlink()
     assert main(["inspect", str(new), "--model", str(tmp_path / "both"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["rejected"] == 0
     assert main([*given[:-1], str(tmp_path / "x"), "--quantile", "0.9"]) == 1

@@ -36,8 +36,11 @@ def learned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """A bundle that was checked on the bad parts, and what was said."""
     out, said = tmp_path_factory.mktemp("made") / "board-3", io.StringIO()
     given = ["learn-reference", "--source", str(data / "good"), "--check", str(data / "bad")]
+    damaged = data / "bad" / "damaged.png"
+    damaged.write_bytes(b"")
     with contextlib.redirect_stdout(said):
-        assert main([*given, "--out", str(out), "--json"]) == 0
+        assert main([*given, "--out", str(out), "--json"]) == 1
+    damaged.unlink()
     return out, json.loads(said.getvalue())
 
 
@@ -46,6 +49,7 @@ def test_a_bundle_of_good_parts_finds_bad_ones_and_names_faults(
 ) -> None:
     out, said = learned
     assert (said["frames"], said["checked"]["frames"], said["checked"]["passed"]) == ([11], 3, [])
+    assert [error["code"] for error in said["unreadable"]] == [2003]
     assert main(["bundle", "verify", str(out)]) == 0
     capfd.readouterr()
     places = [str(data / name) for name in ("bad", "other")]

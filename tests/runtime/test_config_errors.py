@@ -86,3 +86,16 @@ def test_path_of_a_table_alone_can_be_given() -> None:
         config_error(caught.value, Folder, given, root="$.camera").message
         == "Expected `str`, got `int` - at `$.camera.path`"
     )
+
+
+class Shifts(msgspec.Struct):
+    starts: list[Annotated[str, msgspec.Meta(pattern="^[0-9]{2}:[0-9]{2}$", examples=["06:00"])]]
+
+
+def test_text_of_another_form_is_answered_with_an_example() -> None:
+    given = {"starts": ["14:00", "6:00"]}
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(given, Shifts)
+    error = config_error(caught.value, Shifts, given)
+    assert (error.message, error.expected) == ("$.starts[1] is written in another form", "a value such as 06:00")
+    assert error.actual == "'6:00'"

@@ -35,8 +35,9 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_the_callers_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         write_atomic(tmp_path / "none" / "a", b"")
+    assert caught.value.filename == str(tmp_path / "none")  # not the temporary file's name
     with pytest.raises(FileNotFoundError):
         fsync_folder(tmp_path / "none")
 

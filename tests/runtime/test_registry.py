@@ -24,11 +24,22 @@ def test_an_engine_of_somebody_elses_joins_by_its_entry_point(numpy_engine: Modu
     assert {str(device) for device in registry.status("numpy").devices} == {"npu:0", "gpu:0"}
 
 
-def test_an_engine_that_cannot_be_imported_is_data_with_its_reason(numpy_engine: ModuleType) -> None:
-    absent = registry.status("absent")
+@pytest.mark.parametrize(
+    ("name", "module", "remedy"),
+    [
+        ("absent", "lineside_engine_that_is_not_installed", ""),
+        ("hailo", "hailo_platform", "hailo-all"),
+        ("imx500", "picamera2", "imx500-all"),
+        ("rknn", "rknnlite", "rknn-toolkit-lite2"),
+        ("tensorrt", "tensorrt", "JetPack"),
+    ],
+)
+@pytest.mark.usefixtures("numpy_engine")
+def test_an_engine_that_cannot_be_imported_is_data_with_its_reason(name: str, module: str, remedy: str) -> None:
+    absent = registry.status(name)
     assert not absent.available
-    assert "lineside_engine_that_is_not_installed" in absent.reason
-    assert absent.install
+    assert module in absent.reason
+    assert absent.install and remedy in absent.install
 
 
 def test_an_unknown_engine_is_an_error_that_names_the_known_ones() -> None:

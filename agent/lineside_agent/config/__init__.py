@@ -60,7 +60,7 @@ from lineside_agent.config.overrides import (
     check_several,
     inspect_of,
     model_inspect,
-    naming_table,
+    rule_path,
     rules_of,
 )
 from lineside_agent.config.placement import engine_settings
@@ -143,11 +143,11 @@ __all__ = [
     "load_inspect",
     "load_rules",
     "model_inspect",
-    "naming_table",
     "parse_camera",
     "parse_config",
     "read_config",
     "read_settings",
+    "rule_path",
     "rules_of",
     "with_settings",
 ]

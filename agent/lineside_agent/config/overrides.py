@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -40,32 +37,19 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
     return _merged_with(inspect, camera.inspect, path)
 
 
-@contextlib.contextmanager
-def naming_table(recipe: RecipeConfig | None = None, camera: CameraConfig | None = None) -> Iterator[None]:
-    """Puts the table that has the key into the path of a `ConfigError` about rules, such as ``$.inspect``.
-
-    Rules are checked against a bundle by code that knows their keys and not the file.
+def rule_path(key: str, *, recipe: RecipeConfig | None = None, camera: CameraConfig | None = None) -> str:
+    """Returns the path of a key of ``[inspect]``, such as ``$.inspect.thresholds``.
 
     Args:
-        recipe: Whose settings are in the rules.
-        camera: The same.
+        recipe: Whose settings `inspect_of` has merged.
+        camera: Whose settings `rules_of` has merged.
     """
-    try:
-        yield
-    except ConfigError as error:
-        found = _RULE.match(error.message)
-        if found is None or found[1] not in Rules.__struct_fields__:
-            raise
-        table = "inspect"
-        if camera is not None and found[1] in camera.inspect:
-            table = f"camera[{camera.name}].inspect"
-        elif recipe is not None and found[1] in recipe.inspect:
-            table = f"recipe[{recipe.name}].inspect"
-        message = f"$.{table}{error.message[1:]}"
-        raise ConfigError(message, expected=error.expected, actual=error.actual, action=error.action) from error
+    if camera is not None and key in camera.inspect:
+        return f"$.camera[{camera.name}].inspect.{key}"
+    if recipe is not None and key in recipe.inspect:
+        return f"$.recipe[{recipe.name}].inspect.{key}"
+    return f"$.inspect.{key}"
 
-
-_RULE = re.compile(r"\$\.(\w+)")
 
 _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
 

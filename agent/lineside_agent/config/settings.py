@@ -38,15 +38,18 @@ Settings = msgspec.defstruct(
 """The part of `AgentConfig` that a hub may set."""
 
 
-def read_settings(data: bytes) -> dict[str, Any]:
+def read_settings(data: bytes, *, by: str = "a hub") -> dict[str, Any]:
     """Reads a configuration from the hub and checks it against the agent's own schema.
+
+    Args:
+        by: What sets it, for a message.
 
     Returns:
         The tables that it sets, as they stand in it.
 
     Raises:
-        ConfigError: Not TOML, too large, a table that a hub may not set, an unknown key, a wrong type or a value out of
-            range; the message names the path, such as ``$.inspect.threads``.
+        ConfigError: Not TOML, too large, a table that only the device may set, an unknown key, a wrong type or a value
+            out of range; the message names the path, such as ``$.inspect.threads``.
     """
     if len(data) > SETTINGS_MAX_BYTES:
         action = "Leave out what is as it was; a mask may have fewer pixels, or be a polygon."
@@ -57,13 +60,13 @@ def read_settings(data: bytes) -> dict[str, Any]:
         given: dict[str, Any] = decode_toml(data)
         foreign = [name for name in given if name not in SETTABLE]
         if foreign:
-            action = "The rest of agent.toml is set on the device."
-            raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
+            action = "Leave it out: the rest of agent.toml is set on the device."
+            raise ConfigError(f"$.{foreign[0]} can't be set by {by}", expected=", ".join(SETTABLE), action=action)
         msgspec.convert(given, Settings, dec_hook=decode_path)
         inspect = given.get("inspect", {})
-        refuse_files(inspect, "$.inspect", "a hub")
+        refuse_files(inspect, "$.inspect", by)
         for name, table in inspect.get("models", {}).items():
-            refuse_files(table, f"$.inspect.models.{name}", "a hub")
+            refuse_files(table, f"$.inspect.models.{name}", by)
     except msgspec.ValidationError as error:
         raise config_error(error, Settings, given) from error
     except msgspec.DecodeError as error:
@@ -113,7 +116,7 @@ def load_inspect(path: Path) -> InspectConfig:
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a TOML file with [inspect].") from error
     with naming_file(str(path)):
-        settings = read_settings(data)
+        settings = read_settings(data, by="a rules file")
     if "inspect" not in settings:
         raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
     return msgspec.convert(settings["inspect"], InspectConfig)

@@ -10,7 +10,7 @@ from lineside_agent.config.placement import PlacementConfig
 from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, PortNumber, Positive
 from lineside_models.verdict.rules import Share
 
-TimeOfDay = Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+TimeOfDay = Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$", examples=["06:00"])]
 
 
 class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
+EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$", examples=["ort"])]
 IsolatedEngine = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+(=/.+)?$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]

@@ -15,28 +15,20 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import (
-    AgentConfig,
-    RecipeConfig,
-    check_several,
-    inspect_of,
-    naming_table,
-    read_config,
-)
+from lineside_agent.config import AgentConfig, inspect_of, read_config
 from lineside_agent.deployment.artifacts.agent import STATE_NAME as AGENT_STATE_NAME
 from lineside_agent.deployment.artifacts.agent import WITH_PROBLEMS
 from lineside_agent.deployment.artifacts.bundle import STATE_NAME
 from lineside_agent.deployment.artifacts.configuration import read_followed
+from lineside_agent.deployment.bundle_check import check_names
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.slots import Slots, missing_bundle
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.records import NAME as DATABASE_NAME
 from lineside_agent.storage.state_file import peek_state
-from lineside_models.verdict.decision import VerdictPolicy
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import DatabaseError, LinesideError
-from lineside_runtime.serving.candidates import variant_named
 
 __all__ = ["WITH_PROBLEMS", "PreflightResult", "check"]
 
@@ -108,18 +100,6 @@ def _recipe_problems(config: AgentConfig, installed: Bundle | None) -> Iterator[
         try:
             bundle = installed if recipe.bundle is None else open_bundle(recipe.bundle)
             if bundle is not None:
-                _check_recipe(config, recipe, bundle)
+                check_names(inspect_of(config.inspect, recipe), bundle.manifest, recipe=recipe, whole=True)
         except LinesideError as error:
             yield f"recipe {recipe.name}: {error.reason}"
-
-
-def _check_recipe(config: AgentConfig, recipe: RecipeConfig, bundle: Bundle) -> None:
-    manifest, inspect = bundle.manifest, inspect_of(config.inspect, recipe)
-    if manifest.several:
-        check_several(inspect, manifest)
-        return
-    if inspect.variant:
-        variant_named(manifest, inspect.variant, where="$.inspect.variant")
-    if not (manifest.preprocess.rows or manifest.preprocess.text):
-        with naming_table(recipe):
-            VerdictPolicy(manifest, inspect)

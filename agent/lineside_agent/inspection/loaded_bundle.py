@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from lineside_agent.config import (
     check_several,
     engine_settings,
     model_inspect,
-    naming_table,
+    rule_path,
     rules_of,
 )
 from lineside_agent.deployment.machine import Slot
@@ -240,15 +241,14 @@ def load(
         references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
 
-        def inspector_of(opened: Session, rules: InspectConfig) -> Inspector:
-            return Inspector(opened, rules=rules, references=references, expected=expected)
+        def inspector_of(opened: Session, rules: InspectConfig, camera: CameraConfig | None = None) -> Inspector:
+            where = functools.partial(rule_path, recipe=recipe, camera=camera)
+            return Inspector(opened, rules=rules, references=references, expected=expected, where=where)
 
-        with naming_table(recipe):
-            inspector = inspector_of(session, config)
-        inspectors = {}
-        for camera in [one for one in cameras if one.name in own]:
-            with naming_table(recipe, camera):
-                inspectors[camera.name] = inspector_of(session, own[camera.name])
+        inspector = inspector_of(session, config)
+        inspectors = {
+            camera.name: inspector_of(session, own[camera.name], camera) for camera in cameras if camera.name in own
+        }
         fast = load_faster(bundle, session, settings, config, degrade, own, inspector_of)
     except BaseException:
         session.close()

@@ -114,7 +114,9 @@ def _read_mbr(file: BinaryIO) -> tuple[Partition, ...]:
     """Four entries of 16 bytes at 446 of the first sector, and 55 aa; the primary partitions only."""
     sector = _sector(file)
     if sector[510:512] != _SIGNATURE:
-        raise ImageError("no partition table", expected="55 aa at 510", actual=sector[510:512].hex(" ") or "no sector")
+        raise ImageError(
+            "the image has no partition table", expected="55 aa at 510", actual=sector[510:512].hex(" ") or "no sector"
+        )
     entries = [_MBR_ENTRY.unpack_from(sector, _FIRST + index * _MBR_ENTRY.size) for index in range(_COUNT)]
     return tuple(
         Partition(index + 1, start * SECTOR, count * SECTOR, kind)

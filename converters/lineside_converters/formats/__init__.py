@@ -68,6 +68,7 @@ class EngineFile:
 ENGINES: dict[str, EngineFile] = {
     "hailo": EngineFile("hailo", "hailort"),
     "rknn": EngineFile("rknn", "rknn-toolkit-lite2"),
+    "imx500": EngineFile("imx500", "picamera2"),
     "tensorrt": EngineFile("tensorrt", "tensorrt", ">=10.0"),
     "litert": EngineFile("tflite", "ai-edge-litert", ">=2.0"),
     "openvino": EngineFile("openvino", "openvino", ">=2025.0"),

@@ -59,6 +59,8 @@ def open_model(
         precision=precision,
         inputs=manifest.inputs,
         outputs=manifest.outputs,
+        mean=manifest.preprocess.mean,
+        std=manifest.preprocess.std,
     )
     executable = registry.backend(place.engine).load(model, place.device, options)
     try:

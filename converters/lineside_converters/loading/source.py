@@ -242,7 +242,8 @@ def _training_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def _card_of(bundle: Bundle) -> str:
+    """Returns a bundle's model card without a heading that is the bundle's name: the new model has its own."""
     entry = bundle.manifest.files.get(CARD_NAME)
     if entry is None or entry.size > _CARD_MAX_BYTES:
         return ""
-    return bundle.file(CARD_NAME).read_text(errors="replace")
+    return bundle.file(CARD_NAME).read_text(errors="replace").removeprefix(f"# {bundle.manifest.name}\n").lstrip()

@@ -33,7 +33,7 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
     """Returns the text of a model card: the given one or a generic one, and a section on this build.
 
     Args:
-        given: The source model's card; its own section on its build is replaced.
+        given: The source model's card; its own section on its build is replaced, and it gets a heading if it has none.
     """
     good = set(good_of(manifest.postprocess))
     named = names_of_good(manifest.postprocess, manifest.labels)
@@ -48,6 +48,8 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
             good=f" Good parts are of the class {_text(named)}." if named else "",
         ).rstrip()
     )
+    if not text.startswith("# "):
+        text = f"# {_text(manifest.name)}\n\n{text}"
     rule = rule_of(manifest.postprocess, manifest.labels)
     return f"{text}\n\n{_build(report, _text(rule))}{_terms(manifest)}"
 

@@ -32,6 +32,8 @@ from lineside_runtime.errors import AggregationError, ConfigError, LinesideError
 AGAIN_S = 2.0
 """Pause before what was not answered is sent again."""
 
+WAIT_SHOWN_S = 5.0
+"""From so long a wait on, each answer is reported with the plants that are still to come."""
 CONNECT_S = 30.0
 FETCHES_MAX = 8
 """Plants whose vectors are fetched at the same time."""
@@ -126,7 +128,7 @@ class CoordinatorRunner:
             while session.coordinator.step != "done":
                 step = session.coordinator.step
                 timeout_s = first_timeout_s if step == STEPS[0] and first_timeout_s else step_timeout_s
-                self._gather(session, timeout_s, step_timeout_s, on_again)
+                self._gather(session, timeout_s, step_timeout_s, on_progress, on_again)
                 asked = len(session.sent) if session.sent is not None else len(session.plan.plants)
                 count = f"{asked - len(session.coordinator.expected)} of {len(session.plan.plants)} plants"
                 on_progress(f"{step}: {count}")
@@ -144,7 +146,14 @@ class CoordinatorRunner:
         *_, round_name, _, plant = topic.split("/")
         self.answers.put((round_name, plant, data))
 
-    def _gather(self, session: _Session, timeout_s: float, least_s: float, on_again: Callable[[], None]) -> None:
+    def _gather(
+        self,
+        session: _Session,
+        timeout_s: float,
+        least_s: float,
+        on_progress: Callable[[str], None],
+        on_again: Callable[[], None],
+    ) -> None:
         """Sends the messages of a step until all plants have answered, or the time is over."""
         began, again = time.monotonic(), 0.0
         deadline, enough = began + timeout_s, False
@@ -164,6 +173,9 @@ class CoordinatorRunner:
                     continue
                 if round_name == session.plan.round and plant in coordinator.expected:
                     self._take(session, plant, answer, fetching, over)
+                    missing = coordinator.expected
+                    if missing and plant not in missing and time.monotonic() - began >= WAIT_SHOWN_S:
+                        on_progress(f"{coordinator.step}: waiting for {', '.join(sorted(missing))}")
                 if not enough and coordinator.answered >= session.plan.threshold:
                     enough, now = True, time.monotonic()
                     deadline = min(deadline, now + max(least_s, now - began))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 
 from lineside_hub.config import IDENTITY_NAME, HubConfig, folder_config_or_default
+from lineside_hub.fleet.groups import device_groups
 from lineside_hub.fleet.usage import QUOTAS, quota_of, read_usage
 from lineside_hub.folder_lock import is_running
 from lineside_hub.identity.expiries import certificate_warnings
@@ -20,6 +22,7 @@ from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import open_rows
 from lineside_runtime.errors import LinesideError
+from lineside_runtime.wording import counted
 
 
 class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,11 +114,11 @@ def warnings(folder: Path | str) -> list[str]:
     Raises:
         InputNotFoundError: There is no repository.
     """
-    devices = []
+    devices, roles = [], role_statuses(Repository.open(folder))
     if (Path(folder) / DATABASE_NAME).is_file():
         with Database.open(Path(folder)) as database:
-            devices = _device_warnings(database, folder_config_or_default(folder))
-    return _warnings(role_statuses(Repository.open(folder)), _identity_warnings(folder), devices)
+            devices = _device_warnings(database, folder_config_or_default(folder)) + _group_warnings(database, roles)
+    return _warnings(roles, _identity_warnings(folder), devices)
 
 
 _SHARED_NAMES = """
@@ -145,6 +148,17 @@ def _device_warnings(database: Database, config: HubConfig) -> list[str]:
         for most in [quota_of(config.results, stream)]
         for device, count in sorted(read_usage(database, stream).items())
         if most and count >= USAGE_WARN_SHARE * most
+    ]
+
+
+def _group_warnings(database: Database, roles: tuple[RoleStatus, ...]) -> list[str]:
+    """Returns a sentence for each group that has devices and no key, because it was revoked or never added."""
+    signed = {role.role for role in roles}
+    return [
+        f"{group} has {counted(count, 'device')} and no key, so that nothing can be pushed to it: "
+        f"lineside hub add-group {group}, or lineside fleet move each device"
+        for group, count in sorted(Counter(device_groups(database).values()).items())
+        if group and group not in signed
     ]
 
 
@@ -180,6 +194,7 @@ def read_status(folder: Path | str) -> HubStatus:
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
         config = folder_config_or_default(folder)
         (frames, frames_bytes), usage = _stored(config, database)
+        devices = _device_warnings(database, config) + _group_warnings(database, roles)
         return HubStatus(
             epoch=database.epoch,
             gen=int(gen["value"]),
@@ -189,7 +204,7 @@ def read_status(folder: Path | str) -> HubStatus:
             frames=frames,
             frames_bytes=frames_bytes,
             usage=usage,
-            warnings=tuple(_warnings(roles, _identity_warnings(folder), _device_warnings(database, config))),
+            warnings=tuple(_warnings(roles, _identity_warnings(folder), devices)),
             roles=roles,
         )
 

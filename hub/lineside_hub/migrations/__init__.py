@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ def upgrade(connection: Connection, *, unstamped: str | None = None) -> None:
         connection: Of SQLAlchemy, within a transaction that holds a lock.
         unstamped: The revision of a database without a stored one; ``None`` for others and for a new database.
     """
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # names each plugin of Alembic itself
     try:
         from alembic import command
     except ImportError as error:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
-from lineside_agent.config import InspectConfig, check_several, naming_table, read_settings
+from lineside_agent.config import InspectConfig, read_settings
+from lineside_agent.deployment.bundle_check import check_names
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
 from lineside_hub.identity.authority import enrolled_devices
@@ -24,10 +25,8 @@ from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
 from lineside_link.topics import check_name
-from lineside_models.verdict.rules import check_types
 from lineside_runtime.bundle import Manifest, open_bundle, parse_manifest
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RolloutError
-from lineside_runtime.serving.candidates import variant_named
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -235,13 +234,7 @@ def _check_names(repository: Repository, database: Database, group: str, data: b
     for ref in given:
         manifest = parse_manifest(repository.target_bytes(ref.target, ref.sha256))
         try:
-            if manifest.several:
-                check_several(inspect, manifest)
-            else:
-                with naming_table():
-                    check_types(inspect, manifest.labels)
-                if inspect.variant:
-                    variant_named(manifest, inspect.variant, where="$.inspect.variant")
+            check_names(inspect, manifest)
             return
         except ConfigError as error:
             refusal = error

@@ -264,7 +264,8 @@ def _convert(fields: Sequence[tuple[str, str]], kind: type[msgspec.Struct] | Non
     try:
         return msgspec.convert(found, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise RequestError(f"a field is wrong: {error}", action="Correct it.") from error
+        known = ", ".join(hints) if found.keys() - hints.keys() else None
+        raise RequestError(f"a field is wrong: {error}", expected=known, action="Correct it.") from error
 
 
 @functools.cache

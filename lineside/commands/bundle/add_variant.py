@@ -34,8 +34,8 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "file",
         type=Path,
-        help="output of the vendor's compiler (.hef, .rknn, .tflite, .plan, …), an INT8 .onnx file, or the name of an "
-        "INT8 ONNX variant",
+        help="output of the vendor's compiler (.hef, .rknn, .rpk, .tflite, .plan, …), an INT8 .onnx file, or the name "
+        "of an INT8 ONNX variant",
     )
     parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as in `lineside devices`")
     parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that runs it")

@@ -82,6 +82,7 @@ _OPTIMIZE = "`lineside optimize BUNDLE --target BOARD --out NEW`"
 HOW_TO_MAKE = {
     "hailo": _COMPILE.format(engine="hailo"),
     "rknn": _COMPILE.format(engine="rknn"),
+    "imx500": _COMPILE.format(engine="imx500"),
     "tensorrt": f"{_OPTIMIZE} on such a board compiles it there, for that kind of GPU (untested on hardware)",
     "litert": "`lineside bundle add-variant BUNDLE ONNX --engine litert --device cpu --out NEW` translates an INT8 "
     "ONNX form",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
-from lineside.options import add_json, positive
+from lineside.options import add_json, add_pool, positive
 from lineside_runtime.errors import InputError, InputNotFoundError
 
 if TYPE_CHECKING:
@@ -85,19 +85,12 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_init)
 
 
-def _add_pool(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pool", type=Path, required=True, metavar="FILE", help="pool.toml: broker and plants")
-    parser.add_argument(
-        "--key", type=Path, required=True, metavar="FILE", help="private key of lineside fleet pool key"
-    )
-
-
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--federation", type=Path, required=True, metavar="DIR", help="folder of federate init")
 
 
 def _add_join(parser: argparse.ArgumentParser) -> None:
-    _add_pool(parser)
+    add_pool(parser)
     parser.add_argument("--plant", required=True, metavar="NAME", help="of this plant, as in pool.toml")
     parser.add_argument("--root", type=Path, required=True, metavar="FILE", help="root.json of federate init")
     parser.add_argument(
@@ -116,7 +109,7 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_folder(parser)
-    _add_pool(parser)
+    add_pool(parser)
     parser.add_argument("--rounds", type=positive, metavar="N", help="return after so many rounds (default: all)")
     parser.add_argument(
         "--training-timeout",

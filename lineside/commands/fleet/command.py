@@ -80,12 +80,15 @@ def run_ls(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.fleet.listing import list_devices
         from lineside_hub.fleet.status import try_warnings, unheard_reason
+    known = list_devices(options.hub, with_counts=False)  # a folder that is no hub's is one error, without warnings
     warnings = list(dict.fromkeys(filter(None, (unheard_reason(options.hub), *try_warnings(options.hub)))))
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
     for warning in warnings:
         inform(f"! {warning}")
+    if not known:
+        inform(f"no device has connected yet; enroll one: lineside hub enroll DEVICE --hub {options.hub} --group G")
     draw(lambda: (_table(list_devices(options.hub), heard=not unheard_reason(options.hub)), False), watch=options.watch)
     return 0
 

@@ -11,7 +11,7 @@ import msgspec
 
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
-from lineside.options import add_hub, add_json, positive
+from lineside.options import add_hub, add_json, add_pool, positive
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import ensure_writable, write_atomic
 
@@ -39,7 +39,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     key.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the private key")
     key.set_defaults(run=_key)
     join = kinds.add_parser("join", help="answer the coordinator's rounds for this plant, until Ctrl-C")
-    _add_pool(join)
+    add_pool(join)
     join.add_argument("--plant", required=True, metavar="NAME", help="of this plant, as in pool.toml")
     join.add_argument("--rounds", type=positive, metavar="N", help="end after so many answered rounds")
     add_hub(join)
@@ -82,16 +82,9 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_question(parser: argparse.ArgumentParser) -> None:
-    _add_pool(parser)
+    add_pool(parser)
     parser.add_argument("--since", type=_day, required=True, metavar="YYYY-MM-DD", help="first day, UTC")
     parser.add_argument("--days", type=positive, default=7, metavar="N", help="default: %(default)s")
-
-
-def _add_pool(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pool", type=Path, required=True, metavar="FILE", help="pool.toml")
-    parser.add_argument(
-        "--key", type=Path, required=True, metavar="FILE", help="private key of lineside fleet pool key"
-    )
 
 
 def _day(text: str) -> datetime.date:

@@ -15,6 +15,7 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
+    from lineside.inspection.good_frames import PhotoReader
     from lineside_models.anomaly.learning import AnomalyModel
 
 SHOWN = 10
@@ -83,7 +84,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns or extends, writes the bundle, and prints its figures."""
-    from lineside.inspection.good_frames import bad_frames, check_bad_folders
+    from lineside.inspection.good_frames import PhotoReader, bad_frames, check_bad_folders
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
     from lineside_runtime.bundle.install import check_target
@@ -93,14 +94,17 @@ def run(options: argparse.Namespace) -> int:
     source = " ".join(options.source)
     name, version = options.name or name_of(options.out.name), options.version or "1.0.0"
     notes: list[str] = []
+    photos = PhotoReader()
     if options.add is None:
-        learned = _learned(options)
+        learned = _learned(options, photos)
     else:
-        learned, identity, notes = _extended(options)
+        learned, identity, notes = _extended(options, photos)
         name, version = options.name or identity[0], options.version or identity[1]
     checked = None
     if options.check:
-        checked = check(learned, bad_frames(options.check), " and ".join(folder.name for folder in options.check))
+        checked = check(
+            learned, bad_frames(options.check, photos), " and ".join(folder.name for folder in options.check)
+        )
     bundle = write_bundle(
         learned, options.out, name=name, version=version, source=source, checked=checked, overwrite=options.overwrite
     )
@@ -109,20 +113,23 @@ def run(options: argparse.Namespace) -> int:
         if warning:
             inform(f"warning: {warning}")
     if options.json:
-        print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
-        return 0
+        unreadable = [error.as_dict() for error in photos.unreadable]
+        print_json({"bundle": bundle.path, "digest": bundle.digest, "unreadable": unreadable, **report})
+        return 1 if unreadable else 0
     show(
         f"{bundle.manifest.identity}: {counted(learned.frames, 'frame')} of {counted(learned.parts, 'part')}, "
         f"{sum(learned.seconds.values()):.1f} s"
     )
     show(f"bank {learned.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     show(_left_out(learned))
+    if photos.unreadable:
+        show(photos.summary)
     for note in notes:
         show(note)
     if checked is not None:
         show(checked.summary)
     show(bundle.path)
-    return 0
+    return 1 if photos.unreadable else 0
 
 
 def _left_out(learned: AnomalyModel) -> str:
@@ -133,7 +140,7 @@ def _left_out(learned: AnomalyModel) -> str:
     return f"{count} of {learned.frames} frames scored above the threshold when their part was left out{ending}"
 
 
-def _learned(options: argparse.Namespace) -> AnomalyModel:
+def _learned(options: argparse.Namespace, photos: PhotoReader) -> AnomalyModel:
     from lineside.inspection.good_frames import good_frames, marked_frames
     from lineside_models.anomaly.learning import LearningOptions, learn
 
@@ -145,11 +152,11 @@ def _learned(options: argparse.Namespace) -> AnomalyModel:
         threads=options.threads,
     )
     settings.check()
-    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
-    return learn(frames, settings, marked=marked_frames(options.bad), on_progress=_progress())
+    frames = good_frames(options.source, options.frames, photos, fold=options.fold, parts=options.parts)
+    return learn(frames, settings, marked=marked_frames(options.bad, photos), on_progress=_progress())
 
 
-def _extended(options: argparse.Namespace) -> tuple[AnomalyModel, tuple[str, str], list[str]]:
+def _extended(options: argparse.Namespace, photos: PhotoReader) -> tuple[AnomalyModel, tuple[str, str], list[str]]:
     """Returns the extended model, name and version of the bundle, and what to print of the added frames."""
     from lineside.inspection.good_frames import good_frames
     from lineside_models.anomaly.extension import extend, read_model
@@ -164,7 +171,7 @@ def _extended(options: argparse.Namespace) -> tuple[AnomalyModel, tuple[str, str
         raise ConfigError("--bad with --add", expected="one of them", action="Learn again with --bad.")
     bundle = open_bundle(options.add)
     model = read_model(bundle)
-    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
+    frames = good_frames(options.source, options.frames, photos, fold=options.fold, parts=options.parts)
     features = collect_features(frames, mirror=options.mirror, threads=options.threads, on_progress=_progress())
     found = extend(model, features, seed=options.seed)
     notes = [

@@ -97,7 +97,7 @@ def _add_tolerances(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and prints its figures."""
-    from lineside.inspection.good_frames import bad_frames, check_bad_folders, good_frames
+    from lineside.inspection.good_frames import PhotoReader, bad_frames, check_bad_folders, good_frames
     from lineside_models.reference.learning import ReferenceOptions, learn_reference
     from lineside_models.reference.packaging import check, report_of, write_bundle
     from lineside_models.reference.reference_set import read_reference
@@ -117,8 +117,9 @@ def run(options: argparse.Namespace) -> int:
     settings.check()
     check_bad_folders(options.check)
     network = None if options.network is None else open_bundle(options.network)
+    photos = PhotoReader()
     learned = learn_reference(
-        good_frames(options.source, options.frames, fold=options.fold),
+        good_frames(options.source, options.frames, photos, fold=options.fold),
         [read_reference(path) for path in options.reference],
         settings,
         on_progress=inform if sys.stderr.isatty() else lambda text: None,
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     checked = None
     if options.check:
         where = " and ".join(folder.name for folder in options.check)
-        checked = check(learned, bad_frames(options.check), where, network=network)
+        checked = check(learned, bad_frames(options.check, photos), where, network=network)
     bundle = write_bundle(
         learned,
         options.out,
@@ -144,10 +145,13 @@ def run(options: argparse.Namespace) -> int:
             inform(f"warning: {warning}")
     report = report_of(learned, source, checked)
     if options.json:
-        print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
-        return 0
+        unreadable = [error.as_dict() for error in photos.unreadable]
+        print_json({"bundle": bundle.path, "digest": bundle.digest, "unreadable": unreadable, **report})
+        return 1 if unreadable else 0
+    if photos.unreadable:
+        show(photos.summary)
     _print_figures(bundle, learned, checked, is_difference=network is None)
-    return 0
+    return 1 if photos.unreadable else 0
 
 
 def _check_limits(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.ocr.page_ocr import turned_about_middle
 from lineside_runtime.errors import LinesideError
 from lineside_runtime.reports import markup
+from lineside_runtime.wording import counted
 
 PAGES_MAX = 20
 """Of a report: about 4 MB."""
@@ -36,7 +37,7 @@ def report_page(report: DocumentReport, document: Document, source: Path | str |
     """
     why = report.reasons()
     scanned = sum(page.scanned for page in document.pages)
-    read = f"{len(document.pages)} pages, {scanned} by text recognition" if scanned else f"{len(document.pages)} pages"
+    read = counted(len(document.pages), "page") + (f", {scanned} by text recognition" if scanned else "")
     by = f"bundle {report.bundle}" if report.bundle else "rules of the schema"
     body = markup.header(report.source or "document", f"schema {report.schema}, {by}; {read}")
     body += markup.tiles(
@@ -47,7 +48,7 @@ def report_page(report: DocumentReport, document: Document, source: Path | str |
         ]
     )
     body += _review(report)
-    shown = sorted({one.page for one in report.entities if one.page is not None})[:PAGES_MAX]
+    shown = sorted({one.page for one in report.entities if one.page is not None and one.box is not None})[:PAGES_MAX]
     data = source if isinstance(source, bytes | None) else Path(source).read_bytes()
     for number in shown:
         page = document.pages[number]
@@ -64,7 +65,7 @@ def _review(report: DocumentReport) -> str:
         (one.field, one.reason.replace("_", " "), one.text, "" if one.page is None else str(one.page + 1))
         for one in report.review
     ]
-    return markup.section("To look at", markup.table(("field", "why", "what", "page"), rows, words=(2,)))
+    return markup.section("To look at", markup.table(("field", "why", "what", "page"), rows, words=(1, 2)))
 
 
 def _values(report: DocumentReport, why: dict[int, list[str]]) -> str:
@@ -73,7 +74,7 @@ def _values(report: DocumentReport, why: dict[int, list[str]]) -> str:
         for at, one in enumerate(report.entities)
     ]
     heads = ("field", "value", "as it stands there", "score", "to look at")
-    return markup.section("Values", markup.table(heads, rows, words=(2, 4)))
+    return markup.section("Values", markup.table(heads, rows, words=(1, 2, 4)))
 
 
 def _relations(report: DocumentReport) -> str:

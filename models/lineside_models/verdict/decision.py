@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from lineside_models.postprocess.candidates import read
 from lineside_models.postprocess.decoders.classification import ClassificationParams
 from lineside_models.verdict.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.verdict.regions import RegionMasks
-from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules, check_types
+from lineside_models.verdict.rules import AT_ROOT, BUNDLES_OWN, OTHERS, Rules, check_types
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
 
@@ -73,16 +73,21 @@ class Decision:
 class VerdictPolicy:
     """Decides by rules laid over a bundle's own; thread-safe.
 
+    Args:
+        where: Returns the path of a rule by its key, for the message of an error.
+
     Raises:
         ConfigError: The rules name a type that the bundle hasn't, or a band of doubt lies above its threshold.
     """
 
-    def __init__(self, manifest: Manifest, rules: Rules = BUNDLES_OWN) -> None:
+    def __init__(
+        self, manifest: Manifest, rules: Rules = BUNDLES_OWN, *, where: Callable[[str], str] = AT_ROOT
+    ) -> None:
         self.manifest = manifest
         self.rules = rules
         labels = manifest.labels
-        check_types(rules, labels)
-        self._bars, self._floors = _bars(manifest, rules)
+        check_types(rules, labels, where=where)
+        self._bars, self._floors = _bars(manifest, rules, where)
         how = manifest.postprocess
         self._classes = read(how.params, ClassificationParams) if how.name == DECODER else None
         self._passes_nothing = passes_nothing(how)
@@ -169,13 +174,15 @@ class VerdictPolicy:
             return found
 
 
-def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
+def _bars(manifest: Manifest, rules: Rules, where: Callable[[str], str]) -> tuple[Floats, Floats]:
     """Returns the threshold and the begin of the band of doubt of each type."""
     labels = manifest.labels
     good = good_of(manifest.postprocess)
     for name in [labels[label] for label in good if label < len(labels)]:
-        if name in rules.thresholds or name in rules.unsure_from:
-            raise ConfigError(f"$.thresholds.{name}", expected="a class of defects", actual=f"{name} means a good part")
+        for key in ("thresholds", "unsure_from"):
+            if name in getattr(rules, key):
+                path, means = f"{where(key)}.{name}", f"{name} means a good part"
+                raise ConfigError(path, expected="a class of defects", actual=means)
     bars = thresholds_of(manifest.postprocess, len(labels))
     floors = np.minimum(unsure_from_of(manifest.postprocess, len(labels)), bars)
     if rules.confidence_threshold is not None:
@@ -187,9 +194,8 @@ def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
         bars[list(good)] = floors[list(good)] = np.inf
     for label, value in _by_label(rules.unsure_from, labels).items():
         if value > bars[label] and labels[label] in rules.unsure_from:
-            raise ConfigError(
-                f"$.unsure_from.{labels[label]}", expected=f"at most its threshold, {bars[label]:g}", actual=value
-            )
+            path = f"{where('unsure_from')}.{labels[label]}"
+            raise ConfigError(path, expected=f"at most its threshold, {bars[label]:g}", actual=value)
         if label not in good:
             floors[label] = min(value, bars[label])
     return bars, floors

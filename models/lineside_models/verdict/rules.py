@@ -6,7 +6,7 @@ band of doubt for that type, which was chosen for the bundle's threshold; ``unsu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -106,18 +106,25 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 BUNDLES_OWN = Rules()
 """Nothing but what the bundle says."""
 
+AT_ROOT: Callable[[str], str] = "$.{}".format
+"""Path of a rule that stands in no table."""
 
-def check_types(rules: Rules, labels: Sequence[str]) -> None:
+
+def check_types(rules: Rules, labels: Sequence[str], *, where: Callable[[str], str] = AT_ROOT) -> None:
     """Checks that a bundle has every type that rules name.
 
+    Args:
+        where: Returns the path of a rule by its key, for the message.
+
     Raises:
-        ConfigError: It has not; the message has the path.
+        ConfigError: It has not.
     """
     tables = ("thresholds", "unsure_from", "min_size_px", "min_size_mm")
     named = [(name, set(getattr(rules, name)) - {OTHERS}) for name in tables]
     for what, types in (*named, *(("regions", set(region.types)) for region in rules.regions)):
         if strange := types - set(labels):
-            raise ConfigError(f"$.{what}: the bundle has no type {min(strange)!r}", expected=f"of {', '.join(labels)}")
+            message = f"{where(what)}: the bundle has no type {min(strange)!r}"
+            raise ConfigError(message, expected=f"of {', '.join(labels)}")
 
 
 def read_rules(given: Mapping[str, Any]) -> Rules:

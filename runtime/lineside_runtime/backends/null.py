@@ -23,7 +23,7 @@ class NullBackend(Backend):
 
     name = "null"
     package = "lineside"
-    formats = frozenset({"onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt", "hailo", "rknn"})
+    formats = frozenset({"onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt", "hailo", "rknn", "imx500"})
     version = "1.0"
 
     def _probe(self) -> list[Device]:

@@ -106,7 +106,7 @@ Terms = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\
 STATED_TERMS = {"none": "no licence stated", "research": "research only"}
 """Terms of data that do not allow commercial use or do not say so, and what they mean."""
 
-Format = Literal["onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt", "hailo", "rknn"]
+Format = Literal["onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt", "hailo", "rknn", "imx500"]
 """Of a model's file; an engine reads one or several."""
 
 

@@ -26,6 +26,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "tensorrt": (".engine", ".plan", ".trt"),
     "hailo": (".hef",),
     "rknn": (".rknn",),
+    "imx500": (".rpk",),
     "torch": (".pt", ".pth"),
 }
 """How the file of each format ends. One that is not listed here ends with its own name, as ``.mine``."""

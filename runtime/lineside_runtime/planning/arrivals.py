@@ -5,6 +5,7 @@ Latency counts from when a frame is due. A generator that waits for answers woul
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import threading
@@ -70,6 +71,24 @@ def at_rate(session: Session, feeds: Sequence[Feed], frames: int, rate_hz: float
             pause.wait(left_s)
         answers.expect(session.submit(feeds[number % len(feeds)]), due_s)
     return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
+
+
+def queued(calls_ms: Sequence[float], frames: int, rate_hz: float, *, seed: int) -> ServedRound:
+    """Computes what `at_rate` measures of a way that runs one call after the other.
+
+    Each frame waits until the one before is answered (Lindley's recursion).
+
+    Args:
+        calls_ms: Times of calls, which are used again from the first one on where there are more frames.
+        rate_hz: As for `at_rate`.
+        seed: The same seed gives the same times as there.
+    """
+    chance, latencies, due_ms, answered_ms = random.Random(seed), list[float](), 0.0, 0.0
+    for call_ms in itertools.islice(itertools.cycle(calls_ms), frames):
+        due_ms += chance.expovariate(rate_hz) * 1e3
+        answered_ms = max(due_ms, answered_ms) + call_ms
+        latencies.append(answered_ms - due_ms)
+    return ServedRound(latencies, answered_ms / 1e3)
 
 
 def as_fast_as_possible(

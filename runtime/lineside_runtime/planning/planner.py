@@ -12,6 +12,8 @@ Invariants:
 - Turns are short, so that the two of a pair lie near together. Ways that take over 1.6 times as long as the fastest one
   are measured no longer after three rounds, and those that are slower by more than the noise after four. Where the
   pilot shows that there is no time for all ways, the slowest ones are left out.
+- At a rate, once only ways are left that run one call after the other, their frames come back to back, and what each
+  frame waits is computed from the times of the calls: such a way is faster at any rate if its calls are shorter.
 - No way is loaded after half of the time that was given, and no turn begun that is not expected to end in time, but
   for one way that is always measured. What is under way when the time is up is finished. A way that could be measured
   in fewer than `ROUNDS_MIN` rounds is chosen in place of the configured one only if it was the faster one in all of
@@ -39,9 +41,17 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import ConfigError, LinesideError, NoDeviceError
 from lineside_runtime.planning.alternatives import alternatives
-from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time, warm_up
+from lineside_runtime.planning.arrivals import (
+    ServedRound,
+    as_fast_as_possible,
+    at_rate,
+    one_at_a_time,
+    queued,
+    warm_up,
+)
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
 from lineside_runtime.planning.selection import (
+    FRAMES_AT_RATE_MIN,
     ROUNDS_MAX,
     ROUNDS_MIN,
     SLOWEST_ROUND_S,
@@ -49,6 +59,7 @@ from lineside_runtime.planning.selection import (
     choose,
     frames_of_round,
     left_after,
+    pace,
     promising,
     ratio,
 )
@@ -187,6 +198,8 @@ def _load(
         session = stack.enter_context(Session(bundle, roomy, compute_share=share, plan=way))
         warm_up(session, feeds, WARM_CALLS, workers=way.calls_at_once)
         trial.used = session.used_device
+        one_worker = max(way.workers, config.submit_workers) == 1
+        trial.serial = one_worker and sum(one.share > 0 for one in session.shares) == 1
         if way.kind == "device" and trial.used != way.devices[0]:
             trial.error = f"{way.devices[0]} did not answer, {trial.used} did"
         trial.session = session
@@ -203,8 +216,7 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
     began_s, told = monotonic(), 0
     running = _piloted(trials, feeds, objective, until_s)
     for number in range(ROUNDS_MAX if running else 0):
-        frames = frames_of_round(running, number, objective, until_s - monotonic())
-        if not _round(running, feeds, objective, frames, number, until_s):
+        if not _round(running, feeds, objective, number, until_s):
             break
         running = [trial for trial in running if not trial.error]
         share = max((number + 1) / ROUNDS_MAX, (monotonic() - began_s) / max(until_s - began_s, 1e-9))
@@ -235,26 +247,29 @@ def _piloted(trials: Sequence[_Trial], feeds: Sequence[Feed], objective: Objecti
     return promising(piloted, objective, until_s - monotonic()) if piloted else []
 
 
-def _round(
-    running: Sequence[_Trial], feeds: Sequence[Feed], objective: Objective, frames: int, number: int, until_s: float
-) -> bool:
+def _round(running: Sequence[_Trial], feeds: Sequence[Feed], objective: Objective, number: int, until_s: float) -> bool:
     """Gives each way its turn; false if there is no time for it.
 
     An unfinished round counts only if it is the first one, which begins with the configured way.
     """
-    if number and monotonic() + sum(trial.turn_ms(frames, objective) for trial in running) / 1e3 > until_s:
+    given = pace(running, number, objective)
+    frames = frames_of_round(running, number, given, until_s - monotonic())
+    if number and monotonic() + sum(trial.turn_ms(frames, given) for trial in running) / 1e3 > until_s:
         return False
     order = random.Random(number).sample(running, len(running)) if number else running
     for trial in order:
-        if any(one.scores_ms for one in running) and monotonic() + trial.turn_ms(frames, objective) / 1e3 > until_s:
+        if any(one.scores_ms for one in running) and monotonic() + trial.turn_ms(frames, given) / 1e3 > until_s:
             for one in running if number else ():
                 one.scores_ms.pop(number, None)
             return False
         try:
-            served = _serve(trial, feeds, frames, objective, number, untimed=trial.turn_calls)
+            served = _serve(trial, feeds, frames, given, number, untimed=trial.turn_calls)
         except LinesideError as error:
             trial.error = str(error)
             continue
+        if objective.rate_hz is not None and given.rate_hz is None:
+            alike = max(frames, FRAMES_AT_RATE_MIN)
+            served = queued(served.latencies_ms, alike, objective.rate_hz, seed=number)
         trial.scores_ms[number] = served.frame_ms if objective.kind == "throughput" else served.mean_ms
         if objective.rate_hz is None:  # at a rate, the pilot knows better what a frame takes
             trial.frame_ms = statistics.median(trial.scores_ms.values())

@@ -40,6 +40,9 @@ FRAMES_LEAST = 2
 TURN_CALLS, TURN_WARM_S = 2, 0.03
 """Most untimed calls of a turn, for each call at once, and the time after which no second one is needed."""
 
+BUSY = 0.5
+"""Share of the time in which a device computes, from which on most frames come while another one is computed."""
+
 FILLED = 0.9
 """Share of the time left that the rounds to come are to take, so that a slow moment does not cost the last one."""
 
@@ -49,11 +52,13 @@ class TimedWay:
     """A way of serving, and what was measured of it.
 
     Attributes:
+        serial: Whether it runs one call after the other.
         frame_ms: About what a frame takes; 0 before the pilot.
         scores_ms: By the number of the round.
     """
 
     way: ServingPlan = AS_CONFIGURED
+    serial: bool = False
     frame_ms: float = 0.0
     scores_ms: dict[int, float] = dataclasses.field(default_factory=dict)
 
@@ -90,6 +95,20 @@ def promising(ways: Sequence[Way], objective: Objective, left_s: float) -> list[
             break
         kept.append(one)
     return [one for one in ways if one in kept]
+
+
+def pace(running: Sequence[TimedWay], number: int, objective: Objective) -> Objective:
+    """Returns the objective by which the frames of round ``number`` are given.
+
+    At a rate, ways that run one call after the other get theirs one at a time, and what each frame would have waited is
+    computed: shorter turns near together tell ways apart that differ by less. The first rounds are at the rate, and all
+    are where most frames find an idle device: its first call after a pause may take longer.
+    """
+    rate_hz = objective.rate_hz
+    if rate_hz is None or number < PILOT_ROUNDS:
+        return objective
+    busy = all(one.serial and rate_hz * one.frame_ms >= BUSY * 1e3 for one in running)
+    return Objective() if busy else objective
 
 
 def frames_of_round(running: Sequence[TimedWay], number: int, objective: Objective, left_s: float) -> int:

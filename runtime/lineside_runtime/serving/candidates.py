@@ -62,6 +62,8 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
             profile=profile,
             inputs=bundle.manifest.inputs,
             outputs=bundle.manifest.outputs,
+            mean=bundle.manifest.preprocess.mean,
+            std=bundle.manifest.preprocess.std,
             whole=config.fallback_strategy == "error",
             calls=config.submit_workers,
         )

@@ -128,7 +128,7 @@ class MeasuredAlternative(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         used: What answered, such as ``ort/cpu:0``.
         ms: Of the objective: the median over the rounds of a round's mean latency, or of its time a frame.
-        p50_ms: Median latency of all timed frames.
+        p50_ms: Median latency of all timed frames, with the waits that were computed for those given back to back.
         per_s: Frames a second.
         over_best: Median over the rounds of its time over that of the best in the same round; 1 for the best.
         rounds: Rounds in which it was measured; those that are clearly slower are measured in fewer.

@@ -60,7 +60,7 @@ _AMD_GPU = (
 )
 _ROCKCHIP = "the vendor's kernel with its rknpu driver, librknnrt.so, and pip install rknn-toolkit-lite2"
 _QUALCOMM = "pip install onnxruntime-qnn, which is a plug-in of ONNX Runtime, and the kernel's fastrpc driver"
-_IMX500 = "no engine, for the sensor infers its own frames only: it is used as a camera of the type picamera2"
+_IMX500 = "picamera2 0.3.38 and the camera's firmware (Raspberry Pi OS: apt install imx500-all python3-picamera2)"
 _CAMBRICON = "Cambricon's driver and Neuware SDK, and torch with torch_mlu, which run where the engine torch is named"
 _VULKAN = "Mesa's Vulkan driver (mesa-vulkan-drivers), and pip install 'lineside[ncnn]'"
 
@@ -109,7 +109,7 @@ BUILT_IN = {
 }
 """Processors by the device tree's ``compatible``."""
 
-I2C = {"imx500": _Known("Sony IMX500", "npu", (), _IMX500)}
+I2C = {"imx500": _Known("Sony IMX500", "npu", ("imx500",), _IMX500)}
 """Image sensors that infer, by the name that the kernel gives a device on I2C: its ``compatible`` without the maker."""
 
 _KNOWN = tuple(one for table in (PCI, PCI_DISPLAYS, USB, BUILT_IN, I2C) for one in table.values())

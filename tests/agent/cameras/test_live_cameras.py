@@ -93,6 +93,20 @@ def lost(running: Running) -> int:
     return sum(shot.reason.startswith("camera lost: ") for shot in running.shots if isinstance(shot, LostFrame))
 
 
+def lose(camera: CameraProcess, running: Running, trouble: str) -> str:
+    """Freezes or kills a camera and brings it back; checks that this was reported, and returns the report."""
+    running.wait_for_more()
+    camera.freeze() if trouble == "frozen" else camera.kill()
+    wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss")
+    problem = str(running.reader.problem)
+    camera.thaw() if trouble == "frozen" else camera.start()
+    wait_for(lambda: running.reader.problem is None, PATIENCE_S, what="the camera back")
+    running.end()
+    assert [shot.sequence for shot in running.shots] == list(range(len(running.shots)))
+    assert lost(running) == running.reader.counts.outages >= 1
+    return problem
+
+
 Run = Callable[[settings.CameraConfig], Running]
 
 
@@ -130,16 +144,7 @@ def test_rtsp_keeps_to_the_rate(rtsp_server: RtspServer) -> None:
 
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_rtsp_camera_that_is_lost_is_said_once_and_comes_back(rtsp_server: RtspServer, run: Run, trouble: str) -> None:
-    running = run(rtsp(rtsp_server, timeout_s=LOST_AFTER_S))
-    running.wait_for_more()
-    rtsp_server.freeze() if trouble == "frozen" else rtsp_server.kill()
-    wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss")
-    assert "secret" not in str(running.reader.problem)
-    rtsp_server.thaw() if trouble == "frozen" else rtsp_server.start()
-    wait_for(lambda: running.reader.problem is None, PATIENCE_S, what="the camera back")
-    running.end()
-    assert [shot.sequence for shot in running.shots] == list(range(len(running.shots)))
-    assert lost(running) == running.reader.counts.outages >= 1
+    assert "secret" not in lose(rtsp_server, run(rtsp(rtsp_server, timeout_s=LOST_AFTER_S)), trouble)
 
 
 def test_rtsp_server_that_is_not_there_is_an_error_without_the_password() -> None:
@@ -208,15 +213,7 @@ def test_wrong_settings_are_said_in_the_camera_s_own_words(gige_camera: CameraPr
 
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_gige_camera_that_is_lost_is_said_and_comes_back(gige_camera: CameraProcess, run: Run, trouble: str) -> None:
-    running = run(gige(timeout_s=LOST_AFTER_S))
-    running.wait_for_more()
-    gige_camera.freeze() if trouble == "frozen" else gige_camera.kill()
-    wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss")
-    gige_camera.thaw() if trouble == "frozen" else gige_camera.start()
-    wait_for(lambda: running.reader.problem is None, PATIENCE_S, what="the camera back")
-    running.end()
-    assert [shot.sequence for shot in running.shots] == list(range(len(running.shots)))
-    assert lost(running) == running.reader.counts.outages >= 1
+    lose(gige_camera, run(gige(timeout_s=LOST_AFTER_S)), trouble)
 
 
 def test_camera_that_waits_for_its_trigger_is_not_lost(gige_camera: CameraProcess, run: Run) -> None:

@@ -74,13 +74,15 @@ def test_recipes_that_cannot_run_are_told_and_no_reason_against_an_agent(
         {"name": "gone", "bundle": "nowhere"},
         {"name": "shipped", "bundle": "patch-features"},
         {"name": "typo", "inspect": {"thresholds": {"brigth": 0.4}}},
+        {"name": "fast", "inspect": {"variant": "nowhere"}},
     ]
     toml = write_agent(tmp_path, bundle=str(bundle.path), camera={"type": "simulator"}, recipe=recipes)
     assert main(["agent", "check", "--config", str(toml)]) == WITH_PROBLEMS
     said = capsys.readouterr()
     assert "can run bright-spots@1.0.0" in said.out
-    gone, typo = said.err.splitlines()
+    gone, typo, fast = said.err.splitlines()
     assert gone.startswith(f"! recipe gone: the bundle {tmp_path / 'nowhere'} is not there")
     assert typo.startswith("! recipe typo: $.recipe[typo].inspect.thresholds: the bundle has no type 'brigth'")
+    assert fast.startswith("! recipe fast: $.recipe[fast].inspect.variant: bright-spots@1.0.0 has no 'nowhere'")
     found = check(toml)
-    assert (found.bundle, len(found.problems)) == ("bright-spots@1.0.0", 2)
+    assert (found.bundle, len(found.problems)) == ("bright-spots@1.0.0", 3)

@@ -1,4 +1,4 @@
-"""Agents for the tests of the line."""
+"""Agents and a serial port for the tests of the line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lineside_runtime.bundle import Bundle
+from tests.agent.line_io.serial_peer import SerialPeer
 from tests.worlds.agent import TriggeredAgent
 
 StartLine = Callable[..., TriggeredAgent]
@@ -26,3 +27,10 @@ def start_line(tmp_path: Path, bundle: Bundle) -> Iterator[StartLine]:
     yield make
     for agent in agents:
         agent.stop()
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[SerialPeer]:
+    made = SerialPeer(tmp_path / "ttyLINE")
+    yield made
+    made.unplug()

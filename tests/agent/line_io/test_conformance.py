@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,8 @@ from lineside_agent.config import LineConfig, ModbusTcpServerConfig, SerialLineC
 from lineside_agent.line_io import LineOutput, Signal, conformance, open_output
 from lineside_agent.line_io.conformance import LineSubject, run
 from lineside_agent.line_io.events import LineState
-from tests.agent.line_io.test_serial import SerialPeer
+from tests.agent.line_io.serial_peer import SerialPeer
 from tests.peers import free_port
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[SerialPeer]:
-    made = SerialPeer(tmp_path / "ttyLINE")
-    yield made
-    made.unplug()
 
 
 def failures(subject: LineSubject) -> dict[str, str]:

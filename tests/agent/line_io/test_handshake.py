@@ -68,7 +68,6 @@ class HandshakeDriver:
 
 
 PLAIN = HandshakeSettings(deadline_s=0.1)
-AFTER_TIME = GateSettings(delay_s=0.15, pulse_s=0.03)
 
 SETTINGS = st.builds(
     HandshakeSettings,

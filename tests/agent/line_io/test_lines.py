@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
 import socket
-import tty
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from lineside_agent.line_io.serial_ import event_of
 from lineside_link.client.client import LinkClient
 from lineside_runtime.errors import ConfigError
 from tests.agent.line_io.conftest import StartLine
+from tests.agent.line_io.serial_peer import SerialPeer
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import folder_camera
@@ -30,53 +27,24 @@ from tests.worlds.agent import folder_camera
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 
-class Text:
-    """The line's end of a pty."""
-
-    def __init__(self, path: Path) -> None:
-        self.ours, theirs = pty.openpty()
-        tty.setraw(self.ours)
-        tty.setraw(theirs)
-        os.set_blocking(self.ours, False)
-        path.symlink_to(os.ttyname(theirs))
-        self.theirs = theirs
-        self.data = b""
-
-    def heard(self) -> list[bytes]:
-        with contextlib.suppress(BlockingIOError):
-            self.data += os.read(self.ours, 65536)
-        return self.data.splitlines()
-
-    def say(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Iterator[Text]:
-    made = Text(tmp_path / "ttyLINE")
-    yield made
-    os.close(made.ours)
-    os.close(made.theirs)
-
-
 def test_text_triggers_parts_tells_levels_and_verdicts_and_rejects_malformed_triggers(
-    start_line: StartLine, text: Text, tmp_path: Path
+    start_line: StartLine, peer: SerialPeer, tmp_path: Path
 ) -> None:
     agent = start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
-    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
-    text.say("T A-17\nnonsense\n")
-    wait_for(lambda: b"V 0 PASS A-17" in text.heard())
-    text.say("T")
-    text.say("\n")
-    wait_for(lambda: b"V 1 REJECT 0001.png" in text.heard())
-    assert b"S BUSY 0 0" in text.heard()
+    wait_for(lambda: b"S READY 0 0" in peer.heard(), 60.0, what="ready")
+    peer.say("T A-17\nnonsense\n")
+    wait_for(lambda: b"V 0 PASS A-17" in peer.heard())
+    peer.say("T")
+    peer.say("\n")
+    wait_for(lambda: b"V 1 REJECT 0001.png" in peer.heard())
+    assert b"S BUSY 0 0" in peer.heard()
     assert b"'nonsense' means nothing here" in agent.log.encode()
-    text.say("T part 7 left\n")
-    wait_for(lambda: b"V 2 FAULT trigger-2" in text.heard())
-    text.say(f"T {'A' * 129}\n")
-    wait_for(lambda: b"V 3 FAULT trigger-3" in text.heard())
-    text.say("T A-18\n")
-    wait_for(lambda: b"V 4 PASS A-18" in text.heard())
+    peer.say("T part 7 left\n")
+    wait_for(lambda: b"V 2 FAULT trigger-2" in peer.heard())
+    peer.say(f"T {'A' * 129}\n")
+    wait_for(lambda: b"V 3 FAULT trigger-3" in peer.heard())
+    peer.say("T A-18\n")
+    wait_for(lambda: b"V 4 PASS A-18" in peer.heard())
     wait_for(lambda: agent.line.get("answered") == 5)
     assert (agent.line["malformed"], agent.line["refused"], agent.line["faults"]) == (2, 2, 2)
     assert agent.stop() == 0
@@ -105,16 +73,16 @@ def test_page_about_the_serial_line_has_each_message_and_explains_its_fields() -
 
 
 def test_text_tells_the_defect_and_its_camera_where_it_is_configured(
-    start_line: StartLine, text: Text, tmp_path: Path
+    start_line: StartLine, peer: SerialPeer, tmp_path: Path
 ) -> None:
     camera = folder_camera(loop=True, name="top")
     start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\ndefects = true\n', camera=camera)
-    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
-    text.say("T A-1\n")
-    wait_for(lambda: b"V 0 PASS A-1 PASS - 0 0.00 -" in text.heard())
-    text.say("T A-2\n")
-    wait_for(lambda: len([line for line in text.heard() if line[:1] == b"V"]) == 2)
-    words = [line for line in text.heard() if line[:1] == b"V"][1].split()
+    wait_for(lambda: b"S READY 0 0" in peer.heard(), 60.0, what="ready")
+    peer.say("T A-1\n")
+    wait_for(lambda: b"V 0 PASS A-1 PASS - 0 0.00 -" in peer.heard())
+    peer.say("T A-2\n")
+    wait_for(lambda: len([line for line in peer.heard() if line[:1] == b"V"]) == 2)
+    words = [line for line in peer.heard() if line[:1] == b"V"][1].split()
     assert words[:6] == [b"V", b"1", b"REJECT", b"A-2", b"REJECT", b"bright"]
     assert len(words) == len(LONG_LINE.split())
     assert int(words[6]) >= 1
@@ -255,16 +223,16 @@ def test_class_of_somebody_elses_is_named_in_the_configuration() -> None:
 
 
 def test_sigterm_between_trigger_and_gate_still_opens_the_gate(
-    start_line: StartLine, text: Text, tmp_path: Path
+    start_line: StartLine, peer: SerialPeer, tmp_path: Path
 ) -> None:
     tables = f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n[gate]\ndelay_ms = 6000\npulse_ms = 200\n'
     agent = start_line(tables, trigger={"deadline_ms": 5000})
-    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
-    text.say("T A-1\nT A-2\n")
-    wait_for(lambda: b"V 1 REJECT A-2" in text.heard() or b"V 1 FAULT A-2" in text.heard(), what="the verdicts")
+    wait_for(lambda: b"S READY 0 0" in peer.heard(), 60.0, what="ready")
+    peer.say("T A-1\nT A-2\n")
+    wait_for(lambda: b"V 1 REJECT A-2" in peer.heard() or b"V 1 FAULT A-2" in peer.heard(), what="the verdicts")
     assert agent.stop() == 0
-    wait_for(lambda: any(line.startswith(b"S WAIT 0 1") for line in text.heard()), what="the gate, open, Ready off")
-    assert text.heard()[-1] == b"S WAIT 0 0"
+    wait_for(lambda: any(line.startswith(b"S WAIT 0 1") for line in peer.heard()), what="the gate, open, Ready off")
+    assert peer.heard()[-1] == b"S WAIT 0 0"
 
 
 DYING_READER = """
@@ -290,17 +258,17 @@ class DyingReader(LineOutput):
 
 
 def test_agent_whose_line_thread_dies_takes_ready_off_and_ends(
-    start_line: StartLine, text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_line: StartLine, peer: SerialPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dying.py").write_text(DYING_READER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(tmp_path)
     plugin = '[[line_io]]\ntype = "plugin"\nname = "dying:DyingReader"\noptions = { name = "x" }\n'
     agent = start_line(f'{plugin}[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
-    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
+    wait_for(lambda: b"S READY 0 0" in peer.heard(), 60.0, what="ready")
     (tmp_path / "fail").touch()
     assert agent.child.wait(60.0) == DEFECT
-    wait_for(lambda: text.heard()[-1] == b"S WAIT 0 0", what="Ready off")
+    wait_for(lambda: peer.heard()[-1] == b"S WAIT 0 0", what="Ready off")
     assert "thread dying reader ended by a defect" in agent.log
     assert "a defect of the plug-in" in agent.log
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
-import tty
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,39 +11,8 @@ from lineside_agent.config import SerialLineConfig as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
 from lineside_agent.line_io.events import Code, DefectSummary, Verdict
 from lineside_agent.line_io.serial_ import line_of
+from tests.agent.line_io.serial_peer import SerialPeer
 from tests.peers.waiting import wait_for
-
-
-class SerialPeer:
-    """The line's end of the pair; ``path`` is where the agent finds its own, also after a new pair is made."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.plug_in()
-
-    def plug_in(self) -> None:
-        self.ours, theirs = pty.openpty()
-        tty.setraw(self.ours)
-        os.set_blocking(self.ours, False)
-        self.path.unlink(missing_ok=True)
-        self.path.symlink_to(os.ttyname(theirs))
-        os.close(theirs)
-        self.data = b""
-
-    def unplug(self) -> None:
-        os.close(self.ours)
-
-    def heard(self) -> list[bytes]:
-        with contextlib.suppress(OSError):
-            self.data += os.read(self.ours, 65536)
-        return self.data.splitlines()
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[SerialPeer]:
-    made = SerialPeer(tmp_path / "ttyLINE")
-    yield made
-    made.unplug()
 
 
 @pytest.fixture

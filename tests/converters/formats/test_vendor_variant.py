@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -16,9 +19,12 @@ from lineside_converters.reports.report import read_report
 from lineside_converters.thresholds.output import write_reading
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime import registry
+from lineside_runtime.backends.imx500 import Imx500Backend
+from lineside_runtime.bundle import Bundle, Preprocess, open_bundle
 from lineside_runtime.errors import ConfigError, InputNotFoundError, ParityGateError, SpeedGateError
 from tests.converters import nets
+from tests.runtime.backends import picamera2_stand_in
 
 FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
 
@@ -136,3 +142,28 @@ def test_nonsense_is_refused(old: Bundle, tmp_path: Path) -> None:
     twice = VendorVariant(file=tmp_path / "net.onnx", engine="ort", kind="cpu", name="onnx-fp32")
     with pytest.raises(ConfigError, match="name"):
         add_variant(old, twice, tmp_path / "new")
+
+
+def test_an_rpk_goes_through_the_gates_in_the_sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = picamera2_stand_in.install(monkeypatch)
+    monkeypatch.setitem(registry._loaded, "imx500", Imx500Backend())
+    preprocess = Preprocess(input="image", colour="grey", size=(96, 96), mean=(127.0,), std=(128.0,))
+    data = nets.convnet(depth=1, facts=msgspec.structs.replace(nets.FACTS, preprocess=preprocess))
+    (tmp_path / "surface.onnx").write_bytes(data)
+    old = Optimizer(tmp_path / "surface.onnx", optimization_level=0, out=tmp_path / "old", frames=FRAMES).run().bundle
+    own = onnxruntime.InferenceSession(data)
+
+    def compute(planes: picamera2_stand_in.Codes) -> list[Any]:
+        grey = (planes[:1] ^ np.uint8(0x80)).astype(np.float32)
+        outputs = own.run([spec.name for spec in old.manifest.outputs], {"image": (grey[None] - 127) / 128})
+        return [np.asfortranarray(np.moveaxis(output[0], 0, -1)) for output in outputs]
+
+    sensor.outputs = compute
+    file = picamera2_stand_in.write_rpk(tmp_path / "network.rpk", side=96)
+    new = VendorVariant(file=file, engine="imx500", kind="npu", level=0)
+    made = add_variant(old, new, tmp_path / "new", frames=FRAMES, max_slowdown=1e9)
+    added = next(one for one in read_report(made.path).variants if one.name == "imx500-int8")
+    assert added.kept and "on imx500/npu:0; least correlation of an output 1.0000" in added.why
+    sensor.outputs = lambda planes: compute(planes[:, ::-1])
+    with pytest.raises(ParityGateError):
+        add_variant(old, new, tmp_path / "wrong", frames=FRAMES, max_slowdown=1e9)

@@ -15,6 +15,7 @@ import pytest
 from lineside.cli import main
 from lineside.privacy import PlantService, QualityQuestion, load_pool, run_round
 from lineside_hub.config import folder_config
+from lineside_hub.federation import coordinator_runner
 from lineside_hub.federation.coordinator_runner import CoordinatorRunner
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.pool_rounds import ANSWERED_NAME, plan_round
@@ -91,12 +92,15 @@ def test_a_plant_that_is_away_is_left_out_and_no_day_is_then_summed_with_it(plan
         assert summary(run(plants, timeout_s=8.0)) == plants.expected(plants.names[:4])
 
 
-def test_a_third_away_is_too_many_of_five(plants: Plants) -> None:
+def test_a_third_away_is_too_many_of_five(plants: Plants, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator_runner, "WAIT_SHOWN_S", 0.0)
+    said: list[str] = []
     with (
         joined(plants, plants.names[:3]),
         pytest.raises(AggregationError, match="expected at least 4; got 3, none from plant-3, plant-4"),
     ):
-        run(plants, timeout_s=2.0)
+        run(plants, timeout_s=2.0, on_progress=said.append)
+    assert said[:3][-1] == "keys: waiting for plant-3, plant-4"
     assert not (plants.hub("plant-0") / ANSWERED_NAME).exists()
     hub, pool = folder_config(plants.hub("plant-0")), load_pool(plants.pool)
     for plant, text in (("plant-1", "expected the one whose public part is"), ("plant-9", "expected one of plant-0, ")):

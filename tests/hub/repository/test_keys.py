@@ -24,6 +24,7 @@ from lineside_hub.repository.key_encryption import ROUNDS
 from lineside_hub.repository.keys import KeyRing, new_key_file, read_key_file
 from lineside_hub.repository.metadata import MetadataFolder
 from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
 from lineside_hub.rollouts.push import push
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import Bundle
@@ -102,13 +103,20 @@ def test_a_revoked_group_is_refused_until_it_gets_a_key_again(
 ) -> None:
     check(repository, tmp_path / "device", published)
     key = repository.roles.keys_of("line-a")[1]
+    with Database.open(repository.folder) as database, database.transaction():
+        database.connection.execute("INSERT INTO devices (device, group_name) VALUES ('cam-1', 'line-a')")
+    assert warnings(repository.folder) == []
     repository.roles.revoke_group("line-a")
+    [warning] = warnings(repository.folder)
+    assert warning.startswith("line-a has 1 device and no key") and read_status(repository.folder).warnings == (
+        warning,
+    )
     with pytest.raises(TargetNotFoundError):
         check(repository, tmp_path / "device", published)
     with pytest.raises(RolloutError):
         repository.publish(make_bundle("2.0.0"), "line-a")
     repository.roles.add_group("line-a")
-    assert not set(key) & set(repository.roles.keys_of("line-a")[1])
+    assert not set(key) & set(repository.roles.keys_of("line-a")[1]) and warnings(repository.folder) == []
     check(repository, tmp_path / "device", repository.publish(make_bundle("3.0.0"), "line-a"))
 
 

@@ -224,3 +224,13 @@ def test_one_address_that_takes_all_connections_it_can_keeps_nobody_else_out(das
             hostile = held.enter_context(socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0)))
             hostile.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         assert {dashboard.client("watch").send("GET", "/alarms")[0] for _ in range(5)} == {200}
+
+
+def test_an_unknown_field_of_a_query_is_refused_with_the_known_ones(dashboard: DashboardWorld) -> None:
+    status, answer = dashboard.client("watch").send("GET", "/api/v1/alarms/closed?limit=3")
+    assert status == 400
+    assert b'"expected":"before' in answer
+
+
+def test_a_hub_without_events_says_so(dashboard: DashboardWorld) -> None:
+    assert b"None yet." in dashboard.client("watch").send("GET", "/events")[1]

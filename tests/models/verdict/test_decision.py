@@ -117,7 +117,7 @@ AWAY = {"kind": "inspect", "units": "px", "polygon": [[900, 900], [990, 900], [9
             {"regions": [{"kind": "ignore", "polygon": [[0, 0], [1, 0], [1, 1]], "types": ["brigth"]}]},
             "no type 'brigth'",
         ),
-        ({"unsure_from": {"bright": 0.6}}, r"at most its threshold, 0\.5"),
+        ({"unsure_from": {"bright": 0.6}}, r"\$\.unsure_from\.bright; expected at most its threshold, 0\.5"),
         ({"regions": [AWAY]}, "outside the frame"),  # even where nothing was found
         ({"tresholds": {}}, "tresholds"),
         ({"thresholds": {"bright": 1.5}}, "thresholds"),

@@ -75,8 +75,12 @@ def test_a_threshold_that_somebody_set_decides_where_there_is_a_class_of_good_pa
     assert judged(classifier("dent", "good", thresholds=[0.8, 0.5]), 0.7, 0.3) == ("good", [])
     assert judged(manifest, 0.85, 0.15, rules=Rules(confidence_threshold=0.8)) == ("bad", ["dent"])
     assert judged(manifest, 0.1, 0.9, rules=Rules(confidence_threshold=0.3)) == ("good", [])
-    with pytest.raises(ConfigError, match="means a good part"):
-        VerdictPolicy(manifest, Rules(thresholds={"good": 0.5}))
+    for key, rules in (
+        ("thresholds", Rules(thresholds={"good": 0.5})),
+        ("unsure_from", Rules(unsure_from={"good": 0.5})),
+    ):
+        with pytest.raises(ConfigError, match=rf"\$\.inspect\.{key}\.good; .* means a good part"):
+            VerdictPolicy(manifest, rules, where="$.inspect.{}".format)
 
 
 def test_a_model_without_such_a_name_stays_as_it_is_and_classes_that_it_doesnt_have_are_refused() -> None:

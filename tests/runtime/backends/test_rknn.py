@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lineside_runtime import registry
 from lineside_runtime.backends import rknn
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -21,7 +20,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from tests.runtime.system.test_drivers import write
+from tests.boards.machines import write
 
 ROCK_5B = "radxa,rock-5b\0rockchip,rk3588\0"
 
@@ -59,13 +58,6 @@ def model_file(path: Path, *, platforms: tuple[str, ...] = ("rk3588",), graph: b
     header = struct.pack("<4sIQQ", b"RKNN", 0, 6, len(graph)).ljust(64, b"\0")
     path.write_bytes(header + graph + struct.pack("<Q", len(text)) + text)
     return path
-
-
-def test_without_the_package_the_engine_is_data_with_its_reason() -> None:
-    status = registry.status("rknn")
-    assert not status.available
-    assert "rknnlite" in status.reason
-    assert "rknn-toolkit-lite2" in status.install
 
 
 def test_names_and_shapes_stand_in_the_file_in_the_runtimes_order(tmp_path: Path) -> None:

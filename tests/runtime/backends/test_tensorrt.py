@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from lineside_runtime import registry
 from lineside_runtime.backend import OperatorTime
 from lineside_runtime.backends import cuda, tensorrt_
 from lineside_runtime.errors import (
@@ -23,13 +22,6 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-
-
-def test_without_tensorrt_the_engine_is_data_with_its_reason() -> None:
-    status = registry.status("tensorrt")
-    assert not status.available
-    assert "tensorrt" in status.reason
-    assert "JetPack" in status.install
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lineside_runtime.cache.memory import MemoryLevel
 from lineside_runtime.cache.value import CachedResult, keep
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.runtime.clock import Clock
 
 
 def entry(size: int = 100, fill: int = 0) -> CachedResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from pathlib import Path
@@ -313,20 +314,12 @@ def test_redis_that_hangs_dies_and_comes_back_loses_no_call_and_stops_none(
             thread.start()
         try:
             wait_for(lambda: hits() > 50)
-            redis_server.freeze()
-            wait_for(lambda: not level_of(session, "redis").up)
-            before = sum(answered)
-            wait_for(lambda: sum(answered) > before + 100)
-            redis_server.thaw()
-            seen = hits()
-            wait_for(lambda: hits() > seen + 50)
-            redis_server.kill()
-            wait_for(lambda: not level_of(session, "redis").up)
-            before = sum(answered)
-            wait_for(lambda: sum(answered) > before + 100)
-            redis_server.start()
-            seen = hits()
-            wait_for(lambda: hits() > seen + 50)
+            for end, begin in ((redis_server.freeze, redis_server.thaw), (redis_server.kill, redis_server.start)):
+                end()
+                wait_for(lambda: not level_of(session, "redis").up)
+                wait_for(functools.partial(lambda before: sum(answered) > before + 100, sum(answered)))
+                begin()
+                wait_for(functools.partial(lambda seen: hits() > seen + 50, hits()))
         finally:
             done.set()
             for thread in threads:

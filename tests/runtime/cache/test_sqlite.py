@@ -22,17 +22,11 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.serving.backoff import Backoff
 from tests.peers import wait_for
 from tests.runtime.cache.kept import entry_of, found, is_right, key_of, opened
+from tests.runtime.clock import Clock
 
 BUDGET = 8 << 20
+WALL_S = 1_800_000_000.0
 ROOT = Path(__file__).parents[3]
-
-
-class WallClock:
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -40,10 +34,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new folder" / "cache.db"
 
 
-def a_store(
-    path: Path, budget: int = BUDGET, *, ttl_s: float | None = None, wall: WallClock | None = None
-) -> SqliteStore:
-    return SqliteStore(path, budget, ttl_s=ttl_s, wall_s=wall or WallClock())
+def a_store(path: Path, budget: int = BUDGET, *, ttl_s: float | None = None, wall: Clock | None = None) -> SqliteStore:
+    return SqliteStore(path, budget, ttl_s=ttl_s, wall_s=wall or Clock(WALL_S))
 
 
 def fill(level: Level, numbers: range, floats: int = 1000) -> None:
@@ -71,7 +63,7 @@ def test_nobody_else_may_read_the_file(path: Path) -> None:
 
 
 def test_a_result_is_forgotten_at_its_time(path: Path) -> None:
-    wall = WallClock()
+    wall = Clock(WALL_S)
     with opened(a_store(path, ttl_s=10, wall=wall)) as level:
         fill(level, range(3))
         wall.now_s += 9
@@ -83,7 +75,7 @@ def test_a_result_is_forgotten_at_its_time(path: Path) -> None:
 
 
 def test_the_file_never_passes_its_budget_and_the_oldest_go(path: Path) -> None:
-    wall = WallClock()
+    wall = Clock(WALL_S)
     with opened(a_store(path, 1 << 20, wall=wall)) as level:
         for number in range(300):
             wall.now_s += 1
@@ -111,7 +103,7 @@ def test_results_of_any_size_fit_without_a_failure(path: Path) -> None:
 
 
 def test_what_is_used_stays(path: Path) -> None:
-    wall = WallClock()
+    wall = Clock(WALL_S)
     with opened(a_store(path, 1 << 20, wall=wall)) as level:
         for number in range(300):
             wall.now_s += TOUCH_S + 1

@@ -45,6 +45,7 @@ from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for
+from tests.runtime.clock import Clock
 from tests.runtime.onnx_models import SCALER_SPECS, make_bundle, scaler
 from tests.runtime.trials import wait_trials
 
@@ -66,13 +67,6 @@ def nothing_stays() -> Iterator[None]:
     gc.collect()
     wait_for(lambda: set(psutil.Process().children()) <= others, what="the engines' processes end")
     wait_for(lambda: not _ties() - ties, what="sockets, pipes and shared memory are closed")
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def _ties() -> set[str]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
 from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement, planner, selection
 from lineside_runtime.planning.arrivals import as_fast_as_possible, warm_up
 from lineside_runtime.planning.crash_trial import NO_TIME, try_accelerators
-from lineside_runtime.planning.selection import FRAMES_LEAST, ROUNDS_MIN
+from lineside_runtime.planning.selection import FRAMES_LEAST, PILOT_ROUNDS, ROUNDS_MIN, TimedWay
 from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -110,6 +111,37 @@ def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     crowded = planned(accelerated, Objective(rate_hz=90))  # one device takes 50
     assert crowded.chosen.kind == "replicas"
     assert crowded.measured[0].ms > 20
+
+
+@pytest.mark.parametrize(
+    ("other", "rate_hz", "back_to_back"),
+    [
+        (ServingPlan(kind="device", devices=("numpy/npu:0",)), 100.0, ROUNDS_MIN - PILOT_ROUNDS),
+        (ServingPlan(kind="device", devices=("numpy/npu:0",), workers=2), 150.0, 0),
+        (ServingPlan(kind="replicas", devices=("numpy/gpu:0", "numpy/npu:0")), 150.0, 0),  # too many for one device
+    ],
+)
+def test_frames_are_given_back_to_back_only_where_each_way_runs_one_call_after_the_other(
+    accelerated: Bundle,
+    numpy_engine: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    other: ServingPlan,
+    rate_hz: float,
+    back_to_back: int,
+) -> None:
+    numpy_engine.slow_s.update({"npu:0": 0.006, "gpu:0": 0.009})
+    paces: list[Objective] = []
+
+    def noted(running: Sequence[TimedWay], number: int, objective: Objective) -> Objective:
+        paces.append(selection.pace(running, number, objective))
+        return paces[-1]
+
+    monkeypatch.setattr(planner, "alternatives", lambda *_, **__: [ServingPlan(), other])
+    monkeypatch.setattr(planner, "pace", noted)
+    plan = planned(accelerated, Objective(rate_hz=rate_hz))
+    assert not plan.measured[1].error
+    assert paces.count(ONE_AT_A_TIME) == back_to_back
+    assert plan.measured[0].p50_ms > 9
 
 
 def test_frames_without_pause_are_timed_between_others(accelerated: Bundle, numpy_engine: ModuleType) -> None:

@@ -31,6 +31,7 @@ from lineside_runtime.serving.candidates import choose
 from lineside_runtime.serving.health import RETRY_FIRST_S, RETRY_MAX_S, Failures, pause_s
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
+from tests.runtime.clock import Clock
 from tests.runtime.onnx_models import (
     EATER_SPECS,
     RESHAPE_SPECS,
@@ -45,14 +46,6 @@ from tests.runtime.trials import wait_trials
 
 X = np.ones((1, 4), np.float32)
 EVERYWHERE = ("npu", "gpu", "cpu")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

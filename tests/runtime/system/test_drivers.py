@@ -6,14 +6,7 @@ import pytest
 
 from lineside_runtime.backends.openvino_ import intel_compatibility
 from lineside_runtime.system import accelerators, drivers
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from tests.boards.machines import write
 
 
 def pci(root: Path, address: str, vendor: str, device: str, kind: str = "0x120000", driver: str = "") -> None:
@@ -97,10 +90,10 @@ def test_cambricons_cards_are_torchs(tmp_path: Path) -> None:
     assert accelerators.kind_for("torch", ["Cambricon MLU370"]) == "npu"
 
 
-def test_a_sensor_that_infers_is_seen_and_belongs_to_no_engine(tmp_path: Path) -> None:
+def test_a_sensor_that_infers_is_seen(tmp_path: Path) -> None:
     write(tmp_path, {"sys/bus/i2c/devices/10-001a/name": "imx500\n", "sys/bus/i2c/devices/10-0040/name": "rp2040\n"})
     (found,) = accelerators.find(tmp_path)
-    assert (found.name, found.where, found.engines) == ("Sony IMX500", "i2c 10-001a", ())
+    assert (found.name, found.where, found.engines) == ("Sony IMX500", "i2c 10-001a", ("imx500",))
 
 
 @pytest.mark.parametrize(

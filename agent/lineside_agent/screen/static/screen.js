@@ -564,7 +564,7 @@ function confirmed(text, action) {
 async function showActions() {
   try {
     const found = await get("actions");
-    fill($("actions").tBodies[0], ...found.map((one) => el("tr", {}, el("td", {}, new Date(one.at_ns / 1e6).toLocaleString(language, { hourCycle: "h23" })),
+    fill($("actions").tBodies[0], ...found.map((one) => el("tr", {}, el("td", {}, new Date(one.at_ns / 1e6).toLocaleString(language, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" })),
       el("td", {}, personText(one.by)), el("td", {}, one.action), el("td", {}, `${one.subject} ${one.detail} ${one.error}`))));
   } catch (error) { warn(error); }
 }

@@ -75,7 +75,10 @@ def _content(path: Path, limits: DocumentLimits) -> bytes:
     except FileNotFoundError as error:
         raise InputNotFoundError(f"no document at {path}") from error
     except OSError as error:
-        raise DocumentError(f"{path} can't be read", expected="a file", actual=error.strerror, action="") from error
+        why = (error.strerror or "no answer").lower()
+        raise DocumentError(
+            f"{path} can't be read", expected="a file", actual=why, action="Give one document, or the right to read it."
+        ) from error
 
 
 def _check_size(size: int, limits: DocumentLimits) -> None:

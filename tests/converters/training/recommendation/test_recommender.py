@@ -6,6 +6,7 @@ last item, not from all. Items of a group share an attribute.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch")
 
 from lineside.cli import main  # noqa: E402
 from lineside_converters.gates.baseline import shortfall_of  # noqa: E402
+from lineside_converters.levels import LEVELS  # noqa: E402
 from lineside_converters.training.recommendation.interactions import (  # noqa: E402
     collect,
     read_interactions,
@@ -83,6 +85,15 @@ def test_a_bundle_that_ranks_well_passes_the_baseline_gate_and_only_files_that_s
     assert (gate["status"], gate["limit"]) == ("passed", 0.6)
     assert gate["value"] > 0.8
     assert shortfall_of(open_bundle(bundle)) == ""
+
+
+def test_a_network_that_stays_float_is_not_judged_by_its_time(
+    model: DINModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for level in (0, 1):
+        monkeypatch.setitem(LEVELS, level, dataclasses.replace(LEVELS[level], max_slowdown=1e-6))  # nothing passes
+    (variant,) = model.optimize(tmp_path / "float").manifest.variants
+    assert variant.precision == "fp32"
 
 
 def test_one_that_ranks_no_better_than_chance_does_not_and_users_who_chose_everything_are_trained_on(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.backends.ort import amd
-from tests.runtime.system.test_drivers import write
+from tests.boards.machines import write
 
 NODES = "sys/class/kfd/kfd/topology/nodes"
 
