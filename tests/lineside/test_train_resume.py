@@ -112,6 +112,7 @@ def sigint() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sigint")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Ctrl-C may come while a file is being opened
 def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
     words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
