@@ -47,7 +47,7 @@ def test_the_state_is_the_agents_alone_also_where_everybody_could_read_before(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert stat.S_IMODE((agent.state / "images").stat().st_mode) == 0o700
 
-    agent.state.chmod(0o755)  # an installation of before
+    agent.state.chmod(0o755)  # as an older installation has it
     for path in agent.state.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert open_to_others(agent.state, 0o077)

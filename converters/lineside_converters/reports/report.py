@@ -127,7 +127,7 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
             ``None`` where nothing was quantised.
         time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's
-            median, and of those the geometric mean; ``None`` in reports of before.
+            median, and of those the geometric mean; ``None`` in older reports.
         calibration: What the INT8 ranges were taken from.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
         notes: What a reader has to know, such as what was not measured.

@@ -373,7 +373,7 @@ def translate(error: Exception, stage: Stage) -> LinesideError:
     if kind is None and "dev-node not found" in text:
         kind = DeviceLostError
     if kind is None and "input tensor injection" in text:
-        kind = DriverMismatchError  # a kernel of before has no such control
+        kind = DriverMismatchError  # older kernels have no such control
     if kind is None and stage == "load" and not isinstance(error, (RuntimeError, OSError)):
         kind = UnsupportedModelError  # what the file says of its network can't be read
     return (kind or EngineError)(f"imx500 {stage}: {text}")

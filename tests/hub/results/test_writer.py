@@ -82,7 +82,7 @@ def test_an_unsure_part_is_kept_as_such_with_what_was_doubtful(database: Databas
 
 
 def test_a_hub_that_doesnt_know_of_unsure_reads_a_reject() -> None:
-    """Its row has the fields of before, and unknown ones are passed over."""
+    """Its row has the fields of the older form, and unknown ones are passed over."""
 
     class Before(msgspec.Struct):
         seq: int

@@ -69,7 +69,7 @@ def test_only_sensors_that_infer_are_devices_untested_on_hardware(
     assert status.untested_kinds == {"npu"}
 
 
-def test_a_picamera2_of_before_says_so(sensor: Stream) -> None:
+def test_an_old_picamera2_says_so(sensor: Stream) -> None:
     del sys.modules["picamera2.devices.imx500"].IMX500.get_injection_cmp_frm
     with pytest.raises(DriverMismatchError, match="injects no input tensors"):
         Imx500Backend().probe()

@@ -315,7 +315,7 @@ class DINModel:
 
         Args:
             name: Of the bundle; the folder's if not given.
-            previous: The bundle of before `update`: its network is taken as it is, so that the patch holds rows only.
+            previous: The bundle before `update`: its network is taken as it is, so that the patch holds rows only.
             overwrite: Whether a bundle that stands there is replaced.
             on_progress: Told in words what is done.
 

@@ -21,7 +21,7 @@ from lineside_converters.training.distributed.exchange import Exchange, HandedBu
 from lineside_converters.training.distributed.gradients import GradientScheme
 from lineside_converters.training.distributed.sharding.fsdp_collectives import full, like
 
-_SYNC_BUFFERS = next(  # torch 2.13 renamed it, and warns of the name of before
+_SYNC_BUFFERS = next(  # torch 2.13 renamed it, and warns of the old name
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel.__init__).parameters
