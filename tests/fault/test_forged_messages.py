@@ -67,7 +67,7 @@ def test_forged_replayed_and_unreadable_messages(site: Site, attacker: LinkClien
     wait_for(
         lambda: ("failed", 3007) in [(kind, code) for kind, code, _ in site.events()],
         60,
-        what=f"{site.events()}\n{site.agent.log[-3000:]}",
+        what=lambda: f"{site.events()}\n{site.agent.log[-3000:]}",
     )
     assert site.agent.machine.installed is not None
     assert site.agent.machine.installed.identity == "bright-spots@1.0.0"

@@ -44,14 +44,18 @@ def test_frames_come_home_once_through_kills_of_everybody(site: Site, tmp_path: 
     site.agent.start()
     site.wait_state("active", site.push(make_bundle(tmp_path / "b")))
     for victim, after in (("agent", 2), ("hub", 6), ("agent", 9), ("broker", 13)):
-        wait_for(lambda: len(rows(site)) >= after, TIMEOUT_S, what=f"{after} frames, {site.agent.status}")  # noqa: B023
+        wait_for(lambda: len(rows(site)) >= after, TIMEOUT_S, what=lambda: f"{after} frames, {site.agent.status}")  # noqa: B023
         if victim == "broker":
             site.broker.kill()
             site.broker.start()
         else:
             (site.agent if victim == "agent" else site.hub).restart()
     site.wait_synced()
-    wait_for(lambda: len(rows(site)) >= FRAMES, 120, what=f"all frames, {site.agent.status}\n{site.agent.log[-2000:]}")
+    wait_for(
+        lambda: len(rows(site)) >= FRAMES,
+        120,
+        what=lambda: f"all frames, {site.agent.status}\n{site.agent.log[-2000:]}",
+    )
     site.check_nothing_lost_nothing_twice()
     on_device = {
         int(path.stem) + 1: hashlib.sha256(path.read_bytes()).hexdigest()

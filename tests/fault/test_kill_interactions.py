@@ -49,7 +49,7 @@ def shop(site: Site, answers: int) -> None:
         return True
 
     for _ in range(answers):
-        wait_for(one, TIMEOUT_S, what=f"an answer\n{site.agent.log[-2000:]}")
+        wait_for(one, TIMEOUT_S, what=lambda: f"an answer\n{site.agent.log[-2000:]}")
 
 
 def exported(path: Path, *command: str) -> list[tuple[str, ...]]:
@@ -69,7 +69,7 @@ def test_interactions_come_home_once_through_kills_of_everybody(site: Site, tmp_
             site.broker.start()
         elif victim:
             (site.agent if victim == "agent" else site.hub).restart()
-    wait_for(lambda: site.agent.status.get("interactions_pending") == 0, TIMEOUT_S, what=f"{site.agent.status}")
+    wait_for(lambda: site.agent.status.get("interactions_pending") == 0, TIMEOUT_S, what=lambda: f"{site.agent.status}")
     site.agent.kill()
     here = exported(tmp_path / "device.csv", "agent", "interactions", "--config", str(site.agent.config_path))
     home = exported(tmp_path / "home.csv", "fleet", "interactions", "--hub", str(site.hub_folder))
@@ -83,7 +83,7 @@ def test_interactions_come_home_once_through_kills_of_everybody(site: Site, tmp_
     assert query(site.hub_folder, "SELECT kind FROM events WHERE kind IN ('conflict', 'malformed', 'forgotten')") == []
     site.configure_agent(recommend={"exploration": 1.0, "send_interactions": False})
     site.agent.start()
-    wait_for(lambda: site.agent.status.get("connected"), TIMEOUT_S, what=f"{site.agent.status}")
+    wait_for(lambda: site.agent.status.get("connected"), TIMEOUT_S, what=lambda: f"{site.agent.status}")
     shop(site, 1)
     assert "interactions_pending" not in site.agent.status
     site.agent.stop()

@@ -87,7 +87,7 @@ def check(site: Site, bundle: Bundle, gen: int) -> None:
     wait_for(
         lambda: [device.installed for device in list_devices(site.hub_folder)] == [wanted],
         120,
-        what=f"{wanted}\n{site.events()}\n{site.agent.log[-3000:]}",
+        what=lambda: f"{wanted}\n{site.events()}\n{site.agent.log[-3000:]}",
     )
     site.wait_state("active", gen)
     site.wait_synced()

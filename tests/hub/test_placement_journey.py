@@ -64,7 +64,7 @@ def summary(site: Site) -> DeviceSummary:
 def test_an_engine_that_is_killed_costs_no_verdict_and_hub_and_device_tell_of_it(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wait_for(lambda: site.agent.line.get("ready"), 120, what=f"ready\n{site.agent.log[-3000:]}")
+    wait_for(lambda: site.agent.line.get("ready"), 120, what=lambda: f"ready\n{site.agent.log[-3000:]}")
     told = trigger(site, 0, PARTS // 2)
     kill_engine(site)
     told += trigger(site, PARTS // 2, PARTS // 2)

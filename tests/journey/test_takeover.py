@@ -173,7 +173,7 @@ def test_hub_and_device_go_on_together(old: Path, plant: tuple[HubProcess, Agent
     def parts() -> list[str]:
         return [part for (part,) in query(hub, "SELECT part_id FROM results ORDER BY seq")]
 
-    wait_for(lambda: len(parts()) >= 20, 60, what=f"the outbox\n{agent.log[-2000:]}")
+    wait_for(lambda: len(parts()) >= 20, 60, what=lambda: f"the outbox\n{agent.log[-2000:]}")
     assert parts() == [f"{number:04d}.png" for number in range(20)]
     assert len(query(hub, "SELECT DISTINCT epoch FROM results")) == 1
     wait_for(lambda: agent.status.get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
@@ -182,7 +182,7 @@ def test_hub_and_device_go_on_together(old: Path, plant: tuple[HubProcess, Agent
     images = [path.name for path in (old / "state" / "images").rglob("*.png")]
     assert len(images) == 10
     gen = push(hub, make_bundle(old / "next", version="3.0.0", gain=43.0).path, group="line", healthy_for_s=0.0).gen
-    wait_for(lambda: agent.status.get("installed") == "bright-spots@3.0.0", 60, what=agent.log[-2000:])
+    wait_for(lambda: agent.status.get("installed") == "bright-spots@3.0.0", 60, what=lambda: agent.log[-2000:])
     wait_for(lambda: agent.machine.gen == gen, 60, what="its generation")
     assert agent.status["configuration"] == CONFIGURATION
     assert REFUSED[:12] not in agent.log, "what was refused is not tried again"

@@ -122,7 +122,7 @@ def inspect_all(site: Site, bundle: Bundle) -> None:
     wait_for(
         lambda: query(site.hub_folder, "SELECT count(*) FROM frames")[0][0] >= FRAMES,
         TIMEOUT_S,
-        what=f"all frames at the hub\n{site.agent.log[-2000:]}",
+        what=lambda: f"all frames at the hub\n{site.agent.log[-2000:]}",
     )
 
 

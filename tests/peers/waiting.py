@@ -26,14 +26,18 @@ _FIRST_PORT = _END_PORT // 2
 
 
 def wait_for(
-    predicate: Callable[[], object], timeout_s: float = LIMIT_S, *, what: str = "", every_s: float = _POLL_S
+    predicate: Callable[[], object],
+    timeout_s: float = LIMIT_S,
+    *,
+    what: str | Callable[[], str] = "",
+    every_s: float = _POLL_S,
 ) -> None:
     """Returns as soon as ``predicate()`` is true.
 
     Args:
         predicate: Is looked at.
         timeout_s: The test fails after this long.
-        what: Was waited for, for the message.
+        what: Was waited for, for the message; a function if it shows a state, such as a log, as it is at the end.
         every_s: Least pause between two looks; it is longer, up to 0.05 s, where a look itself takes long.
     """
     deadline = time.monotonic() + timeout_s
@@ -44,7 +48,8 @@ def wait_for(
             return
         ended_s = time.monotonic()
         if ended_s > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what or predicate}")
+            waited_for = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout_s:g} s: {waited_for or predicate}")
         pause.wait(max(every_s, min(_POLL_MAX_S, _PAUSE_PER_LOOK * (ended_s - began_s))))
 
 

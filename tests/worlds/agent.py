@@ -132,7 +132,7 @@ class TriggeredAgent(AgentProcess):
 
     def wait_ready(self) -> None:
         """Waits until parts may come and every line can be reached."""
-        wait_for(self._is_ready, 120.0, what=f"ready\n{self.log[-3000:]}")
+        wait_for(self._is_ready, 120.0, what=lambda: f"ready\n{self.log[-3000:]}")
 
     def _is_ready(self) -> bool:
         status = self.status

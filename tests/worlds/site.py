@@ -103,7 +103,7 @@ class Site:
                 or any(kind == state for kind, _, _ in self._since_pushed(gen))
             ),
             TIMEOUT_S,
-            what=f"{state} of {gen}\n{self.events()}\n{self.agent.log[-3000:]}",
+            what=lambda: f"{state} of {gen}\n{self.events()}\n{self.agent.log[-3000:]}",
         )
 
     def _since_pushed(self, gen: int) -> list[tuple[str, int | None, str]]:
@@ -125,7 +125,7 @@ class Site:
         wait_for(
             lambda: len(self.results()) >= self.frames,
             TIMEOUT_S,
-            what=f"{len(self.results())}\n{self.agent.status}",
+            what=lambda: f"{len(self.results())}\n{self.agent.status}",
         )
 
     def results(self) -> list[tuple[str, str, str]]:

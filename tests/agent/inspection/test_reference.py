@@ -55,7 +55,7 @@ def test_a_pushed_bundle_compares_and_a_frame_of_another_product_is_a_fault(tmp_
         site.start()
         site.push(bundle)
         site.wait_installed(bundle.manifest.identity)
-        wait_for(lambda: len(site.results()) == len(VERDICTS), 120, what=f"{site.agent.status}")
+        wait_for(lambda: len(site.results()) == len(VERDICTS), 120, what=lambda: f"{site.agent.status}")
         rows = {row.part_id: row for row in site.agent.rows()}
     finally:
         site.end()

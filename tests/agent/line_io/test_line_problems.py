@@ -57,7 +57,7 @@ def test_port_in_use_late_fault_and_missing_folder_are_told(
         metrics={"port": metrics_port},
     )
     try:
-        wait_for(lambda: agent.line.get("ready"), 120.0, what=f"ready: {agent.log[-2000:]}")
+        wait_for(lambda: agent.line.get("ready"), 120.0, what=lambda: f"ready: {agent.log[-2000:]}")
         assert is_held(agent.state)
         with ModbusTcpClient("127.0.0.1", port=port, timeout=60.0) as plc:
             wait_for(plc.connect, what="the second server")

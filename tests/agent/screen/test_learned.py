@@ -59,7 +59,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory, learnt: Bundle) -> Iterator[
     started.url = f"http://127.0.0.1:{port}/"  # type: ignore[attr-defined]
     started.start()
     try:
-        wait_for(lambda: started.line.get("ready"), 120.0, what=started.log[-3000:])
+        wait_for(lambda: started.line.get("ready"), 120.0, what=lambda: started.log[-3000:])
         yield started
     finally:
         started.stop()

@@ -65,7 +65,7 @@ def start_line(
     trigger = {"deadline_ms": 5000, **trigger}
     camera = folder_camera(loop=True)
     agent = start(folder, disk, bundle, frames=2, in_memory=in_memory, camera=camera, trigger=trigger, store={})
-    wait_for(lambda: agent.line.get("ready"), 60.0, what=f"ready: {agent.log[-2000:]}")
+    wait_for(lambda: agent.line.get("ready"), 60.0, what=lambda: f"ready: {agent.log[-2000:]}")
     return agent
 
 
@@ -117,7 +117,9 @@ def test_disk_that_was_full_before_the_very_first_start_gives_no_number_twice(
     disk.fill()
     agent = start(tmp_path, disk, bundle, frames=2, camera=folder_camera(loop=True), trigger={"deadline_ms": 5000})
     try:
-        wait_for(lambda: "part numbers" in (agent.line.get("problem") or ""), 60.0, what=f"why: {agent.log[-2000:]}")
+        wait_for(
+            lambda: "part numbers" in (agent.line.get("problem") or ""), 60.0, what=lambda: f"why: {agent.log[-2000:]}"
+        )
         assert not agent.line["ready"]
         with pytest.raises(InputNotFoundError):  # an answer would have a number that is not on the disk
             judge(agent, 1)

@@ -41,7 +41,7 @@ class SlotSite(Site):
         wait_for(
             lambda: (self.device().agent, self.device().agent_state) == (version, state),
             TIMEOUT_S,
-            what=f"{version} {state}: {self.device()}\n{self.agent.log[-6000:]}",
+            what=lambda: f"{version} {state}: {self.device()}\n{self.agent.log[-6000:]}",
         )
 
 
@@ -75,7 +75,7 @@ def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> N
     site.push(make_bundle(site.folder / "bundle"))
     arguments = ["agent", "run", "--config", str(site.folder / "agent.toml")]
     with Supervisor(site.home.folder, arguments, log=site.folder / "agent.log") as systemd:
-        wait_for(lambda: site.device().installed == "bright-spots@1.0.0", TIMEOUT_S, what=site.agent.log)
+        wait_for(lambda: site.device().installed == "bright-spots@1.0.0", TIMEOUT_S, what=lambda: site.agent.log)
         wait_for(lambda: systemd.readies == 1, TIMEOUT_S)  # a first frame was judged
 
         push_agent(site.hub_folder, site.make("2.0.0").path, group=GROUP)
