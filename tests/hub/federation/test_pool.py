@@ -117,7 +117,8 @@ def ask(plants: Plants, question: QualityQuestion) -> None:
 
 def test_plants_refuse_other_questions_than_pool_toml_allows(plants: Plants) -> None:
     said: dict[str, list[str]] = {}
-    with joined(plants, plants.names, said):
+    with joined(plants, plants.names, said) as services:
+        wait_for(lambda: all(one.client.connected for one in services.values()), what="connected plants")
         for question, text in (
             (QualityQuestion(since=SINCE, days=DAYS, types=("stain", "dent")), "other types than pool.toml"),
             (QualityQuestion(since=SINCE.replace(year=2999), days=1, types=TYPES), "days that are over"),
