@@ -34,6 +34,7 @@ AGAIN_S = 2.0
 
 WAIT_SHOWN_S = 5.0
 """From so long a wait on, each answer is reported with the plants that are still to come."""
+
 CONNECT_S = 30.0
 FETCHES_MAX = 8
 """Plants whose vectors are fetched at the same time."""

@@ -105,6 +105,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Stream:
 def modules() -> tuple[Stream, dict[str, types.ModuleType]]:
     """Returns a sensor, and the modules that give it to an engine."""
     stream = Stream()
+    packages = {name: types.ModuleType(name) for name in ("picamera2", "picamera2.devices", "picamera2.devices.imx500")}
+    packages["picamera2"].Picamera2 = _picamera2_of(stream)  # type: ignore[attr-defined]
+    packages["picamera2.devices.imx500"].IMX500 = _imx500_of(stream)  # type: ignore[attr-defined]
+    return stream, packages
+
+
+def _imx500_of(stream: Stream) -> type:
+    """Returns the class that loads a network into the sensor."""
 
     class IMX500:
         def __init__(self, network_file: str, camera_id: str = "", tensor_injection: bool = False) -> None:
@@ -141,6 +149,12 @@ def modules() -> tuple[Stream, dict[str, types.ModuleType]]:
             if not stream.deaf and stream.injections % 5:  # now and then one is lost
                 stream.injected.put(os.pread(input_tensor_fd, 1 << 24, 0))
 
+    return IMX500
+
+
+def _picamera2_of(stream: Stream) -> type:
+    """Returns the class that streams the sensor's requests."""
+
     class Picamera2:
         pre_callback: Callable[[Any], None] | None = None
 
@@ -175,7 +189,4 @@ def modules() -> tuple[Stream, dict[str, types.ModuleType]]:
         def close(self) -> None:
             self.stop()
 
-    packages = {name: types.ModuleType(name) for name in ("picamera2", "picamera2.devices", "picamera2.devices.imx500")}
-    packages["picamera2"].Picamera2 = Picamera2  # type: ignore[attr-defined]
-    packages["picamera2.devices.imx500"].IMX500 = IMX500  # type: ignore[attr-defined]
-    return stream, packages
+    return Picamera2
