@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import logging
 import os
 import sqlite3
 import sys
@@ -124,12 +125,16 @@ def collected() -> Iterator[None]:
     """Collects garbage after each file: one that leaves something unclosed fails itself, and no later one.
 
     What is left has been imported, such as torch: it is exempt from then on, since visiting it takes 0.2 s. The umask
-    is set back: commands that run in this process make it restrictive.
+    and the filters of logs are set back: commands that run in this process make the one restrictive, and let the others
+    leave out what is logged often.
     """
     mask = os.umask(0o022)
     os.umask(mask)
+    filters = {handler: handler.filters.copy() for handler in logging.getLogger().handlers}
     yield
     os.umask(mask)
+    for handler in filters:
+        handler.filters[:] = filters[handler]
     gc.collect()
     gc.freeze()
 
