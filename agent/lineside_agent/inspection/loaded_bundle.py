@@ -234,13 +234,8 @@ def load(
     if bundle.manifest.several:
         return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
     settings = _settings_of(config)
-    session = _open_session(
-        bundle,
-        config,
-        settings,
-        place=beside.with_name(beside.name + SUFFIX),
-        where=functools.partial(rule_path, recipe=recipe),
-    )
+    place, where = beside.with_name(beside.name + SUFFIX), functools.partial(rule_path, recipe=recipe)
+    session = _open_session(bundle, config, settings, place=place, where=where)
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), name, recommender=Recommender(session))
     if bundle.manifest.preprocess.text:
@@ -250,8 +245,8 @@ def load(
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
 
         def inspector_of(opened: Session, rules: InspectConfig, camera: CameraConfig | None = None) -> Inspector:
-            where = functools.partial(rule_path, recipe=recipe, camera=camera)
-            return Inspector(opened, rules=rules, references=references, expected=expected, where=where)
+            own_path = functools.partial(where, camera=camera)
+            return Inspector(opened, rules=rules, references=references, expected=expected, where=own_path)
 
         inspector = inspector_of(session, config)
         inspectors = {
