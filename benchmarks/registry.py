@@ -300,7 +300,7 @@ _ALL = (
         "runtime",
         "three networks on every installed engine, in float and INT8",
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
-        ("inputs/networks",),
+        ("inputs/networks", "inputs/avx2"),
         long=True,
     ),
     Benchmark(

@@ -197,15 +197,13 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_config(options: argparse.Namespace) -> int:
     with needs("convert"):
-        from lineside_agent.config import read_settings
         from lineside_hub.rollouts.push import push_config
     try:
         data = options.config.read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{options.config}: {error.strerror}", action="Give a file of TOML.") from error
     with naming_file(str(options.config)):
-        read_settings(data)
-    result = push_config(options.hub, data, **_plan(options))
+        result = push_config(options.hub, data, **_plan(options))
     if options.json:
         print_json(result)
     else:

@@ -1,8 +1,8 @@
 """Tries our ONNX Runtime backend on the providers of the environment that runs this; prints one JSON object.
 
-    python ort_provider.py WHOLE.onnx PART.onnx PREFIX
+    python ort_provider.py WHOLE.onnx PART.onnx PREFIX ABSENT
 
-PREFIX is how the names of the devices begin that are tried.
+PREFIX is how the names of the devices begin that are tried, ABSENT the handle of a device that is not here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def attempt(backend: OrtBackend, model: Path, device: Device, **options: Any) ->
 
 
 def main() -> None:
-    whole, part, prefix = sys.argv[1:]
+    whole, part, prefix, absent = sys.argv[1:]
     backend = OrtBackend()
     devices = backend.probe()
     tried = {
@@ -47,11 +47,17 @@ def main() -> None:
         for device in devices
         if device.name.startswith(prefix)
     }
-    missing = attempt(backend, Path(whole), Device("gpu", handle="OpenVINOExecutionProvider?device_type=GPU.7"))
-    versions = dict(backend.compatibility().versions)
+    fits = backend.compatibility()
     print(
         json.dumps(
-            {"devices": [device.handle for device in devices], "tried": tried, "missing": missing, "versions": versions}
+            {
+                "devices": [device.handle for device in devices],
+                "tried": tried,
+                "missing": attempt(backend, Path(whole), Device("gpu", handle=absent)),
+                "versions": dict(fits.versions),
+                "fits": fits.fits,
+                "advice": fits.advice,
+            }
         )
     )
 

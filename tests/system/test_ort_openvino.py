@@ -7,6 +7,7 @@ environments of their own, so that the others' tests see the plain package only.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -50,14 +51,19 @@ def python(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def told(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("ort")
+    absent = "OpenVINOExecutionProvider?device_type=GPU.7"
+    return try_provider(python, tmp_path_factory.mktemp("ort"), "OpenVINO", absent)
+
+
+def try_provider(python: Path, folder: Path, prefix: str, absent: str, **variables: str) -> Any:
+    """Returns what ``ort_provider.py`` prints: devices whose names begin so, tried, and one that is not here."""
     (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
     (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
-    command = [python, Path(__file__).with_name("ort_provider.py")]
-    arguments = [folder / "whole.onnx", folder / "part.onnx", "OpenVINO"]
-    done = subprocess.run([*map(str, (*command, *arguments))], capture_output=True, text=True, timeout=300)
+    script = Path(__file__).with_name("ort_provider.py")
+    command = [str(word) for word in (python, script, folder / "whole.onnx", folder / "part.onnx", prefix, absent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])  # ONNX Runtime prints there when it takes the CPU instead
 
 
 def test_the_provider_is_a_device_behind_onnxruntimes_own_cpu(told: Any) -> None:

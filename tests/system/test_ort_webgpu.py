@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.peers.environments import environment
-from tests.system.test_ort_openvino import X, model
+from tests.system.test_ort_openvino import X, try_provider
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the plug-in's wheels want Python 3.11")
 
@@ -32,21 +32,7 @@ def python() -> Path:
 
 @pytest.fixture(scope="module")
 def told(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("ort")
-    (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
-    (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
-    command = [
-        python,
-        Path(__file__).with_name("ort_provider.py"),
-        folder / "whole.onnx",
-        folder / "part.onnx",
-        "WebGpu",
-    ]
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=300, env={**os.environ, **ALLOWED}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return try_provider(python, tmp_path_factory.mktemp("ort"), "WebGpu", "WebGpuExecutionProvider?7", **ALLOWED)
 
 
 def test_it_is_a_gpu_that_counts_as_emulated(python: Path, told: Any) -> None:

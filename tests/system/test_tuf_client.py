@@ -167,18 +167,11 @@ def test_new_keys_lead_back_from_versions_far_ahead(
 
 def test_a_snapshot_of_another_version_than_the_timestamp_names(repo: Simulator, client: Client) -> None:
     repo.signed("snapshot").version = 7
-    repo.files["metadata/1.snapshot.json"] = _signed(repo, "snapshot")
+    repo.store("snapshot")
+    repo.files["metadata/1.snapshot.json"] = repo.files.pop("metadata/7.snapshot.json")
     assert client.refresh() == 1
     assert client.trusted() == {"root": 1, "timestamp": 1}
     assert repo.metadata_asked()[-1] == "1.snapshot.json"
-
-
-def _signed(repo: Simulator, role: str) -> bytes:
-    md = repo.mds[role]
-    md.signatures.clear()
-    for signer in repo.signers[role]:
-        md.sign(signer, append=True)
-    return md.to_bytes()
 
 
 # Expiry.

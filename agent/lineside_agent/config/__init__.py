@@ -60,6 +60,7 @@ from lineside_agent.config.overrides import (
     check_several,
     inspect_of,
     model_inspect,
+    model_rule_path,
     rule_path,
     rules_of,
 )
@@ -143,6 +144,7 @@ __all__ = [
     "load_inspect",
     "load_rules",
     "model_inspect",
+    "model_rule_path",
     "parse_camera",
     "parse_config",
     "read_config",

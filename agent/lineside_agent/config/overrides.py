@@ -37,6 +37,18 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
     return _merged_with(inspect, camera.inspect, path)
 
 
+def model_rule_path(key: str, inspect: InspectConfig, model: ModelEntry, *, recipe: RecipeConfig | None = None) -> str:
+    """Returns the path of a key of one of several models, as `model_inspect` has merged it.
+
+    Args:
+        inspect: With the settings of the recipe.
+        recipe: As for `rule_path`.
+    """
+    if key in model.inspect and key not in inspect.models.get(model.name, {}):
+        return f"$.models[{model.name}].inspect.{key}"
+    return f"{rule_path('models', recipe=recipe)}.{model.name}.{key}"
+
+
 def rule_path(key: str, *, recipe: RecipeConfig | None = None, camera: CameraConfig | None = None) -> str:
     """Returns the path of a key of ``[inspect]``, such as ``$.inspect.thresholds``.
 
@@ -89,8 +101,11 @@ def check_model_tables(inspect: InspectConfig) -> None:
         model_inspect(inspect, ModelEntry(name=name, path=name))
 
 
-def check_several(inspect: InspectConfig, manifest: Manifest) -> None:
+def check_several(inspect: InspectConfig, manifest: Manifest, *, recipe: RecipeConfig | None = None) -> None:
     """Checks that ``[inspect]`` fits a bundle of several models.
+
+    Args:
+        recipe: As for `rule_path`.
 
     Raises:
         ConfigError: It has rules or names a variant, which fit one model only, or ``models`` names another one.
@@ -100,12 +115,13 @@ def check_several(inspect: InspectConfig, manifest: Manifest) -> None:
     if set_:
         key = min(set_)
         raise ConfigError(
-            f"$.inspect.{key} is for one model, and {manifest.identity} has several",
-            expected=f"$.inspect.models.{names[-1]}.{key}",
+            f"{rule_path(key, recipe=recipe)} is for one model, and {manifest.identity} has several",
+            expected=f"{rule_path('models', recipe=recipe)}.{names[-1]}.{key}",
             action="Give it for the model that it is for, there or in the bundle (`lineside bundle combine`).",
         )
     if strange := inspect.models.keys() - set(names):
-        raise ConfigError(f"$.inspect.models.{min(strange)}: {manifest.identity} has no such model", expected=names)
+        path = f"{rule_path('models', recipe=recipe)}.{min(strange)}"
+        raise ConfigError(f"{path}: {manifest.identity} has no such model", expected=names)
 
 
 def refuse_files(inspect: dict[str, Any], path: str, who: str) -> None:

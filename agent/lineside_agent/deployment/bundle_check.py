@@ -24,7 +24,7 @@ def check_names(
         ConfigError: It has not; the message names the path.
     """
     if manifest.several:
-        check_several(inspect, manifest)
+        check_several(inspect, manifest, recipe=recipe)
         return
     where = functools.partial(rule_path, recipe=recipe)
     if inspect.variant:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from lineside_agent.config import (
     check_several,
     engine_settings,
     model_inspect,
+    model_rule_path,
     rule_path,
     rules_of,
 )
@@ -30,12 +31,13 @@ from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.identification.expected_values import ExpectedValues
+from lineside_models.identification.rules import check_lookup
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.multi_model import MultiModelInspector, NamedInspector
 from lineside_models.recommendation import Recommender
 from lineside_models.reference.reference_set import is_composed_elsewhere, read_reference
-from lineside_runtime.bundle import Bundle, ModelEntry
+from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, UnsupportedModelError
 from lineside_runtime.serving.candidates import variant_named
@@ -230,9 +232,10 @@ def load(
     beside = (measured or bundle.path.parent) / bundle.path.name
     name = "" if recipe is None else recipe.name
     if bundle.manifest.several:
-        return _load_several(slot, bundle, config, name, cameras, _times_of(running, bundle), beside)
+        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
     settings = _settings_of(config)
-    session = _open_session(bundle, config, settings, place=beside.with_name(beside.name + SUFFIX))
+    place, where = beside.with_name(beside.name + SUFFIX), functools.partial(rule_path, recipe=recipe)
+    session = _open_session(bundle, config, settings, place=place, where=where)
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), name, recommender=Recommender(session))
     if bundle.manifest.preprocess.text:
@@ -242,8 +245,8 @@ def load(
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
 
         def inspector_of(opened: Session, rules: InspectConfig, camera: CameraConfig | None = None) -> Inspector:
-            where = functools.partial(rule_path, recipe=recipe, camera=camera)
-            return Inspector(opened, rules=rules, references=references, expected=expected, where=where)
+            own_path = functools.partial(where, camera=camera)
+            return Inspector(opened, rules=rules, references=references, expected=expected, where=own_path)
 
         inspector = inspector_of(session, config)
         inspectors = {
@@ -262,10 +265,16 @@ def _settings_of(config: InspectConfig) -> Config:
 
 
 def _open_session(
-    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path
+    bundle: Bundle,
+    config: InspectConfig,
+    settings: Config,
+    *,
+    share: float = 1.0,
+    place: Path,
+    where: Callable[[str], str],
 ) -> Session:
     if config.variant:
-        variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
+        variant_named(bundle.manifest, config.variant, where=where("variant"))
         settings = msgspec.structs.replace(settings, variant=config.variant)
     plan = staged_plan(bundle, config, settings, place.parent, share=share)
     if not (config.variant or config.objective):
@@ -281,13 +290,13 @@ def _load_several(
     slot: Slot,
     bundle: Bundle,
     config: InspectConfig,
-    recipe: str,
+    recipe: RecipeConfig | None,
     cameras: Sequence[CameraConfig],
     known_ms: Sequence[float],
     beside: Path,
 ) -> LoadedBundle:
     """Loads a bundle of several models; it has no faster variant."""
-    check_several(config, bundle.manifest)
+    check_several(config, bundle.manifest, recipe=recipe)
     if special := [camera.name for camera in cameras if camera.inspect]:
         raise ConfigError(
             f"$.camera[{special[0]}].inspect is for one model, and {bundle.manifest.identity} has several",
@@ -299,16 +308,21 @@ def _load_several(
     inspectors: list[NamedInspector] = []
     try:
         for (entry, opened, own), share in zip(parts, shares, strict=True):
+            where = functools.partial(model_rule_path, inspect=config, model=entry, recipe=recipe)
             place = beside.with_name(f"{beside.name}.{entry.name}{SUFFIX}")
-            session = _open_session(opened, own, _settings_of(own), share=share, place=place)
+            session = _open_session(opened, own, _settings_of(own), share=share, place=place, where=where)
             loaded.append(LoadedModel(entry.name, opened, session))
-            inspectors.append(NamedInspector(entry, _inspector_of(entry, session, own)))
+            check_lookup(own.read, has_values=bool(own.expected_values), where=where)
+            references = [read_reference(Path(file)) for file in own.reference]
+            inspector = Inspector(session, rules=own, references=references, expected=_expected_of(own), where=where)
+            inspectors.append(NamedInspector(entry, inspector))
     except BaseException:
         for model in loaded:
             model.session.close()
         raise
-    inspector = MultiModelInspector(bundle.manifest.identity, inspectors)
-    return LoadedBundle(slot, bundle, loaded[0].session, inspector, recipe, several=tuple(loaded))
+    several = MultiModelInspector(bundle.manifest.identity, inspectors)
+    name = "" if recipe is None else recipe.name
+    return LoadedBundle(slot, bundle, loaded[0].session, several, name, several=tuple(loaded))
 
 
 def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
@@ -320,16 +334,6 @@ def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
     spent = running.inspector.service_ms
     names = [entry.name for entry in bundle.manifest.several]
     return [spent[name] for name in names] if spent.keys() >= set(names) else []
-
-
-def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) -> Inspector:
-    references = [read_reference(Path(file)) for file in config.reference]
-    try:
-        return Inspector(session, rules=config, references=references, expected=_expected_of(config))
-    except ConfigError as error:
-        raise ConfigError(
-            f"model {entry.name}: {error.message}", expected=error.expected, actual=error.actual, action=error.action
-        ) from error
 
 
 def _expected_of(config: InspectConfig) -> ExpectedValues | None:

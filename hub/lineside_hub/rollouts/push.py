@@ -207,10 +207,11 @@ def push_config(
         RolloutError: As for `push`.
         SignatureError: The passphrase does not open the group's key.
     """
+    inspect = msgspec.convert(read_settings(data).get("inspect", {}), InspectConfig)
     repository = Repository.open(folder, passphrase=passphrase)
     with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
-        _check_names(repository, database, group, data)
+        _check_names(repository, database, group, inspect)
         reference = repository.publish_config(data, group)
         known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
@@ -219,13 +220,12 @@ def push_config(
         return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
-def _check_names(repository: Repository, database: Database, group: str, data: bytes) -> None:
+def _check_names(repository: Repository, database: Database, group: str, inspect: InspectConfig) -> None:
     """Checks that a bundle which the hub gave the group has what a configuration names: each device would refuse it.
 
     Raises:
         ConfigError: None has.
     """
-    inspect = msgspec.convert(read_settings(data).get("inspect", {}), InspectConfig)
     desired = database.desired_state(f"g/{group}")
     given = [one.target for one in Rollouts(database).list(unfinished=True, group=group) if one.kind == "bundle"]
     if desired is not None and desired.bundle is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -118,8 +119,13 @@ def lookup_fields(rules: tuple[MarkRule, ...]) -> list[str]:
     return sorted({rule.agrees_with for rule in rules if rule.agrees_with} - own)
 
 
-def check_lookup(rules: tuple[MarkRule, ...], *, has_values: bool) -> None:
+def check_lookup(
+    rules: tuple[MarkRule, ...], *, has_values: bool, where: Callable[[str], str] = "$.inspect.{}".format
+) -> None:
     """Checks that expected values are given where rules need them.
+
+    Args:
+        where: Returns the path of a rule by its key, for the message.
 
     Raises:
         ConfigError: A rule agrees with a field, and there are none.
@@ -127,7 +133,7 @@ def check_lookup(rules: tuple[MarkRule, ...], *, has_values: bool) -> None:
     if (fields := lookup_fields(rules)) and not has_values:
         name = next(rule.name for rule in rules if rule.agrees_with == fields[0])
         raise ConfigError(
-            f"the rule {name} agrees with {fields[0]}, and there are no expected values",
-            expected="$.inspect.expected_values, the name of another rule, or part_id",
+            f"{where('read')}: the rule {name} agrees with {fields[0]}, and there are no expected values",
+            expected=f"{where('expected_values')}, the name of another rule, or part_id",
             action="Name a file or folder in agent.toml on the device; `lineside inspect` takes it by --expected.",
         )

@@ -12,7 +12,15 @@ import pytest
 import tomli_w
 
 from lineside.cli import main
-from lineside_agent.config import CameraConfig, InspectConfig, model_inspect, parse_config, read_settings
+from lineside_agent.config import (
+    CameraConfig,
+    InspectConfig,
+    RecipeConfig,
+    inspect_of,
+    model_inspect,
+    parse_config,
+    read_settings,
+)
 from lineside_agent.config.cameras import FolderCameraConfig
 from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.loaded_bundle import load
@@ -87,7 +95,15 @@ def test_each_model_runs_where_bundle_and_device_say(parts: Path, tmp_path: Path
         (InspectConfig(variant="onnx-fp32"), r"\$\.inspect\.variant is for one model"),
         (InspectConfig(models={"shad": {"threads": 1}}), r"\$\.inspect\.models\.shad: line@1\.0\.0 has no such model"),
         (InspectConfig(models={"shade": {"workers": 2}}), r"\$\.inspect\.models\.shade\.workers is no key of one"),
-        (InspectConfig(models={"shade": {"thresholds": {"gray": 0.5}}}), "model shade: .*gray"),
+        (
+            InspectConfig(models={"shade": {"thresholds": {"gray": 0.5}}}),
+            r"\$\.inspect\.models\.shade\.thresholds: .*gray",
+        ),
+        (
+            InspectConfig(models={"shade": {"read": [{"name": "heat", "type": "code", "agrees_with": "heat_number"}]}}),
+            r"\$\.inspect\.models\.shade\.read: the rule heat .* expected \$\.inspect\.models\.shade\.expected_values",
+        ),
+        (InspectConfig(models={"shade": {"variant": "int8"}}), r"\$\.inspect\.models\.shade\.variant: .*'int8'"),
     ],
 )
 def test_what_fits_none_or_only_one_of_the_models_is_refused(
@@ -96,6 +112,16 @@ def test_what_fits_none_or_only_one_of_the_models_is_refused(
     bundle = combined(parts, tmp_path / "made", SPOTS, SHADE)
     with pytest.raises(ConfigError, match=message):
         load("a", bundle, config)
+
+
+def test_a_rule_of_a_model_is_named_where_it_stands_in_the_bundle_or_in_a_recipe(parts: Path, tmp_path: Path) -> None:
+    wrong = {"thresholds": {"gray": 0.5}}
+    bundle = combined(parts, tmp_path / "made", SPOTS, {**SHADE, "inspect": wrong})
+    with pytest.raises(ConfigError, match=r"\$\.models\[shade\]\.inspect\.thresholds: .*gray"):
+        load("a", bundle, InspectConfig())
+    recipe = RecipeConfig(name="small", inspect={"models": {"shade": wrong}})
+    with pytest.raises(ConfigError, match=r"\$\.recipe\[small\]\.inspect\.models\.shade\.thresholds: .*gray"):
+        load("a", bundle, inspect_of(InspectConfig(), recipe), recipe=recipe)
 
 
 def test_rules_of_one_camera_and_a_plain_session_are_refused(parts: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, RecipeTrigger, parse_config
+from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, RecipeTrigger, inspect_of, parse_config
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
@@ -19,6 +19,7 @@ from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.inspection.active_bundle import ActiveBundle
+from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
@@ -346,3 +347,9 @@ def test_a_type_that_the_bundle_has_not_is_named_with_the_recipe_that_sets_it(
     typo = RecipeConfig(name="typo", inspect={"thresholds": {"brigth": 0.5}})
     agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, typo)))
     assert "$.recipe[typo].inspect.thresholds: the bundle has no type 'brigth'" in agent.ask("typo")
+
+
+def test_a_variant_that_the_bundle_has_not_is_named_in_its_recipe(tmp_path: Path, other: Bundle) -> None:
+    wrong = RecipeConfig(name="small", inspect={"variant": "onnx-int4"})
+    with pytest.raises(ConfigError, match=r"\$\.recipe\[small\]\.inspect\.variant: .*'onnx-int4'"):
+        load("a", other, inspect_of(InspectConfig(), wrong), recipe=wrong, measured=tmp_path)

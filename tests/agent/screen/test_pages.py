@@ -232,6 +232,7 @@ def test_a_reject_keeps_the_focus_and_a_touch_while_new_ones_come(agent: Trigger
     page.mouse.up()
     expect(page.locator("#reject-title")).to_contain_text(first)
     expect(page.locator("#reject-keys button").first).to_be_focused()
+    expect(page.get_by_role("button", name="Back")).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Back").click()
     expect(page.locator(f'#grid button[aria-label$=" {third}"]')).to_be_visible()
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside_models.nlp.extraction.contract_parser import ContractParser
 from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.normalization.values import normalise, value_key
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
@@ -53,3 +54,16 @@ def test_a_damaged_dictionary_is_refused_with_its_form(tmp_path: Path) -> None:
     assert "canonical" in str(refused.value.expected)
     with pytest.raises(InputNotFoundError):
         LegalTerms.open(tmp_path / "none.json")
+
+
+def test_a_type_that_is_not_looked_for_is_refused_with_its_term(tmp_path: Path) -> None:
+    file = tmp_path / "terms.json"
+    file.write_text('{"New York": {"type": "governing_law"}, "Ohio": {"type": "governing_lw"}}')
+    with pytest.raises(BadInputFormatError, match=r"terms\.json: the type of 'Ohio'.* got governing_lw") as refused:
+        ContractParser(file)
+    assert "governing_law" in str(refused.value.expected)
+    file.write_text('{"Acme": {"type": "grade"}}')
+    with pytest.raises(BadInputFormatError, match="got grade"):
+        ContractParser(file)
+    ContractParser(file, schema="certificate").close()
+    ContractParser(SHIPPED, schema="certificate").close()

@@ -443,9 +443,9 @@ function showRejectKeys() {
   const toggle = (kind) => () => mark(opened.mark === kind ? null : kind);
   fill(place, opened.verdict === "pass" ? null : key("false_reject", toggle("false_reject")),
     key("missed_defect", () => (opened.mark === "missed_defect" ? mark(null) : beginDrawing())), key("not_sure", toggle("not_sure")),
+    el("button", { onclick: () => { show(cameFrom); document.querySelector("nav [aria-current]").focus({ preventScroll: true }); } }, t("back")),
     opened.has_heat ? el("button", { "aria-pressed": String(opened.heat), onclick: () => { opened.heat = !opened.heat; drawReject(); } }, t("heat_map")) : null,
-    opened.has_image ? el("button", { "aria-pressed": String(Boolean(opened.similar)), onclick: () => toggleSimilar() }, t("good_part")) : null,
-    el("button", { onclick: () => { show(cameFrom); document.querySelector("nav [aria-current]").focus({ preventScroll: true }); } }, t("back")));
+    opened.has_image ? el("button", { "aria-pressed": String(Boolean(opened.similar)), onclick: () => toggleSimilar() }, t("good_part")) : null);
 }
 
 function beginDrawing() {

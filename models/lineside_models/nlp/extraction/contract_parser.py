@@ -154,6 +154,7 @@ class ContractParser:
             config: Where the bundle may run.
 
         Raises:
+            BadInputFormatError: The dictionary is none, or a term has a type that is not looked for.
             ConfigError: A value is not one of the named ones, or the bundle is of another schema.
             InputNotFoundError: There is no such dictionary or bundle.
             UnsupportedModelError: The bundle is of another task.
@@ -165,18 +166,28 @@ class ContractParser:
         self._terms = None if legal_terms_db is None else LegalTerms.open(legal_terms_db)
         self._own: Session | None = None
         self._extractor: SpanExtractor | None = None
-        if bundle is None:
-            return
-        if not isinstance(bundle, Session):
+        if bundle is not None and not isinstance(bundle, Session):
             bundle = self._own = Session(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), config)
         try:
-            self._extractor = open_extractor(bundle)
-            self._identity, of = bundle.manifest.identity, self._extractor.reading.schema
-            if self._rules is not None and self._rules.name != of:
-                raise ConfigError("schema of the bundle", expected=self._rules.name, actual=of)
+            if bundle is not None:
+                self._extractor = open_extractor(bundle)
+                self._identity, of = bundle.manifest.identity, self._extractor.reading.schema
+                if self._rules is not None and self._rules.name != of:
+                    raise ConfigError("schema of the bundle", expected=self._rules.name, actual=of)
+            if self._terms is not None:
+                self._terms.check_types(self._types, str(legal_terms_db))
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _types(self) -> Sequence[str]:
+        """What is looked for."""
+        if self._extractor is not None:
+            return self._extractor.types
+        rules = self._rules or load_schema(CONTRACT)
+        of_model = () if rules.model is None else rules.model.types
+        return tuple(dict.fromkeys((*(one.name for one in rules.fields), *of_model)))
 
     def __enter__(self) -> ContractParser:
         """Returns itself."""

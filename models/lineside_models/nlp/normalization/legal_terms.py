@@ -11,13 +11,14 @@ Phrases are compared without regard to case and with any blanks between their wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from lineside_models.nlp.normalization.values import clean, name_key
+from lineside_models.nlp.schemas import load_model_schema
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 
@@ -94,6 +95,22 @@ class LegalTerms:
                 expected='{"term": {"type": …, "canonical": …, "patterns": […], "near": […]}}',
                 action="Correct the file; the message says where.",
             ) from error
+
+    def check_types(self, types: Sequence[str], where: str) -> None:
+        """Checks that each term is of a type that is looked for, or of a contract's, as the shipped ones are.
+
+        Raises:
+            BadInputFormatError: A term is of another type.
+        """
+        known = {*types, *load_model_schema("contract").types}
+        for (type_name, _), canonical in self._by_key.items():
+            if type_name not in known:
+                raise BadInputFormatError(
+                    f"{where}: the type of {canonical!r}",
+                    expected=f"one of {', '.join(types)}",
+                    actual=type_name,
+                    action="Correct it there: terms of a type that is not looked for would be ignored.",
+                )
 
     def propose(self, text: str, begin: int, end: int) -> Iterable[tuple[str, int, int]]:
         """Yields type and offsets of the terms in a part of a text."""
