@@ -138,7 +138,11 @@ def _ask_often(
 
 
 def several_models_at_once_do_not_mix(subject: EngineSubject) -> str:
-    """All networks loaded together, run in turn, and the others still right when one is closed."""
+    """All networks loaded together, run in turn, and the others still right when one is closed.
+
+    A device that is full may refuse one network twice as busy (1003): then closing a twin cannot be checked. Networks
+    that it refuses beside each other, or answers wrongly before that, fail the check.
+    """
     executables = [subject.backend.load(model.file, subject.device, model.options()) for model in subject.models]
     pairs = list(zip(executables, subject.models, strict=True))
     try:
