@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.agent.agents import LOOKS, START_S, agent, write_pictures
 from benchmarks.smoke import scaled
 
-STARTS = scaled(5, smoke=1)
+STARTS = scaled(11, smoke=1)
 BARS = {"first_verdict_s": 3.0, "first_verdict_median_s": 0.5}
 """Of the slowest start, and of the median."""
 

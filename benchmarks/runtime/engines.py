@@ -112,6 +112,7 @@ def _on_every_engine(source: Bundle, activation: Activation) -> dict[str, Any]:
             int8=int8,
             manifest=source.manifest,
             feeds=feeds[:CALIBRATION],
+            activation=activation,
             folder=Path(folder),
         )
         makers: dict[str, Callable[[], _Row]] = {

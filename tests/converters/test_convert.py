@@ -138,6 +138,27 @@ def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> Non
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.parametrize(("activation", "most"), [("u8s8", 127), ("u8s7", 64)])
+def test_nncf_gives_weights_7_bits_where_the_target_has_no_vnni(tmp_path: Path, activation: Any, most: int) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    from lineside_converters.formats.openvino_ir import make_nncf
+
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    (tmp_path / "ir").mkdir()
+    request = ConversionRequest(
+        clean=tmp_path / "net.onnx",
+        int8=tmp_path / "net.onnx",
+        manifest=nets.manifest(),
+        feeds=nets.feeds(nets.noise(3)),
+        activation=activation,
+        folder=tmp_path / "ir",
+    )
+    operators = openvino.Core().read_model(make_nncf(request)).get_ops()
+    weights = [each.data for each in operators if each.get_type_name() == "Constant" and each.data.dtype == np.int8]
+    assert max(int(np.abs(each.astype(int)).max()) for each in weights) == most
+
+
 @pytest.fixture
 def sized(tmp_path: Path) -> ConversionRequest:
     """A network with free height and width, calibrated on two sizes."""

@@ -14,7 +14,7 @@ from lineside_runtime import registry
 from lineside_runtime.bundle import Variant
 from lineside_runtime.errors import ConvertError
 
-FORMS = 1
+FORMS = 2
 """Number of what the makers write: one higher where a change of theirs makes other files of the same model."""
 
 
