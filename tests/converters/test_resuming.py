@@ -18,7 +18,7 @@ from lineside_models.simulator import render
 from tests.converters import nets
 
 FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
-MAKER = ["lineside_converters.formats.onnx_qdq:make", 1]
+MAKER = ["lineside_converters.formats.onnx_qdq:make", 2]
 CALIBRATED = {
     "activation": "u8s8", "clean": "#", "feeds": "#", "float": ["conv0"], "method": "minmax", "per_channel": True,
 }  # fmt: skip
@@ -40,7 +40,7 @@ STEPS: dict[int, list[tuple[str, dict[str, Any]]]] = {
         made("#", ["conv0"], "quantised"),
     ],
 }
-"""By level, what earlier releases hashed for each step; files and inputs as ``#``."""
+"""By level, what earlier releases hashed for each step, but for the number of the makers; files and inputs as ``#``."""
 
 
 def optimizer(tmp_path: Path, level: int, said: list[str]) -> Optimizer:
