@@ -104,9 +104,9 @@ def engines(found: Value) -> str:
 @block("engines.avx2", "engines")
 def engines_avx2(found: Value) -> str:
     """The same where the engines see AVX2 alone."""
-    return (
-        _engines(found["avx2"]["networks"]) if "avx2" in found and "networks" in found["avx2"] else "**Not measured.**"
-    )
+    if "left_out" in found["avx2"]:
+        return f"**Not measured**: {found['avx2']['left_out']}."
+    return _engines(found["avx2"]["networks"])
 
 
 def _engines(networks: Value) -> str:
