@@ -27,8 +27,7 @@ CONFIG = Config(threads=1)
 def two_forms(folder: Path, *, speed: str = "unproven", kinds: tuple[DeviceKind, ...] = ("cpu",)) -> Bundle:
     """A network of 40 layers, which comes first, and one of 1 layer.
 
-    A call takes about 3 and 0.1 ms: the difference counts even where another thread of the process keeps a call waiting
-    for Python's lock, 5 ms.
+    A call takes about 3 and 0.1 ms: far apart, since other tests run beside it while both are timed.
     """
     variants = []
     for name, depth, channels in (("deep", 40, 64), ("shallow", 1, 32)):
