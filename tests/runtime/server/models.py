@@ -42,7 +42,7 @@ def echo(folder: Path) -> Bundle:
 
 
 def busy(folder: Path) -> Bundle:
-    """Multiplies matrices ``n`` times, about a millisecond each, and gives ``n`` back as a float."""
+    """Multiplies matrices ``n`` times, 0.15 ms each on a fast core, and gives ``n`` back as a float."""
     identity = numpy_helper.from_array(np.eye(SIDE, dtype=np.float32), "identity")
     start = numpy_helper.from_array(np.ones((SIDE, SIDE), np.float32), "start")
     value = helper.make_tensor_value_info

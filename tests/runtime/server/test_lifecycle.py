@@ -128,13 +128,13 @@ def test_more_calls_than_may_wait_are_refused_at_once_and_one_that_runs_too_long
         assert server.metric("lineside_requests_total", outcome="overloaded") == 2
         assert server.metric("lineside_in_flight") == 0
 
-        status, error = server.json("POST", "/v2/models/busy/infer", call(600, parameters={"timeout": 100_000}))
+        status, error = server.json("POST", "/v2/models/busy/infer", call(1500, parameters={"timeout": 20_000}))
         assert (status, error["code"]) == (504, 1008)
         assert server.metric("lineside_requests_total", outcome="deadline") == 1
         with triton_grpc.InferenceServerClient(server.grpc) as client:
-            given.set_data_from_numpy(np.array([600]))
+            given.set_data_from_numpy(np.array([1500]))
             with pytest.raises(InferenceServerException, match=r"(?i)deadline") as caught:
-                client.infer("busy", [given], client_timeout=0.1)
+                client.infer("busy", [given], client_timeout=0.05)
             assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
         # what still runs of them is not answered twice, and the next call is
         wait_for(lambda: server.json("POST", "/v2/models/busy/infer", call(1))[0] == 200)

@@ -219,7 +219,7 @@ def test_what_is_not_served_is_refused_in_words(client: Client) -> None:
 
 def test_a_deadline_ends_a_call_that_waits(client: Client) -> None:
     module, asking = client
-    inputs = [tensor(module, "n", np.array([800], np.int64))]
+    inputs = [tensor(module, "n", np.array([3000], np.int64))]
     with ThreadPoolExecutor(4) as others:
         work = asking.infer if module is triton_grpc else None
         running: list[Any] = [
@@ -237,7 +237,7 @@ def test_a_deadline_ends_a_call_that_waits(client: Client) -> None:
         assert "[1008]" in late[0].message()
         for one in running:
             answer = one.result() if work else one.get_result()
-            assert answer.as_numpy("y").tolist() == [800.0]
+            assert answer.as_numpy("y").tolist() == [3000.0]
 
 
 def test_many_callers_at_once_get_each_their_own_answer(serving: Serving) -> None:
