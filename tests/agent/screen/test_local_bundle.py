@@ -125,8 +125,9 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     screen.wizard({"do": "accept"})
     screen.wait(active=True)
     broken = made.push(break_golden(make_bundle(tmp_path / "2", version="2.0.0")))
-    made.wait_state("rolled_back", broken)
+    # While the agent tries it: once the hub has taken it back, the wizard says that what was made here is active.
     screen.wait(step="learned", replaced=True)
+    made.wait_state("rolled_back", broken)
     assert made.agent.machine.installed == local
 
     def reported() -> tuple[str, str, str]:
