@@ -37,11 +37,12 @@ class SlotSite(Site):
         unknown: dict[str, Any] = dict.fromkeys(_TEXTS, "")
         return next(iter(list_devices(self.hub_folder)), DeviceSummary(**unknown, up=False, results=0))
 
-    def wait_agent(self, version: str, state: str) -> None:
+    def wait_agent(self, version: str, *states: str) -> None:
+        """Waits until the device reports this version, in one of these states."""
         wait_for(
-            lambda: (self.device().agent, self.device().agent_state) == (version, state),
+            lambda: self.device().agent == version and self.device().agent_state in states,
             TIMEOUT_S,
-            what=lambda: f"{version} {state}: {self.device()}\n{self.agent.log[-6000:]}",
+            what=lambda: f"{version} {states}: {self.device()}\n{self.agent.log[-6000:]}",
         )
 
 
@@ -98,7 +99,7 @@ def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> N
         deadly = tree_files()["lineside_agent/daemon.py"] + b"\n\ndef run(*_, **__):\n    raise SystemExit(3)\n"
         push_agent(site.hub_folder, site.make("4.0.0", {"lineside_agent/daemon.py": deadly}).path, group=GROUP)
         wait_for_event(site, "rolled_back", "taken back")
-        site.wait_agent("2.0.0", "rolled_back")
+        site.wait_agent("2.0.0", "rolled_back", "active")  # active once the hub has taken 4.0.0 back
         assert systemd.results.count("exit-code") == 3
         assert site.home.current() == "b"
         site.wait_synced()
