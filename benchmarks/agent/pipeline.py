@@ -45,6 +45,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """A line keeps the images of its rejects: of the drawn frames most are, so that images are measured apart."""
 
+MEASURED = scaled(tuple(WAYS), smoke=(BEST,))
+
 
 def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
@@ -52,10 +54,10 @@ def run() -> dict[str, Any]:
         write_pictures(frames, PICTURES, size=SIZE)
         runs = {
             name: [
-                _rounds(Path(place) / f"{name}-{run}", frames, settings)
+                _rounds(Path(place) / f"{name}-{run}", frames, WAYS[name])
                 for run in range(RUNS_OF_BEST if name == BEST else 1)
             ]
-            for name, settings in WAYS.items()
+            for name in MEASURED
         }
     ways = {name: _figures([each for run in found for each in run]) for name, found in runs.items()}
     best = [each for run in runs[BEST] for each in run]

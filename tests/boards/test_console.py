@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pty
+import re
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,12 +70,13 @@ def test_login_facts_root_and_files(wire: Wire, port: SerialPort, board: SmallBo
     assert list(board.path("dev/shm").iterdir()) == [], "what keys passed through is gone"
 
 
-@pytest.mark.slow
-def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
+@contextlib.contextmanager
+def kernel_that_talks(wire: Wire) -> Iterator[None]:
+    """The board's kernel writes a line every 0.15 s, also into what others write."""
     end = threading.Event()
 
     def talk() -> None:
-        for number in range(100000):
+        for number in itertools.count():
             if end.wait(0.15):
                 return
             wire.say(b"[%5d.123456] usb 1-1.2: device descriptor read/64, error -71\r\n" % number)
@@ -79,13 +84,19 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Serial
     talker = threading.Thread(target=talk)
     talker.start()
     try:
+        yield
+    finally:
+        end.set()
+        talker.join()
+
+
+@pytest.mark.slow
+def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
+    with kernel_that_talks(wire):
         shell = shell_on(port, patience_s=90.0)
         for number in range(5):
             assert shell.run(f"seq {number} {number + 60}").text.split() == [str(n) for n in range(number, number + 61)]
         shell.close()
-    finally:
-        end.set()
-        talker.join()
 
 
 def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: SerialPort) -> None:
@@ -99,19 +110,24 @@ def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Serial
         shell.close()
 
 
-def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: SerialPort, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [lambda wire: contextlib.nullcontext(), kernel_that_talks], ids=["silent", "talks"])
+def test_script_runs_once_though_its_answer_is_asked_for_again(
+    wire: Wire, port: SerialPort, tmp_path: Path, beside: Callable[[Wire], contextlib.AbstractContextManager[None]]
+) -> None:
+    log = tmp_path / "log"
     with BashAtWire(wire):
         shell = open_shell(port)
-        log = tmp_path / "log"
+        wire.heard.clear()
         wire.mute()
 
         def join_again() -> None:
-            wait_for(log.is_file)
+            wait_for(lambda: re.search(rb"%\w{8}=\d+\.\d+\.0%", wire.heard), what="the end of the answer")
             wire.mute(on=False)
 
         helper = threading.Thread(target=join_again)
         helper.start()
-        answer = shell.run(f"echo once >> {log}; echo done")
+        with beside(wire):
+            answer = shell.run(f"echo once >> {log}; echo done")
         helper.join()
         assert answer.text == "done\n"
         assert log.read_text() == "once\n"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.conformance import ConformanceReport, run, subject
+from lineside_runtime.conformance.checks import loading, options
 from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -195,3 +197,20 @@ class OracleExecutable(Executable):
             self._engine.fault = "lets exceptions through"
         self._open = False
         self._spinning.set()
+
+
+def shorten_checks(set_to: Callable[[object, str, float], None] = setattr) -> None:
+    """Adapts the checks to this engine, also beside other tests.
+
+    numpy takes seconds for a batch that an engine computes in milliseconds, and keeps the interpreter's lock. In a
+    short time one of two threads may get nearly no processor from others.
+    """
+    set_to(options, "LONG_BATCH", 4)
+    set_to(options, "WORK_NS_LEAST", 400_000_000)
+    set_to(loading, "CYCLES_MAX_S", 0.5)
+
+
+def report_on_a_right_engine(folder: Path) -> ConformanceReport:
+    """Runs all checks; for a process of its own."""
+    shorten_checks()
+    return run(subject(OracleBackend(folder)))

@@ -144,7 +144,7 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
 
 def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path) -> None:
     network = nets.load(nets.convnet())
-    ballast = onnx.numpy_helper.from_array(np.ones((96, 1 << 18), np.float32), "ballast")  # 100 MB that level 0 folds
+    ballast = onnx.numpy_helper.from_array(np.ones((40, 1 << 18), np.float32), "ballast")  # 42 MB that level 0 folds
     graph = network.graph
     graph.initializer.extend([ballast, onnx.numpy_helper.from_array(np.float32(0.0), "nothing")])
     name = graph.output[0].name
@@ -163,7 +163,7 @@ def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path
     ).run()
     before, after = result.float_figures, result.evaluation.accepted[0].figures
     assert before.memory_bytes is not None and after.memory_bytes is not None
-    assert before.memory_bytes - after.memory_bytes > 80e6
+    assert before.memory_bytes - after.memory_bytes > 32e6
     assert result.memory_ratio == after.memory_bytes / before.memory_bytes
     assert before.throughput_fps is not None and after.throughput_fps is not None
     assert result.throughput_ratio == after.throughput_fps / before.throughput_fps > 0

@@ -64,7 +64,7 @@ WIDTH = 60
 """Characters of an answer's line."""
 
 PATIENCE_S = (2.0, 4.0, 8.0, 16.0, 30.0)
-"""Silence after which a request is repeated."""
+"""Time without a line of the answer after which a request is repeated."""
 
 BAD_MAX = 12
 """Damaged exchanges in a row after which the line is given up."""
@@ -182,7 +182,7 @@ class SerialShell(Shell):
             answer = _whole(nonce, heard, lines)
             if answer is not None:
                 return answer
-            if heard.strip():
+            if b"%" in heard:  # the kernel has hardly any
                 self.faults += 1
                 bad += 1
                 refused += b"?%" in heard
@@ -213,17 +213,18 @@ class SerialShell(Shell):
         )
 
     def _hear(self, nonce: str, patience_s: float) -> bytes:
-        """Reads until the end of the answer, or until the line is silent."""
-        seen = bytearray()
+        """Reads until the end of the answer, or until no more lines of it come; the kernel may talk all the time."""
+        seen, lines = bytearray(), 0
         quiet_since = time.monotonic()
         end = re.compile(rf"%{nonce}(=\d+\.\d+\.\d+|\?)%".encode())
         while time.monotonic() - quiet_since < patience_s:
             if not (data := self._port.read()):
                 continue
             seen += data
-            quiet_since = time.monotonic()
             if end.search(seen):
                 break
+            if (found := seen.count(f"%{nonce}".encode())) > lines:
+                lines, quiet_since = found, time.monotonic()
         return bytes(seen)
 
     def close(self) -> None:
