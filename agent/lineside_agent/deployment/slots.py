@@ -96,6 +96,8 @@ class Slots:
             BundleIntegrityError: The slot is not whole.
         """
         if slot == "factory":
+            if missing := missing_bundle(self.bundle_path(slot)):
+                raise InputNotFoundError(missing, action="Correct $.bundle.")
             return open_bundle(self.bundle_path(slot))
         digest = _read(self._place(slot) / _DIGEST)
         if not digest:

@@ -105,6 +105,7 @@ class TriggeredFrames:
         with self._changed:
             if wait:
                 self._wait(lambda: any(request.shot is None for request in self._requests.values()))
+                picture = dataclasses.replace(picture, captured_at_ns=time.time_ns())  # not when it was made ready
             for request in self._requests.values():
                 if request.shot is None and (wait or request.since_s <= now_s):
                     request.shot = picture

@@ -203,7 +203,7 @@ class Recipes:
             "recipe %s, requested by %s, is refused, %s goes on: %s",
             selection.recipe,
             selection.input,
-            self.name,
+            self.name or "what ran before",
             text,
         )
         if selection.answer is None:

@@ -5,7 +5,9 @@
     MBR ── 8 MiB ── FAT32 bootfs: vmlinuz, initrd.img, cmdline.txt, user-data, meta-data, network-config
               └──── ext4 rootfs: Debian 13 with systemd, cloud-init, sshd, Python
 
-Nothing is mounted: mmdebstrap makes a tar, ``mke2fs -d`` a file system of it, and `FatVolume` fills the other one.
+Nothing of the image is mounted: mmdebstrap makes a tar, ``mke2fs -d`` a file system of it, and `FatVolume` fills the
+other one. Nobody else sees mmdebstrap's own mounts (for root, this machine's ``/dev/shm`` is one): whoever deleted the
+folder that a killed one leaves would delete what is mounted there.
 The packages' scripts run under qemu-user, so this machine must be able to run arm64 programs (package qemu-user-static
 with binfmt). The mirror is the one that this machine's apt uses.
 """
@@ -26,7 +28,7 @@ from lineside_boards.image import initramfs
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.partition_table import Partition, write_mbr
-from lineside_boards.image.programs import find, run
+from lineside_boards.image.programs import find, run, run_with_own_mounts
 
 Say = Callable[[str], None]
 
@@ -145,7 +147,7 @@ def debian_mirror() -> str:
 
 def debootstrap(archive: Path, mirror: str) -> None:
     """Makes a tar of a Debian; takes minutes, because the packages' scripts run under emulation."""
-    run(
+    run_with_own_mounts(
         "mmdebstrap",
         f"--arch={ARCHITECTURE}",
         "--variant=minbase",

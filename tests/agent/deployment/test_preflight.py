@@ -12,7 +12,7 @@ from lineside.cli import main
 from lineside_agent.deployment.machine import ConfigurationMachine
 from lineside_agent.deployment.preflight import WITH_PROBLEMS, check
 from lineside_link.messages import ConfigRef
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 from tests.worlds.agent import write_agent
 from tests.worlds.bundles import make_bundle
 
@@ -86,3 +86,9 @@ def test_recipes_that_cannot_run_are_told_and_no_reason_against_an_agent(
     assert fast.startswith("! recipe fast: $.recipe[fast].inspect.variant: bright-spots@1.0.0 has no 'nowhere'")
     found = check(toml)
     assert (found.bundle, len(found.problems)) == ("bright-spots@1.0.0", 3)
+
+
+def test_a_bundle_that_is_not_there_is_named_with_those_that_are_shipped(tmp_path: Path) -> None:
+    toml = write_agent(tmp_path, bundle="surface-13", camera={"type": "simulator"})
+    with pytest.raises(InputNotFoundError, match=r"surface-13 is not there; those that are shipped are surface-12,"):
+        check(toml)

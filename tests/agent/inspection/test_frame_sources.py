@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -50,6 +51,19 @@ def test_frame_that_was_on_its_way_at_the_trigger_is_not_taken() -> None:
     frames.request(1, time.monotonic() - 3601.0)
     frames.put(frame(1), wait=False)
     assert (frames.has_frame(0), frame_of(frames, 1)) == (False, 1)
+
+
+def test_frame_of_a_finite_source_is_captured_when_its_trigger_takes_it() -> None:
+    frames = TriggeredFrames(threading.Event())
+    drawn = dataclasses.replace(frame(0), captured_at_ns=1)  # long before the trigger
+    thread = threading.Thread(target=frames.put, args=(drawn,), kwargs={"wait": True})
+    thread.start()
+    triggered_at_ns = time.time_ns()
+    frames.request(0, time.monotonic())
+    shot = frames.wait_for_frame(0, later())
+    thread.join(60.0)
+    assert shot is not None
+    assert triggered_at_ns <= shot.captured_at_ns <= time.time_ns()
 
 
 def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> None:

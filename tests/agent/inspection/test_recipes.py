@@ -181,6 +181,14 @@ def test_an_unknown_recipe_is_refused_and_the_old_one_goes_on(
     assert agent.judge().recipe == "strict"
 
 
+def test_a_request_on_a_line_without_recipes_is_refused_in_a_whole_sentence(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents.append(agent := RecipeAgent(tmp_path, bundle, ()))
+    assert agent.ask("nonsense").startswith("[2020] there is no recipe 'nonsense'")
+    assert "is refused, what ran before goes on: [2020]" in caplog.text
+
+
 def test_a_recipe_with_a_bundle_of_its_own_runs_it_also_after_a_restart(
     agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle, other: Bundle
 ) -> None:
