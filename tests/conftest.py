@@ -126,17 +126,21 @@ def collected() -> Iterator[None]:
 
     What is left has been imported, such as torch: it is exempt from then on, since visiting it takes 0.2 s. The umask
     and the filters of logs are set back: commands that run in this process make the one restrictive, and let the others
-    leave out what is logged often.
+    leave out what is logged often. No handler of ours may stay: its filter would do the same to all later tests.
     """
     mask = os.umask(0o022)
     os.umask(mask)
-    filters = {handler: handler.filters.copy() for handler in logging.getLogger().handlers}
+    handlers = logging.getLogger().handlers
+    filters = {handler: handler.filters.copy() for handler in handlers}
     yield
     os.umask(mask)
     for handler in filters:
         handler.filters[:] = filters[handler]
+    left = [each for each in handlers if each not in filters and type(each).__module__.startswith("lineside")]
+    handlers[:] = [each for each in handlers if each not in left]
     gc.collect()
     gc.freeze()
+    assert not left, "a handler of the log was left: something is not closed"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,7 +53,7 @@ def device(
     idle: Any = SimpleNamespace(post=desired_states.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
     made.start((idle, idle), idle)
     yield made
-    made.client.close()
+    made.close()
     store.close()
 
 

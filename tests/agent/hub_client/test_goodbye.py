@@ -48,7 +48,7 @@ def hub(mosquitto: Broker, tmp_path: Path) -> Iterator[HubClient]:
     idle: Any = SimpleNamespace(post=lambda _: None, kick=lambda: None, machine=SimpleNamespace(state="idle"))
     made.start((idle,), idle)
     yield made
-    made.client.close()
+    made.close()
     store.close()
 
 
