@@ -150,6 +150,7 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
     assert ("cam-2", 1) in acks
     assert main(["hub", "status", "--hub", str(repository.folder)]) == 1
     said = capsys.readouterr().out
+    assert said.startswith("? of "), "no hub runs that hears which devices are connected"
     assert "! cam-1 has sent 0.00 of" in said and "is refused: raise results.device_max_bytes" in said
     with Database.open(repository.folder) as database:
         assert [(event.device, event.code) for event in database.events(kind="quota")] == [("cam-1", 4031)] * 2

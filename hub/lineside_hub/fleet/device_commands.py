@@ -123,7 +123,8 @@ def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: flo
         silence_s=timeout_s,
     )
     if answer.error is not None:
-        raise RecipeError(f"{device}: {answer.error.message}", action=f"{answer.recipe or 'No recipe'} runs.")
+        said = answer.error.message.removeprefix(f"[{answer.error.code}] ")  # agents send the whole text
+        raise RecipeError(f"{device}: {said}", action=f"{answer.recipe or 'No recipe'} runs.")
     return answer
 
 

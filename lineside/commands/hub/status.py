@@ -25,13 +25,14 @@ def add_actions(actions: Any) -> None:
 
 def run_status(options: argparse.Namespace) -> int:
     with needs("convert"):
-        from lineside_hub.fleet.status import read_status
+        from lineside_hub.fleet.status import read_status, unheard_reason
     status = read_status(options.hub)
     if options.json:
         print_json(status)
     else:
         devices, results = counted(status.devices, "device"), counted(status.results, "result")
-        show(f"{status.devices_up} of {devices} connected, {results}")
+        up = "?" if unheard_reason(options.hub) else status.devices_up
+        show(f"{up} of {devices} connected, {results}")
         for used in status.usage:
             show(
                 f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
