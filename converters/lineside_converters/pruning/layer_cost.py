@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,19 @@ class LayerCosts:
 
     def predict_us(self, widths: Mapping[str, int]) -> float:
         """Returns the time of a frame with other widths of the groups; groups not named are whole."""
-        return self.other_us + sum(us * self._share(layer, widths) for layer, us in self.layers_us.items())
+        return self.other_us + self.layers_time_us(self.layers_us, widths)
+
+    def layers_time_us(self, layers: Iterable[str], widths: Mapping[str, int]) -> float:
+        """Returns the time of some layers with these widths of the groups."""
+        return sum(self.layers_us[layer] * self._share(layer, widths) for layer in layers)
+
+    def layers_of_groups(self) -> dict[str, list[str]]:
+        """Returns the timed layers that make or take the channels of each group."""
+        found: dict[str, list[str]] = {name: [] for name in self.full}
+        for layer in self.layers_us:
+            for name in {self.makers.get(layer), self.takers.get(layer)} - {None}:
+                found[str(name)].append(layer)
+        return found
 
     @property
     def total_us(self) -> float:

@@ -31,35 +31,55 @@ def choose_widths(costs: LayerCosts, curves: Sequence[ChannelSensitivity], *, sp
     Args:
         speedup: How many times faster the network is to be, by prediction.
     """
-    widths = dict(costs.full)
     wanted_us = costs.total_us / speedup
-    by_name = {curve.group: curve for curve in curves}
-    now_us = costs.predict_us(widths)
-    while now_us > wanted_us:
-        best = max(_moves(costs, by_name, widths, now_us), default=None)
-        if best is None:
-            raise PruningError(
-                "not enough can be taken out",
-                expected=f"{speedup:.2f} times the speed",
-                actual=f"{costs.total_us / now_us:.2f} times at the narrowest",
-                action="Ask for less speed, or distil the model into a smaller network: lineside distill.",
-            )
-        _, name, width, now_us = best
-        widths[name] = width
+    widths, us = narrow(costs, curves, costs.full, wanted_us=wanted_us)
+    if us > wanted_us:
+        raise PruningError(
+            "not enough can be taken out",
+            expected=f"{speedup:.2f} times the speed",
+            actual=f"{costs.total_us / us:.2f} times at the narrowest",
+            action="Ask for less speed, or distil the model into a smaller network: lineside distill.",
+        )
     return widths
 
 
+def narrow(
+    costs: LayerCosts, curves: Sequence[ChannelSensitivity], widths: Mapping[str, int], *, wanted_us: float
+) -> tuple[dict[str, int], float]:
+    """Narrows the groups of the curves until the predicted time is reached, or no narrowing saves time any more.
+
+    Args:
+        widths: Of all groups, to begin with.
+
+    Returns:
+        The widths of all groups, and the time that is predicted for them.
+    """
+    layers = costs.layers_of_groups()
+    narrowed, us = dict(widths), costs.predict_us(widths)
+    while us > wanted_us:
+        best = max(_moves(costs, curves, narrowed, layers), default=None)
+        if best is None:
+            break
+        _, name, width, saved_us = best
+        narrowed[name] = width
+        us -= saved_us
+    return narrowed, us
+
+
 def _moves(
-    costs: LayerCosts, curves: Mapping[str, ChannelSensitivity], widths: Mapping[str, int], now_us: float
+    costs: LayerCosts,
+    curves: Sequence[ChannelSensitivity],
+    widths: Mapping[str, int],
+    layers: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[float, str, int, float]]:
-    """Yields microseconds saved for the harm, group, width and new time of every narrowing that saves anything."""
-    for name, curve in curves.items():
-        full = costs.full[name]
+    """Yields microseconds saved for the harm, group, width and microseconds saved of every narrowing that saves any."""
+    for curve in curves:
+        name, full = curve.group, costs.full[curve.group]
+        now_us, now_harm = costs.layers_time_us(layers[name], widths), curve.at(widths[name] / full)
         for width in narrower(widths[name], full):
-            us = costs.predict_us({**widths, name: width})
-            if us < now_us:
-                harm = curve.at(width / full) - curve.at(widths[name] / full)
-                yield (now_us - us) / (harm + _TINY), name, width, us
+            saved_us = now_us - costs.layers_time_us(layers[name], {**widths, name: width})
+            if saved_us > 0:
+                yield saved_us / (curve.at(width / full) - now_harm + _TINY), name, width, saved_us
 
 
 def narrower(width: int, full: int) -> list[int]:

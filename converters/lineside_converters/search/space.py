@@ -11,9 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lineside_converters.pruning.layer_cost import LayerCosts
-from lineside_converters.pruning.sensitivity import ChannelSensitivity
 from lineside_converters.pruning.structured import Sensitivity
-from lineside_converters.pruning.width_selection import narrower
+from lineside_converters.pruning.width_selection import narrow
 
 STAGES = 5
 
@@ -108,28 +107,11 @@ def widths_of(found: Sensitivity, space: SearchSpace, kept: Sequence[float]) -> 
 
     What the groups can't give is left: a stage whose channels are at their narrowest keeps more time than was asked.
     """
-    curves = {curve.group: curve for curve in found.groups}
-    widths = dict(found.costs.full)
+    costs, curves = found.costs, {curve.group: curve for curve in found.groups}
+    layers, widths = costs.layers_of_groups(), dict(costs.full)
     for names, share in zip(space.stages, kept, strict=True):
-        _narrow(found.costs, {name: curves[name] for name in names}, widths, share)
+        mine = {layer for name in names for layer in layers[name]}
+        stage_us = sum(us for layer, us in costs.layers_us.items() if layer in mine)
+        wanted_us = costs.predict_us(widths) - (1 - share) * stage_us
+        widths, _ = narrow(costs, [curves[name] for name in names], widths, wanted_us=wanted_us)
     return widths
-
-
-def _narrow(costs: LayerCosts, curves: Mapping[str, ChannelSensitivity], widths: dict[str, int], share: float) -> None:
-    mine = {layer for layer, group in (*costs.makers.items(), *costs.takers.items()) if group in curves}
-    whole = sum(costs.layers_us.get(layer, 0.0) for layer in mine)
-    spared_us, start_us = (1 - share) * whole, costs.predict_us(widths)
-    while start_us - costs.predict_us(widths) < spared_us:
-        now_us = costs.predict_us(widths)
-        best: tuple[float, str, int] | None = None
-        for name, curve in curves.items():
-            full = costs.full[name]
-            for width in narrower(widths[name], full):
-                saved = now_us - costs.predict_us({**widths, name: width})
-                harm = curve.at(width / full) - curve.at(widths[name] / full)
-                rate = saved / (harm + 1e-9)
-                if saved > 0 and (best is None or rate > best[0]):
-                    best = (rate, name, width)
-        if best is None:
-            return
-        widths[best[1]] = best[2]
