@@ -41,6 +41,9 @@ KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
 POPULATION = 12
 """Trials of a generation."""
 
+DIRECTIONS = (optuna.study.StudyDirection.MINIMIZE,) * 2
+"""Of a trial's milliseconds and of its harm."""
+
 Sampler = Literal["nsga2", "random"]
 M = TypeVar("M")
 
@@ -80,11 +83,13 @@ def search(
     tasks, reduced = context.optimization.tasks, portable(context)
     at_once = POPULATION if tasks.workers > 1 or method.together else 1
     with _quiet(), contextlib.closing(_Store(f"sqlite:///{folder / f'{sampler}-{seed}.db'}")) as store:
-        study = optuna.create_study(
-            storage=store.storage, study_name=sampler, load_if_exists=True, directions=["minimize", "minimize"]
+        kept = optuna.create_study(
+            storage=store.storage, study_name=sampler, load_if_exists=True, directions=DIRECTIONS
         )
-        tried = [_tried(each) for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
-        _end_killed(study)
+        done_before = kept.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        study = optuna.create_study(directions=DIRECTIONS)  # in memory: the file takes a transaction for each parameter
+        study.add_trials(done_before)
+        tried = [_tried(each) for each in done_before]
         while (done := len(tried)) < trials:
             until = min(trials, done + at_once - done % at_once)  # the end of the generation
             asked = [_ask(study, context, sampler, seed, number) for number in range(done, until)]
@@ -95,7 +100,7 @@ def search(
             )
             for (proposal, _), trial in zip(asked, method.time(context, measured), strict=True):
                 proposal.set_user_attr("choice", msgspec.json.encode(trial.choice).decode())
-                study.tell(proposal, [trial.latency_ms, trial.harm])
+                kept.add_trial(study.tell(proposal, [trial.latency_ms, trial.harm]))
                 tried.append(trial)
     return tried[:trials]
 
@@ -117,16 +122,10 @@ def _ask(
     kernels = space.kernels_by_stage(context.found.costs)
     study.sampler = _sampler(sampler, seed + number)
     starts = _starts(space, kernels) if sampler != "random" else []
-    if number < len(starts) and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
+    if number < len(starts):
         study.enqueue_trial(starts[number])
     trial = study.ask()
     return trial, _choose(trial, space, kernels)
-
-
-def _end_killed(study: optuna.Study) -> None:
-    """Ends the trials that a killed process left, so that the next one is proposed again."""
-    for each in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(each.number, state=optuna.trial.TrialState.FAIL)
 
 
 class _Store:
