@@ -24,7 +24,7 @@ import pytest
 
 from benchmarks.provenance import collect
 from benchmarks.registry import RESULTS, Benchmark
-from benchmarks.smoke import FOLDER_VARIABLE, scaled
+from benchmarks.smoke import FOLDER_VARIABLE, SMOKE, scaled
 from lineside_runtime.files import write_atomic
 
 SMOKE_WORKERS = 2
@@ -121,13 +121,17 @@ def _smoke_run(benchmarks: Sequence[Benchmark], workers: int) -> list[str]:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_parent
-    )
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
 
 
-def _end_with_the_parent() -> None:
-    """Ends this worker when the process that started it is killed: it would measure on and write a result."""
+def _begin_worker() -> None:
+    """Gives this worker a folder of its own in a smoke run, and ends it when the process that started it is killed.
+
+    Two benchmarks that share what they train would write the same files at once; and without its parent a worker would
+    measure on and write a result.
+    """
+    if SMOKE:
+        os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(dir=os.environ[FOLDER_VARIABLE])
 
     def wait() -> None:
         if (parent := multiprocessing.parent_process()) is not None:

@@ -43,7 +43,7 @@ HOME = kept(".search")
 WIDTHS = scaled((1.0, 0.75, 0.5, 0.35), smoke=(1.0, 0.5))
 FOLDS = scaled((1, 2), smoke=(0,))
 QUARTERS = 4
-SIDE, EPOCHS, BATCH = scaled((64, 40, 32), smoke=(32, 1, 8))
+SIDE, EPOCHS, BATCH = scaled((64, 40, 32), smoke=(32, 1, 32))
 RESNET_WIDTH = scaled(None, smoke=0.25)
 """Of a ResNet-18 in place of an EfficientNet-Lite0: its groups are found sooner."""
 CALIBRATED_ON = 24
