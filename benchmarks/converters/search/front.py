@@ -52,7 +52,9 @@ from lineside_models.vision.model_facts import ModelFacts
 SEEDS = scaled((0, 1, 2), smoke=(0,))
 BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
 TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
-FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 3, 2), smoke=(2, 1, 1))
+FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 3, 3), smoke=(2, 1, 1))
+SEVERAL = scaled(WIDTHS, smoke=())
+"""In a smoke run the ordinary training once more: `search.slimmable` trains several widths there."""
 BARS = {"against_before": 1.2, "against_random": 1.3}
 BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
 FROM_WIDTHS, RANDOM_WIDTHS = "with data, from several widths", "random, from several widths"
@@ -128,7 +130,7 @@ def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[Tune
 
 def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
     """Returns a seed's networks by series."""
-    ordinary, widths = opened(seed), opened(seed, WIDTHS)
+    ordinary, widths = opened(seed), opened(seed, SEVERAL)
     budget = SearchBudget(trials=TRIALS, shortlist=SHORTLIST, settings=settings(seed, EPOCHS))
 
     def folder(bench: SearchContext) -> Path:
