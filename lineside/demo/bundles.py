@@ -1,4 +1,4 @@
-"""The three bundles that the demo pushes: two good ones and one that must be refused."""
+"""The three bundles that the demo pushes: the float model, its INT8 form, and one that must be refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import onnx.numpy_helper
 
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_models.frame import Frame
-from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, write_manifest
 
+NAME = "surface-12-demo"
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
 """The first, the better and the broken one."""
 
@@ -47,18 +48,23 @@ def compress(
         optimization_level=1,
         out=out,
         frames=frames,
-        name="surface-12-demo",
+        name=NAME,
         version=version,
         on_progress=on_progress,
     )
     return optimizer.run()
 
 
+def copy_as(source: Bundle, out: Path, *, version: str) -> Bundle:
+    """Copies a bundle; the copy has the demo's name."""
+    shutil.copytree(source.path, out)
+    return write_manifest(out, msgspec.structs.replace(source.manifest, name=NAME, version=version))
+
+
 def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
     """Makes a bundle whose model does not give its golden output; manifest, hashes and signature are valid."""
-    shutil.copytree(good.path, out)
-    variant = good.manifest.variants[0]
-    path = out / variant.file
+    copy = copy_as(good, out, version=version)
+    path = out / copy.manifest.variants[0].file
     model = onnx.load(path)
     random = np.random.default_rng(0)
     for tensor in model.graph.initializer:
@@ -67,5 +73,4 @@ def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
             shuffled = random.permutation(weights.reshape(-1)).reshape(weights.shape)
             tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
     onnx.save(model, path)
-    write_manifest(out, msgspec.structs.replace(good.manifest, version=version))
-    return open_bundle(out)
+    return write_manifest(out, copy.manifest)

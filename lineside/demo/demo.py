@@ -17,12 +17,11 @@ from lineside.demo.report import DemoOutcome, ReportData, write_report
 from lineside_converters.optimizer import OptimizeResult
 from lineside_models import zoo
 from lineside_models.frame import Frame
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import InputError
 from lineside_runtime.files import write_atomic
 
-CALIBRATION_FRAMES = 12
-"""For the first bundle; the second one is calibrated on twice as many."""
+CALIBRATION_FRAMES = 24
 
 SECOND_PUSH_AT = 0.15
 BROKER_DIES_AT = 0.45
@@ -50,15 +49,15 @@ def run_demo(options: DemoOptions) -> DemoOutcome:
     with progress.step("Compress the float detector to INT8 and check it on the same frames"):
         first, second, bad = _make_bundles(options, frames, out / "bundles", progress)
     with DemoLine(out, broker_url=options.broker) as line:
-        with progress.step("Start broker, hub and agent; sign and push the first bundle"):
+        with progress.step("Start broker, hub and agent; sign and push the float model"):
             line.start(frames.camera, progress)
-            line.push(first.bundle, progress)
+            line.push(first, progress)
             line.wait_active(bundles.VERSIONS[0], progress)
-        with progress.step("Inspect, while a better and a broken bundle are pushed and the broker dies"):
+        with progress.step("Inspect, while the INT8 model and a broken one are pushed and the broker dies"):
             _inspect(line, frames.frames, second.bundle, bad, progress)
         device = line.device_status()
     with progress.step("Count the results at the hub, and write the report"):
-        outcome = _finish(out, frames, first, device, line.marks)
+        outcome = _finish(out, frames, second, device, line.marks)
     _tidy(out, keep=options.keep)
     return outcome
 
@@ -84,30 +83,28 @@ def prepare_folder(out: Path) -> Path:
 
 def _make_bundles(
     options: DemoOptions, frames: source.DemoSource, folder: Path, progress: DemoConsole
-) -> tuple[OptimizeResult, OptimizeResult, Bundle]:
+) -> tuple[Bundle, OptimizeResult, Bundle]:
     folder.mkdir()
-    parent = zoo.path("surface-12-float")
-    results = []
-    for version, amount in zip(bundles.VERSIONS[:2], (CALIBRATION_FRAMES, 2 * CALIBRATION_FRAMES), strict=True):
-        progress.report(f"bundle {version}: calibrated and measured on {amount} frames")
-        made = bundles.compress(
-            parent,
-            folder / version,
-            version=version,
-            frames=_calibration(options, frames, amount),
-            on_progress=progress.report,
-        )
-        results.append(made)
-    progress.report(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
-    bad = bundles.break_weights(results[1].bundle, folder / bundles.VERSIONS[2], version=bundles.VERSIONS[2])
-    return results[0], results[1], bad
+    first, second, third = bundles.VERSIONS
+    progress.report(f"bundle {first}: the float model as it is shipped")
+    whole = bundles.copy_as(open_bundle(zoo.path("surface-12-float")), folder / first, version=first)
+    progress.report(f"bundle {second}: its INT8 form, calibrated and measured on {CALIBRATION_FRAMES} frames")
+    compressed = bundles.compress(
+        whole.path,
+        folder / second,
+        version=second,
+        frames=_calibration(options, frames),
+        on_progress=progress.report,
+    )
+    progress.report(f"bundle {third}: weights shuffled on purpose, must be refused")
+    return whole, compressed, bundles.break_weights(compressed.bundle, folder / third, version=third)
 
 
-def _calibration(options: DemoOptions, frames: source.DemoSource, amount: int) -> list[Frame]:
+def _calibration(options: DemoOptions, frames: source.DemoSource) -> list[Frame]:
     if frames.kind == "folder":
-        return source.photos(Path(frames.camera["path"]), amount)
+        return source.photos(Path(frames.camera["path"]), CALIBRATION_FRAMES)
     # The simulator's stream is inspected; calibration uses frames of another seed.
-    return list(source.simulated(options.seed + 1_000_000, amount))
+    return list(source.simulated(options.seed + 1_000_000, CALIBRATION_FRAMES))
 
 
 def _inspect(line: DemoLine, total: int, second: Bundle, bad: Bundle, progress: DemoConsole) -> None:
@@ -124,7 +121,7 @@ def _inspect(line: DemoLine, total: int, second: Bundle, bad: Bundle, progress: 
 
 
 def _finish(
-    out: Path, frames: source.DemoSource, first: OptimizeResult, device: dict[str, Any], marks: list[ChartMark]
+    out: Path, frames: source.DemoSource, compressed: OptimizeResult, device: dict[str, Any], marks: list[ChartMark]
 ) -> DemoOutcome:
     count.copy_database(out / "hub" / "hub.db", out / "hub.db")
     results = count.rows(out / "hub.db")
@@ -138,9 +135,9 @@ def _finish(
             for event in timeline
             if event.kind == "rolled_back"
         ],
-        float=_figures(first.float_figures),
-        int8=_figures(first.int8_figures),
-        accuracy_on=first.report.accuracy_on,
+        float=_figures(compressed.float_figures),
+        int8=_figures(compressed.int8_figures),
+        accuracy_on=compressed.report.accuracy_on,
         requested_device=str(device.get("requested_device", "")),
         used_device=str(device.get("used_device", "")),
         broker_restarted=bool(marks),
