@@ -46,9 +46,11 @@ WAYS: dict[str, dict[str, Any]] = {
 """A line keeps the images of its rejects: of the drawn frames most are, so that images are measured apart."""
 
 MEASURED = scaled(tuple(WAYS), smoke=(BEST,))
+"""Names of the ways that a run measures."""
 
 
 def run() -> dict[str, Any]:
+    """Measures frames a second of each way, in shares of the roofline and of bare loops."""
     with tempfile.TemporaryDirectory() as place:
         frames = Path(place) / "frames"
         write_pictures(frames, PICTURES, size=SIZE)

@@ -182,7 +182,7 @@ class SerialShell(Shell):
             answer = _whole(nonce, heard, lines)
             if answer is not None:
                 return answer
-            if b"%" in heard:  # the kernel has hardly any
+            if b"%" in heard:  # as in every line of an answer; a kernel's lines seldom have one
                 self.faults += 1
                 bad += 1
                 refused += b"?%" in heard
@@ -213,7 +213,7 @@ class SerialShell(Shell):
         )
 
     def _hear(self, nonce: str, patience_s: float) -> bytes:
-        """Reads until the end of the answer, or until no more lines of it come; the kernel may talk all the time."""
+        """Reads until the end of the answer, or until no more lines of it come; other lines don't prolong the wait."""
         seen, lines = bytearray(), 0
         quiet_since = time.monotonic()
         end = re.compile(rf"%{nonce}(=\d+\.\d+\.\d+|\?)%".encode())

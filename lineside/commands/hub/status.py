@@ -13,6 +13,7 @@ from lineside_runtime.wording import counted
 
 
 def add_actions(actions: Any) -> None:
+    """Adds ``status`` to the actions of ``lineside hub``."""
     status = actions.add_parser(
         "status",
         help="expiries, keys, devices, and tasks for a person",
@@ -24,6 +25,7 @@ def add_actions(actions: Any) -> None:
 
 
 def run_status(options: argparse.Namespace) -> int:
+    """Prints the status; returns 1 if there are tasks for a person."""
     with needs("convert"):
         from lineside_hub.fleet.status import read_status, unheard_reason
     status = read_status(options.hub)

@@ -13,7 +13,7 @@ from lineside_agent.deployment.bundle_trial import try_bundle
 from lineside_agent.deployment.events import Started
 from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot
 from lineside_agent.deployment.runner import FOREIGN, Artifact, ShouldStop
-from lineside_agent.deployment.slots import Slots, missing_bundle
+from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load, reference
 from lineside_agent.inspection.recipes import Recipes
@@ -149,7 +149,7 @@ class BundleArtifact(Artifact[BundleMachine]):
             return Started(reference(self._slots.open(FACTORY)), FACTORY)
         except LinesideError as error:
             if self._slots.has_factory:
-                self.active.problem = missing_bundle(self._slots.bundle_path(FACTORY)) or str(error)
+                self.active.problem = str(error)
                 log.error("the bundle that agent.toml names can't be used: %s", self.active.problem)
             return Started()
 
