@@ -11,21 +11,21 @@ from benchmarks.figures.tables import Row, table, verdict
 @block("federated", "federated")
 def federated(found: Value) -> str:
     """Accuracy of federated training beside pooled training and plants alone."""
-    bars, pooled = found["bars"], found["pooled"]["map50"].number
-    rows: list[Row] = []
+    bars, pooled = found["bars"], found["pooled"]
+    rows: list[Row] = [("all frames together", _spread(pooled), "", "", "", "")]
     for split, ways in found["splits"].items():
         alone = ways["alone"]
-        rows.append((f"{split}: all frames together", fixed(pooled, 3), "", "", "", ""))
-        rows.append((f"{split}: each plant alone, mean", f"{alone['map50']:.3f}", "", _lacked(split, alone), "", ""))
-        for name in [each for each in ("plain average", "outer rate 1.73", "local norms") if each in ways]:
+        rows.append((f"{split}: each plant alone, mean", _spread(alone["map50"]), "", _lacked(split, alone), "", ""))
+        for name in [each for each in ("plain average", "outer rate 1.73") if each in ways]:
             row = ways[name]
-            share, size = row["of_pooled"].number, row["bytes_of_weights"].number
+            share = row["of_pooled"]["mean"].number
+            size = max(each["bytes_of_weights"].number for each in row["runs"].values())
             good = share >= bars["of_pooled"].number and size <= bars["bytes_of_weights"].number
             if split == "by type":
-                above = row["lacked_ap50"].number - alone["lacked_ap50"].number
+                above = row["lacked_ap50"]["mean"].number - alone["lacked_ap50"]["mean"].number
                 good = good and above >= bars["above_alone_on_lacked"].number
             rows.append(
-                f"{split}: federated, {name} | {row['map50']:.3f} | {fixed(share, 3)}"
+                f"{split}: federated, {name} | {_spread(row['map50'])} | {_spread(row['of_pooled'])}"
                 f" | {_lacked(split, row)} | {fixed(size, 2)} | {verdict(good)}"
             )
     goal = (
@@ -44,7 +44,13 @@ def federated(found: Value) -> str:
 
 
 def _lacked(split: str, row: Value) -> str:
-    return f"{row['lacked_ap50']:.3f}" if split == "by type" else ""
+    return _spread(row["lacked_ap50"]) if split == "by type" else ""
+
+
+def _spread(value: Value) -> str:
+    """A mean, its standard deviation and the values by seed."""
+    each = ", ".join(fixed(one.number, 3) for one in value["per_seed"].values())
+    return f"{value['mean']:.3f} ± {value['sd']:.3f} ({each})"
 
 
 @block("federated.sums", "federated")

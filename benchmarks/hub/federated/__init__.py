@@ -4,7 +4,9 @@ Three plants share the train fold of neu-det, once by part at random and once by
 begin with the same weights, trained shortly on frames of the line simulator. Each plant and the coordinator is a
 process of ``lineside federate``; a real broker is between them. Pooled training sees as many pictures in as many steps,
 with batches of all plants' size together; a plant alone takes as many steps as it takes in the federation. Judged on
-the validation fold, which no training reads. Every stage is kept, so that a run that was stopped goes on.
+the validation fold, which no training reads. Each seed has first weights, orders of pictures and trainings of its own:
+so short a training differs by several points from the same one of another seed. Every stage is kept, so that a run that
+was stopped goes on.
 
 The second part adds up vectors of a large detector's length with drop-outs before each step.
 """
@@ -12,8 +14,11 @@ The second part adds up vectors of a large detector's length with drop-outs befo
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from benchmarks.hub.federated.processes import run_federation, train_first
 from benchmarks.hub.federated.splits import LACKED, PLANTS, write_all, write_plants
 from benchmarks.hub.pool import run_rounds
 from benchmarks.inputs.data import shared
-from benchmarks.smoke import kept, scaled
+from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.training.data.samples import read_picture
 from lineside_converters.training.detection.accuracy import find_all
 from lineside_converters.training.plant_training import (
@@ -48,7 +53,9 @@ SETTINGS = {
     "held_share": scaled(0.08, smoke=0.4),
 }
 ROUNDS, STEPS = scaled((30, 20), smoke=(1, 1))
+SEEDS = scaled((0, 1, 2), smoke=(0,))
 LENGTH = scaled(1_000_000, smoke=1000)
+CORES = min(2, len(os.sched_getaffinity(0)))
 POOLED_BAR, LACKED_BAR, BYTES_BAR = 0.97, 0.05, 2.0
 FEDERATIONS = scaled(
     (("by type", "plain average"), ("by type", "outer rate 1.73"), ("by part", "outer rate 1.73")),
@@ -56,11 +63,7 @@ FEDERATIONS = scaled(
 )
 """Split and variant. A smoke run starts no processes of plants: `tests/system/test_federation.py` does."""
 
-VARIANTS: dict[str, tuple[str | float, ...]] = {
-    "plain average": (),
-    "outer rate 1.73": ("--outer-rate", 1.73),
-    "local norms": ("--local-norms", "--outer-rate", 1.73),
-}
+VARIANTS: dict[str, tuple[str | float, ...]] = {"plain average": (), "outer rate 1.73": ("--outer-rate", 1.73)}
 """Options of ``federate init``. AdamW's steps are the shorter, the more noise is in the gradient, so that the mean of
 three plants moves less than pooled training with three times the batch: by about the square root of 3."""
 
@@ -69,26 +72,20 @@ def run() -> dict[str, Any]:
     """Trains all variants and measures the sums."""
     work = kept(".federated")
     work.mkdir(exist_ok=True)
-    first = train_first(work / "first", SETTINGS, epochs=scaled(2, smoke=1))
-    start = read_first_weights(first)
-    pooled = _stage(work / "pooled.json", partial(_pooled, work, start))
-    splits: dict[str, dict[str, Any]] = {split: {} for split, _ in FEDERATIONS}
-    for split, variant in FEDERATIONS:
-        folders = write_plants(work / split.replace(" ", "-"), split)
-        splits[split]["pictures"] = [_count(folder) for folder in folders]
-        if variant:
-            splits[split][variant] = _stage(
-                work / f"{split}-{variant}.json",
-                partial(_federated, work, first, folders, split, variant),
-            )
-        splits[split]["alone"] = [_stage(folder / "alone.json", partial(_alone, folder, start)) for folder in folders]
+    everything = write_all(work / "all")
+    splits = {split: write_plants(work / split.replace(" ", "-"), split) for split, _ in FEDERATIONS}
+    seeds = [_run_seed(work / f"seed-{seed}", seed, everything, splits) for seed in SEEDS]
     return {
         "baseline": "all frames in one place; each plant alone",
         "sizes": {**SETTINGS, "plants": PLANTS, "rounds": ROUNDS, "steps": STEPS, "numbers_of_a_sum": LENGTH},
         "bars": {"of_pooled": POOLED_BAR, "above_alone_on_lacked": LACKED_BAR, "bytes_of_weights": BYTES_BAR},
         "lacked": LACKED,
-        "pooled": pooled,
-        "splits": {split: _compared(found, pooled) for split, found in splits.items()},
+        "seeds": list(SEEDS),
+        "pooled": _mean([each["pooled"]["map50"] for each in seeds]),
+        "splits": {
+            split: {"pictures": [_count(folder) for folder in folders], **_compared([each[split] for each in seeds])}
+            for split, folders in splits.items()
+        },
         "sums": run_rounds(
             scaled((3, 5), smoke=(3,)),
             rounds=scaled(3, smoke=1),
@@ -97,6 +94,38 @@ def run() -> dict[str, Any]:
             value_max=lambda count: largest_value(count, 16),
         ),
     }
+
+
+def _run_seed(
+    work: Path, seed: int, everything: Path, splits: Mapping[str, Sequence[Path]]
+) -> dict[str, dict[str, Any]]:
+    """Returns the pooled training of a seed, and for each split its federations and the plants alone."""
+    work.mkdir(exist_ok=True)
+    first = train_first(work / "first", {**SETTINGS, "seed": seed}, epochs=scaled(2, smoke=1))
+    start = read_first_weights(first)
+    alone = {"pooled": partial(_alone, everything, work / "pooled", start, PLANTS * BATCH)}
+    for split, folders in splits.items():
+        for number, folder in enumerate(folders):
+            alone[f"{split}-{number}"] = partial(_alone, folder, work / f"{split}-{number}", start, BATCH)
+    files = [work / f"{name}.json" for name in alone]
+    if SMOKE:
+        done = list(map(_stage, files, alone.values()))
+    else:
+        with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
+            done = list(pool.map(_stage, files, alone.values()))
+    by_name = dict(zip(alone, done, strict=True))
+    found: dict[str, dict[str, Any]] = {"pooled": by_name["pooled"]}
+    for split, folders in splits.items():
+        found[split] = {"alone": _together([by_name[f"{split}-{number}"] for number in range(len(folders))])}
+    for split, variant in FEDERATIONS:
+        if variant:
+            compute = partial(_federated, work, first, splits[split], split, variant)
+            found[split][variant] = _stage(work / f"{split}-{variant}.json", compute)
+    for split in splits:
+        for row in found[split].values():
+            pooled = found["pooled"]["map50"]
+            row["of_pooled"] = round(row["map50"] / pooled, 4) if pooled else 0.0
+    return found
 
 
 def _stage(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -127,13 +156,8 @@ def _trained(trainer: PlantTrainer, start: FirstWeights) -> Weights:
     return {**start.weights, **{name: start.weights[name] + change for name, change in found[0].items()}}
 
 
-def _pooled(work: Path, start: FirstWeights) -> dict[str, Any]:
-    trainer = _new_trainer(start, write_all(work / "all"), work / "pooled", batch=PLANTS * BATCH)
-    return judge(trainer, _trained(trainer, start))
-
-
-def _alone(folder: Path, start: FirstWeights) -> dict[str, Any]:
-    trainer = _new_trainer(start, folder, folder / "alone", batch=BATCH)
+def _alone(data: Path, out: Path, start: FirstWeights, batch: int) -> dict[str, Any]:
+    trainer = _new_trainer(start, data, out, batch=batch)
     return judge(trainer, _trained(trainer, start))
 
 
@@ -142,19 +166,13 @@ def _federated(work: Path, first: Path, folders: Sequence[Path], split: str, var
     state = run_federation(first, folders, out, rounds=ROUNDS, steps=STEPS, options=VARIANTS[variant])
     start = read_first_weights(first)
     weights = read_weights(out / "coordinator" / f"weights-{ROUNDS}.npz")
-    rows = []
-    for number, folder in enumerate(folders):
-        trainer = _trainer(start, folder, out / f"plant-{number}" / "result", batch=BATCH)
-        trainer.take(weights, state["settings"]["shared"])
-        rows.append(judge(trainer, None))
-        if variant != "local norms":  # the network of all plants is the same
-            break
+    trainer = _trainer(start, folders[0], out / "plant-0" / "result", batch=BATCH)  # that of all plants is the same
+    trainer.take(weights, state["settings"]["shared"])
     sizes = [
         (each["sent_bytes"] + each["received_bytes"]) / PLANTS / state["weights_bytes"] for each in state["rounds"]
     ]
     return {
-        "map50": statistics.mean(row["map50"] for row in rows),
-        "ap50": [row["ap50"] for row in rows],
+        **_together([judge(trainer, None)] * PLANTS),
         "plants": [len(each["plants"]) for each in state["rounds"]],
         "weights_bytes": state["weights_bytes"],
         "bytes_of_weights": round(max(sizes), 3),
@@ -184,21 +202,24 @@ def judge(trainer: PlantTrainer, weights: Weights | None) -> dict[str, Any]:
     }
 
 
-def _compared(found: dict[str, Any], pooled: dict[str, Any]) -> dict[str, Any]:
-    """Adds the figures of the goals to those of a split."""
-    alone = statistics.mean(each["map50"] for each in found["alone"])
-    rows: dict[str, Any] = {"pictures": found["pictures"], "alone": {"map50": round(alone, 4)}}
-    rows["alone"]["lacked_ap50"] = _lacked([each["ap50"] for each in found["alone"]])
-    for variant in found.keys() - {"alone", "pictures"}:
-        row = dict(found[variant])
-        networks = row.pop("ap50")
-        row["of_pooled"] = round(row["map50"] / pooled["map50"], 4) if pooled["map50"] else 0.0
-        row["lacked_ap50"] = _lacked([networks[number % len(networks)] for number in range(PLANTS)])
-        rows[variant] = row
-    return rows
+def _together(plants: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the mean over plants, and their mean AP on the types that each lacks in the split by type."""
+    lacked = [plants[number]["ap50"].get(name, 0.0) for number, names in enumerate(LACKED) for name in names]
+    mean = statistics.mean(each["map50"] for each in plants)
+    return {"map50": round(mean, 4), "lacked_ap50": round(statistics.mean(lacked), 4)}
 
 
-def _lacked(networks: Sequence[dict[str, float]]) -> float:
-    """Returns the mean AP of each plant's network on the types that the plant lacks in the split by type."""
-    found = [networks[number].get(name, 0.0) for number, names in enumerate(LACKED) for name in names]
-    return round(statistics.mean(found), 4)
+def _compared(seeds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Returns the figures of the goals for each way of training in a split."""
+    return {
+        name: {
+            **{key: _mean([each[name][key] for each in seeds]) for key in ("map50", "lacked_ap50", "of_pooled")},
+            "runs": [each[name] for each in seeds],
+        }
+        for name in seeds[0]
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    sd = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"mean": round(statistics.mean(values), 4), "sd": sd, "per_seed": list(values)}

@@ -196,7 +196,9 @@ def _join(options: argparse.Namespace) -> int:
         read_key(options.key),
         root=options.root.read_bytes(),
         folder=options.out,
-        training=DetectorTraining(options.data, options.out, threads=options.threads, on_progress=inform),
+        training=DetectorTraining(
+            options.plant, options.data, options.out, threads=options.threads, on_progress=inform
+        ),
         epsilon_max=options.max_epsilon,
         on_progress=inform,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,8 @@ class DetectorTraining:
     """A plant's part of the training, as `lineside_hub.federation.training_plant.LocalTraining`.
 
     Args:
+        plant: Name of the plant, from which its seed follows: with the same order and the same distortions of pictures
+            at every plant, their noise would not average out.
         data: Folders of this plant's annotated images.
         folder: For the plant's state and result.
         on_progress: Called with a line now and then.
@@ -76,10 +79,13 @@ class DetectorTraining:
         DatasetError: A data folder is not usable. A plant waits for its first round for hours before it reads it.
     """
 
-    def __init__(self, data: Sequence[Path], folder: Path, *, threads: int, on_progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, plant: str, data: Sequence[Path], folder: Path, *, threads: int, on_progress: Callable[[str], None]
+    ) -> None:
         for each in data:
             load_dataset(each, "train")
-        self._data, self._folder, self._threads, self._say = data, folder, threads, on_progress
+        self._plant, self._data, self._folder = plant, data, folder
+        self._threads, self._say = threads, on_progress
         self._trainer: PlantTrainer | None = None
 
     def train(self, content: TrainingRound, weights: Weights, should_stop: Callable[[], bool]) -> LocalUpdate | None:
@@ -106,7 +112,7 @@ class DetectorTraining:
     def _trainer_of(self, settings: FederationSettings) -> PlantTrainer:
         if self._trainer is None:
             self._trainer = PlantTrainer(
-                settings.settings,
+                {**settings.settings, "seed": settings.settings["seed"] + zlib.crc32(self._plant.encode())},
                 settings.labels,
                 data=self._data,
                 out=self._folder / RESULT_NAME,

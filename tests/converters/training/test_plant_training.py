@@ -127,7 +127,24 @@ def test_types_and_weights_that_do_not_fit_are_refused(first: FirstWeights, tmp_
 
 def test_a_plant_without_its_frames_does_not_wait_for_a_round(tmp_path: Path, frames: Path) -> None:
     with pytest.raises(InputNotFoundError, match="no data folder"):
-        DetectorTraining([frames, tmp_path / "mistyped"], tmp_path / "out", threads=1, on_progress=print)
+        DetectorTraining("plant-0", [frames, tmp_path / "mistyped"], tmp_path / "out", threads=1, on_progress=print)
+
+
+def test_plants_with_the_same_frames_see_them_in_orders_of_their_own(
+    first: FirstWeights, frames: Path, tmp_path: Path
+) -> None:
+    settings = FederationSettings(settings=first.settings, labels=first.labels, shared=first.shared, rounds=1, steps=2)
+    content = TrainingRound(number=1, attempt=1, federation=settings, plants={}, files={})
+
+    def change(plant: str, folder: str) -> Weights:
+        training = DetectorTraining(plant, [frames], tmp_path / folder, threads=1, on_progress=print)
+        update = training.train(content, first.weights, lambda: False)
+        assert update is not None
+        return update.change
+
+    one, again, other = change("plant-0", "one"), change("plant-0", "again"), change("plant-1", "other")
+    assert all(np.array_equal(one[name], again[name]) for name in first.shared)
+    assert not all(np.array_equal(one[name], other[name]) for name in first.shared)
 
 
 def test_the_command_that_a_plant_is_told_to_go_on_with_is_one(
@@ -136,7 +153,9 @@ def test_the_command_that_a_plant_is_told_to_go_on_with_is_one(
     said: list[str] = []
     settings = FederationSettings(settings=first.settings, labels=first.labels, shared=first.shared, rounds=1, steps=1)
     result = TrainingRound(number=2, attempt=1, federation=settings, plants={}, files={})
-    DetectorTraining([frames], tmp_path / "out", threads=1, on_progress=said.append).finish(result, first.weights)
+    DetectorTraining("plant-0", [frames], tmp_path / "out", threads=1, on_progress=said.append).finish(
+        result, first.weights
+    )
     words = said[-1].partition("make a bundle: lineside ")[2].split()
     options = parser_of(words).parse_args(words)
     assert (options.training, options.data) == (tmp_path / "out" / "result", [frames])
