@@ -203,6 +203,10 @@ def slimmable(found: Value) -> str:
     )
 
 
+COMPUTE_MAX = 1.1
+"""Most processor time of a search in terms of that of random search, for a comparison at equal compute."""
+
+
 @block("search.front", "search.front")
 def search_front(found: Value) -> str:
     """Level 3 with annotated data against level 3 without, and against random search."""
@@ -212,6 +216,7 @@ def search_front(found: Value) -> str:
     for key, name in {"against_before": "without data", "against_random": "random"}.items():
         ratio, bar = found[key].number, bars[key].number
         rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
+    rows.append(_compute(found, "with data", "random"))
     if "widths_against_random" in found:
         rows += _from_widths(found)
     count = found["dominating"].number
@@ -247,7 +252,14 @@ def _from_widths(found: Value) -> list[tuple[str, str, str, str, str]]:
         ratio, bar = found[f"widths_against_{key}"].number, bars[f"against_{key}"].number
         rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
     rows.append(("with data", _area(areas["with data"]), times(found["widths_against_ordinary"].number), "", ""))
+    rows.append(_compute(found, "with data, from several widths", "random, from several widths"))
     return rows
+
+
+def _compute(found: Value, ours: str, other: str) -> tuple[str, str, str, str, str]:
+    """Returns the row of a search's processor time: hypervolumes are compared at about the same."""
+    ratio = sum(found["cpu_s"][ours].numbers) / sum(found["cpu_s"][other].numbers)
+    return f"processor time, against {other}", "", times(ratio), f"≤ {COMPUTE_MAX:g} ×", verdict(ratio <= COMPUTE_MAX)
 
 
 def _area(of: Value) -> str:
