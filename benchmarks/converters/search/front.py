@@ -52,7 +52,7 @@ from lineside_models.vision.model_facts import ModelFacts
 SEEDS = scaled((0, 1, 2), smoke=(0,))
 BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
 TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
-FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 3, 3), smoke=(2, 1, 1))
+FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 4, 2), smoke=(2, 1, 1))
 SEVERAL = scaled(WIDTHS, smoke=())
 """In a smoke run the ordinary training once more: `search.slimmable` trains several widths there."""
 BARS = {"against_before": 1.2, "against_random": 1.3}
@@ -60,8 +60,8 @@ BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
 FROM_WIDTHS, RANDOM_WIDTHS = "with data, from several widths", "random, from several widths"
 EACH_SEED = (BEFORE, RANDOM, WITH_DATA, FROM_WIDTHS, RANDOM_WIDTHS)
 FINISHED = "with data, trained for longer"
-FINISHED_EPOCHS = scaled(2 * Effort().epochs, smoke=1)
-"""Of the slowest network of the one search that trains twice as long as level 3 does by default."""
+FINISHED_FORMS, FINISHED_EPOCHS = scaled((3, 2 * Effort().epochs), smoke=(1, 1))
+"""Networks of the one search that trains twice as long as level 3 does by default, and epochs of the slowest."""
 SHIPPED = "the classifier itself"
 
 
@@ -139,24 +139,24 @@ def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
     def random(bench: SearchContext) -> list[TunedNetwork]:
         return find(bench, budget, folder(bench) / "random", sampler="random")
 
-    def with_data(bench: SearchContext, epochs: int) -> list[TunedNetwork]:
+    def with_data(bench: SearchContext, forms: int = FORMS, epochs: int = FORM_EPOCHS) -> list[TunedNetwork]:
         return find_progressive(
             progressive_context(bench, make_int8=int8_maker(bench.optimization)),
             trials=FORM_TRIALS,
-            finished=FORMS,
+            finished=forms,
             settings=settings(seed, epochs),
-            folder=folder(bench) / f"progressive-{FORM_TRIALS}-{FORMS}x{epochs}",
+            folder=folder(bench) / f"progressive-{FORM_TRIALS}-{forms}x{epochs}",
         )
 
     found = {
         BEFORE: kept(f"before-{seed}", lambda: find(ordinary, budget, folder(ordinary) / "before")),
         RANDOM: kept(f"random-{seed}", lambda: random(ordinary)),
-        WITH_DATA: kept(f"progressive-{seed}", lambda: with_data(ordinary, FORM_EPOCHS)),
-        FROM_WIDTHS: kept(f"progressive-widths-{seed}", lambda: with_data(widths, FORM_EPOCHS)),
+        WITH_DATA: kept(f"progressive-{seed}", lambda: with_data(ordinary)),
+        FROM_WIDTHS: kept(f"progressive-widths-{seed}", lambda: with_data(widths)),
         RANDOM_WIDTHS: kept(f"random-widths-{seed}", lambda: random(widths)),
     }
     if seed == SEEDS[0]:
-        found[FINISHED] = kept(f"finished-{seed}", lambda: with_data(ordinary, FINISHED_EPOCHS))
+        found[FINISHED] = kept(f"finished-{seed}", lambda: with_data(ordinary, FINISHED_FORMS, FINISHED_EPOCHS))
     return found
 
 
