@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 from lineside.inspection.agent_inspector import AgentInspector
@@ -55,24 +58,45 @@ def inspect_source(
     counts, lost = InspectionCounts(), 0
     try:
         for each in _examined(inspector, source):
-            for shot in source.lost[lost:]:
-                on_unreadable(shot.part_id, shot.reason)
-            lost = len(source.lost)
-            if each.error is not None:
-                counts.unreadable += 1
-                on_unreadable(each.source, each.error)
-            if each.frame is not None and each.inspection is not None:
-                drawer.draw(each.frame, each.inspection, inspector.heat_map)
-                counts.inspected += 1
-                counts.rejected += not each.inspection.passed
-                counts.unsure += each.inspection.verdict == "unsure"
-                on_verdict(each.inspection)
+            with _uninterrupted():
+                for shot in source.lost[lost:]:
+                    on_unreadable(shot.part_id, shot.reason)
+                lost = len(source.lost)
+                if each.error is not None:
+                    counts.unreadable += 1
+                    on_unreadable(each.source, each.error)
+                if each.frame is not None and each.inspection is not None:
+                    drawer.draw(each.frame, each.inspection, inspector.heat_map)
+                    counts.inspected += 1
+                    counts.rejected += not each.inspection.passed
+                    counts.unsure += each.inspection.verdict == "unsure"
+                    on_verdict(each.inspection)
     except KeyboardInterrupt:
         counts.interrupted = True
     for shot in source.lost[lost:]:
         on_unreadable(shot.part_id, shot.reason)
     counts.unreadable += len(source.lost)
     return counts
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait until the end: a frame that is counted is also told.
+
+    Only where Ctrl-C raises ``KeyboardInterrupt``, as Python has it by default in its main thread.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _examined(inspector: ImageInspector | AgentInspector, source: FrameSource) -> Iterator[ExaminedImage]:

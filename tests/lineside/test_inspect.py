@@ -15,7 +15,10 @@ import pytest
 
 from lineside.cli import main
 from lineside.commands.inspect import _findings
+from lineside.inspection.drawing import Drawer
+from lineside.inspection.run import inspect_source
 from lineside.inspection.sources import open_source
+from lineside.vision import QualityInspector
 from lineside_models.inspection import Detection, Inspection
 from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
@@ -210,6 +213,23 @@ def test_ctrl_c_ends_with_the_count_and_130(model: Path) -> None:
     assert f"{len(told)} inspected" in err
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+def test_ctrl_c_does_not_come_between_the_count_of_a_frame_and_its_line(model: Path) -> None:
+    told: list[Inspection] = []
+
+    def tell(one: Inspection) -> None:
+        signal.raise_signal(signal.SIGINT)
+        told.append(one)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Drawer(None, None, rate_hz=1.0, page=None) as drawer, QualityInspector(model) as inspector:
+            source = open_source(["simulator"]).first(3)
+            counts = inspect_source(inspector, source, drawer, on_verdict=tell, on_unreadable=print)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (counts.inspected, len(told), counts.interrupted) == (1, 1, True)
 
 
 @pytest.mark.parametrize(
