@@ -81,7 +81,7 @@ def inspect_source(
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C wait until the end: a frame that is counted is also told.
+    """Lets Ctrl-C wait until the end: a frame that is counted is also told. A second Ctrl-C does not wait.
 
     Only where Ctrl-C raises ``KeyboardInterrupt``, as Python has it by default in its main thread.
     """
@@ -90,7 +90,12 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     pressed: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+
+    def wait(number: int, _: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what is told may wait for a reader for ever
+
+    signal.signal(signal.SIGINT, wait)
     try:
         yield
     finally:

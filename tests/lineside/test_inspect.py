@@ -215,11 +215,15 @@ def test_ctrl_c_ends_with_the_count_and_130(model: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_ctrl_c_does_not_come_between_the_count_of_a_frame_and_its_line(model: Path) -> None:
+@pytest.mark.parametrize(("presses", "lines"), [(1, 1), (2, 0)])
+def test_ctrl_c_waits_for_the_line_of_a_counted_frame_and_a_second_one_does_not(
+    model: Path, presses: int, lines: int
+) -> None:
     told: list[Inspection] = []
 
     def tell(one: Inspection) -> None:
-        signal.raise_signal(signal.SIGINT)
+        for _ in range(presses):
+            signal.raise_signal(signal.SIGINT)
         told.append(one)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -229,7 +233,7 @@ def test_ctrl_c_does_not_come_between_the_count_of_a_frame_and_its_line(model: P
             counts = inspect_source(inspector, source, drawer, on_verdict=tell, on_unreadable=print)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (counts.inspected, len(told), counts.interrupted) == (1, 1, True)
+    assert (counts.inspected, len(told), counts.interrupted) == (1, lines, True)
 
 
 @pytest.mark.parametrize(
