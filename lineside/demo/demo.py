@@ -22,6 +22,7 @@ from lineside_runtime.errors import InputError
 from lineside_runtime.files import write_atomic
 
 CALIBRATION_FRAMES = 24
+"""At most: a folder may have fewer photos."""
 
 SECOND_PUSH_AT = 0.15
 BROKER_DIES_AT = 0.45
@@ -88,12 +89,13 @@ def _make_bundles(
     first, second, third = bundles.VERSIONS
     progress.report(f"bundle {first}: the float model as it is shipped")
     whole = bundles.copy_as(open_bundle(zoo.path("surface-12-float")), folder / first, version=first)
-    progress.report(f"bundle {second}: its INT8 form, calibrated and measured on {CALIBRATION_FRAMES} frames")
+    given = _calibration(options, frames)
+    progress.report(f"bundle {second}: its INT8 form, calibrated and measured on {len(given)} frames")
     compressed = bundles.compress(
         whole.path,
         folder / second,
         version=second,
-        frames=_calibration(options, frames),
+        frames=given,
         on_progress=progress.report,
     )
     progress.report(f"bundle {third}: weights shuffled on purpose, must be refused")
