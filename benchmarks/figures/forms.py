@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def fixed(value: float, digits: int) -> str:
     """Returns a number with so many decimals, with a minus sign and commas between thousands."""
@@ -27,3 +29,8 @@ def percent(share: float, digits: int = 1) -> str:
 def times(ratio: float) -> str:
     """Returns a ratio."""
     return f"{significant(ratio)} ×"
+
+
+def spread(mean: float, sd: float, each: Sequence[float]) -> str:
+    """Returns a mean of several seeds, its standard deviation and the value of each seed."""
+    return f"{fixed(mean, 3)} ± {fixed(sd, 3)} ({', '.join(fixed(one, 3) for one in each)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.forms import fixed
+from benchmarks.figures.forms import fixed, spread
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import Row, table, verdict
 
@@ -49,8 +49,7 @@ def _lacked(split: str, row: Value) -> str:
 
 def _spread(value: Value) -> str:
     """A mean, its standard deviation and the values by seed."""
-    each = ", ".join(fixed(one.number, 3) for one in value["per_seed"].values())
-    return f"{value['mean']:.3f} ± {value['sd']:.3f} ({each})"
+    return spread(value["mean"].number, value["sd"].number, value["per_seed"].numbers)
 
 
 @block("federated.sums", "federated")

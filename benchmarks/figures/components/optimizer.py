@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.forms import fixed, percent, signed, times
+from benchmarks.figures.forms import fixed, percent, signed, spread, times
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import between, table, verdict
 
 Row = Sequence[str]
+
+COMPUTE_MAX = 1.1
+"""Most processor time of a search in terms of that of random search, for a comparison at equal compute."""
 
 CONTROL = "unpruned_taught"
 """Begins the names of the forms that were not pruned; no bar holds for them."""
@@ -203,10 +206,6 @@ def slimmable(found: Value) -> str:
     )
 
 
-COMPUTE_MAX = 1.1
-"""Most processor time of a search in terms of that of random search, for a comparison at equal compute."""
-
-
 @block("search.front", "search.front")
 def search_front(found: Value) -> str:
     """Level 3 with annotated data against level 3 without, and against random search."""
@@ -264,8 +263,7 @@ def _compute(found: Value, ours: str, other: str) -> tuple[str, str, str, str, s
 
 def _area(of: Value) -> str:
     """Returns the mean hypervolume of several seeds, its standard deviation and each value."""
-    each = ", ".join(fixed(value, 3) for value in of["per_seed"].numbers)
-    return f"{of['mean']:.3f} ± {of['sd']:.3f} ({each})"
+    return spread(of["mean"].number, of["sd"].number, of["per_seed"].numbers)
 
 
 @block("pruning.detector_control", "pruning.detector")

@@ -103,17 +103,17 @@ def _run_seed(
     work.mkdir(exist_ok=True)
     first = train_first(work / "first", {**SETTINGS, "seed": seed}, epochs=scaled(2, smoke=1))
     start = read_first_weights(first)
-    alone = {"pooled": partial(_alone, everything, work / "pooled", start, PLANTS * BATCH)}
+    jobs = {"pooled": partial(_alone, everything, work / "pooled", start, PLANTS * BATCH)}
     for split, folders in splits.items():
         for number, folder in enumerate(folders):
-            alone[f"{split}-{number}"] = partial(_alone, folder, work / f"{split}-{number}", start, BATCH)
-    files = [work / f"{name}.json" for name in alone]
+            jobs[f"{split}-{number}"] = partial(_alone, folder, work / f"{split}-{number}", start, BATCH)
+    files = [work / f"{name}.json" for name in jobs]
     if SMOKE:
-        done = list(map(_stage, files, alone.values()))
+        done = list(map(_stage, files, jobs.values()))
     else:
         with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
-            done = list(pool.map(_stage, files, alone.values()))
-    by_name = dict(zip(alone, done, strict=True))
+            done = list(pool.map(_stage, files, jobs.values()))
+    by_name = dict(zip(jobs, done, strict=True))
     found: dict[str, dict[str, Any]] = {"pooled": by_name["pooled"]}
     for split, folders in splits.items():
         found[split] = {"alone": _together([by_name[f"{split}-{number}"] for number in range(len(folders))])}
