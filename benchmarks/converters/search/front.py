@@ -14,6 +14,7 @@ Latency is that of the INT8 form in ONNX Runtime, one thread, all networks timed
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
@@ -96,6 +97,13 @@ def opened(seed: int, widths: tuple[float, ...] = ()) -> SearchContext:
     Args:
         widths: Of the training whose widest network they start from; empty for the ordinary one.
     """
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "front.lock").open("a") as lock:  # the processes of two seeds write the same files
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _opened(seed, widths)
+
+
+def _opened(seed: int, widths: tuple[float, ...]) -> SearchContext:
     run, folder = trained(FOLDS[0], widths)["folder"], HOME / "front" / ("widths" if widths else "")
     folder.mkdir(parents=True, exist_ok=True)
     data = [fold_folder(FOLDS[0])]
