@@ -20,6 +20,7 @@ from lineside_runtime.precision import Precision
 SOURCE = "float"
 PRUNED = "pruned float in ort"
 ROUNDS = scaled(25, smoke=2)
+ONNX_ENGINES = scaled(("ort", "openvino"), smoke=("ort",))
 
 
 def speedups(
@@ -90,13 +91,12 @@ def smoke_forms(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], d
 
 
 def forms_of(bundle: Bundle) -> dict[str, tuple[Path, str, Precision]]:
-    """Returns the forms in a bundle, those in ONNX for both engines that read it."""
+    """Returns the forms in a bundle, those in ONNX for each engine that reads it."""
     found: dict[str, tuple[Path, str, Precision]] = {}
     for variant in bundle.manifest.variants:
         path = bundle.file(variant.file)
         if variant.format == "onnx":
-            found[f"{variant.name} in ort"] = (path, "ort", variant.precision)
-            found[f"{variant.name} in openvino"] = (path, "openvino", variant.precision)
+            found |= {f"{variant.name} in {engine}": (path, engine, variant.precision) for engine in ONNX_ENGINES}
         elif variant.format == "openvino":
             found[variant.name] = (path, "openvino", variant.precision)
     return found
