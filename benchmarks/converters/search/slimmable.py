@@ -3,19 +3,21 @@
 x-sdd, grey, cross-validated inside its train fold by part: each network is trained on three quarters of the parts, of
 which a share chooses the checkpoint, and judged on the last quarter. All trainings have the same number of epochs. The
 cost is processor time of one thread. Its baseline is an ordinary training of the whole network, whose first stages are
-folded and frozen as always.
+folded and frozen as always. Both run in turns of a few seconds, so that a slow minute of the machine meets both.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import multiprocessing
+import os
 import shutil
+import signal
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ RESNET_WIDTH = scaled(None, smoke=0.25)
 """Of a ResNet-18 in place of an EfficientNet-Lite0: its groups are found sooner."""
 CALIBRATED_ON = 24
 AT_ONCE = 2
-"""Trainings whose cost is not compared; the others run one at a time, as a neighbour takes their caches."""
+TURN_S = 3.0
 LOOK = ClassifierInput(SIDE)
 BARS = {"points": 1.0, "cost": 1.5, "size": 1.1}
 
@@ -76,18 +78,44 @@ def fold_folder(number: int) -> Path:
     return target
 
 
-def train_all(widths: Sequence[tuple[float, ...]], *, at_once: int) -> None:
+def train_all() -> None:
     """Trains what is missing for each fold."""
     for fold in FOLDS:
         fold_folder(fold)
-    jobs = [(fold, each) for each in widths for fold in FOLDS]
+    alone = [(fold, (width,)) for width in WIDTHS if width != 1 for fold in FOLDS]
     if SMOKE:  # the imports of a process take longer than its training
-        for job in jobs:
+        for job in (*itertools.product(FOLDS, (WIDTHS, ())), *alone):
             trained(*job)
         return
-    with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(trained, *job) for job in jobs]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(train_in_turns, FOLDS))
+    with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(trained, *job) for job in alone]:
             future.result()
+
+
+def train_in_turns(fold: int) -> None:
+    """Trains all widths of a fold, and the whole network as always, in two processes of which one runs at a time."""
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=trained, args=(fold, widths), daemon=True) for widths in (WIDTHS, ())]
+    running = list(processes)
+    try:
+        for process in processes:
+            process.start()
+            os.kill(process.ident or 0, signal.SIGSTOP)
+        while running:
+            for process in tuple(running):
+                os.kill(process.ident or 0, signal.SIGCONT)
+                process.join(TURN_S)
+                if process.exitcode is None:
+                    os.kill(process.ident or 0, signal.SIGSTOP)
+                else:
+                    running.remove(process)
+    finally:
+        for process in running:
+            process.kill()
+    if codes := [process.exitcode for process in processes if process.exitcode]:
+        raise RuntimeError(f"a training of fold {fold} ended with {codes[0]}")
 
 
 def trained(fold: int, widths: tuple[float, ...]) -> dict[str, Any]:
@@ -191,8 +219,7 @@ def run() -> dict[str, Any]:
     HOME.mkdir(parents=True, exist_ok=True)
     found: dict[float, tuple[list[bool], list[bool]]] = {width: ([], []) for width in WIDTHS}
     costs: list[tuple[float, float]] = []
-    train_all([WIDTHS, ()], at_once=1)
-    train_all([(width,) for width in WIDTHS if width != 1], at_once=AT_ONCE)
+    train_all()
     for fold in FOLDS:
         slim, ordinary = trained(fold, WIDTHS), trained(fold, ())
         costs.append((slim["cpu_s"], ordinary["cpu_s"]))
