@@ -239,6 +239,20 @@ def _rows(
     ]
 
 
+def _compared(mean: Mapping[str, float], cpu_s: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Returns the ratios of hypervolume and of processor time of each search with data and its baseline."""
+    return [
+        {
+            "search": ours,
+            "baseline": other,
+            "ratio": round(mean[ours] / mean[other], 4),
+            "bar": bar,
+            "compute": round(sum(cpu_s[ours]) / sum(cpu_s[other]), 4),
+        }
+        for (ours, other), bar in COMPARED.items()
+    ]
+
+
 def run() -> dict[str, Any]:
     """Searches with every seed, or takes what earlier calls have kept, and compares the hypervolumes."""
     bench = opened(SEEDS[0])
@@ -285,16 +299,7 @@ def run() -> dict[str, Any]:
             }
             for name, values in each.items()
         },
-        "compared": [
-            {
-                "search": ours,
-                "baseline": other,
-                "ratio": round(mean[ours] / mean[other], 4),
-                "bar": bar,
-                "compute": round(sum(cpu_s[ours]) / sum(cpu_s[other]), 4),
-            }
-            for (ours, other), bar in COMPARED.items()
-        ],
+        "compared": _compared(mean, cpu_s),
         "widths_against_ordinary": round(mean[FROM_WIDTHS] / mean[WITH_DATA], 4),
         "dominating": sum(
             row["dominates_shipped"] for row in rows if row["series"] in (WITH_DATA, FROM_WIDTHS, FINISHED)
