@@ -13,9 +13,7 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import shutil
-import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -98,21 +97,23 @@ def train_in_turns(fold: int) -> None:
     """Trains all widths of a fold, and the whole network as always, in two processes of which one runs at a time."""
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=trained, args=(fold, widths), daemon=True) for widths in (WIDTHS, ())]
-    running = list(processes)
+    running = []
     try:
         for process in processes:
             process.start()
-            os.kill(process.ident or 0, signal.SIGSTOP)
+            running.append((process, stopped := psutil.Process(process.pid)))
+            stopped.suspend()
         while running:
-            for process in tuple(running):
-                os.kill(process.ident or 0, signal.SIGCONT)
+            for pair in tuple(running):
+                process, stopped = pair
+                stopped.resume()
                 process.join(TURN_S)
                 if process.exitcode is None:
-                    os.kill(process.ident or 0, signal.SIGSTOP)
+                    stopped.suspend()
                 else:
-                    running.remove(process)
+                    running.remove(pair)
     finally:
-        for process in running:
+        for process, _ in running:
             process.kill()
     if codes := [process.exitcode for process in processes if process.exitcode]:
         raise RuntimeError(f"a training of fold {fold} ended with {codes[0]}")

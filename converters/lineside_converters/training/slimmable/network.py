@@ -63,6 +63,7 @@ class SlimmableNetwork(nn.Module):
             key = f"{width:g}".replace(".", "_")  # module dictionaries allow no dot in a key
             self.norms[key] = nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
             self._forms[width] = form
+        self._shared = {width: self._shared_of(form) for width, form in self._forms.items()}
 
     def forward(self, image: Tensor) -> Outputs:
         """Returns the outputs of the widest network."""
@@ -73,7 +74,8 @@ class SlimmableNetwork(nn.Module):
         if width == self.widths[0]:
             return self(image)  # type: ignore[no-any-return]
         form = self._forms[width]
-        return as_tuple(functional_call(form, self._shared(form), (image,)))
+        weights = {name: parameter[part] for name, (parameter, part) in self._shared[width].items()}
+        return as_tuple(functional_call(form, weights, (image,), tie_weights=False))
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all forms; frozen layers stay in evaluation mode."""
@@ -153,12 +155,12 @@ class SlimmableNetwork(nn.Module):
             return copy.deepcopy(self.full).eval()
         made = copy.deepcopy(self._forms[width])
         with torch.no_grad():
-            for name, value in self._shared(made).items():
-                made.get_parameter(name).copy_(value)
+            for name, (parameter, part) in self._shared_of(made).items():
+                made.get_parameter(name).copy_(parameter[part])
         return made.eval()
 
-    def _shared(self, form: nn.Module) -> dict[str, Tensor]:
-        """Returns the first channels of the widest network's weights, by the name of a form's parameter."""
+    def _shared_of(self, form: nn.Module) -> dict[str, tuple[nn.Parameter, tuple[slice, ...]]]:
+        """Returns a weight of the widest network and its first channels, by the name of a form's parameter."""
         own = {
             f"{name}.{which}"
             for name, found in form.named_modules()
@@ -167,7 +169,7 @@ class SlimmableNetwork(nn.Module):
         }
         whole = dict(self.full.named_parameters())
         return {
-            name: whole[name][tuple(slice(0, size) for size in parameter.shape)]
+            name: (whole[name], tuple(slice(0, size) for size in parameter.shape))
             for name, parameter in form.named_parameters()
             if name not in own
         }

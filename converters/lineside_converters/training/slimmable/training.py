@@ -57,13 +57,14 @@ def slimmable(
     module.requires_grad_(True)  # the graph is followed by its gradients
     example = inputs[0][:1]
     groups = find_groups(module, example).groups
-    if not ordered:
+    is_cut = widths[0] < 1 and not ordered  # otherwise `begin_narrower` ranks them, after the widest one has learnt
+    if is_cut:
         with torch.no_grad():
             loss = distillation_loss_for(postprocess, as_tuple(module.eval()(example)))
         ranks = rank_channels(module, groups, inputs[:RANK_BATCHES], loss, seed=seed)
         order_channels(module, example, groups, ranks)
     network = SlimmableNetwork(module, example, groups, widths)
-    if not ordered:
+    if is_cut:
         network.count_norms(inputs)
     return network
 
@@ -130,12 +131,13 @@ def sandwich_loss(
         step: Number of the step; chooses the widths.
     """
     widest, *narrower = widths_of_step(network.widths, step)
-    outputs = answer(NetworkAt(network, widest), objective.images(batch))
+    images = objective.images(batch)
+    outputs = answer(NetworkAt(network, widest), images)
     total = objective.true_loss(outputs, batch)
     teacher = [output.detach() for output in outputs]
     loss: DistillationLoss = distillation_loss_for(postprocess, teacher)
     for width in narrower:
-        found = answer(NetworkAt(network, width), objective.images(batch))
+        found = answer(NetworkAt(network, width), images)
         total = total + objective.true_loss(found, batch) + DISTILLED * loss.loss(found, teacher)
     return total
 
