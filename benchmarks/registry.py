@@ -402,6 +402,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "federated.boards",
+        "hub",
+        "the same federated training with tiles of boards",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation", f"{_TRAINING}/plant_training.py", f"{_TRAINING}/detection"),
+        ("hub/federated", "inputs/data"),
+        long=True,
+    ),
+    Benchmark(
         "federated_peer",
         "hub",
         "the same federated training by Flower: rounds, bytes and accuracy",

@@ -9,6 +9,7 @@ from benchmarks.figures.tables import Row, table, verdict
 
 
 @block("federated", "federated")
+@block("federated.boards", "federated.boards")
 def federated(found: Value) -> str:
     """Accuracy of federated training beside pooled training and plants alone."""
     bars, pooled = found["bars"], found["pooled"]

@@ -1,6 +1,6 @@
 """Federated training across plants beside the same training of all frames together and of each plant alone.
 
-Three plants share the train fold of neu-det, once by part at random and once by type: each then lacks two types. All
+Three plants share the train fold of a data set, once by part at random and once by type: each then lacks two types. All
 begin with the same weights, trained shortly on frames of the line simulator. Each plant and the coordinator is a
 process of ``lineside federate``; a real broker is between them. Pooled training sees as many pictures in as many steps,
 with batches of all plants' size together; a plant alone takes as many steps as it takes in the federation. Judged on
@@ -8,7 +8,8 @@ the validation fold, which no training reads. Each seed has first weights, order
 so short a training differs by several points from the same one of another seed. Every stage is kept, so that a run that
 was stopped goes on.
 
-The second part adds up vectors of a large detector's length with drop-outs before each step.
+This benchmark does so with neu-det, `federated.boards` with deeppcb. Here a second part adds up vectors of a large
+detector's length with drop-outs before each step.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.hub.federated.processes import run_federation, train_first
-from benchmarks.hub.federated.splits import LACKED, PLANTS, write_all, write_plants
+from benchmarks.hub.federated.splits import PLANTS, STRIPS, Frames, write_all, write_plants
 from benchmarks.hub.pool import run_rounds
-from benchmarks.inputs.data import shared
 from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.training.data.samples import read_picture
 from lineside_converters.training.detection.accuracy import find_all
@@ -76,23 +76,9 @@ square root of 3. With more and shorter rounds the plants part less from each ot
 
 
 def run() -> dict[str, Any]:
-    """Trains all variants and measures the sums."""
-    work = kept(".federated")
-    work.mkdir(exist_ok=True)
-    everything = write_all(work / "all")
-    splits = {split: write_plants(work / split.replace(" ", "-"), split) for split, _ in FEDERATIONS}
-    seeds = [_run_seed(work / f"seed-{seed}", seed, everything, splits) for seed in SEEDS]
+    """Trains all variants of the strips and measures the sums."""
     return {
-        "baseline": "all frames in one place; each plant alone",
-        "sizes": {**SETTINGS, "plants": PLANTS, "rounds": ROUNDS, "steps": STEPS, "numbers_of_a_sum": LENGTH},
-        "bars": {"of_pooled": POOLED_BAR, "above_alone_on_lacked": LACKED_BAR, "bytes_of_weights": BYTES_BAR},
-        "lacked": LACKED,
-        "seeds": list(SEEDS),
-        "pooled": _mean([each["pooled"]["map50"] for each in seeds]),
-        "splits": {
-            split: {"pictures": [_count(folder) for folder in folders], **_compared([each[split] for each in seeds])}
-            for split, folders in splits.items()
-        },
+        **compare(STRIPS, kept(".federated"), FEDERATIONS),
         "sums": run_rounds(
             scaled((3, 5), smoke=(3,)),
             rounds=scaled(3, smoke=1),
@@ -103,17 +89,52 @@ def run() -> dict[str, Any]:
     }
 
 
+def compare(frames: Frames, work: Path, federations: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Trains what is missing, and compares.
+
+    Args:
+        work: Folder of the stages.
+        federations: Split and variant of each.
+    """
+    work.mkdir(exist_ok=True)
+    everything = write_all(work / "all", frames, "train")
+    judged = write_all(work / "judged", frames, "val")
+    splits = {split: write_plants(work / split.replace(" ", "-"), frames, split) for split, _ in federations}
+    folders = _Folders(everything, judged, splits)
+    seeds = [_run_seed(work / f"seed-{seed}", seed, frames, folders, federations) for seed in SEEDS]
+    return {
+        "baseline": "all frames in one place; each plant alone",
+        "sizes": {**SETTINGS, "plants": PLANTS, "rounds": ROUNDS, "steps": STEPS, "numbers_of_a_sum": LENGTH},
+        "bars": {"of_pooled": POOLED_BAR, "above_alone_on_lacked": LACKED_BAR, "bytes_of_weights": BYTES_BAR},
+        "lacked": frames.lacked,
+        "judged": _count(judged),
+        "seeds": list(SEEDS),
+        "pooled": _mean([each["pooled"]["map50"] for each in seeds]),
+        "splits": {
+            split: {"pictures": [_count(folder) for folder in folders], **_compared([each[split] for each in seeds])}
+            for split, folders in splits.items()
+        },
+    }
+
+
+class _Folders(NamedTuple):
+    everything: Path
+    judged: Path
+    splits: Mapping[str, Sequence[Path]]
+
+
 def _run_seed(
-    work: Path, seed: int, everything: Path, splits: Mapping[str, Sequence[Path]]
+    work: Path, seed: int, frames: Frames, folders: _Folders, federations: Sequence[tuple[str, str]]
 ) -> dict[str, dict[str, Any]]:
     """Returns the pooled training of a seed, and for each split its federations and the plants alone."""
     work.mkdir(exist_ok=True)
-    first = train_first(work / "first", {**SETTINGS, "seed": seed}, epochs=scaled(2, smoke=1))
+    first = train_first(work / "first", frames, {**SETTINGS, "seed": seed}, epochs=scaled(2, smoke=1))
     start = read_first_weights(first)
-    jobs = {"pooled": partial(_alone, everything, work / "pooled", start, PLANTS * BATCH)}
-    for split, folders in splits.items():
-        for number, folder in enumerate(folders):
-            jobs[f"{split}-{number}"] = partial(_alone, folder, work / f"{split}-{number}", start, BATCH)
+    alone = partial(_alone, start, folders.judged)
+    jobs = {"pooled": partial(alone, folders.everything, work / "pooled", PLANTS * BATCH)}
+    for split, plants in folders.splits.items():
+        for number, plant in enumerate(plants):
+            jobs[f"{split}-{number}"] = partial(alone, plant, work / f"{split}-{number}", BATCH)
     files = [work / f"{name}.json" for name in jobs]
     if SMOKE:
         done = list(map(_stage, files, jobs.values()))
@@ -122,13 +143,14 @@ def _run_seed(
             done = list(pool.map(_stage, files, jobs.values()))
     by_name = dict(zip(jobs, done, strict=True))
     found: dict[str, dict[str, Any]] = {"pooled": by_name["pooled"]}
-    for split, folders in splits.items():
-        found[split] = {"alone": _together([by_name[f"{split}-{number}"] for number in range(len(folders))])}
-    for split, variant in FEDERATIONS:
+    for split, plants in folders.splits.items():
+        rows = [by_name[f"{split}-{number}"] for number in range(len(plants))]
+        found[split] = {"alone": _together(rows, frames)}
+    for split, variant in federations:
         if variant:
-            compute = partial(_federated, work, first, splits[split], split, variant)
+            compute = partial(_federated, work, first, frames, folders, split, variant)
             found[split][variant] = _stage(work / f"{split}-{variant}.json", compute)
-    for split in splits:
+    for split in folders.splits:
         for row in found[split].values():
             pooled = found["pooled"]["map50"]
             row["of_pooled"] = round(row["map50"] / pooled, 4) if pooled else 0.0
@@ -163,24 +185,25 @@ def _trained(trainer: PlantTrainer, start: FirstWeights) -> Weights:
     return {**start.weights, **{name: start.weights[name] + change for name, change in found[0].items()}}
 
 
-def _alone(data: Path, out: Path, start: FirstWeights, batch: int) -> dict[str, Any]:
+def _alone(start: FirstWeights, judged: Path, data: Path, out: Path, batch: int) -> dict[str, Any]:
     trainer = _new_trainer(start, data, out, batch=batch)
-    return judge(trainer, _trained(trainer, start))
+    return judge(trainer, judged, _trained(trainer, start))
 
 
-def _federated(work: Path, first: Path, folders: Sequence[Path], split: str, variant: str) -> dict[str, Any]:
+def _federated(work: Path, first: Path, frames: Frames, folders: _Folders, split: str, variant: str) -> dict[str, Any]:
     out = work / f"{split}-{variant}".replace(" ", "-")
     rounds, steps, options = VARIANTS[variant]
-    state = run_federation(first, folders, out, rounds=rounds, steps=steps, options=options)
+    plants = folders.splits[split]
+    state = run_federation(first, plants, out, rounds=rounds, steps=steps, options=options)
     start = read_first_weights(first)
     weights = read_weights(out / "coordinator" / f"weights-{rounds}.npz")
-    trainer = _trainer(start, folders[0], out / "plant-0" / "result", batch=BATCH)  # that of all plants is the same
+    trainer = _trainer(start, plants[0], out / "plant-0" / "result", batch=BATCH)  # that of all plants is the same
     trainer.take(weights, state["settings"]["shared"])
     sizes = [
         (each["sent_bytes"] + each["received_bytes"]) / PLANTS / state["weights_bytes"] for each in state["rounds"]
     ]
     return {
-        **_together([judge(trainer, None)] * PLANTS),
+        **_together([judge(trainer, folders.judged, None)] * PLANTS, frames),
         "plants": [len(each["plants"]) for each in state["rounds"]],
         "weights_bytes": state["weights_bytes"],
         "bytes_of_weights": round(max(sizes), 3),
@@ -189,12 +212,16 @@ def _federated(work: Path, first: Path, folders: Sequence[Path], split: str, var
     }
 
 
-def judge(trainer: PlantTrainer, weights: Weights | None) -> dict[str, Any]:
-    """Returns mAP@0.5 and each type's AP on the validation fold, of the trainer's network with these weights."""
+def judge(trainer: PlantTrainer, judged: Path, weights: Weights | None) -> dict[str, Any]:
+    """Returns mAP@0.5 and each type's AP of the trainer's network with these weights.
+
+    Args:
+        judged: Folder of the frames that it is judged on.
+    """
     if weights is not None:
         trainer.take(weights, tuple(weights))
-    dataset = load_dataset(shared("neu-det"), "val")
-    order = [dataset.labels.index(name) if name in dataset.labels else -1 for name in trainer.labels]
+    dataset = load_dataset(judged, "train")
+    order = [dataset.vocabulary.index(name) if name in dataset.vocabulary else -1 for name in trainer.labels]
     number_of = {old: new for new, old in enumerate(order) if old >= 0}
     pictures = [read_picture(sample) for sample in dataset.samples]
     pictures = [
@@ -210,9 +237,9 @@ def judge(trainer: PlantTrainer, weights: Weights | None) -> dict[str, Any]:
     }
 
 
-def _together(plants: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _together(plants: Sequence[dict[str, Any]], frames: Frames) -> dict[str, Any]:
     """Returns the mean over plants, and their mean AP on the types that each lacks in the split by type."""
-    lacked = [plants[number]["ap50"].get(name, 0.0) for number, names in enumerate(LACKED) for name in names]
+    lacked = [plants[number]["ap50"].get(name, 0.0) for number, names in enumerate(frames.lacked) for name in names]
     mean = statistics.mean(each["map50"] for each in plants)
     return {"map50": round(mean, 4), "lacked_ap50": round(statistics.mean(lacked), 4)}
 

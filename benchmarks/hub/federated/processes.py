@@ -13,37 +13,40 @@ import cv2
 import numpy as np
 import tomli_w
 
+from benchmarks.hub.federated.splits import Frames
 from benchmarks.smoke import SMOKE, scaled
 from lineside.cli import main
 from lineside_link.aggregation.identity import make_key, public_hex, write_key
-from lineside_models.labels import LABELS, STEEL
+from lineside_models.labels import LABELS
 from lineside_models.simulator import render
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.processes import ChildProcess
 
 FIRST_FRAMES = scaled(96, smoke=12)
 FIRST_SEED = 2_000_000
+FIRST_PX = 200
 
 
-def train_first(folder: Path, settings: Mapping[str, Any], *, epochs: int) -> Path:
+def train_first(folder: Path, frames: Frames, settings: Mapping[str, Any], *, epochs: int) -> Path:
     """Trains the first weights on drawn frames; returns the folder of the run. Done once."""
-    run, frames = folder / "run", folder / "frames"
+    run, drawn = folder / "run", folder / "frames"
     if (run / "training.json").exists():
         return run
-    (frames / "images").mkdir(parents=True, exist_ok=True)
+    (drawn / "images").mkdir(parents=True, exist_ok=True)
     rows = ["image,class,x1,y1,x2,y2"]
+    size = (frames.tile_px or FIRST_PX, frames.tile_px or FIRST_PX)
     for number in range(FIRST_FRAMES):
-        frame = render("steel", FIRST_SEED + number, defects=2)
-        cv2.imwrite(str(frames / f"images/{number}.png"), np.asarray(frame.image))
+        frame = render(frames.simulated, FIRST_SEED + number, size=size, defects=2)
+        cv2.imwrite(str(drawn / f"images/{number}.png"), np.asarray(frame.image))
         for label, box in zip(frame.labels, frame.boxes.tolist(), strict=True):
             rows.append(f"images/{number}.png,{LABELS[label]},{','.join(map(str, box))}")
-    (frames / "boxes.csv").write_text("\n".join(rows) + "\n")
-    (frames / "folds.csv").write_text(
+    (drawn / "boxes.csv").write_text("\n".join(rows) + "\n")
+    (drawn / "folds.csv").write_text(
         "image,fold\n" + "".join(f"images/{number}.png,train\n" for number in range(FIRST_FRAMES))
     )
     config = folder / "first.toml"
     config.write_text(
-        tomli_w.dumps({"data": ["frames"], "labels": list(STEEL), "epochs": epochs, "threads": 1, **settings})
+        tomli_w.dumps({"data": ["frames"], "labels": list(frames.labels), "epochs": epochs, "threads": 1, **settings})
     )
     arguments = [str(each) for each in ("train", "detector", "--config", config, "--out", run, "--overwrite")]
     if SMOKE:  # this process has imported torch already

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import tomli_w
 
 from benchmarks.hub.federated import SETTINGS, judge
 from benchmarks.hub.federated.processes import run_federation, train_first
-from benchmarks.hub.federated.splits import PLANTS, write_plants
+from benchmarks.hub.federated.splits import PLANTS, STRIPS, write_all, write_plants
 from benchmarks.hub.federated_peer.byte_counter import ByteCounter
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, kept, scaled
@@ -50,11 +51,12 @@ def run() -> dict[str, Any]:
         return found | {"left_out": "both federations: processes of minutes"}
     work = kept(".federated-peer")
     work.mkdir(exist_ok=True)
-    first = train_first(work / "first", SETTINGS, epochs=scaled(2, smoke=1))
-    folders = write_plants(work / "plants", SPLIT)
+    first = train_first(work / "first", STRIPS, SETTINGS, epochs=scaled(2, smoke=1))
+    folders = write_plants(work / "plants", STRIPS, SPLIT)
+    judged = partial(_judged, first, write_all(work / "judged", STRIPS, "val"), folders[0])
     found["rows"] = {
-        "lineside": _kept(work / "lineside.json", lambda: _ours(first, folders, work / "lineside")),
-        "Flower": _kept(work / "flower.json", lambda: _flower(first, folders, work / "flower")),
+        "lineside": _kept(work / "lineside.json", lambda: _ours(first, folders, work / "lineside", judged)),
+        "Flower": _kept(work / "flower.json", lambda: _flower(first, folders, work / "flower", judged)),
     }
     return found | {"versions": versions_of(FLOWER, ("flwr",))}
 
@@ -78,23 +80,27 @@ def _row(map50: float, rounds: int, total_bytes: float, weights_bytes: int, seco
     }
 
 
-def _judged(first: Path, folder: Path, out: Path, weights: dict[str, Any]) -> float:
+def _judged(first: Path, judged: Path, folder: Path, out: Path, weights: dict[str, Any]) -> float:
     start = read_first_weights(first)
     trainer = PlantTrainer(start.settings, start.labels, data=[folder], out=out, threads=1)
-    return float(judge(trainer, {**start.weights, **weights})["map50"])
+    return float(judge(trainer, judged, {**start.weights, **weights})["map50"])
 
 
-def _ours(first: Path, folders: list[Path], out: Path) -> dict[str, Any]:
+def _ours(
+    first: Path, folders: list[Path], out: Path, judged: Callable[[Path, dict[str, Any]], float]
+) -> dict[str, Any]:
     state = run_federation(first, folders, out, rounds=ROUNDS, steps=STEPS, options=())
     weights = read_weights(out / "coordinator" / f"weights-{ROUNDS}.npz")
     rounds = state["rounds"]
     total = sum(each["sent_bytes"] + each["received_bytes"] for each in rounds)
-    score = _judged(first, folders[0], out / "judged", weights)
+    score = judged(out / "judged", weights)
     row = _row(score, len(rounds), total, state["weights_bytes"], sum(each["seconds"] for each in rounds))
     return row | {"plants": statistics.mean(len(each["plants"]) for each in rounds)}
 
 
-def _flower(first: Path, folders: list[Path], out: Path) -> dict[str, Any]:
+def _flower(
+    first: Path, folders: list[Path], out: Path, judged: Callable[[Path, dict[str, Any]], float]
+) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     result, port = out / "weights.npz", free_port()
     environment = _environment(first, out, result)
@@ -125,7 +131,7 @@ def _flower(first: Path, folders: list[Path], out: Path) -> dict[str, Any]:
         weights = {name: found[name] for name in found.files}
     start = read_first_weights(first)
     size = sum(start.weights[name].nbytes for name in start.shared)
-    score = _judged(first, folders[0], out / "judged", weights)
+    score = judged(out / "judged", weights)
     return _row(score, ROUNDS, total, size, time.monotonic() - began_s) | {"plants": PLANTS}
 
 
