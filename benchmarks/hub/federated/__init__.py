@@ -78,7 +78,7 @@ square root of 3. With more and shorter rounds the plants part less from each ot
 def run() -> dict[str, Any]:
     """Trains all variants of the strips and measures the sums."""
     return {
-        **compare(STRIPS, kept(".federated"), FEDERATIONS),
+        **compare(STRIPS, kept(".federated"), FEDERATIONS, SEEDS),
         "sums": run_rounds(
             scaled((3, 5), smoke=(3,)),
             rounds=scaled(3, smoke=1),
@@ -89,7 +89,7 @@ def run() -> dict[str, Any]:
     }
 
 
-def compare(frames: Frames, work: Path, federations: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def compare(frames: Frames, work: Path, federations: Sequence[tuple[str, str]], seeds: Sequence[int]) -> dict[str, Any]:
     """Trains what is missing, and compares.
 
     Args:
@@ -101,17 +101,17 @@ def compare(frames: Frames, work: Path, federations: Sequence[tuple[str, str]]) 
     judged = write_all(work / "judged", frames, "val")
     splits = {split: write_plants(work / split.replace(" ", "-"), frames, split) for split, _ in federations}
     folders = _Folders(everything, judged, splits)
-    seeds = [_run_seed(work / f"seed-{seed}", seed, frames, folders, federations) for seed in SEEDS]
+    found = [_run_seed(work / f"seed-{seed}", seed, frames, folders, federations) for seed in seeds]
     return {
         "baseline": "all frames in one place; each plant alone",
         "sizes": {**SETTINGS, "plants": PLANTS, "rounds": ROUNDS, "steps": STEPS, "numbers_of_a_sum": LENGTH},
         "bars": {"of_pooled": POOLED_BAR, "above_alone_on_lacked": LACKED_BAR, "bytes_of_weights": BYTES_BAR},
         "lacked": frames.lacked,
         "judged": _count(judged),
-        "seeds": list(SEEDS),
-        "pooled": _mean([each["pooled"]["map50"] for each in seeds]),
+        "seeds": list(seeds),
+        "pooled": _mean([each["pooled"]["map50"] for each in found]),
         "splits": {
-            split: {"pictures": [_count(folder) for folder in folders], **_compared([each[split] for each in seeds])}
+            split: {"pictures": [_count(folder) for folder in folders], **_compared([each[split] for each in found])}
             for split, folders in splits.items()
         },
     }

@@ -9,8 +9,9 @@ from benchmarks.hub.federated.splits import BOARDS
 from benchmarks.smoke import kept, scaled
 
 FEDERATIONS = scaled((("by type", OFTEN), ("by part", OFTEN)), smoke=(("by part", ""),))
+SEEDS = (0,)
 
 
 def run() -> dict[str, Any]:
     """Trains both splits."""
-    return compare(BOARDS, kept(".federated-boards"), FEDERATIONS)
+    return compare(BOARDS, kept(".federated-boards"), FEDERATIONS, SEEDS)
