@@ -158,6 +158,10 @@ def kept(name: str, search: Callable[[str], list[TunedNetwork]]) -> tuple[list[T
     return found, cpu_s
 
 
+def _progressive(bench: SearchContext) -> SearchContext:
+    return progressive_context(bench, make_int8=int8_maker(bench.optimization))
+
+
 def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
     """Returns a seed's networks by series."""
     ordinary, widths = opened(seed), opened(seed, SEVERAL)
@@ -170,8 +174,9 @@ def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
         return find(bench, budget, folder(bench, name), sampler=sampler)
 
     def with_data(name: str, bench: SearchContext, forms: int = FORMS, epochs: int = FORM_EPOCHS) -> list[TunedNetwork]:
+        """Searches as level 3 does with annotated data."""
         return find_progressive(
-            progressive_context(bench, make_int8=int8_maker(bench.optimization)),
+            _progressive(bench),
             trials=FORM_TRIALS,
             finished=forms,
             settings=settings(seed, epochs),
@@ -194,9 +199,10 @@ def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
 
 def _searched_all() -> list[dict[str, tuple[list[TunedNetwork], float]]]:
     """Searches with every seed, one a core; what all of them measure first is there already."""
-    opened(SEEDS[0], SEVERAL)
     if SMOKE:
         return [searched(seed) for seed in SEEDS]
+    for widths in ((), SEVERAL):
+        _progressive(opened(SEEDS[0], widths))
     with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(searched, SEEDS))
 

@@ -158,8 +158,7 @@ def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
 class RunningAverage(AveragedModel):
     """The average of a network's weights and buffers.
 
-    It looks for their tensors once: to walk through the modules in every step took longer than to average, and with
-    four widths a tenth of a step.
+    It looks up their tensors once: to walk through all modules in every step took longer than to average.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -250,6 +249,7 @@ class _Loop(Generic[B]):
     strategy: Strategy
 
     def run_steps(self, batches: Iterator[B], on_progress: OnProgress) -> None:
+        """Trains until the plan is over; an evaluation may change the network's mode, so it is set after each one."""
         run, plan, clock = self.run, self.plan, self.clock
         began_at = run.step
         if plan.evaluate_start and run.step == 0:
@@ -289,6 +289,7 @@ class _Loop(Generic[B]):
         return max(scores[-patience:]) <= max(scores[:-patience])
 
     def train_step(self, batch: B, done: float) -> float:
+        """Takes one step of the optimiser, and returns its loss; ``done`` is the share of the run that is over."""
         run, strategy = self.run, self.strategy
         for group in run.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(run.step, done, warm_up_steps=self.plan.warm_up_steps)
@@ -308,6 +309,7 @@ class _Loop(Generic[B]):
         return value
 
     def end_epoch(self, *, over: bool, share: float) -> dict[str, float]:
+        """Writes the curves and a checkpoint; returns the figures, if this epoch is evaluated."""
         run, plan = self.run, self.plan
         held: dict[str, float] = {}
         if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
@@ -337,6 +339,7 @@ class _Loop(Generic[B]):
             checkpoints.save(self.plan.out / name, state)
 
     def progress(self, loss: float, held: dict[str, float]) -> TrainingProgress:
+        """Returns what is told after a step."""
         run, done = self.run, self.clock.done()
         return TrainingProgress(
             epoch=(run.step - 1) // self.plan.epoch_steps,

@@ -160,7 +160,7 @@ class SlimmableNetwork(nn.Module):
         return made.eval()
 
     def _shared_of(self, form: nn.Module) -> dict[str, tuple[nn.Parameter, tuple[slice, ...]]]:
-        """Returns a weight of the widest network and its first channels, by the name of a form's parameter."""
+        """Returns by a form's parameter the weight of the widest network that it is part of, and which part."""
         own = {
             f"{name}.{which}"
             for name, found in form.named_modules()
