@@ -9,7 +9,7 @@ from benchmarks.hub.federated.splits import BOARDS
 from benchmarks.smoke import kept, scaled
 
 FEDERATIONS = scaled((("by type", OFTEN), ("by part", OFTEN)), smoke=(("by part", ""),))
-SEEDS = (0,)
+SEEDS = scaled((0, 1), smoke=(0,))
 
 
 def run() -> dict[str, Any]:
