@@ -52,7 +52,7 @@ def _lacked(split: str, row: Value) -> str:
 def _spread(value: Value) -> str:
     """A mean, its standard deviation and the values by seed; of one seed its value."""
     if "sd" not in value:
-        return fixed(value["mean"], 3)
+        return fixed(value["mean"].number, 3)
     return spread(value["mean"].number, value["sd"].number, value["per_seed"].numbers)
 
 
