@@ -38,6 +38,9 @@ IN_START = 0.3
 LOAD_S = 1.5
 """The others fall within so long behind its first judged part."""
 
+MORE_KILLS = 10
+"""At most so many times as many kills, if by chance none of them has met a part that was begun and not yet recorded."""
+
 LAST_PARTS = 40
 """Parts that the last agent judges before the PLC stops."""
 
@@ -75,7 +78,7 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
 
     Args:
         site: Of which only the broker runs.
-        rounds: How often.
+        rounds: How often; and again until one has left a part without a record.
         seed: Of the moments.
 
     Returns:
@@ -88,12 +91,15 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
     start_s = _start(site)
     plc = start_plc(port, ENDLESS, "--mortal", "--rush", "0.05", log=site.folder / "plc.log")
     counts: Counter[str] = Counter()
+    kills = 0
     try:
-        for _ in range(rounds):
+        rows: list[Row] = []
+        while kills < rounds or (kills < MORE_KILLS * rounds and not _unrecorded(rows)):
             _wait_moment(site, chance, start_s, counts)
             assert site.agent.alive, site.agent.log[-3000:]
             site.agent.kill()
-            check_dead(site, sqlite3_program)
+            kills += 1
+            rows = check_dead(site, sqlite3_program)
             site.agent.start()
         wait_for(lambda: _is_judging(site), TIMEOUT_S, what="a verdict after the last kill")
         wait_for(lambda: _judged(site) >= LAST_PARTS, TIMEOUT_S, what="parts after the last kill")
@@ -107,7 +113,7 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
     wait_for(lambda: _has_sent_all(site, ended_ns), TIMEOUT_S, what="all records at the hub")
     site.end()
     check_dead(site, sqlite3_program)
-    return {"kills": rounds, "seed": seed, **counts, **check_told(site, told)}
+    return {"kills": kills, "seed": seed, **counts, **check_told(site, told)}
 
 
 def _start(site: Site) -> float:
@@ -146,8 +152,12 @@ def _wait_moment(site: Site, chance: random.Random, start_s: float, counts: Coun
     time.sleep(chance.uniform(0.0, LOAD_S))
 
 
-def check_dead(site: Site, sqlite3_program: str) -> None:
-    """The database of an agent that doesn't run is sound, and says nothing else than what the hub has."""
+def check_dead(site: Site, sqlite3_program: str) -> list[Row]:
+    """The database of an agent that doesn't run is sound, and says nothing else than what the hub has.
+
+    Returns:
+        Its rows.
+    """
     epoch, acked, rows = read_records(site.agent.state, sqlite3_program)
     assert not list(site.agent.state.glob("records.db.damaged-*"))
     assert [row.sequence for row in rows] == list(range(len(rows))), "each number has one row, in order"
@@ -155,6 +165,12 @@ def check_dead(site: Site, sqlite3_program: str) -> None:
     assert set(range(1, acked + 1)) <= set(at_hub), "what the hub has acknowledged it has"
     here = {row.seq: (row.sequence, row.verdict, row.part_id) for row in rows}
     assert {seq: here.get(seq) for seq in at_hub} == at_hub, "what the hub has is on the device too, and the same"
+    return rows
+
+
+def _unrecorded(rows: list[Row]) -> set[int]:
+    """Returns the numbers of the parts that a kill has left without a record; the next start writes a row for each."""
+    return {row.sequence for row in rows if row.error.startswith("unrecorded")}
 
 
 def read_records(state: Path, sqlite3_program: str) -> tuple[str, int, list[Row]]:
@@ -195,7 +211,7 @@ def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
     epoch, acked, rows = read_records(site.agent.state, find_program("sqlite3", "sqlite3"))
     by_number = {row.sequence: row for row in rows}
     named = Counter(row.part_id for row in rows)
-    unrecorded = {row.sequence for row in rows if row.error.startswith("unrecorded")}
+    unrecorded = _unrecorded(rows)
     answers = [(part, by_number[number], code) for part, number, code in told["told"]]
     numbers = [number for _, number, _ in told["told"]]
     assert len(numbers) == len(set(numbers)), "no number was told twice"
