@@ -58,8 +58,12 @@ LENGTH = scaled(1_000_000, smoke=1000)
 CORES = min(2, len(os.sched_getaffinity(0)))
 POOLED_BAR, LACKED_BAR, BYTES_BAR = 0.97, 0.05, 2.0
 PLAIN, OUTER, OFTEN = "plain average", "outer rate 1.73", "outer rate 1.73, four times as many rounds"
+TWO_STEPS = "outer rate 1.73, ten times as many rounds"
 FEDERATIONS = scaled(
-    (("by type", PLAIN), ("by type", OUTER), ("by type", OFTEN), ("by part", OUTER), ("by part", OFTEN)),
+    (
+        *(("by type", variant) for variant in (PLAIN, OUTER, OFTEN)),
+        *(("by part", variant) for variant in (OUTER, OFTEN, TWO_STEPS)),
+    ),
     smoke=(("by part", ""),),
 )
 """Split and variant. A smoke run starts no processes of plants: `tests/system/test_federation.py` does."""
@@ -69,6 +73,7 @@ VARIANTS: dict[str, tuple[int, int, tuple[str | float, ...]]] = {
     PLAIN: (ROUNDS, STEPS, ()),
     OUTER: (ROUNDS, STEPS, _RATE),
     OFTEN: (4 * ROUNDS, STEPS // 4, _RATE),
+    TWO_STEPS: (10 * ROUNDS, STEPS // 10, _RATE),
 }
 """Rounds, steps a round, and options of ``federate init``. AdamW's steps are the shorter, the more noise is in the
 gradient, so that the mean of three plants moves less than pooled training with three times the batch: by about the
