@@ -136,7 +136,7 @@ def test_a_check_that_fails_is_red_and_the_tests_beside_it_are_counted(tmp_path:
     assert (run["green"], run["failed"], run["counts"]["passed"]) == (False, [], 1)
     assert "found in the check" in done.stdout
     assert done.stderr.splitlines()[-1] == "make check has failed"
-    assert int((clone.folder / "niceness").read_text()) == os.nice(0) + 5
+    assert int((clone.folder / "niceness").read_text()) == os.nice(0) + 3
 
 
 def test_an_environment_that_cannot_be_made_is_said_and_no_test_is_begun(tmp_path: Path) -> None:
