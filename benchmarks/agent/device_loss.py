@@ -118,9 +118,11 @@ def _late(parts: list[Any]) -> int:
     return sum(part[7].startswith("LATE") for part in parts)
 
 
-def _spread(parts: list[Any]) -> dict[str, float]:
-    """Latencies of the parts that have a verdict."""
+def _spread(parts: list[Any]) -> dict[str, float] | None:
+    """Latencies of the parts that have a verdict; ``None`` if none has, as beside tests."""
     ordered = sorted(part[5] for part in parts if part[1] != "fault")
+    if not ordered:
+        return None
     return {
         "p50": round(statistics.median(ordered), 3),
         "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),

