@@ -119,7 +119,7 @@ def _late(parts: list[Any]) -> int:
 
 
 def _spread(parts: list[Any]) -> dict[str, float] | None:
-    """Latencies of the parts that have a verdict; ``None`` if none has, as beside tests."""
+    """Latencies of the parts that have a verdict; ``None`` if no part has one."""
     ordered = sorted(part[5] for part in parts if part[1] != "fault")
     if not ordered:
         return None

@@ -39,7 +39,7 @@ LOAD_S = 1.5
 """The others fall within so long behind its first judged part."""
 
 MORE_KILLS = 10
-"""At most so many times as many kills, if by chance none of them has met a part that was begun and not yet recorded."""
+"""Limit of the kills, as a multiple of `rounds`, while none has met a part that was begun and not yet recorded."""
 
 LAST_PARTS = 40
 """Parts that the last agent judges before the PLC stops."""
@@ -78,7 +78,7 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
 
     Args:
         site: Of which only the broker runs.
-        rounds: How often; and again until one has left a part without a record.
+        rounds: Kills at least; more follow until one has left a part without a record, see `MORE_KILLS`.
         seed: Of the moments.
 
     Returns:

@@ -43,9 +43,10 @@ def shoot(page: Page, name: str) -> None:
 
 
 def check_in_all_sizes(page: Page, url: str, name: str, *, ready: Callable[[], None] = lambda: None) -> None:
-    """A page is nowhere wider than its window, no table than a phone's, and axe finds nothing in either of its layouts.
+    """A page is nowhere wider than its window, and axe finds nothing in either of its layouts.
 
-    Of the three windows only a phone's is so narrow that other rules of the style sheet hold.
+    Of the three windows only a phone's is so narrow that other rules of the style sheet hold. No table has to be
+    scrolled sideways there.
 
     Args:
         ready: Waits until the loaded page shows everything.
@@ -60,8 +61,9 @@ def check_in_all_sizes(page: Page, url: str, name: str, *, ready: Callable[[], N
         if size != "tablet":
             assert barriers(page) == [], (name, size)
         shoot(page, f"{name}-{size}")
-    wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
-    assert page.evaluate(wide) == 0, f"a table of {name} goes out of a phone's window"
+        if size == "phone":
+            wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
+            assert page.evaluate(wide) == 0, f"a table of {name} goes out of a phone's window"
 
 
 class DashboardWorld:
