@@ -39,7 +39,9 @@ def bright(height: int = 96, width: int = 96) -> np.ndarray:
 
 def dark(height: int = 96, width: int = 96) -> np.ndarray:
     """A frame that must pass."""
-    return np.full((height, width, 3), 10, np.uint8)
+    image = np.full((height, width, 3), 10, np.uint8)
+    image[:, width // 2 :] = 14  # an even frame is a fault
+    return image
 
 
 def make_bundle(
