@@ -33,11 +33,12 @@ def frame_problem(image: UInt8Array, *, min_contrast: float, brightness: tuple[f
     mean = float(means.mean())
     if brightness is not None and not brightness[0] <= mean <= brightness[1]:
         found, limits = "dark" if mean < brightness[0] else "bright", f"{brightness[0]:g} to {brightness[1]:g}"
-        return f"the frame is too {found}: its mean grey value is {mean:.0f}; expected {limits}"
+        return f"the frame is too {found}: mean grey value {mean:.0f}, expected {limits}; look at light and exposure"
     if min_contrast <= MIN_CONTRAST and float(deviations.max()) >= NOISE_MOST:
         return ""  # which spares most frames the grid
     cells = cv2.resize(rows.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA).reshape(GRID * GRID, -1)
     contrast = float(cells.std(axis=0).max())
     if contrast < min_contrast:
-        return f"the frame shows nothing: its contrast is {contrast:.2f} grey levels; expected {min_contrast:g} or more"
+        values = f"contrast {contrast:.2f} grey levels, expected {min_contrast:g} or more"
+        return f"the frame shows nothing: {values}; look at light and lens"
     return ""

@@ -61,7 +61,9 @@ def test_brightness_has_limits(mean: int, word: str) -> None:
     image = np.full((96, 128), mean - 5, np.uint8)
     image[:, 64:] = mean + 5
     problem = read_rules({"brightness": [40, 220]}).problem_of(image)
-    assert (f"too {word}: its mean grey value is {mean}; expected 40 to 220" in problem) if word else problem == ""
+    assert (
+        (f"too {word}: mean grey value {mean}, expected 40 to 220; look at light" in problem) if word else problem == ""
+    )
 
 
 def test_limits_of_brightness_are_checked() -> None:
