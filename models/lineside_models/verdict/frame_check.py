@@ -11,8 +11,8 @@ ROWS = 128
 """About so many rows of a frame are read."""
 GRID = 16
 MIN_CONTRAST = 0.5
-"""In grey levels. Frames without light reach 0.4 at a high gain, as the grid averages the noise; of 4,500 photographs of
-parts the evenest has 1.2, apart from one blank template of DeepPCB."""
+"""In grey levels. Frames without light reach 0.4 at a high gain, as the grid averages the noise; the evenest of 4,500
+photographs of parts has 1.2, apart from a blank template of DeepPCB."""
 NOISE_MOST = 16.0
 """Standard deviation of the pixels that no noise alone reaches, in grey levels."""
 
