@@ -222,11 +222,11 @@ def _findings(one: Inspection) -> str:
     Of each defect type the surest defect decides, of measured values and marks those that the part fails by.
     """
     seen: set[str] = set()
-    found = []
+    found = [(one.frame_problem, True)] if one.frame_problem else []
     for each in one.detections or one.doubtful:
         found.append((f"{each.type} {each.score:.2f}", each.type not in seen))
         seen.add(each.type)
-    if one.verdict == "unsure" and one.probabilities:
+    if one.verdict == "unsure" and one.probabilities and not one.frame_problem:
         likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
         found = [("no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest), True)]
     found += [(value.text, bool(value.error) or not value.in_tolerance) for value in one.measurements]

@@ -55,7 +55,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         captured_at_ns: Unix time of the capture in nanoseconds.
         passed: True if the verdict is ``good``; on the line everything else is a reject.
         verdict: ``good``, ``bad`` (a defect was found, a measured value is out of tolerance, or a mark rejects the
-            part) or ``unsure``.
+            part) or ``unsure`` (also where `fault` says that it could not be judged).
         detections: The defects, highest score first.
         doubtful: What the verdict was unsure of: candidates in their type's band below the threshold.
         bundle: ``name@version`` of the bundle that judged.
@@ -75,6 +75,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         recipe: Name of the product's recipe under which an agent judged; empty without one.
         measurements: Values of the rules in ``measure``, in their order.
         readings: Marks of the rules in ``read``, in their order.
+        frame_problem: Why the frame can't show a part, by the rules ``min_contrast`` and ``brightness``; empty if it
+            can.
     """
 
     part_id: str
@@ -101,12 +103,14 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     used_variant: str = ""
     measurements: tuple[Measurement, ...] = ()
     readings: tuple[MarkReading, ...] = ()
+    frame_problem: str = ""
 
     @property
     def fault(self) -> str:
-        """Why rules could not be measured or read, so that the part cannot pass; empty if all were."""
-        unmeasured = [f"{one.name}: {one.error}" for one in self.measurements if one.error]
-        return "; ".join(unmeasured + [one.summary for one in self.readings if one.failure == "fault"])
+        """Why the part cannot pass: the frame can't show it, or rules could not be measured or read; empty if none."""
+        found = [self.frame_problem] if self.frame_problem else []
+        found += [f"{one.name}: {one.error}" for one in self.measurements if one.error]
+        return "; ".join(found + [one.summary for one in self.readings if one.failure == "fault"])
 
     @property
     def refused(self) -> tuple[MarkReading, ...]:

@@ -158,11 +158,15 @@ class Inspector:
         """
         return self.inspect_batch([frame], confidence_threshold=confidence_threshold)[0]
 
-    def inspect_batch(self, frames: Sequence[Frame], *, confidence_threshold: float | None = None) -> list[Inspection]:
+    def inspect_batch(
+        self, frames: Sequence[Frame], *, confidence_threshold: float | None = None, cut_out: bool = False
+    ) -> list[Inspection]:
         """Inspects frames; those whose tensors have one shape go through the model together.
 
         Args:
             confidence_threshold: As for `inspect`.
+            cut_out: Whether they are parts of a frame, which may be even: not checked by ``min_contrast`` and
+                ``brightness``.
 
         Returns:
             One verdict a frame, in their order. A frame's share of its batch's time is its ``inference_ms``.
@@ -180,7 +184,10 @@ class Inspector:
             if self._slicing(pinned.manifest) is not None:
                 least = float(np.min(least))  # what an edge cut in two may be surer in the other piece
             found = self._find(frames, pinned, least)
-        return [_verdict(frame, finding, decider, self._marks) for frame, finding in zip(frames, found, strict=True)]
+        return [
+            _verdict(frame, finding, decider, self._marks, "" if cut_out else decider.rules.problem_of(frame.image))
+            for frame, finding in zip(frames, found, strict=True)
+        ]
 
     def find(self, frames: Sequence[Frame]) -> list[FrameCandidates]:
         """Returns all candidates of frames above the raw floor, for evaluations and thresholds.
@@ -336,12 +343,16 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
     return [(piece, each.only(~np.isin(each.labels, good))) for piece, each in found]
 
 
-def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, marks: MarkReader) -> Inspection:
+def _verdict(
+    frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, marks: MarkReader, problem: str
+) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
     measured = decider.rules.measured(frame.image)
     read = marks.read(frame.image, frame.part_id)
     verdict = _with_readings(_with_measurements(decision.verdict, measured), read)
+    if problem and verdict == "good":
+        verdict = "unsure"
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
@@ -367,6 +378,7 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, mar
         probabilities=_probabilities(finding.candidates, decider.manifest),
         measurements=measured,
         readings=read,
+        frame_problem=problem,
     )
 
 

@@ -99,7 +99,8 @@ class MultiModelInspector:
         for entry, inspector in self.models:
             started_s = time.perf_counter()
             places = _places(whole, entry, found[entry.of]) if entry.of else [whole]
-            made = inspector.inspect_batch([place.frame for place in places]) if places else []
+            frames = [place.frame for place in places]
+            made = inspector.inspect_batch(frames, cut_out=bool(entry.of)) if places else []
             shifted = [_shifted(one, place) for one, place in zip(made, places, strict=True)]
             found[entry.name] = tuple(box for one in shifted for box in (*one.detections, *one.doubtful))
             all_ += shifted
@@ -204,6 +205,7 @@ def _combined(
         probabilities=judged[0].probabilities if len(judged) == 1 else {},
         measurements=tuple(value for one in all_ for value in one.measurements),
         readings=tuple(read for one in all_ for read in one.readings),
+        frame_problem=next((one.frame_problem for one in all_ if one.frame_problem), ""),
     )
 
 

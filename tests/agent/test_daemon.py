@@ -31,6 +31,7 @@ from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
+from tests.worlds.bundles import shade
 from tests.worlds.hub import make_trusted_repository, open_database, write_hub
 
 Start = Callable[..., AgentProcess]
@@ -108,7 +109,7 @@ def test_damaged_images_are_faults_that_fill_no_log_and_a_second_run_inspects_wh
     assert agent.wait() == 0
     assert (agent.status["inspected"], agent.status["faults"], agent.status["rejected"]) == (46, 40, 3)
     assert 1 <= agent.log.count("is a fault") <= 2 * SHOWN, agent.log
-    doubtful = np.full((96, 96, 3), 140, np.uint8)  # a score of sigmoid(40 * (140 / 255 - 0.5)) = 0.88
+    doubtful = shade(140)  # a score of sigmoid(40 * (140 / 255 - 0.5)) = 0.88
     cv2.imwrite(str(tmp_path / "frames" / "9999.png"), doubtful)
     agent.start()
     assert agent.wait() == 0

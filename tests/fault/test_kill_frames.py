@@ -13,7 +13,7 @@ import pytest
 from lineside_hub.config import load_config
 from lineside_hub.results.queries import Query, export_frames
 from tests.peers import Broker, wait_for
-from tests.worlds.bundles import bright, dark, make_bundle
+from tests.worlds.bundles import bright, make_bundle, shade
 from tests.worlds.hub import query
 from tests.worlds.site import TIMEOUT_S, Site
 
@@ -29,7 +29,7 @@ def site(tmp_path: Path, mosquitto: Broker) -> Iterator[Site]:
     )
     for number in range(FRAMES):  # of a dozen pieces each
         noise = np.random.default_rng(number).integers(0, 8, (320, 320, 3), np.uint8)
-        plain = cv2.resize(bright() if number % 2 else dark(), (320, 320))
+        plain = cv2.resize(bright() if number % 2 else shade(40), (320, 320))
         cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), plain.reshape(320, 320, -1)[:, :, :3] ^ noise)
     yield made
     made.end()

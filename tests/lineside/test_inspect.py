@@ -32,6 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 def part(bright: bool) -> np.ndarray:
     image = np.full((64, 64, 3), 120, np.uint8)
+    image[:32] = 116  # an even frame is a fault
     if bright:
         image[16:32, 16:32] = 250
     return image

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper
 
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.tensors import TensorSpec
 
@@ -22,6 +25,12 @@ def graph(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], *
     opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
     model: onnx.ModelProto = helper.make_model(made, opset_imports=opsets, ir_version=9)
     return model.SerializeToString()
+
+
+def exact_session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime as on a device: INT8 sums are exact on every processor."""
+    options = session_options(LoadOptions(threads=1))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def scaler(factor: float) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.peers.environments import environment
-from tests.system.test_ort_openvino import X, try_provider
+from tests.system.provider_trial import X, try_provider
 
 pytestmark = [
     pytest.mark.skipif(

@@ -6,8 +6,6 @@ environments of their own, so that the others' tests see the plain package only.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import subprocess
 import sys
@@ -16,25 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
 
 from tests.peers.environments import environment
-from tests.runtime.onnx_models import FLOAT, graph
+from tests.system.provider_trial import X, try_provider
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)),
     reason="OpenVINO's providers are wheels for x86_64 and Python 3.11 to 3.13",
 )
 
-X = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
 BUILT_IN = ["onnxruntime-openvino>=1.23,<2"]
 PLUGIN = ["onnxruntime>=1.23,<2", "onnxruntime-ep-openvino"]
-
-
-def model(*operators: str, shape: list[int]) -> bytes:
-    names = ["x", *(f"t{number}" for number in range(1, len(operators))), "y"]
-    nodes = [helper.make_node(kind, [names[i]], [names[i + 1]]) for i, kind in enumerate(operators)]
-    return graph(nodes, [("x", FLOAT, [4, 4])], [("y", FLOAT, shape)])
 
 
 def is_intel() -> bool:
@@ -53,17 +43,6 @@ def python(request: pytest.FixtureRequest) -> Path:
 def told(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     absent = "OpenVINOExecutionProvider?device_type=GPU.7"
     return try_provider(python, tmp_path_factory.mktemp("ort"), "OpenVINO", absent)
-
-
-def try_provider(python: Path, folder: Path, prefix: str, absent: str, **variables: str) -> Any:
-    """Returns what ``ort_provider.py`` prints: devices whose names begin so, tried, and one that is not here."""
-    (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
-    (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
-    script = Path(__file__).with_name("ort_provider.py")
-    command = [str(word) for word in (python, script, folder / "whole.onnx", folder / "part.onnx", prefix, absent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **variables})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])  # ONNX Runtime prints there when it takes the CPU instead
 
 
 def test_the_provider_is_a_device_behind_onnxruntimes_own_cpu(told: Any) -> None:

@@ -39,7 +39,14 @@ def bright(height: int = 96, width: int = 96) -> np.ndarray:
 
 def dark(height: int = 96, width: int = 96) -> np.ndarray:
     """A frame that must pass."""
-    return np.full((height, width, 3), 10, np.uint8)
+    return shade(10, height, width)
+
+
+def shade(grey: int, height: int = 96, width: int = 96) -> np.ndarray:
+    """A frame of almost one grey: an even one is a fault."""
+    image = np.full((height, width, 3), grey - 1, np.uint8)
+    image[:, width // 2 :] = grey + 1
+    return image
 
 
 def make_bundle(

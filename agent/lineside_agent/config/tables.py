@@ -58,7 +58,8 @@ class StoreConfig(ConfigTable, frozen=True, kw_only=True):
             that time, a kill of the agent none. Each commit costs whole pages: at ten parts a second 1.0 writes a fifth
             of what 0 does.
         keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
-            passed, or all. ``images_max_bytes`` and ``free_min_bytes`` bound them.
+            passed, or all; of faults whose frame shows nothing only with ``all``. ``images_max_bytes`` and
+            ``free_min_bytes`` bound them.
         send_images: Whether kept frames are sent to the hub, after everything else.
         send_bytes_s: Highest rate at which kept frames are sent, in bytes a second.
         keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its

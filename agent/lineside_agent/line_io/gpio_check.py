@@ -15,11 +15,13 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 from lineside_agent.line_io.events import Event, LineState, SelectRecipe, Triggered
 from lineside_agent.line_io.gpio import Gpio
 
 PULSES = 100
+OPEN_S = 5.0
 EDGE_S = 1.0
 
 
@@ -36,8 +38,8 @@ def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
 
     line = Gpio(chip, outputs={"ready": output}, inputs={"trigger": input})
     line.listen(post)
-    until_s = time.monotonic() + 5.0
-    while not line.connected and time.monotonic() < until_s:
+    until_s = time.monotonic() + OPEN_S
+    while not (line.connected or line.problem) and time.monotonic() < until_s:
         time.sleep(0.01)
     took_ms, opened = [], line.connected
     for number in range(PULSES if opened else 0):
@@ -49,20 +51,35 @@ def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
         line.show(LineState())
     line.close()
     middle = sorted(took_ms)[len(took_ms) // 2] if took_ms else None
-    return {"opened": opened, "pulses": PULSES, "edges": len(edges), "p50_ms": middle}
+    return {"opened": opened, "problem": line.problem, "pulses": PULSES, "edges": len(edges), "p50_ms": middle}
 
 
-def main() -> int:
+def advice(found: dict[str, object], chip: str) -> str:
+    """Returns what to do about a check that failed; empty if it did not."""
+    if not found["opened"]:
+        return (
+            f"{chip} or its lines can't be opened: {found['problem']}. gpiodetect and gpioinfo list chips and lines;"
+            " the user needs the group gpio, and nobody else, such as an agent, may have the lines."
+        )
+    if found["edges"] != PULSES:
+        return f"{found['edges']} of {PULSES} pulses came back: look at the wire, and at both lines' names (gpioinfo)."
+    return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the check; returns 0 if each pulse was one edge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chip")
     parser.add_argument("--out", required=True, help="name or number of the output")
     parser.add_argument("--in", dest="into", required=True, help="name or number of the input that it is wired to")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     output, into = (int(text) if text.isdecimal() else text for text in (options.out, options.into))
     found = check(options.chip, output, into)
     sys.stdout.write(json.dumps(found) + "\n")
-    return 0 if found["edges"] == PULSES else 1
+    wrong = advice(found, options.chip)
+    if wrong:
+        sys.stderr.write(f"gpio_check: {wrong}\n")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

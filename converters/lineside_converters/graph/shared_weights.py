@@ -201,11 +201,24 @@ def _is_shared(content: bytes, others: Sequence[bytes]) -> bool:
 
 
 def _merge_equal(model: onnx.ModelProto) -> None:
-    """Keeps one of several equal tensors, such as the zero points of layers with as many channels."""
+    """Keeps one of several equal tensors, such as the scales of activations.
+
+    Zero points of weights stay: ONNX Runtime's exact kernels for x86 without VNNI give a copy of each a name of its
+    own, and load no graph in which two layers have the same one.
+    """
     graph = model.graph
+    made = {name for node in graph.node for name in node.output if node.op_type == "Slice"}
+    stored = {tensor.name for tensor in graph.initializer} | made
+    apart = {
+        node.input[2]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) > 2
+    }
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     names: dict[str, str] = {}
     for tensor in list(graph.initializer):
+        if tensor.name in apart:
+            continue
         name = kept.setdefault((tensor.data_type, tuple(tensor.dims), _content(tensor)), tensor.name)
         if name != tensor.name:
             names[tensor.name] = name

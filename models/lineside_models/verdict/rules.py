@@ -18,6 +18,7 @@ from lineside_models.metrology.calibration import Calibration, scale_calibration
 from lineside_models.metrology.locator import Locator
 from lineside_models.metrology.measurement import Measurement, measure
 from lineside_models.metrology.rules import MeasureRule, check_rules
+from lineside_models.verdict.frame_check import MIN_CONTRAST, frame_problem
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing
 from lineside_runtime.config_errors import config_error
@@ -26,6 +27,7 @@ from lineside_runtime.errors import ConfigError
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Length = Annotated[float, msgspec.Meta(ge=0)]
+GreyValue = Annotated[float, msgspec.Meta(ge=0, le=255)]
 
 OTHERS = "*"
 """In a table by type: every type that it doesn't name."""
@@ -51,6 +53,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             the part bad.
         read: Codes on the part that are read, and what they must agree with (`lineside_models.identification.rules`).
         slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
+        min_contrast: Least contrast of a frame, in grey levels between its brighter and darker parts (standard
+            deviation). One with less, as without light or with a covered lens, makes a part that would pass a fault.
+            0: good parts look like that.
+        brightness: Least and greatest mean value of a frame, 0 to 255. Outside of it a part that would pass is a fault;
+            unset: any.
     """
 
     confidence_threshold: Share | None = None
@@ -66,8 +73,12 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     locate: Locator | None = None
     measure: tuple[MeasureRule, ...] = ()
     read: tuple[MarkRule, ...] = ()
+    min_contrast: Length = MIN_CONTRAST
+    brightness: tuple[GreyValue, GreyValue] | None = None
 
     def __post_init__(self) -> None:
+        if self.brightness is not None and self.brightness[0] >= self.brightness[1]:
+            raise ValueError("brightness is the least and the greatest value: the first must be the smaller one")
         if self.calibration is not None and self.px_per_mm is not None:
             raise ValueError("px_per_mm and calibration say the same: give one")
         if self.min_size_mm and self.scale is None:
@@ -95,6 +106,14 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if calibration is None and self.px_per_mm is not None:
             calibration = scale_calibration(self.px_per_mm, (image.shape[1], image.shape[0]))
         return measure(image, self.measure, calibration, self.locate)
+
+    def problem_of(self, image: UInt8Array) -> str:
+        """Returns why a frame can't show a part, by ``min_contrast`` and ``brightness``; empty if it can.
+
+        Args:
+            image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
+        """
+        return frame_problem(image, min_contrast=self.min_contrast, brightness=self.brightness)
 
     def slicing_of(self, own: Slicing | None) -> Slicing | None:
         """Returns the slicing, given the bundle's own."""

@@ -22,7 +22,7 @@ from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
 from tests.peers.waiting import wait_for
-from tests.worlds.bundles import bright, dark, make_bundle
+from tests.worlds.bundles import bright, dark, make_bundle, shade
 
 
 class RecordingLine(LineOutput):
@@ -112,7 +112,7 @@ def test_unsure_part_is_rejected_and_said_to_be_unsure(bench: Bench, loaded: Loa
     doubting = load(loaded.slot, loaded.bundle, rules)
     bench.active.swap(doubting)
     try:
-        unsure, good = bench.run(frame(0, np.full((96, 96, 3), 122, np.uint8)), frame(1, dark()))
+        unsure, good = bench.run(frame(0, shade(122)), frame(1, dark()))
     finally:
         doubting.close()
     assert (unsure.verdict, unsure.unsure, unsure.detections) == ("reject", True, ())
@@ -142,6 +142,20 @@ def test_frame_without_an_image_is_a_fault_and_the_line_rejects(bench: Bench, lo
     (row,) = bench.run(LostFrame("cam", 3, "p3", 7, "damaged"))
     assert (row.verdict, row.error, row.sequence) == ("fault", "damaged", 3)
     assert bench.log[0] == Signal(3, "p3", "fault", Code.NO_FRAME)
+
+
+def test_a_frame_without_light_is_a_fault_and_a_defect_on_a_dark_one_is_rejected(
+    bench: Bench, loaded: LoadedBundle
+) -> None:
+    limited = load(loaded.slot, loaded.bundle, InspectConfig(brightness=(60, 250)))
+    bench.active.swap(limited)
+    try:
+        rows = bench.run(frame(0, np.zeros((96, 96, 3), np.uint8)), frame(1, bright()), frame(2, shade(100)))
+    finally:
+        limited.close()
+    assert [(row.verdict, row.unsure) for row in rows] == [("fault", False), ("reject", False), ("pass", False)]
+    assert ["too dark" in row.error for row in rows] == [True, True, False]
+    assert (bench.pipeline.counts.faults, bench.pipeline.counts.passed) == (1, 1)
 
 
 def test_engine_error_is_a_fault_with_its_reason_and_the_line_goes_on(bench: Bench, fragile: LoadedBundle) -> None:

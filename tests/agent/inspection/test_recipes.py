@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, RecipeTrigger, inspect_of, parse_config
@@ -29,7 +28,7 @@ from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import CameraError, ConfigError, RecipeError
 from tests.peers.waiting import wait_for
-from tests.worlds.bundles import make_bundle
+from tests.worlds.bundles import make_bundle, shade
 
 STRICT = RecipeConfig(name="strict", inspect={"confidence_threshold": 0.5})
 LENIENT = RecipeConfig(
@@ -38,7 +37,7 @@ LENIENT = RecipeConfig(
     inspect={"confidence_threshold": 0.95},
     trigger=RecipeTrigger(deadline_ms=30_000.0),
 )
-DOUBTFUL = np.full((96, 96, 3), 140, np.uint8)
+DOUBTFUL = shade(140)
 """Scores 0.88: a reject under `STRICT`, a pass under `LENIENT`."""
 
 

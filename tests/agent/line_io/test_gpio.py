@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lineside_agent.config import GpioLineConfig, parse_config
-from lineside_agent.line_io import Signal, open_output
+from lineside_agent.line_io import Signal, gpio_check, open_output
 from lineside_agent.line_io.events import (
     ChallengeRequested,
     Code,
@@ -70,3 +71,17 @@ def test_chip_that_is_not_there_is_said_and_tried_again(caplog: pytest.LogCaptur
         assert line.missed == 1
     finally:
         line.close()
+
+
+def test_a_check_without_a_chip_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chip = str(tmp_path / "gpiochip9")
+    assert gpio_check.main([chip, "--out", "17", "--in", "27"]) == 1
+    found = capsys.readouterr()
+    assert (json.loads(found.out)["opened"], json.loads(found.out)["edges"]) == (False, 0)
+    assert chip in found.err and "gpiodetect" in found.err and "No such file" in found.err
+
+
+def test_a_check_whose_pulses_are_lost_names_the_wire() -> None:
+    found = {"opened": True, "problem": "", "pulses": 100, "edges": 60, "p50_ms": 0.1}
+    assert "60 of 100 pulses" in gpio_check.advice(found, "/dev/gpiochip0")
+    assert gpio_check.advice(found | {"edges": 100}, "/dev/gpiochip0") == ""

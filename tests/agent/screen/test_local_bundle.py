@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from lineside_agent.screen.people import add_person
@@ -148,3 +149,15 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
 
     screen.wizard({"do": "discard"})
     assert screen.wizard()["step"] == "empty" and not (made.agent.state / "learning").exists()
+
+    frames = sorted((made.folder / "frames").iterdir())
+    for frame in frames:
+        cv2.imwrite(str(frame), np.zeros((96, 96), np.uint8))
+    screen.wizard({"do": "collect"})
+    wait_for(lambda: "the frame shows nothing" in screen.wizard()["error"], what=lambda: str(screen.wizard()))
+    screen.wizard({"do": "discard"})
+    screen.wizard({"do": "collect"})  # frames of before may have been on their way
+    wait_for(lambda: "the frame shows nothing" in screen.wizard()["error"], what=lambda: str(screen.wizard()))
+    assert screen.wizard()["parts"] == []
+    cv2.imwrite(str(frames[0]), dark())
+    wait_for(lambda: len(screen.wizard()["parts"]) >= 2, what=lambda: str(screen.wizard()))

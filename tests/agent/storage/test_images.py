@@ -70,6 +70,16 @@ def test_rules_choose_what_is_kept(rules: StoreConfig, record: ResultRow, kept: 
     assert wanted(record, rules) is kept
 
 
+@pytest.mark.parametrize(("keep", "kept"), [("bad", [False, True, True]), ("all", [True] * 3)])
+def test_a_fault_whose_frame_shows_nothing_takes_no_room_from_rejects(
+    tmp_path: Path, keep: Literal["bad", "all"], kept: list[bool]
+) -> None:
+    archive = ImageArchive(tmp_path, StoreConfig(keep_images=keep))
+    dark = Frame(np.zeros((48, 64), np.uint8), source="cam")
+    given = ((dark, row(1, verdict="fault")), (dark, row(2, verdict="reject")), (Frame(IMAGE), row(3, verdict="fault")))
+    assert [archive.save(frame, record) is not None for frame, record in given] == kept
+
+
 def test_kept_image_is_the_frame_to_the_pixel(tmp_path: Path) -> None:
     (path,) = save(ImageArchive(tmp_path, StoreConfig(keep_images="all")), 7)
     np.testing.assert_array_equal(cv2.imread(str(path)), IMAGE)

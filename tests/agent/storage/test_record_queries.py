@@ -24,6 +24,7 @@ from tests.agent.line_io.conftest import StartLine
 from tests.agent.line_io.conftest import start_line as start_line
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import write_agent
+from tests.worlds.bundles import shade
 
 BOX = (1.0, 2.0, 3.0, 4.0)
 HOUR_NS = 3600 * 10**9
@@ -61,7 +62,7 @@ def station(tmp_path: Path) -> Iterator[Path]:
                 **fields,
             }
         )
-        frame = Frame(image=np.full((64, 64, 3), number, np.uint8), source="top", sequence=number)
+        frame = Frame(image=shade(number + 1, 64, 64), source="top", sequence=number)
         store.record(row, frame if row.width else None)
     store.close()
     yield path

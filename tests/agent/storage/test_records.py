@@ -217,7 +217,7 @@ def test_finite_source_waits_for_room(open_store: Open, full_disk: Callable[[int
 def test_image_is_kept_by_verdict_and_named_by_sequence(open_store: Open, tmp_path: Path) -> None:
     archive = ImageArchive(tmp_path, StoreConfig(keep_images="bad"))
     store = open_store(archive=archive)
-    image = np.zeros((8, 8), np.uint8)
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
     verdicts: tuple[Verdict, ...] = ("pass", "reject", "fault")
     for sequence, verdict in enumerate(verdicts):
         store.record(row(sequence, verdict=verdict), Frame(image=image, source="cam", sequence=sequence))

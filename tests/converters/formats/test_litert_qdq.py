@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,6 +25,7 @@ from lineside_runtime.tensors import Array
 pytest.importorskip("ai_edge_litert")
 
 from lineside_converters.formats.litert_qdq import translate_file
+from tests.runtime.onnx_models import exact_session
 
 STEPS_APART = 3
 """Largest distance to ONNX Runtime on the small network, in steps of the output's scale: each of its eight layers may
@@ -92,7 +92,7 @@ def test_outputs_are_those_of_the_onnx_form_at_every_size(int8: Path, tmp_path: 
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(translate_file(int8, tmp_path / "model.tflite"))).get_signature_runner("serving_default")
-    reference = onnxruntime.InferenceSession(int8)
+    reference = exact_session(int8)
     steps = scales(onnx.load(int8))
     for feed in pictures(1):
         wanted = dict(zip(("fine", "coarse"), reference.run(["fine", "coarse"], feed), strict=True))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,10 +20,11 @@ from lineside_runtime.errors import GraphError
 from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.system.vnni import WEIGHT_BITS_KEY
 from tests.converters import nets
+from tests.runtime.onnx_models import exact_session
 
 
 def run(path: Path, tensor: np.ndarray) -> list[np.ndarray]:
-    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": tensor})
+    return exact_session(path).run(None, {"image": tensor})
 
 
 def write_bounded(path: Path, bound: float | None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,6 +18,7 @@ from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
+from tests.runtime.onnx_models import exact_session
 
 SIGNED = "onnx-s8s8-mirrored"
 MEAN_ERROR_MAX = 0.08
@@ -30,7 +30,7 @@ def shipped(name: str) -> Path:
 
 
 def run(model: onnx.ModelProto, x: Array) -> dict[str, Array]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = exact_session(model.SerializeToString())
     return dict(zip((out.name for out in session.get_outputs()), session.run(None, {"image": x}), strict=True))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -14,10 +13,9 @@ from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.macs import count_macs
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.quantization.dynamic import is_dominated, matrix_share, quantize_products
-from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.errors import CalibrationError, GraphError
 from tests.converters import nets
+from tests.runtime.onnx_models import exact_session
 
 WIDTH, WORDS = 64, 500
 
@@ -74,8 +72,7 @@ def _words(length: int = 20, seed: int = 1) -> dict[str, np.ndarray]:
 
 
 def _vector(model: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
-    options = session_options(LoadOptions(threads=1))  # as on a device: exact sums on every processor
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    return exact_session(model).run(None, feed)[0]
 
 
 def test_multiplications_are_those_of_the_textbook(clean: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.quantization.static import joined_scores, quantize
+from tests.runtime.onnx_models import exact_session
 
 SIDE = 16
 
@@ -51,7 +51,7 @@ def test_scores_keep_their_steps_beside_boxes(tmp_path: Path) -> None:
     quantize(model, tmp_path / "int8.onnx", feeds=feeds)
     kinds = {node.name: node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
     assert "QuantizeLinear" in kinds.values()
-    sessions = [onnxruntime.InferenceSession(tmp_path / name) for name in ("head.onnx", "int8.onnx")]
+    sessions = [exact_session(tmp_path / name) for name in ("head.onnx", "int8.onnx")]
     wanted, found = (session.run(None, feeds[0])[0][:, 4:] for session in sessions)
     assert np.abs(wanted - found).max() < 0.05  # a step of the boxes is above 0.1
     assert len(np.unique(found)) > 50

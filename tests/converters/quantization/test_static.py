@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,12 +19,11 @@ from lineside_models.vision.model_facts import METADATA_KEY
 from lineside_runtime.errors import CalibrationError, GraphError, InputNotFoundError
 from lineside_runtime.system.vnni import WEIGHT_BITS_KEY
 from tests.converters import nets
+from tests.runtime.onnx_models import exact_session
 
 
 def run(path: Path, tensor: np.ndarray) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, {"image": tensor})
+    return exact_session(path).run(None, {"image": tensor})
 
 
 @pytest.fixture(scope="module")

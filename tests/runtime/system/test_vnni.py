@@ -18,7 +18,7 @@ from lineside_runtime.devices import Device
 from lineside_runtime.session import Session
 from lineside_runtime.system import vnni
 from lineside_runtime.system.vnni import saturates
-from tests.runtime.vnni_nets import write_largest_sums
+from tests.runtime.vnni_nets import write_largest_sums, write_shared_weights
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,26 @@ def test_the_largest_sums_come_out_exact(tmp_path: Path, bits: int) -> None:
     found = executable.run({"x": np.full((1, 64, 8, 8), 255, np.float32)})["y"]
     executable.close()
     np.testing.assert_allclose(found[0, :, 4, 4], expected, rtol=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 7])
+@pytest.mark.parametrize("shared", ["weights", "zero points"])
+def test_layers_that_share_weights_come_out_exact_and_what_is_float_for_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: str, bits: int
+) -> None:
+    """ONNX Runtime's exact kernels can't load them."""
+    pictures = np.random.default_rng(1).integers(0, 255, (1, 8, 8, 8)).astype(np.float32)
+    answers = []
+    for kind in ("nothing", shared):
+        write_shared_weights(tmp_path / "net.onnx", kind, bits=bits)
+        device = Device("cpu", handle="CPUExecutionProvider")
+        executable = OrtBackend().load(tmp_path / "net.onnx", device, LoadOptions(threads=1, precision="int8"))
+        answers.append(executable.run({"x": pictures})["y"])
+        executable.close()
+    alone, shares = answers
+    np.testing.assert_allclose(alone, shares, atol=1)
+    assert alone.std() > 5
+    assert ("it computes as float" in caplog.text) == (saturates() and bits == 8)
 
 
 def test_this_processor_is_judged_rightly(tmp_path: Path) -> None:

@@ -180,6 +180,11 @@ class LearningWizard:
 
     def _keep(self, row: ResultRow, frame: Frame) -> None:
         number = self._next
+        problem = self._screen.agent.inspect.problem_of(frame.image)
+        if problem:
+            with self._lock:
+                self._error, self._pending = f"a part is not collected: {problem}", False
+            return
         try:
             free = shutil.disk_usage(self._folder).free
             if free < self._screen.agent.store.free_min_bytes:
@@ -199,7 +204,7 @@ class LearningWizard:
         part.thumbnail = thumbnail_jpeg(frame.image)
         with self._lock:
             self._next += 1
-            self._pending = False
+            self._error, self._pending = "", False
             if self._step == "collecting":
                 self._parts[number] = part
                 if len(self._parts) >= PARTS_MAX:

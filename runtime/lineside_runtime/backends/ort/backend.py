@@ -7,6 +7,7 @@ been run by us; the others follow https://onnxruntime.ai/docs/execution-provider
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +34,8 @@ from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.system.vnni import WEIGHT_BITS_KEY, saturates
 from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
 
+log = logging.getLogger("lineside.runtime")
+
 ERRORS: dict[str, dict[str, type[LinesideError]]] = {
     "Fail": {},
     "InvalidArgument": {"load": UnsupportedModelError, "run": BadInputFormatError},
@@ -53,6 +56,9 @@ ERRORS: dict[str, dict[str, type[LinesideError]]] = {
 """Every exception of the vendor's, and what it means by stage; where nothing stands, its text decides."""
 
 _MARK = "[ONNXRuntimeError] : "
+_SHARED = "Attempt to replace the existing tensor"
+"""Its exact kernels take a copy of each quantized weight and zero point, which has a name already where two layers have
+the same one."""
 _UNREADABLE = ("is not a registered function/op", "ModelProto does not have a graph")
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)  # raised by its Python layer
 
@@ -78,10 +84,7 @@ class OrtBackend(Backend):
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with on_cores(options.cores):  # its threads stay where they are started
-            opened = providers.open_session(model, device.handle, options, session_options)
-            if saturates() and _has_small_weights(opened.session):  # their sums can't be cut off: the fast kernels do
-                fast = functools.partial(session_options, exact_sums=False)
-                opened = providers.open_session(model, device.handle, options, fast)
+            opened = _open(model, device.handle, options)
         executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
         heap.give_back()  # what reading and optimising the graph took: 3 MB where threads share a heap
@@ -106,6 +109,34 @@ def _cause(text: str) -> str:
     """Returns the innermost error: a plug-in's stands behind the place in ONNX Runtime that called it."""
     outer, mark, cause = text.rpartition(_MARK)
     return f"{mark}{cause}" if _MARK in outer else text
+
+
+def _open(model: Path, handle: str, options: LoadOptions) -> providers.OpenedSession:
+    """Loads a model with kernels whose sums are exact on this processor."""
+
+    def opened(*, exact_sums: bool | None = None, as_float: bool = False) -> providers.OpenedSession:
+        make = functools.partial(session_options, exact_sums=exact_sums, as_float=as_float)
+        return providers.open_session(model, handle, options, make)
+
+    if not saturates():
+        return opened()
+    try:
+        exact = opened()
+        if not _has_small_weights(exact.session):
+            return exact
+    except vendor.Fail as error:
+        if _SHARED not in str(error):
+            raise
+    fast = opened(exact_sums=False)
+    if _has_small_weights(fast.session):  # their sums can't be cut off
+        return fast
+    found = opened(exact_sums=False, as_float=True)
+    log.warning(
+        "%s: layers share quantized weights, which ONNX Runtime's exact kernels for a processor without VNNI can't"
+        " load: it computes as float",
+        model.name,
+    )
+    return found
 
 
 def _has_small_weights(session: Any) -> bool:

@@ -114,7 +114,7 @@ def element_type(value: Any) -> DType | None:
     return element if element in get_args(DType) else None
 
 
-def session_options(options: LoadOptions, *, exact_sums: bool | None = None) -> Any:
+def session_options(options: LoadOptions, *, exact_sums: bool | None = None, as_float: bool = False) -> Any:
     """Returns ONNX Runtime's options.
 
     One operator at a time (``inter_op`` 1), and threads that wait without spinning where there are more than one:
@@ -126,6 +126,7 @@ def session_options(options: LoadOptions, *, exact_sums: bool | None = None) -> 
             cut sums off (`lineside_runtime.system.vnni`): outputs were wrong by up to 28 % of the largest value there,
             and these take 1.15 to 1.35 times as long. With VNNI the fast ones are exact, and these take more than twice
             as long (12.6 ms against 5.7 for ``surface-12``).
+        as_float: Compute layers between ``DequantizeLinear`` and ``QuantizeLinear`` as float ones.
     """
     result = onnxruntime.SessionOptions()
     result.inter_op_num_threads = 1
@@ -135,6 +136,8 @@ def session_options(options: LoadOptions, *, exact_sums: bool | None = None) -> 
         share_arena(result)
     exact = vnni.saturates() if exact_sums is None else exact_sums
     result.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
+    if as_float:
+        result.add_session_config_entry("session.disable_quant_qdq", "1")
     result.log_severity_level = 4  # what fails is raised, and logged by the session with its device
     threads = threads_of(options)
     if threads is not None:

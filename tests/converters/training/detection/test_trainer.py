@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -182,20 +183,30 @@ def test_small_defects_pull_the_scores_off_the_prior() -> None:
         pictures.append(TrainingPicture(image, box, np.array([10 + number % 2])))
     batch = collate(pictures)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(40):
+    for step in range(1, 241):  # how many it takes depends on the processor's rounding
         loss = detection_loss(model(batch.images), true_boxes=batch.boxes, true_labels=batch.labels).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if step % 40 == 0:
+            scores = _highest_scores(model, batch.images)
+            if scores.argmax(1).tolist() == [10, 11, 10, 11]:
+                break
+    assert float(scores.max()) > 20 * PRIOR
+    assert scores.argmax(1).tolist() == [10, 11, 10, 11]
+
+
+def _highest_scores(trained: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Returns each type's highest score in each image, with the norms' averages of these images."""
+    model = copy.deepcopy(trained)
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None
             norm.reset_running_stats()
     with torch.no_grad():
-        model(batch.images)
-        scores = torch.cat([m.flatten(2) for m in model.eval()(batch.images)[:3]], 2).sigmoid().amax(2)
-    assert float(scores.max()) > 20 * PRIOR
-    assert scores.argmax(1).tolist() == [10, 11, 10, 11]
+        model(images)
+        maps = model.eval()(images)[:3]
+    return torch.cat([each.flatten(2) for each in maps], 2).sigmoid().amax(2)
 
 
 def test_the_rate_rises_then_falls_to_its_end() -> None:
