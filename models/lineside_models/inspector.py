@@ -165,8 +165,8 @@ class Inspector:
 
         Args:
             confidence_threshold: As for `inspect`.
-            cut_out: Whether they are parts of a frame, which may be even: not checked by ``min_contrast`` and
-                ``brightness``.
+            cut_out: Whether they are pieces of a frame, which ``min_contrast`` and ``brightness`` don't judge: a piece
+                of a good part can be of one grey value.
 
         Returns:
             One verdict a frame, in their order. A frame's share of its batch's time is its ``inference_ms``.
@@ -185,7 +185,7 @@ class Inspector:
                 least = float(np.min(least))  # what an edge cut in two may be surer in the other piece
             found = self._find(frames, pinned, least)
         return [
-            _verdict(frame, finding, decider, self._marks, "" if cut_out else decider.rules.problem_of(frame.image))
+            _verdict(frame, finding, decider, self._marks, cut_out=cut_out)
             for frame, finding in zip(frames, found, strict=True)
         ]
 
@@ -217,6 +217,10 @@ class Inspector:
         """
         references = self._references_of(bundle)
         return frame.image if references is None else references.compose(frame.image).image
+
+    def frame_problem(self, frame: Frame) -> str:
+        """Returns why a frame can't show a part, by the rules ``min_contrast`` and ``brightness``; empty if it can."""
+        return self.rules.frame_problem(frame.image)
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
         answers = [_Answers() for _ in frames]
@@ -344,15 +348,14 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
 
 
 def _verdict(
-    frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, marks: MarkReader, problem: str
+    frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, marks: MarkReader, *, cut_out: bool
 ) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
     measured = decider.rules.measured(frame.image)
     read = marks.read(frame.image, frame.part_id)
-    verdict = _with_readings(_with_measurements(decision.verdict, measured), read)
-    if problem and verdict == "good":
-        verdict = "unsure"
+    problem = "" if cut_out else decider.rules.frame_problem(frame.image)
+    verdict = _with_frame_problem(_with_readings(_with_measurements(decision.verdict, measured), read), problem)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
@@ -395,3 +398,8 @@ def _with_readings(verdict: Verdict, read: Sequence[MarkReading]) -> Verdict:
     if any(one.failure == "reject" for one in read):
         return "bad"
     return "unsure" if verdict == "good" and any(one.failure for one in read) else verdict
+
+
+def _with_frame_problem(verdict: Verdict, problem: str) -> Verdict:
+    """Returns the verdict with what is wrong with the frame: a part that it can't show never passes."""
+    return "unsure" if verdict == "good" and problem else verdict

@@ -112,6 +112,11 @@ class MultiModelInspector:
         combined = _combined(self._identity, all_, judged, last)
         return msgspec.structs.replace(combined, part_id=read_ids[0] if read_ids else frame.part_id)
 
+    def frame_problem(self, frame: Frame) -> str:
+        """Returns why a frame can't show a part, as `Inspector.frame_problem` of a model that takes whole frames."""
+        found = (model.inspector.frame_problem(frame) for model in self.models if not model.entry.of)
+        return next(filter(None, found), "")
+
     def _note_time(self, name: str, took_ms: float) -> None:
         with self._lock:
             before = self._service_ms.get(name, took_ms)

@@ -81,6 +81,10 @@ class NoInspector:
             action='Push another bundle to this device, or give it [camera] type = "none".',
         )
 
+    def frame_problem(self, _frame: Frame) -> str:
+        """Returns why a frame can't show a part: no rule says."""
+        return ""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedBundle:
@@ -141,6 +145,10 @@ class LoadedBundle:
             requested_variant=self.variant,
             used_variant=by.session.variant if by is self.fast else self.variant,
         )
+
+    def frame_problem(self, frame: Frame) -> str:
+        """Returns why a frame can't show a part, by the rules of its camera; empty if it can."""
+        return self.cameras.get(frame.source, self.inspector).frame_problem(frame)
 
     @property
     def has_heat_map(self) -> bool:

@@ -26,7 +26,7 @@ from lineside_agent.config import StoreConfig
 from lineside_link.age_limit import most_by_age
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
-from lineside_models.verdict.rules import BUNDLES_OWN
+from lineside_models.verdict.frame_check import MIN_CONTRAST, frame_problem
 from lineside_runtime.errors import StoreError
 from lineside_runtime.files import write_atomic
 
@@ -121,9 +121,9 @@ class ImageArchive:
         """
         if not (anyway or self.wants(row)) or not self._may_keep():
             return None
-        is_plain_fault = row.verdict == "fault" and not anyway and self._rules.keep_images != "all"
-        if is_plain_fault and BUNDLES_OWN.problem_of(frame.image):
-            return None  # a night without light takes no room from the rejects before it
+        may_drop = row.verdict == "fault" and not anyway and self._rules.keep_images != "all"
+        if may_drop and frame_problem(frame.image, min_contrast=MIN_CONTRAST, brightness=None):
+            return None  # nobody would see the fault on it, and a night without light takes no room from the rejects
         path = self.path(frame.source, frame.sequence)
         done, png = cv2.imencode(".png", frame.image)
         if not done:

@@ -55,7 +55,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
         min_contrast: Least contrast of a frame, in grey levels between its brighter and darker parts (standard
             deviation). One with less, as without light or with a covered lens, makes a part that would pass a fault.
-            0: good parts look like that.
+            0 for parts that fill the frame with one grey value.
         brightness: Least and greatest mean value of a frame, 0 to 255. Outside of it a part that would pass is a fault;
             unset: any.
     """
@@ -107,7 +107,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             calibration = scale_calibration(self.px_per_mm, (image.shape[1], image.shape[0]))
         return measure(image, self.measure, calibration, self.locate)
 
-    def problem_of(self, image: UInt8Array) -> str:
+    def frame_problem(self, image: UInt8Array) -> str:
         """Returns why a frame can't show a part, by ``min_contrast`` and ``brightness``; empty if it can.
 
         Args:

@@ -8,9 +8,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, RecipeTrigger, inspect_of, parse_config
+from lineside_agent.config import (
+    AgentConfig,
+    FolderCameraConfig,
+    InspectConfig,
+    RecipeConfig,
+    RecipeTrigger,
+    inspect_of,
+    parse_config,
+)
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
@@ -360,3 +369,19 @@ def test_a_variant_that_the_bundle_has_not_is_named_in_its_recipe(tmp_path: Path
     wrong = RecipeConfig(name="small", inspect={"variant": "onnx-int4"})
     with pytest.raises(ConfigError, match=r"\$\.recipe\[small\]\.inspect\.variant: .*'onnx-int4'"):
         load("a", other, inspect_of(InspectConfig(), wrong), recipe=wrong, measured=tmp_path)
+
+
+def test_whether_a_frame_shows_a_part_is_judged_by_the_rules_of_its_recipe_and_camera(
+    tmp_path: Path, other: Bundle
+) -> None:
+    even = RecipeConfig(name="even", inspect={"min_contrast": 0.0})
+    dim = FolderCameraConfig(name="dim", path=tmp_path, inspect={"brightness": [100, 200]})
+    loaded = load("a", other, inspect_of(InspectConfig(), even), recipe=even, cameras=(dim,), measured=tmp_path)
+    problems = [
+        loaded.frame_problem(Frame(image=np.full((96, 96), 30, np.uint8), source=source)) for source in ("dim", "other")
+    ]
+    loaded.close()
+    assert problems == [
+        "the frame is too dark: mean grey value 30, expected 100 to 200; look at light and exposure",
+        "",
+    ]

@@ -150,13 +150,17 @@ def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_
     screen.wizard({"do": "discard"})
     assert screen.wizard()["step"] == "empty" and not (made.agent.state / "learning").exists()
 
+
+def test_the_wizard_collects_no_frame_that_shows_nothing(site: tuple[Site, Screen], tmp_path: Path) -> None:
+    made, screen = site
     frames = sorted((made.folder / "frames").iterdir())
     for frame in frames:
         cv2.imwrite(str(frame), np.zeros((96, 96), np.uint8))
-    screen.wizard({"do": "collect"})
-    wait_for(lambda: "the frame shows nothing" in screen.wizard()["error"], what=lambda: str(screen.wizard()))
+    made.push(make_bundle(tmp_path / "1"))
+    made.wait_installed("bright-spots@1.0.0")
+    screen.sign_in()
     screen.wizard({"do": "discard"})
-    screen.wizard({"do": "collect"})  # frames of before may have been on their way
+    screen.wizard({"do": "collect"})
     wait_for(lambda: "the frame shows nothing" in screen.wizard()["error"], what=lambda: str(screen.wizard()))
     assert screen.wizard()["parts"] == []
     cv2.imwrite(str(frames[0]), dark())

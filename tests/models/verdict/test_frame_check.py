@@ -40,27 +40,27 @@ def noise(mean: float, deviation: float, size: tuple[int, ...] = (480, 640, 3)) 
     ids=["black", "white", "noise", "gain", "high gain", "5 megapixels", "covered", "one pixel", "eight rows"],
 )
 def test_an_even_frame_shows_nothing(image: UInt8Array) -> None:
-    assert "the frame shows nothing" in BUNDLES_OWN.problem_of(image)
-    assert Rules(min_contrast=0).problem_of(image) == ""
+    assert "the frame shows nothing" in BUNDLES_OWN.frame_problem(image)
+    assert Rules(min_contrast=0).frame_problem(image) == ""
 
 
 @pytest.mark.parametrize("kind", ["steel", "pcb"])
 def test_frames_of_parts_show_something(kind: str) -> None:
     frames = [render(kind, seed, size=(200, 200), defects=0).image for seed in range(8)]  # type: ignore[arg-type]
-    assert [BUNDLES_OWN.problem_of(np.asarray(frame)) for frame in frames] == [""] * 8
+    assert [BUNDLES_OWN.frame_problem(np.asarray(frame)) for frame in frames] == [""] * 8
 
 
 def test_contrast_in_one_colour_is_enough() -> None:
     image = np.full((200, 300, 3), 90, np.uint8)
     image[:, 150:, 2] = 94
-    assert BUNDLES_OWN.problem_of(image) == ""
+    assert BUNDLES_OWN.frame_problem(image) == ""
 
 
 @pytest.mark.parametrize(("mean", "word"), [(20, "dark"), (60, ""), (200, ""), (230, "bright")])
 def test_brightness_has_limits(mean: int, word: str) -> None:
     image = np.full((96, 128), mean - 5, np.uint8)
     image[:, 64:] = mean + 5
-    problem = read_rules({"brightness": [40, 220]}).problem_of(image)
+    problem = read_rules({"brightness": [40, 220]}).frame_problem(image)
     assert (
         (f"too {word}: mean grey value {mean}, expected 40 to 220; look at light" in problem) if word else problem == ""
     )

@@ -180,7 +180,8 @@ class LearningWizard:
 
     def _keep(self, row: ResultRow, frame: Frame) -> None:
         number = self._next
-        problem = self._screen.agent.inspect.problem_of(frame.image)
+        loaded = self._screen.active.loaded
+        problem = "" if loaded is None else loaded.frame_problem(frame)
         if problem:
             with self._lock:
                 self._error, self._pending = f"a part is not collected: {problem}", False
