@@ -28,7 +28,7 @@ from lineside_boards.image import initramfs
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.partition_table import Partition, write_mbr
-from lineside_boards.image.programs import find, run, run_with_own_mounts
+from lineside_boards.image.programs import find, run, run_in_namespaces
 
 Say = Callable[[str], None]
 
@@ -147,7 +147,7 @@ def debian_mirror() -> str:
 
 def debootstrap(archive: Path, mirror: str) -> None:
     """Makes a tar of a Debian; takes minutes, because the packages' scripts run under emulation."""
-    run_with_own_mounts(
+    run_in_namespaces(
         "mmdebstrap",
         f"--arch={ARCHITECTURE}",
         "--variant=minbase",

@@ -16,6 +16,7 @@ PACKAGES = {
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mmdebstrap": "mmdebstrap",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "arch-test": "arch-test",
     "apt-get": "apt",
@@ -58,9 +59,12 @@ def run(name: str, *arguments: str | Path, data: bytes | None = None, codes: Seq
     return out
 
 
-def run_with_own_mounts(name: str, *arguments: str | Path) -> str:
-    """As `run`, with mounts that only the program sees where this machine allows it: none is left if it is killed."""
-    unshare = find("unshare")
-    if subprocess.run([unshare, "--mount", "true"], capture_output=True).returncode != 0:
+def run_in_namespaces(name: str, *arguments: str | Path) -> str:
+    """As `run`, with mounts and processes of its own where this machine allows it.
+
+    Nobody else sees the mounts, and whatever the program has started ends with this process, also where that is killed.
+    """
+    unshare = (find("unshare"), "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         return run(name, *arguments)  # not root, and mmdebstrap makes a namespace itself; or a container
-    return run(unshare, "--mount", find(name), *arguments)
+    return run("setpriv", "--pdeathsig", "KILL", *unshare, find(name), *arguments)
