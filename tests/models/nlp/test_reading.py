@@ -159,6 +159,14 @@ def check_refused(data: bytes, words: str) -> None:
     assert raised.value.code == 2030 and raised.value.expected and raised.value.actual
 
 
+@pytest.mark.parametrize("name", ["contract.pdf", "scan.PNG"])
+def test_a_web_page_that_was_saved_as_a_document_is_not_read_as_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("<!doctype html>\n<title>Sign in</title>")
+    with pytest.raises(DocumentError, match=f"{name} holds text") as raised:
+        read_document(tmp_path / name)
+    assert "<!doctype html> <title>Sign in" in str(raised.value.actual)
+
+
 def test_an_image_of_144_megapixels_and_a_file_that_is_not_there_are_refused() -> None:
     check_refused(png_bomb(12_000, 12_000), "image can't be read")
     with pytest.raises(InputNotFoundError, match="no document"):

@@ -20,6 +20,7 @@ from lineside_models.nlp.reading.docx import docx_lines
 from lineside_models.nlp.reading.layout import Line, PlacedWord, reading_order, upright
 from lineside_runtime.errors import DocumentError, InputNotFoundError
 
+NOT_TEXT = (".pdf", ".doc", ".docx", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 KINDS = "a PDF, DOCX, text file, or an image (PNG, JPEG, TIFF, BMP, WebP)"
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 """Compound file (MS-CFB): .doc, and a .docx with a password."""
@@ -106,6 +107,14 @@ def _text_lines(data: bytes, name: str) -> list[str]:
     strange = sum(not (character.isprintable() or character in "\t\r\n\f\xa0") for character in text[:10_000])
     if "\0" in text or strange > 0.02 * min(len(text), 10_000):
         raise DocumentError(f"{name or 'the file'} is of no known kind", expected=KINDS, actual="binary data")
+    if name.lower().endswith(NOT_TEXT):
+        start = " ".join(text[:200].split())[:60]
+        raise DocumentError(
+            f"{name} holds text, as a page of a web server in place of a file does",
+            expected=KINDS,
+            actual=f"text that begins with {start!r}",
+            action="Fetch it again, or name it .txt if it is a text.",
+        )
     return text.splitlines()
 
 
