@@ -13,11 +13,10 @@ import cv2
 from lineside.demo.options import DemoOptions
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.frame import Frame
+from lineside_models.image_file import SUFFIXES
 from lineside_models.simulator import stream
 from lineside_runtime.errors import InputError, InputNotFoundError
 from lineside_runtime.files import write_atomic
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 RUN_S = 24.0
 """Duration of the frames: long enough for two pushes and a restart of the broker."""
@@ -77,10 +76,10 @@ def _rate_hz(frames: int) -> float:
 def _folder(images: Path, frames: int, folder: Path) -> DemoSource:
     if not images.is_dir():
         raise InputNotFoundError(f"{images} is not a folder", action="Give --images a folder of photos.")
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise InputNotFoundError(
-            f"{images} holds no image", expected=", ".join(sorted(IMAGE_SUFFIXES)), action="Give another folder."
+            f"{images} holds no image", expected=", ".join(sorted(SUFFIXES)), action="Give another folder."
         )
     chosen = evenly_spread(found, frames)
     count = len(chosen)

@@ -18,7 +18,8 @@ from lineside_models.datasets.base import Sample, evenly_spread, sample_of
 from lineside_models.datasets.folds import groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame, UInt8Array
-from lineside_models.vision.images import SUFFIXES, image_files, read_image
+from lineside_models.image_file import SUFFIXES
+from lineside_models.vision.images import image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError, LinesideError
 from lineside_runtime.wording import counted
 

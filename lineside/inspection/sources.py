@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from lineside_models.frame import Frame
-from lineside_models.vision.images import SUFFIXES
+from lineside_models.image_file import SUFFIXES
 from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:

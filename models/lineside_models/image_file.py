@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings of the files that are taken from a folder."""
+
 PIXELS_MAX = 1 << 26
 """64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from lineside_agent.cameras.base import Camera, EncodedFrame, LostFrame, RawShot, Shot, decoded
+from lineside_models.image_file import SUFFIXES
 from lineside_runtime.errors import CameraError
 from lineside_runtime.files import is_disk_full
 
 log = logging.getLogger("lineside.camera")
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class FolderCamera(Camera):

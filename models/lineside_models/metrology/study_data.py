@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
+from lineside_models.image_file import SUFFIXES
 from lineside_models.metrology.measurement import Measurement
-from lineside_models.vision.images import SUFFIXES, read_image
+from lineside_models.vision.images import read_image
 from lineside_runtime.errors import ConfigError, InputNotFoundError, MeasurementError
 
 Floats = npt.NDArray[np.float64]

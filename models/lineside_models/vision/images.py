@@ -11,11 +11,8 @@ from typing import Union
 import numpy as np
 
 from lineside_models.frame import Frame
-from lineside_models.image_file import decode_image
+from lineside_models.image_file import SUFFIXES, decode_image
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
-
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings of the files that are taken from a folder."""
 
 Image = Union[str, Path, "np.typing.NDArray[np.uint8]", Frame]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.image_file import decode_image, image_size
+from lineside_models.image_file import SUFFIXES, decode_image, image_size
 from lineside_models.nlp.document import Document, Page, Word
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.pdf.messages import PdfPage
@@ -20,7 +20,7 @@ from lineside_models.nlp.reading.docx import docx_lines
 from lineside_models.nlp.reading.layout import Line, PlacedWord, reading_order, upright
 from lineside_runtime.errors import DocumentError, InputNotFoundError
 
-NOT_TEXT = (".pdf", ".doc", ".docx", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+NOT_TEXT = (".pdf", ".doc", ".docx", *SUFFIXES)
 KINDS = "a PDF, DOCX, text file, or an image (PNG, JPEG, TIFF, BMP, WebP)"
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 """Compound file (MS-CFB): .doc, and a .docx with a password."""
