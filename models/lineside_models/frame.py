@@ -22,6 +22,7 @@ class Frame:
         sequence: Number of the frame at its source; contiguous from 0.
         part_id: The inspected part: given by the line, or the file's name.
         captured_at_ns: Unix time of the capture in nanoseconds.
+        read_id: Id that another camera or model has read from the part; empty if none has.
     """
 
     image: UInt8Array
@@ -29,6 +30,7 @@ class Frame:
     sequence: int = 0
     part_id: str = ""
     captured_at_ns: int = 0
+    read_id: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", check_image(self.image))

@@ -17,6 +17,8 @@ from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.identification.mark_reader import MarkReader
 from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.part_ids import read_ids
+from lineside_models.identification.rules import lookup_fields
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
 from lineside_models.metrology.measurement import Measurement
 from lineside_models.postprocess import Candidates, Least, decode
@@ -218,6 +220,16 @@ class Inspector:
         references = self._references_of(bundle)
         return frame.image if references is None else references.compose(frame.image).image
 
+    @property
+    def reads_part_id(self) -> bool:
+        """Whether a rule reads the part's id."""
+        return any(rule.part_id for rule in self.rules.read)
+
+    @property
+    def needs_part_id(self) -> bool:
+        """Whether marks are compared with expected values of a part whose id no rule reads here."""
+        return not self.reads_part_id and bool(lookup_fields(self.rules.read))
+
     def frame_problem(self, frame: Frame) -> str:
         """Returns why a frame can't show a part, by the rules ``min_contrast`` and ``brightness``; empty if it can."""
         return self.rules.frame_problem(frame.image)
@@ -353,14 +365,14 @@ def _verdict(
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
     measured = decider.rules.measured(frame.image)
-    read = marks.read(frame.image, frame.part_id)
+    read = marks.read(frame.image, frame.part_id, frame.read_id)
     problem = "" if cut_out else decider.rules.frame_problem(frame.image)
     verdict = _with_frame_problem(_with_readings(_with_measurements(decision.verdict, measured), read), problem)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
     return Inspection(
-        part_id=marks.part_id_of(read) or frame.part_id,
+        part_id=next(iter(read_ids(read)), "") or frame.read_id or frame.part_id,
         source=frame.source,
         sequence=frame.sequence,
         captured_at_ns=frame.captured_at_ns,

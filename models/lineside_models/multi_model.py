@@ -9,6 +9,8 @@ A model takes the whole frame, or each box that a model before it has found::
   included.
 - The models that judge give one verdict: bad if one finds a defect, else unsure if one is unsure, else good.
 - Boxes, measured values and marks are in pixels of the whole frame.
+- A part id that a model has read is the part's, and the later models find expected values by it; if two read different
+  ones, the part is a fault.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import msgspec
 
 from lineside_models.frame import Frame
 from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.part_ids import read_ids, with_id_faults
 from lineside_models.inspection import Detection, Inspection, Timings, Verdict
 from lineside_models.inspector import Inspector
 from lineside_models.metrology.measurement import Measurement
@@ -92,6 +95,7 @@ class MultiModelInspector:
             LinesideError: As `Inspector.inspect` of one of the models.
         """
         whole = _Place(frame, 0, 0)
+        ids: list[str] = []
         found: dict[str, tuple[Detection, ...]] = {}
         judged: list[Inspection] = []
         all_: list[Inspection] = []
@@ -99,7 +103,8 @@ class MultiModelInspector:
         for entry, inspector in self.models:
             started_s = time.perf_counter()
             places = _places(whole, entry, found[entry.of]) if entry.of else [whole]
-            frames = [place.frame for place in places]
+            read_id = ids[0] if len(ids) == 1 else frame.read_id
+            frames = [dataclasses.replace(place.frame, read_id=read_id) for place in places]
             made = inspector.inspect_batch(frames, cut_out=bool(entry.of)) if places else []
             shifted = [_shifted(one, place) for one, place in zip(made, places, strict=True)]
             found[entry.name] = tuple(box for one in shifted for box in (*one.detections, *one.doubtful))
@@ -107,10 +112,23 @@ class MultiModelInspector:
             last += shifted[-1:]
             if entry.name not in self._hands_on:
                 judged += shifted
+            ids = read_ids(read for one in all_ for read in one.readings)
             self._note_time(entry.name, 1000 * (time.perf_counter() - started_s))
-        read_ids = [one.part_id for one in all_ if one.part_id != frame.part_id]
-        combined = _combined(self._identity, all_, judged, last)
-        return msgspec.structs.replace(combined, part_id=read_ids[0] if read_ids else frame.part_id)
+        checked = [
+            msgspec.structs.replace(one, readings=with_id_faults(one.readings, one.part_id, ids)) for one in all_
+        ]
+        part_id = ids[0] if len(ids) == 1 else frame.read_id or frame.part_id
+        return msgspec.structs.replace(_combined(self._identity, checked, judged, last), part_id=part_id)
+
+    @property
+    def reads_part_id(self) -> bool:
+        """Whether a rule of any model reads the part's id."""
+        return any(model.inspector.reads_part_id for model in self.models)
+
+    @property
+    def needs_part_id(self) -> bool:
+        """Whether marks are compared with expected values of a part whose id no model reads."""
+        return not self.reads_part_id and any(model.inspector.needs_part_id for model in self.models)
 
     def frame_problem(self, frame: Frame) -> str:
         """Returns why a frame can't show a part, as `Inspector.frame_problem` of a model that takes whole frames."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -243,3 +244,34 @@ def _moved(image: Floats, length_px: float, direction: float) -> Floats:
         shift = np.array([[1, 0, along * np.cos(direction)], [0, 1, along * np.sin(direction)]])
         total += cv2.warpAffine(image, shift, (wide, high), borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(total / steps, np.float32)
+
+
+LABEL: dict[str, Any] = {
+    "type": "code",
+    "name": "label",
+    "region": [0, 0, 160, 160],
+    "symbologies": ["data-matrix"],
+    "part_id": True,
+}
+HEAT: dict[str, Any] = {
+    "type": "code",
+    "name": "heat",
+    "region": [160, 0, 320, 160],
+    "symbologies": ["qr"],
+    "pattern": r"HEAT ([A-Z0-9]+)",
+    "agrees_with": "heat_number",
+}
+BAD = ((40, 200), (72, 232))
+"""Corners of what the bundle takes for a defect."""
+
+
+def coil(label: str, heat: str, *, defect: bool = False) -> np.ndarray:
+    """A grey coil with two codes that are darker than what the bundle finds, ``(H, W, 3) uint8``."""
+    image = np.full((256, 320, 3), 90, np.uint8)
+    for left, symbology, text in ((0, "data-matrix", label), (160, "qr", f"HEAT {heat}")):
+        if text:
+            dark = np.kron(modules(symbology, text), np.ones((4, 4), bool))
+            image[20 : 20 + dark.shape[0], left + 20 : left + 20 + dark.shape[1]][dark] = 10
+    if defect:
+        cv2.rectangle(image, *BAD, (255, 255, 255), -1)
+    return image

@@ -81,6 +81,8 @@ class NoInspector:
             action='Push another bundle to this device, or give it [camera] type = "none".',
         )
 
+    reads_part_id = needs_part_id = False
+
     def frame_problem(self, _frame: Frame) -> str:
         """Returns why a frame can't show a part: no rule says."""
         return ""
@@ -146,9 +148,9 @@ class LoadedBundle:
             used_variant=by.session.variant if by is self.fast else self.variant,
         )
 
-    def frame_problem(self, frame: Frame) -> str:
-        """Returns why a frame can't show a part, by the rules of its camera; empty if it can."""
-        return self.cameras.get(frame.source, self.inspector).frame_problem(frame)
+    def inspector_of(self, source: str) -> Inspector | MultiModelInspector | NoInspector:
+        """Returns the inspector for the frames of a camera."""
+        return self.cameras.get(source, self.inspector)
 
     @property
     def has_heat_map(self) -> bool:

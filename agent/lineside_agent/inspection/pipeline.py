@@ -22,7 +22,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 
@@ -39,6 +39,7 @@ from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_link.messages import MeasuredValue, ReadMark, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.part_ids import read_ids
 from lineside_models.inspection import Inspection
 from lineside_models.metrology.measurement import Measurement
 from lineside_runtime.errors import LinesideError, PartNotFoundError, RegistrationError
@@ -179,9 +180,14 @@ class InspectionPipeline:
         count, size = len(shot.shots), self._pool.size
         # Views that are still inspected before the last one's verdict, with this one.
         left = [math.ceil((count - index) / size) for index in range(count)]
-        pieces = tuple(zip(shot.shots, left, strict=True))
-        rows = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)
-        return combine(shot, rows, 1000 * (time.perf_counter() - started_s))
+        rows: dict[int, ResultRow] = {}
+        ids: list[str] = []
+        for numbers in _in_order_of_ids(loaded, shot.shots):
+            pieces = [(_with_read_id(shot.shots[number], ids), left[number]) for number in numbers]
+            found = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)
+            rows |= zip(numbers, found, strict=True)
+            ids = read_ids(one for row in found for one in row.readings)
+        return combine(shot, [rows[number] for number in range(count)], 1000 * (time.perf_counter() - started_s))
 
     def _inspect_shot(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
         return self._lost_result(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
@@ -215,6 +221,17 @@ class InspectionPipeline:
             counts.requested_device, counts.used_device = row.requested_device, row.used_device
             counts.latency_ms = row.latency_ms
         counts.inspected += 1
+
+
+def _in_order_of_ids(loaded: LoadedBundle, shots: Sequence[Shot]) -> list[list[int]]:
+    """Returns the numbers of the views: after the others those that need an id which another one reads."""
+    by = [loaded.inspector_of(shot.source) for shot in shots]
+    later = [number for number, one in enumerate(by) if one.needs_part_id and any(each.reads_part_id for each in by)]
+    return [[number for number in range(len(shots)) if number not in later], *([later] if later else [])]
+
+
+def _with_read_id(shot: Shot, ids: Sequence[str]) -> Shot:
+    return dataclasses.replace(shot, read_id=ids[0]) if len(ids) == 1 and isinstance(shot, Frame) else shot
 
 
 def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> ResultRow:

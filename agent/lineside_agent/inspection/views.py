@@ -3,7 +3,8 @@
 The part is rejected if any view is rejected; else it is a fault if any view could not be inspected or is missing; else
 it is unsure if any view is. It passes only if every view does. The findings are in the record for each camera, and
 those of the decisive camera also where a part of one camera has them, so that an older hub reads them. A part id that
-a camera has read is the part's; if two cameras read different ones, the part is a fault.
+a camera has read is the part's, and cameras that read none find expected values by it; if two cameras read different
+ones, the part is a fault.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from lineside_agent.cameras import Shot
 from lineside_link.messages import ResultRow, View
 from lineside_models.frame import Frame
+from lineside_models.identification.part_ids import read_ids, with_id_faults
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,16 +52,15 @@ def joint_source(names: Sequence[str]) -> str:
 
 def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
     """Returns the record of a part from the results of its views, in their order, with their total latency."""
-    read_ids = sorted({row.part_id for row in rows} - {part.part_id})
-    if len(read_ids) > 1:
-        rows = [_contradicted(row, read_ids) if row.part_id in read_ids else row for row in rows]
+    ids = read_ids(one for row in rows for one in row.readings)
+    rows = [_with_id_faults(row, ids) for row in rows]
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
     return msgspec.structs.replace(
         decided,
         source=part.source,
         sequence=part.sequence,
-        part_id=read_ids[0] if len(read_ids) == 1 else part.part_id,
+        part_id=ids[0] if len(ids) == 1 else part.part_id,
         captured_at_ns=part.captured_at_ns,
         latency_ms=latency_ms,
         near_miss=max(row.near_miss for row in rows),
@@ -70,10 +71,15 @@ def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> Result
     )
 
 
-def _contradicted(row: ResultRow, read_ids: Sequence[str]) -> ResultRow:
-    """Returns a view of a part whose cameras read different part ids: it never passes."""
-    why = "; ".join(filter(None, [row.error, f"the cameras read different part ids: {', '.join(read_ids)}"]))
-    return msgspec.structs.replace(row, verdict="fault" if row.verdict == "pass" else row.verdict, error=why)
+def _with_id_faults(row: ResultRow, ids: Sequence[str]) -> ResultRow:
+    """Returns a view; one whose readings contradict the id that another camera has read never passes."""
+    readings = with_id_faults(row.readings, row.part_id, ids)
+    wrong = [new for old, new in zip(row.readings, readings, strict=True) if new is not old]
+    if not wrong:
+        return row
+    why = "; ".join(filter(None, [row.error, *(f"{one.name} {one.text}: {one.error}" for one in wrong)]))
+    verdict = "fault" if row.verdict == "pass" else row.verdict
+    return msgspec.structs.replace(row, verdict=verdict, error=why, readings=readings)
 
 
 def _rank(row: ResultRow) -> int:

@@ -65,6 +65,7 @@ class ReadMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         outline: Corners ``[x, y]`` of the mark in pixels of the frame, or of the region where nothing was read.
         failure: What the part is by this mark: ``fault``, ``reject``, or none for an accepted one.
         error: Why it is not accepted, if so.
+        is_part_id: Whether its text is the part's id, where it is accepted.
     """
 
     accepted: bool = False
@@ -77,6 +78,7 @@ class ReadMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outline: Annotated[tuple[tuple[float, float], ...], msgspec.Meta(max_length=64)] = ()
     failure: Literal["fault", "reject"] | None = None
     error: Text = ""
+    is_part_id: bool = False
 
 
 Readings = Annotated[tuple[ReadMark, ...], msgspec.Meta(max_length=64)]

@@ -6,7 +6,7 @@ A rule whose mark is not read gives a reading without a text and with the error,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -72,12 +72,13 @@ class MarkReader:
         self._expected = expected
         self._locator = locator
 
-    def read(self, image: UInt8Array, part_id: str = "") -> tuple[MarkReading, ...]:
+    def read(self, image: UInt8Array, part_id: str = "", read_id: str = "") -> tuple[MarkReading, ...]:
         """Reads a frame.
 
         Args:
             image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
             part_id: As line or camera gave it.
+            read_id: As another camera or model has read it from the part; empty if none has.
 
         Returns:
             One a rule, in their order.
@@ -96,19 +97,14 @@ class MarkReader:
             read = [_unread(rule, _box(rule, size), str(lost)) for rule, _ in self._find]
         else:
             read = [_read(image, rule, find, moved) for rule, find in self._find]
-        return self._checked(read, part_id)
+        return self._checked(read, part_id, read_id)
 
-    def part_id_of(self, read: Sequence[MarkReading]) -> str:
-        """Returns the part's id among accepted readings of these rules; empty if there is none."""
-        named = {rule.name for rule, _ in self._find if rule.part_id}
-        return next((one.text for one in read if one.accepted and one.name in named), "")
-
-    def _checked(self, read: list[MarkReading], given_id: str) -> tuple[MarkReading, ...]:
+    def _checked(self, read: list[MarkReading], given_id: str, read_id: str) -> tuple[MarkReading, ...]:
         """Compares a reading with the values that it must agree with."""
         rules = [rule for rule, _ in self._find]
         texts = {one.name: one.text for one in read if not one.error}
         named = next((rule.name for rule in rules if rule.part_id), None)
-        part_id = given_id if named is None else texts.get(named, "")
+        part_id = read_id or given_id if named is None else texts.get(named, "")
         return tuple(
             self._compared(one, rule, texts, given_id, part_id) if rule.agrees_with and not one.error else one
             for one, rule in zip(read, rules, strict=True)
@@ -183,6 +179,7 @@ def _reading(rule: MarkRule, mark: FoundMark, text: str) -> MarkReading:
         expected=rule.equals,
         outline=mark.outline,
         accepted=True,
+        is_part_id=rule.part_id,
     )
 
 

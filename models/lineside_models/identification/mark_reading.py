@@ -21,6 +21,7 @@ class MarkReading(msgspec.Struct, frozen=True, kw_only=True):
         accepted: Whether it was read and is right.
         failure: What the part is by this rule: ``fault``, ``reject``, or empty for an accepted mark.
         error: Why it is not accepted.
+        is_part_id: Whether its text is the part's id, where it is accepted.
     """
 
     name: str
@@ -33,6 +34,7 @@ class MarkReading(msgspec.Struct, frozen=True, kw_only=True):
     accepted: bool = False
     failure: Failure | None = None
     error: str = ""
+    is_part_id: bool = False
 
     @property
     def label(self) -> str:

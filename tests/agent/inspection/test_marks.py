@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -13,10 +15,14 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lineside_agent.config import parse_config, read_config, with_settings
+from lineside_agent.config import FolderCameraConfig, InspectConfig, parse_config, read_config, with_settings
 from lineside_agent.health import metrics
-from lineside_agent.inspection.views import Views, combine
+from lineside_agent.inspection.active_bundle import ActiveBundle
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.inspection.pipeline import InspectionPipeline
+from lineside_agent.inspection.views import Views
 from lineside_agent.line_io.codes import defect_types, summarize_defects
+from lineside_agent.line_io.verdict_reporter import VerdictReporter
 from lineside_agent.storage.record_queries import RecordQuery, find, report, table_row
 from lineside_link.messages import ReadMark, ResultRow
 from lineside_link.result_table import COLUMNS, export_rows
@@ -27,31 +33,7 @@ from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
 from tests.worlds.agent import AgentProcess, write_agent
-from tests.worlds.drawn_codes import modules
-
-LABEL = {"type": "code", "name": "label", "region": [0, 0, 160, 160], "symbologies": ["data-matrix"], "part_id": True}
-HEAT = {
-    "type": "code",
-    "name": "heat",
-    "region": [160, 0, 320, 160],
-    "symbologies": ["qr"],
-    "pattern": r"HEAT ([A-Z0-9]+)",
-    "agrees_with": "heat_number",
-}
-BAD = ((40, 200), (72, 232))
-"""Corners of what the bundle takes for a defect."""
-
-
-def coil(label: str, heat: str, *, defect: bool = False) -> np.ndarray:
-    """A grey coil with two codes that are darker than what the bundle finds, ``(H, W, 3) uint8``."""
-    image = np.full((256, 320, 3), 90, np.uint8)
-    for left, symbology, text in ((0, "data-matrix", label), (160, "qr", f"HEAT {heat}")):
-        if text:
-            dark = np.kron(modules(symbology, text), np.ones((4, 4), bool))
-            image[20 : 20 + dark.shape[0], left + 20 : left + 20 + dark.shape[1]][dark] = 10
-    if defect:
-        cv2.rectangle(image, *BAD, (255, 255, 255), -1)
-    return image
+from tests.worlds.drawn_codes import HEAT, LABEL, coil
 
 
 @pytest.fixture
@@ -139,14 +121,58 @@ def test_the_line_is_told_the_rule_as_a_defect_type() -> None:
     assert msgspec.json.encode(row.readings).startswith(b'[{"name":"label",')
 
 
-def test_a_part_has_the_id_that_one_of_its_cameras_has_read() -> None:
-    shots = tuple(Frame(np.zeros((8, 8), np.uint8), name, 1, "trigger-1") for name in ("top", "side"))
-    part = Views(shots, "top+side", 1, "trigger-1")
-    rows = [ResultRow(seq=0, part_id="trigger-1", source=name, verdict="pass") for name in ("top", "side")]
-    read = [msgspec.structs.replace(row, part_id=text) for row, text in zip(rows, ("C1", "C2"), strict=True)]
-    assert combine(part, [rows[0], read[1]], 1.0).part_id == "C2"
-    both = combine(part, read, 1.0)
-    assert (both.part_id, both.verdict) == ("trigger-1", "fault") and "different part ids: C1, C2" in both.error
+def inspected(
+    bundle: Bundle, folder: Path, line_id: str, **views: tuple[np.ndarray, list[dict[str, Any]]]
+) -> ResultRow:
+    """Returns the record of a part of which each camera has given an image that it reads by rules of its own."""
+    (folder / "orders.csv").write_text("part_id,heat_number\nC1,H1\nC2,H2\n")
+    cameras = [
+        FolderCameraConfig(name=name, path=folder, inspect={"read": rules}) for name, (_, rules) in views.items()
+    ]
+    loaded = load("a", bundle, InspectConfig(expected_values=str(folder / "orders.csv")), cameras=cameras)
+    active, found = ActiveBundle(), list[ResultRow]()
+    active.swap(loaded)
+    shots = tuple(Frame(image, name, 1, line_id) for name, (image, _) in views.items())
+    left = [Views(shots, "+".join(views), 1, line_id)]
+    reporter = VerdictReporter([], lambda row, _: found.append(row))
+    pipeline = InspectionPipeline(
+        lambda: left.pop() if left else None, active, reporter=reporter, stop=threading.Event()
+    )
+    pipeline.run()
+    pipeline.close()
+    loaded.close()
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "line_id", "part_id", "verdict"),
+    [
+        (("C1", ""), "trigger-1", "C1", "fault"),
+        (("C1", "C1"), "trigger-1", "C1", "pass"),
+        (("C1", "C2"), "trigger-1", "trigger-1", "fault"),
+        (("C1", "C2"), "C1", "C1", "fault"),
+        (("C2", "C1"), "C1", "C1", "fault"),
+    ],
+)
+def test_a_part_whose_cameras_read_different_ids_never_passes_whatever_the_line_says(
+    bundle: Bundle, tmp_path: Path, labels: tuple[str, str], line_id: str, part_id: str, verdict: str
+) -> None:
+    top, side = (coil(label, "H1") for label in labels)
+    row = inspected(bundle, tmp_path, line_id, top=(top, [LABEL]), side=(side, [LABEL]))
+    assert (row.part_id, row.verdict) == (part_id, verdict)
+    assert ("different part ids were read: C1, C2" in row.error) == (set(labels) == {"C1", "C2"})
+
+
+@pytest.mark.parametrize("line_id", ["C1", "C2", "trigger-1"])
+@pytest.mark.parametrize("label_first", [True, False])
+@pytest.mark.parametrize(("heat", "verdict"), [("H2", "pass"), ("H1", "reject")])
+def test_a_camera_finds_expected_values_by_the_id_that_another_one_has_read(
+    bundle: Bundle, tmp_path: Path, line_id: str, label_first: bool, heat: str, verdict: str
+) -> None:
+    label, other = (coil("C2", ""), [LABEL]), (coil("", heat), [HEAT])
+    views = {"top": label, "side": other} if label_first else {"side": other, "top": label}
+    row = inspected(bundle, tmp_path, line_id, **views)
+    assert (row.part_id, row.verdict) == ("C2", verdict)
 
 
 def test_a_hub_sets_rules_and_the_device_has_the_values(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from tests.runtime.conftest import numpy_engine as numpy_engine
 from tests.runtime.onnx_models import make_bundle as make_scaler
 from tests.runtime.onnx_models import scaler
 from tests.worlds.bundles import break_golden, bright, dark, make_bundle, make_shade_classifier
+from tests.worlds.drawn_codes import HEAT, LABEL, coil
 from tests.worlds.site import TIMEOUT_S, Site
 
 ORT, OTHER = "ort/cpu:0", "openvino/cpu:0"
@@ -242,6 +243,23 @@ def test_where_no_share_decides_nothing_is_measured(parts: Path, monkeypatch: py
     monkeypatch.setattr("lineside_agent.inspection.compute_share.time_variant", None)
     spots = open_bundle(parts / "spots")
     assert compute_shares([(spots, Config()), (spots, Config(engines=("openvino",)))]) == [1.0, 1.0]
+
+
+def test_a_part_of_which_two_models_read_different_ids_is_a_fault(parts: Path, tmp_path: Path) -> None:
+    image = coil("C1", "C2")
+    (tmp_path / "orders.csv").write_text("part_id,heat_number\nC1,C2\nP,X\n")
+    config = InspectConfig(expected_values=str(tmp_path / "orders.csv"))
+    other = {**HEAT, "part_id": True, "agrees_with": ""}
+    found = []
+    for name, rule in (("ids", other), ("heat", HEAT)):
+        again = {**SPOTS, "name": "again", "inspect": {"read": [rule]}}
+        bundle = combined(parts, tmp_path / name, {**SPOTS, "inspect": {"read": [LABEL]}}, again)
+        loaded = load("a", bundle, config)
+        one = loaded.inspect(Frame(image=image, part_id="P"))
+        loaded.close()
+        found.append((one.part_id, one.verdict, one.fault))
+    assert found[0][:2] == ("P", "unsure") and "label C1: different part ids were read: C1, C2" in found[0][2]
+    assert found[1] == ("C1", "good", ""), "the second model finds the heat by the id that the first one has read"
 
 
 def test_photos_are_inspected_by_hand_with_the_verdicts_of_the_agent(

@@ -377,9 +377,8 @@ def test_whether_a_frame_shows_a_part_is_judged_by_the_rules_of_its_recipe_and_c
     even = RecipeConfig(name="even", inspect={"min_contrast": 0.0})
     dim = FolderCameraConfig(name="dim", path=tmp_path, inspect={"brightness": [100, 200]})
     loaded = load("a", other, inspect_of(InspectConfig(), even), recipe=even, cameras=(dim,), measured=tmp_path)
-    problems = [
-        loaded.frame_problem(Frame(image=np.full((96, 96), 30, np.uint8), source=source)) for source in ("dim", "other")
-    ]
+    even_frame = Frame(image=np.full((96, 96), 30, np.uint8))
+    problems = [loaded.inspector_of(source).frame_problem(even_frame) for source in ("dim", "other")]
     loaded.close()
     assert problems == [
         "the frame is too dark: mean grey value 30, expected 100 to 200; look at light and exposure",

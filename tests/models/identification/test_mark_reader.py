@@ -17,6 +17,7 @@ from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.gs1 import parse_elements
 from lineside_models.identification.mark_reader import MarkReader
 from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.part_ids import read_ids
 from lineside_models.identification.rules import CodeRule, TextRule
 from lineside_models.metrology.locator import Locator, find_part
 from lineside_models.nlp.document import DocumentReport, Entity, ReviewItem
@@ -151,11 +152,11 @@ def two_rules(**second: Any) -> tuple[CodeRule, CodeRule]:
 def test_a_mark_agrees_with_another_mark_or_with_the_given_part_id() -> None:
     reader = MarkReader(two_rules(agrees_with="label"))
     same = reader.read(side_by_side(label("C100"), label("C100", "qr")))
-    assert all(one.accepted for one in same) and reader.part_id_of(same) == "C100"
+    assert all(one.accepted for one in same) and read_ids(same) == ["C100"]
     _, other = reader.read(side_by_side(label("C100"), label("C101", "qr")))
     assert (other.failure, other.expected, other.error) == ("reject", "C100", "label is C100")
     unread, unchecked = reader.read(label("C101", "qr"))
-    assert reader.part_id_of((unread, unchecked)) == ""
+    assert read_ids((unread, unchecked)) == []
     assert (unchecked.text, unchecked.failure) == ("C101", "fault") and "label was not read" in unchecked.error
     assert read(label("C100"), "C100", agrees_with="part_id").accepted
     assert read(label("C100"), "C200", agrees_with="part_id").failure == "reject"

@@ -181,7 +181,7 @@ class LearningWizard:
     def _keep(self, row: ResultRow, frame: Frame) -> None:
         number = self._next
         loaded = self._screen.active.loaded
-        problem = "" if loaded is None else loaded.frame_problem(frame)
+        problem = "" if loaded is None else loaded.inspector_of(frame.source).frame_problem(frame)
         if problem:
             with self._lock:
                 self._error, self._pending = f"a part is not collected: {problem}", False
