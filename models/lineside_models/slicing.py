@@ -27,6 +27,9 @@ SAME = 0.5
 CANDIDATES_MAX = 1000
 """Of all pieces of a frame, best first."""
 
+ENTIRE = 0.5
+"""Least area of a box, as a share of the largest one of the same defect, for which it shows the whole defect."""
+
 CUT = 0.02
 """A box that ends within this share of its piece's side of an inner edge was cut by it."""
 
@@ -83,7 +86,8 @@ def _starts(length: int, slicing: Slicing) -> list[int]:
 def merge_slices(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> Candidates:
     """Merges the candidates of all pieces of a frame, each defect once.
 
-    Of the boxes of one defect the best that no edge cut is kept; if every one was cut, the box around all of them.
+    Of the boxes of one defect that no edge cut, the best is kept of those that show most of it: a piece can be surer of
+    a part of what the whole frame shows. If every one was cut, it is the box around all of them.
 
     Args:
         found: Each piece with its candidates, boxes in pixels of the piece.
@@ -103,7 +107,7 @@ def merge_slices(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int
         views = _views(seen.boxes[of], seen.pieces[of], seen.numbers[of])
         for group in _groups(views, seen.numbers[of].tolist()):
             members = of[group]
-            whole = members[~seen.cut[members]]
+            whole = _entire(members[~seen.cut[members]], seen.boxes)
             best = int(whole[0]) if len(whole) else int(members[0])
             alone = bool(len(whole)) or len(members) == 1
             boxes.append(seen.boxes[best] if alone else _around(seen.boxes[members]))
@@ -118,6 +122,12 @@ def merge_slices(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int
         np.array(labels, np.int64)[order],
         tuple(seen.outlines[origin[n]] if origin[n] >= 0 else empty for n in order) if seen.outlines else (),
     )
+
+
+def _entire(members: npt.NDArray[np.int64], boxes: Floats) -> npt.NDArray[np.int64]:
+    """Returns those of the boxes of one defect that are not much smaller than the largest one."""
+    areas = np.prod(boxes[members, 2:] - boxes[members, :2], axis=1)
+    return members[areas >= ENTIRE * areas.max(initial=0.0)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

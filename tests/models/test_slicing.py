@@ -100,6 +100,15 @@ def test_the_best_view_that_no_edge_cut_is_kept() -> None:
     assert whole.scores.tolist() == [pytest.approx(0.8)]
 
 
+def test_a_defect_keeps_its_length_where_a_piece_is_surer_of_a_part_of_it() -> None:
+    piece, frame = FrameSlice(0, 0, 200, 200), FrameSlice(0, 0, 900, 200)
+    long = Candidates(np.array([[40, 80, 840, 120]], np.float32), np.array([0.6], np.float32), np.array([0]))
+    part = Candidates(np.array([[90, 85, 120, 115]], np.float32), np.array([0.9], np.float32), np.array([0]))
+    whole = merge_slices([(piece, part), (frame, long)], (200, 900))
+    np.testing.assert_array_equal(whole.boxes, long.boxes)
+    np.testing.assert_array_equal(whole.scores, part.scores)
+
+
 def test_outlines_move_with_their_piece_and_end_where_boxes_were_joined() -> None:
     pair = [(FrameSlice(0, 0, 200, 200), (150, 50, 200, 90)), (FrameSlice(160, 0, 360, 200), (0, 50, 80, 90))]
     alone = (FrameSlice(320, 0, 520, 200), (100, 20, 140, 60))
