@@ -136,6 +136,8 @@ class VerdictPolicy:
         bad = counts & (candidates.scores >= bars)
         below = counts & ~bad
         doubtful = below & (candidates.scores >= self._floors[candidates.labels])
+        if self._classes is not None:  # rules for boxes leave out what it says of the whole frame: nothing could be bad
+            doubtful |= ~counts & (candidates.scores >= bars) & _covers_frame(candidates.boxes, size)
         near = nearest(candidates.scores, bars, below)
         nothing = not bad.any() and self._none_of_them(candidates)
         if nothing:
@@ -172,6 +174,11 @@ class VerdictPolicy:
                     self._areas.pop(next(iter(self._areas)))
                 self._areas[size] = found
             return found
+
+
+def _covers_frame(boxes: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    frame = np.array(size[::-1], np.float32)
+    return np.asarray((boxes[:, 2:] - boxes[:, :2] > frame - 1).all(axis=1), bool)
 
 
 def _bars(manifest: Manifest, rules: Rules, where: Callable[[str], str]) -> tuple[Floats, Floats]:

@@ -49,6 +49,25 @@ def test_a_class_of_good_parts_is_told_by_its_name() -> None:
         assert not names_good_part(name), name
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"regions": [{"kind": "inspect", "polygon": [[0, 0], [0.4, 0], [0.4, 1], [0, 1]]}]},
+        {"regions": [{"kind": "ignore", "polygon": [[0, 0], [0.6, 0], [0.6, 1], [0, 1]]}]},
+        {"min_size_px": {"*": 200}},
+    ],
+)
+def test_rules_for_boxes_that_leave_the_whole_frame_out_pass_no_part(rules: dict[str, Any], activation: str) -> None:
+    manifest = classifier("bad", "good", activation=activation)
+    assert judged(manifest, 0.8, 0.2, rules=read_rules({**rules, "confidence_threshold": 0.4})) == ("unsure", ["bad"])
+    most = {
+        "confidence_threshold": 0.4,
+        "regions": [{"kind": "ignore", "polygon": [[0, 0], [0.1, 0], [0.1, 1], [0, 1]]}],
+    }
+    assert judged(manifest, 0.8, 0.2, rules=read_rules(most))[0] == "bad"
+
+
 def test_a_part_of_the_class_good_passes_and_one_that_is_likeliest_a_defect_never() -> None:
     assert judged(classifier("bad", "good"), 0.48, 0.52) == ("good", [])
     assert judged(classifier("bad", "good"), 0.52, 0.48) == ("bad", ["bad"])
