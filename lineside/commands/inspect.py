@@ -11,7 +11,7 @@ import msgspec
 
 from lineside.console import inform, one_line, print_json, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError, LinesideError, PartNotFoundError, RegistrationError
+from lineside_runtime.errors import FRAME_ERRORS, ConfigError, LinesideError
 from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="variant of the bundle (default: the first that runs)",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="least score of a defect (default: that of --rules, or the bundle's own, by type)",
     )
     parser.add_argument(
         "--rules",
@@ -129,10 +132,13 @@ def _open_inspector(options: argparse.Namespace) -> ImageInspector | AgentInspec
             config = config if value is None else msgspec.structs.replace(config, **{name: value})
         given = {"reference": tuple(options.reference), "expected_values": str(options.expected or "")}
         return AgentInspector(bundle, msgspec.structs.replace(config, **given))
+    rules = None if options.rules is None else msgspec.structs.asdict(load_rules(options.rules))
+    if rules is not None and options.threshold is not None:
+        rules["confidence_threshold"] = options.threshold
     inspector = QualityInspector(
         model,
         confidence_threshold=options.threshold,
-        rules=None if options.rules is None else load_rules(options.rules),
+        rules=rules,
         config=Config(variant=options.variant),
         reference=options.reference,
         expected_values=options.expected,
@@ -188,7 +194,7 @@ class _VerdictPrinter:
             self._unreadable.append({"source": name, "error": error})
         elif self._jsonl:
             print_json({"source": name, "error": error})
-        if isinstance(why, (PartNotFoundError, RegistrationError)):
+        if isinstance(why, FRAME_ERRORS):
             self._faults += 1
             inform(f"FAULT   {one_line(name)}: {why}")
         else:
@@ -223,12 +229,13 @@ def _findings(one: Inspection) -> str:
     """
     seen: set[str] = set()
     found = [(one.frame_problem, True)] if one.frame_problem else []
-    for each in one.detections or one.doubtful:
-        found.append((f"{each.type} {each.score:.2f}", each.type not in seen))
-        seen.add(each.type)
-    if one.verdict == "unsure" and one.probabilities and not one.frame_problem:
+    if one.verdict == "unsure" and one.probabilities and (one.doubtful or not one.fault):
         likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
-        found = [("no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest), True)]
+        found.append(("no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest), True))
+    else:
+        for each in one.detections or one.doubtful:
+            found.append((f"{each.type} {each.score:.2f}", each.type not in seen))
+            seen.add(each.type)
     found += [(value.text, bool(value.error) or not value.in_tolerance) for value in one.measurements]
     found += [(mark.summary, mark.failure is not None) for mark in one.readings]
     shown = [text for text, _ in found]

@@ -17,10 +17,9 @@ from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Image, InputImage, input_images
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import (
+    FRAME_ERRORS,
     BadInputFormatError,
     InputNotFoundError,
-    PartNotFoundError,
-    RegistrationError,
 )
 from lineside_runtime.files import cache_folder
 
@@ -85,7 +84,7 @@ class AgentInspector:
             return ExaminedImage(given.source, None, None, error)
         try:
             return ExaminedImage(given.source, frame, self.inspect(frame))
-        except (PartNotFoundError, RegistrationError) as error:
+        except FRAME_ERRORS as error:
             return ExaminedImage(given.source, frame, None, error)
 
     def heat_map(self, image: Frame) -> npt.NDArray[np.float32] | None:

@@ -127,7 +127,7 @@ def merge_slices(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int
 def _entire(members: npt.NDArray[np.int64], boxes: Floats) -> npt.NDArray[np.int64]:
     """Returns those of the boxes of one defect that are not much smaller than the largest one."""
     areas = np.prod(boxes[members, 2:] - boxes[members, :2], axis=1)
-    return members[areas >= ENTIRE * areas.max(initial=0.0)]
+    return np.asarray(members[areas >= ENTIRE * areas.max(initial=0.0)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -74,6 +74,10 @@ def test_calibrate_then_measure(rules: Path, tmp_path: Path, capsys: pytest.Capt
     assert values["wide"]["width"]["value"] == pytest.approx(40.6, abs=0.03)
     assert "2012" in values["none"]["width"]["error"] and found["failed"] == 1
     assert len(list(drawn.glob("*.png"))) == 3 and len(table.read_text().splitlines()) == 7
+    cv2.imwrite(str(photos / "small.png"), np.full((40, 40), 90, np.uint8))
+    assert main(["gauge", "measure", str(photos), "--rules", str(rules)]) == 1
+    printed = capsys.readouterr()
+    assert f"not measured: {photos / 'small.png'}: [2012]" in printed.err and "wide.png" in printed.out
     assert main(["gauge", "measure", str(photos / "wide.png"), "--rules", str(rules)]) == 0
     assert "width 40.6" in (out := capsys.readouterr().out) and "OUT OF [39.8, 40.2]" in out
 

@@ -19,6 +19,7 @@ from lineside.inspection.drawing import Drawer
 from lineside.inspection.run import inspect_source
 from lineside.inspection.sources import open_source
 from lineside.vision import QualityInspector
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import Detection, Inspection
 from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
@@ -119,6 +120,48 @@ def test_parts_whose_code_is_not_read_are_counted_as_faults_as_their_lines_say(
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["REJECT", "FAULT", "REJECT", "FAULT", "REJECT", "FAULT"]
     assert "6 rejected (3 faults among them)" in err
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        (
+            '[[inspect.measure]]\nname = "w"\ntype = "length"\nunit = "px"\nline = [[9, 40], [50, 40]]\nmin = 1\n',
+            "2012",
+        ),
+        ('[[inspect.read]]\ntype = "code"\nname = "label"\nregion = [30, 30, 60, 60]\n', "2013"),
+        ('[[inspect.regions]]\nkind = "ignore"\nunits = "px"\npolygon = [[40, 40], [60, 40], [60, 60]]\n', "2001"),
+    ],
+)
+def test_a_photo_whose_size_the_rules_do_not_fit_is_named_and_the_others_are_judged(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rules: str, why: str
+) -> None:
+    cv2.imwrite(str(photos / "0b.png"), part(bright=False)[:20, :20])
+    (tmp_path / "rules.toml").write_text(rules)
+    assert main(["inspect", str(photos), "--model", str(model), "--rules", str(tmp_path / "rules.toml")]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 6
+    assert f"FAULT   {photos / '0b.png'}: [{why}]" in err and "1 fault, 1 not read" in err
+
+
+def test_the_threshold_of_the_command_line_comes_before_that_of_the_file(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[inspect]\nconfidence_threshold = 1.0\n")
+    given = ["inspect", str(photos / "0.png"), "--model", str(model), "--rules", str(rules)]
+    main(given)
+    main([*given, "--threshold", "0.5"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["PASS", "REJECT"]
+
+
+def test_a_fault_of_a_part_whose_class_is_sure_says_nothing_of_classes() -> None:
+    unread = MarkReading(name="label", type="code", failure="fault", error="nothing was read")
+    one = Inspection(part_id="P", passed=False, verdict="unsure", probabilities={"good": 1.0}, readings=(unread,))
+    assert _findings(one) == "label not read: nothing was read"
+    doubt = Detection(type="dent", score=0.4, box=(0, 0, 1, 1))
+    unsure = msgspec.structs.replace(one, probabilities={"dent": 0.4, "good": 0.3}, doubtful=(doubt,))
+    assert _findings(unsure) == "no class is sure: dent 0.40, good 0.30, label not read: nothing was read"
 
 
 def test_json_lines_come_in_the_order_of_the_frames(

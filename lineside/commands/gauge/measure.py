@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
-from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.errors import ConfigError, LinesideError, MeasurementError
 from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def run(options: argparse.Namespace) -> int:
     for number, path in enumerate(photos):
         try:
             image = read_image(path)
+            measured = rules.measured(image)
         except LinesideError as error:
             failed += 1
-            inform(f"not read: {error}")
+            inform(f"not measured: {path}: {error}" if isinstance(error, MeasurementError) else f"not read: {error}")
             continue
-        measured = rules.measured(image)
         found.append((str(path), measured))
         failed += any(one.error for one in measured)
         if not options.json:

@@ -26,12 +26,12 @@ from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
+    FRAME_ERRORS,
     BadInputFormatError,
     ConfigError,
     InputNotFoundError,
     LinesideError,
     MissingExtraError,
-    RegistrationError,
     UnsupportedModelError,
 )
 from lineside_runtime.session import ARCHIVE_SUFFIX, Session
@@ -339,12 +339,12 @@ def _read(given: InputImage) -> tuple[Frame | None, LinesideError | None]:
 
 
 def _inspected(inspector: Inspector, frames: Sequence[Frame]) -> list[tuple[Inspection | None, LinesideError | None]]:
-    """Returns the verdict on each frame, or why it can't be compared with the reference."""
+    """Returns the verdict on each frame, or why that one can't be judged."""
     if not frames:
         return []
     try:
         return [(verdict, None) for verdict in inspector.inspect_batch(frames)]
-    except RegistrationError as error:
+    except FRAME_ERRORS as error:
         if len(frames) == 1:
             return [(None, error)]
     return [result for frame in frames for result in _inspected(inspector, [frame])]
