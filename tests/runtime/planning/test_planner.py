@@ -84,7 +84,7 @@ def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_e
 
 
 def test_a_device_that_the_bundle_is_not_for_serves_only_by_a_plan(tmp_path: Path, numpy_engine: ModuleType) -> None:
-    numpy_engine.slow_s.update({"npu:0": 0.02, "gpu:0": 0.004})
+    numpy_engine.slow_s.update({"npu:0": 0.1, "gpu:0": 0.004})
     bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
     assert used(bundle) == ("numpy/npu:0", ServingPlan())
     plan = planned(bundle)
