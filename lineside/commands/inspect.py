@@ -11,7 +11,7 @@ import msgspec
 
 from lineside.console import inform, one_line, print_json, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import FRAME_ERRORS, ConfigError, LinesideError
+from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.wording import counted
 
 if TYPE_CHECKING:
@@ -188,7 +188,9 @@ class _VerdictPrinter:
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
-        """Prints what could not be read, or not be compared with the reference."""
+        """Prints what could not be read or judged."""
+        from lineside_models.inspector import FRAME_ERRORS
+
         error = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
             self._unreadable.append({"source": name, "error": error})

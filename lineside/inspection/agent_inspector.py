@@ -11,13 +11,13 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
+from lineside_models.inspector import FRAME_ERRORS
 from lineside_models.multi_model import MultiModelInspector
 from lineside_models.vision import ExaminedImage
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Image, InputImage, input_images
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import (
-    FRAME_ERRORS,
     BadInputFormatError,
     InputNotFoundError,
 )

@@ -298,10 +298,6 @@ class PartNotFoundError(InputError):
     default_action = "Check camera, light and part; boxes_min and boxes_max of the bundle's models say how many."
 
 
-FRAME_ERRORS = (ConfigError, MarkError, MeasurementError, PartNotFoundError, RegistrationError)
-"""Errors of one frame, where others may be judged: rules or regions that don't fit its size, another part or none."""
-
-
 class DocumentError(InputError):
     """A document can't be read: encrypted, damaged, too large, too slow, or of an unknown kind."""
 

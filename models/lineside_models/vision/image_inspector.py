@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
-from lineside_models.inspector import Inspector
+from lineside_models.inspector import FRAME_ERRORS, Inspector
 from lineside_models.verdict.regions import Region
 from lineside_models.verdict.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.batch_workers import BatchWorkers
@@ -26,7 +26,6 @@ from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
-    FRAME_ERRORS,
     BadInputFormatError,
     ConfigError,
     InputNotFoundError,
@@ -63,7 +62,7 @@ class ExaminedImage:
         source: The file's path; empty for an array.
         frame: Its pixels; ``None`` if it could not be read.
         inspection: The verdict; ``None`` if there is an error.
-        error: Why it could not be read, or not be compared with the reference.
+        error: Why it could not be read or judged.
     """
 
     source: str
