@@ -173,6 +173,11 @@ def test_one_part_and_single_values(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("part,value\n1,2\n1,x\n", "line 3: value"),
         ("operator,part,value\nA,1,2\nA,1,3\nB,1,2\n", "1 of part 1 by operator B"),
         ("", "nothing"),
+        (
+            "operator,part,value\nA,1,10,258\nA,1,10,3\n",
+            "line 2 has more cells than the header; expected 3 cells; got A,1,10,258",
+        ),
+        ("part,trial,value\n1,1,2\n1,2,3\n1,2,4\n", "line 4; expected one value of each trial; got trial 2 of part 1"),
     ],
 )
 def test_files_that_are_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str) -> None:

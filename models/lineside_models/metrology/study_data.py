@@ -69,9 +69,17 @@ def read_readings(path: Path) -> list[Reading]:
     if "part" not in names or "value" not in names:
         raise ConfigError(f"{path} line 1", expected=_EXPECTED, actual=head.strip()[:200] or "nothing", action="")
     found = []
+    trials: set[tuple[str, ...]] = set()
     for line, cells in rows[1:]:
         if not any(cell.strip() for cell in cells):
             continue
+        if any(cells[len(names) :]):
+            raise ConfigError(
+                f"{path} line {line} has more cells than the header",
+                expected=f"{len(names)} cells",
+                actual=separator.join(cells)[:200],
+                action="With decimal commas, separate the cells by semicolons.",
+            )
         row = dict(zip(names, cells, strict=False))
         written = row.get("value", "").strip()
         try:
@@ -81,6 +89,11 @@ def read_readings(path: Path) -> list[Reading]:
         if not math.isfinite(value):
             raise ConfigError(f"{path} line {line}: value", expected="a number", actual=written, action="")
         found.append(Reading(row.get("operator", "").strip(), row.get("part", "").strip(), value))
+        trial = (*found[-1][:2], row.get("trial", "").strip())
+        if trial[-1] and trial in trials:
+            expected, actual = "one value of each trial", f"trial {trial[-1]} of {_named(trial[:2])} once more"
+            raise ConfigError(f"{path} line {line}", expected=expected, actual=actual, action="Correct the table.")
+        trials.add(trial)
     return found
 
 
