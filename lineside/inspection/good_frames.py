@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -29,15 +30,29 @@ class PhotoReader:
 
     Attributes:
         unreadable: Why photos could not be read, in their order.
+        copies: How many good frames were left out as they show the same pixels as one before.
     """
 
     def __init__(self) -> None:
         self.unreadable: list[LinesideError] = []
+        self.copies = 0
 
     @property
-    def summary(self) -> str:
-        """The number of photos that are left out, for a person."""
-        return f"{counted(len(self.unreadable), 'photo')} not read and left out"
+    def notes(self) -> list[str]:
+        """What was left out, for a person."""
+        unread = [f"{counted(len(self.unreadable), 'photo')} not read and left out"] * bool(self.unreadable)
+        return unread + [f"{counted(self.copies, 'frame')} left out: copies of others"] * bool(self.copies)
+
+    def distinct(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yields frames without copies: one says nothing of how parts differ, and would count as a further part."""
+        known = set()
+        for frame in frames:
+            digest = hashlib.sha256(frame.image.tobytes()).digest()
+            if digest in known:
+                self.copies += 1
+                continue
+            known.add(digest)
+            yield frame
 
     def read(self, paths: Iterable[Path]) -> Iterator[tuple[int, UInt8Array]]:
         """Yields the number and the image of each photo that can be read.
@@ -63,7 +78,7 @@ class PhotoReader:
 def good_frames(
     source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = "all", parts: str = ""
 ) -> Iterator[Frame]:
-    """Yields frames lazily.
+    """Yields frames lazily, without copies of one picture.
 
     Args:
         source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
@@ -84,14 +99,14 @@ def good_frames(
         raise ConfigError("frames", expected="at least 1", actual=count)
     path = Path(source[0])
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
-        return _of_camera(source, count)
+        return photos.distinct(_of_camera(source, count))
     if path.is_dir():
-        return _of_files(_photos(path, fold), count, photos, groups_of(path, parts))
+        return photos.distinct(_of_files(_photos(path, fold), count, photos, groups_of(path, parts)))
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Give a folder, a video, a data set or a camera.")
     if path.suffix.lower() in SUFFIXES:
         return _of_files([path], count, photos)
-    return _of_video(path, count)
+    return photos.distinct(_of_video(path, count))
 
 
 def check_bad_folders(folders: Sequence[Path]) -> None:

@@ -139,6 +139,24 @@ def test_bad_parts_are_judged_and_what_passes_is_said(
     assert "no folder of bad parts" in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
+def test_copies_of_a_frame_are_no_further_parts(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    for path in sorted((data / "good").iterdir()):
+        for name in (path.name, f"copy-{path.name}"):
+            (twice / name).write_bytes(path.read_bytes())
+    reports = []
+    for source in (data / "good", twice):
+        out = tmp_path / f"made-{source.name}"
+        assert main(["learn-good", "--source", str(source), "--out", str(out), "--json"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    for key in ("frames", "parts"):
+        assert reports[0][key] == reports[1][key] == GOOD + TRIES
+    assert reports[0]["bar"] == pytest.approx(reports[1]["bar"], rel=0.05)  # frames come in another order
+    assert main(["learn-good", "--source", str(twice), "--out", str(tmp_path / "made"), "--frames", "20"]) == 0
+    assert "10 frames left out: copies of others" in capsys.readouterr().out
+
+
 def test_good_parts_that_differ_widely_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(20):
         image = render("pcb", seed=number, defects=0).image  # each another board

@@ -114,7 +114,8 @@ def run(options: argparse.Namespace) -> int:
             inform(f"warning: {warning}")
     if options.json:
         unreadable = [error.as_dict() for error in photos.unreadable]
-        print_json({"bundle": bundle.path, "digest": bundle.digest, "unreadable": unreadable, **report})
+        left_out = {"unreadable": unreadable, "copies": photos.copies}
+        print_json({"bundle": bundle.path, "digest": bundle.digest, **left_out, **report})
         return 1 if unreadable else 0
     show(
         f"{bundle.manifest.identity}: {counted(learned.frames, 'frame')} of {counted(learned.parts, 'part')}, "
@@ -122,9 +123,7 @@ def run(options: argparse.Namespace) -> int:
     )
     show(f"bank {learned.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     show(_left_out(learned))
-    if photos.unreadable:
-        show(photos.summary)
-    for note in notes:
+    for note in (*photos.notes, *notes):
         show(note)
     if checked is not None:
         show(checked.summary)

@@ -146,10 +146,11 @@ def run(options: argparse.Namespace) -> int:
     report = report_of(learned, source, checked)
     if options.json:
         unreadable = [error.as_dict() for error in photos.unreadable]
-        print_json({"bundle": bundle.path, "digest": bundle.digest, "unreadable": unreadable, **report})
+        left_out = {"unreadable": unreadable, "copies": photos.copies}
+        print_json({"bundle": bundle.path, "digest": bundle.digest, **left_out, **report})
         return 1 if unreadable else 0
-    if photos.unreadable:
-        show(photos.summary)
+    for note in photos.notes:
+        show(note)
     _print_figures(bundle, learned, checked, is_difference=network is None)
     return 1 if photos.unreadable else 0
 
