@@ -241,6 +241,14 @@ def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, t
     assert mark(hub, passed, wrong=True, device="cam-2", by="anna").device == "cam-2"
 
 
+def test_a_limit_takes_what_a_person_called_wrong_before_newer_frames(hub: HubConfig, tmp_path: Path) -> None:
+    oldest, *_, newest = (one.part_id for one in select_results(hub, Selection(verdict="all")))
+    mark(hub, oldest, wrong=True, by="anna")
+    done = send_out(hub, tmp_path / "out", limit=2)
+    images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
+    assert (done.marked, [image["part_id"] for image in images]) == (1, [oldest, newest])
+
+
 def _of_other(content: dict[str, Any]) -> None:
     content["images"][0]["file_name"] = hashlib.sha256(b"other").hexdigest() + ".png"
 
