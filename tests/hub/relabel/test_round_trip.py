@@ -247,6 +247,19 @@ def test_importing_again_keeps_what_another_person_corrected_in_the_browser_sinc
     assert (last.kept_at_hub, last.replaced_at_hub, boxes_at_hub(hub, sha256)[1]) == (0, 0, "anna")
 
 
+def test_boxes_that_are_confirmed_after_a_mark_take_the_frame_out_of_the_queue_but_an_older_file_does_not(
+    hub: HubConfig, tmp_path: Path
+) -> None:
+    send_out(hub, tmp_path / "out")
+    part = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"][0]["part_id"]
+    import_corrections(tmp_path / "out", hub=hub, by="anna")
+    mark(hub, part, wrong=True, by="ben")
+    import_corrections(tmp_path / "out", hub=hub, by="anna")
+    assert send_out(hub, tmp_path / "marked", verdict="wrong").images == 1
+    assert import_corrections(tmp_path / "marked", hub=hub, by="anna").unchanged == 1
+    assert select_results(hub, Selection(verdict="wrong")) == []
+
+
 def test_an_import_says_that_it_replaces_what_another_person_corrected_since_the_export(
     hub: HubConfig, tmp_path: Path
 ) -> None:
