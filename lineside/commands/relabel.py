@@ -192,6 +192,11 @@ def _print(done: ImportReport) -> None:
     folds = ", ".join(f"{count} in {fold}" for fold, count in done.folds.items())
     show(f"{done.dataset}: {folds}")
     show(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")
+    if done.replaced_at_hub:
+        show(f"{done.replaced_at_hub} of them were corrected by others at the hub since the export: these boxes count")
+    if done.kept_at_hub:
+        show(f"{done.kept_at_hub} of them got other boxes at the hub since the export, and keep those")
+        inform("to change them again, correct them in the browser, or export them with --again")
     if done.left_out:
         show(f"{done.left_out} exported images are not in the file and count as not looked at")
     if done.repeated_boxes:

@@ -26,10 +26,12 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: The types that the model knows, in the order of its outputs.
+        exported_at_ns: Unix time; 0 if it is not known.
     """
 
     labels: tuple[str, ...]
     images: tuple[ExportedImage, ...]
+    exported_at_ns: int = 0
     format: int = FORMAT
 
     def by_name(self) -> dict[str, ExportedImage]:

@@ -89,14 +89,19 @@ class Collection:
         """Returns the last correction of each image, by its sha256."""
         return {line.image.sha256: line for line in self.history}
 
-    def add(self, correction: Correction) -> bool:
-        """Adds a correction; one with the present boxes changes nothing. Returns whether it was new.
+    def add(self, correction: Correction, *, since: str | None = None) -> bool:
+        """Adds a correction; a repeat changes nothing. Returns whether it was new.
+
+        A repeat has the present boxes, or those that the same person gave last at or after ``since``: another person's
+        correction after them stays.
 
         Args:
             correction: Its types are among the settings' labels.
+            since: ISO 8601, UTC; ``None`` to compare with the present boxes alone.
         """
-        last = self.current().get(correction.image.sha256)
-        if last is not None and last.boxes == correction.boxes:
+        before = [line for line in self.history if line.image.sha256 == correction.image.sha256]
+        own = [line for line in before if since is not None and line.by == correction.by and line.at >= since]
+        if any(lines and lines[-1].boxes == correction.boxes for lines in (before, own)):
             return False
         self.history.append(correction)
         return True

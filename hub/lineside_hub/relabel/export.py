@@ -68,6 +68,7 @@ def export(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} is there already", expected="a new or empty folder", action="Name another one.")
+    at_ns = time.time_ns()  # before the reviews are read: a correction in between is later than the export
     results = select_results(config, choice)
     first: dict[str, SelectedResult] = {}
     for result in sorted(results, key=lambda one: not one.wrong):  # those marked as wrong are first in the file
@@ -84,7 +85,7 @@ def export(
     shutil.rmtree(part, ignore_errors=True)
     try:
         known = _write_images(config, list(first.values()), part / IMAGES)
-        _write_texts(part, Catalogue(labels=labels, images=tuple(known)), first)
+        _write_texts(part, Catalogue(labels=labels, images=tuple(known), exported_at_ns=at_ns), first)
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
@@ -141,7 +142,10 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult
             category = known.labels.index(label) + 1
             made = coco.annotation(len(annotations) + 1, image_id, category, box=tuple(box), score=score)
             annotations.append(made)
-    info = {"description": "frames from the line with the model's boxes", "date_created": coco.utc(time.time_ns())}
+    info = {
+        "description": "frames from the line with the model's boxes",
+        "date_created": coco.utc(known.exported_at_ns),
+    }
     file = coco.File(
         images=tuple(images),
         annotations=tuple(annotations),

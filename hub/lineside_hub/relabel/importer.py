@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import hashlib
 import time
@@ -34,6 +33,9 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
         new: Images that are new in the dataset.
         corrected: Images with other boxes than before.
         unchanged: Images with the same boxes as before.
+        replaced_at_hub: Images that another person corrected at the hub after the export; new boxes of the file count
+            instead.
+        kept_at_hub: Images with the same boxes as before that got others at the hub after the export, and keep those.
         left_out: Exported images that are not in the corrected file.
         repeated_boxes: Duplicate boxes; one of each was used.
         boxes: Count of each kind of change, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
@@ -46,6 +48,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     new: int
     corrected: int
     unchanged: int
+    replaced_at_hub: int = 0
+    kept_at_hub: int = 0
     left_out: int
     repeated_boxes: int
     boxes: dict[str, int]
@@ -65,6 +69,10 @@ def import_corrections(
     group: str | None = None,
 ) -> ImportReport:
     """Imports a corrected COCO file; a repeat changes nothing.
+
+    Boxes that the file adds to the dataset count from now on, also where another person has corrected the frame at the
+    hub since the export. Boxes that the dataset has already are stored at the hub unless the frame was corrected there
+    since.
 
     Args:
         source: The exported folder with its corrected ``annotations.json``, or the corrected file alone.
@@ -88,7 +96,16 @@ def import_corrections(
     found = check(file, known, new_types=new_types)
     images = _Images(folder / IMAGES, hub)
     return _store(
-        found, known, images, hub=hub, into=into, by=by, new_types=new_types, val_share=val_share, group=group
+        found,
+        known,
+        images,
+        hub=hub,
+        into=into,
+        by=by,
+        new_types=new_types,
+        since_ns=known.exported_at_ns,
+        val_share=val_share,
+        group=group,
     )
 
 
@@ -127,6 +144,7 @@ def correct_frame(
         into=None,
         by=by,
         new_types=new_types,
+        since_ns=None,
     )
 
 
@@ -139,10 +157,15 @@ def _store(
     into: Path | None,
     by: str,
     new_types: Sequence[str],
+    since_ns: int | None,
     val_share: float | None = None,
     group: str | None = None,
 ) -> ImportReport:
-    """Adds checked corrections to the dataset and to the hub's reviews."""
+    """Adds checked corrections to the dataset and to the hub's reviews.
+
+    Args:
+        since_ns: When the corrected file was exported, Unix time; ``None`` for corrections that are made now.
+    """
     for one in found:
         images.read(one.known.sha256)
     place = into if into is not None else Path(hub.folder if hub is not None else "") / FOLDER
@@ -154,11 +177,14 @@ def _store(
         collection = settings(place)
         before = collection.current()
         lines = [_correction(one, by) for one in found]
-        fresh = [line for line in lines if collection.add(line)]
+        since = None if since_ns is None else coco.utc(since_ns)
+        fresh = [line for line in lines if collection.add(line, since=since)]
         collection.write((one.known.sha256 for one in found), images.read)
-    if hub is not None:
-        _add_to_reviews(hub, lines)
-    return _imported(place, collection, found, lines=lines, fresh=fresh, had=set(before), exported=len(known.images))
+    done = _imported(place, collection, found, lines=lines, fresh=fresh, had=set(before), exported=len(known.images))
+    if hub is None:
+        return done
+    replaced, kept = _add_to_reviews(hub, lines, fresh, since_ns)
+    return msgspec.structs.replace(done, replaced_at_hub=replaced, kept_at_hub=kept)
 
 
 def _catalogue(folder: Path, file: coco.File, hub: HubConfig | None, bundle: Path | None) -> Catalogue:
@@ -195,16 +221,27 @@ class _Images:
 
 
 def _correction(one: CorrectedImage, by: str) -> Correction:
-    at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    at = coco.utc(time.time_ns())
     return Correction(at=at, by=by, image=one.known, changes=box_changes.compare(one.known.boxes, one.boxes))
 
 
-def _add_to_reviews(hub: HubConfig, lines: Sequence[Correction]) -> None:
-    now_ns = time.time_ns()
+def _add_to_reviews(
+    hub: HubConfig, lines: Sequence[Correction], fresh: Sequence[Correction], since_ns: int | None
+) -> tuple[int, int]:
+    """Stores corrections; returns `ImportReport.replaced_at_hub` and `ImportReport.kept_at_hub`."""
+    now_ns, new = time.time_ns(), {line.image.sha256 for line in fresh}
+    replaced = kept = 0
     with open_reviews(hub) as reviews:
         for line in lines:
-            boxes = msgspec.json.encode(line.boxes).decode()
-            reviews.correct(line.image.sha256, boxes=boxes, by=line.by, at_ns=now_ns)
+            sha256, boxes = line.image.sha256, msgspec.json.encode(line.boxes).decode()
+            unless_since_ns = None
+            if since_ns is not None:
+                people = reviews.other_boxes_by(sha256, boxes, since_ns)
+                replaced += sha256 in new and bool(people - {line.by})
+                kept += sha256 not in new and bool(people)
+                unless_since_ns = None if sha256 in new else since_ns
+            reviews.correct(sha256, boxes=boxes, by=line.by, at_ns=now_ns, unless_since_ns=unless_since_ns)
+    return replaced, kept
 
 
 def _imported(

@@ -73,9 +73,7 @@ class Reviews:
     def mark(self, key: ResultKey, *, wrong: bool, note: str, by: str) -> None:
         """Marks a verdict as wrong, or withdraws the mark; corrected boxes stay."""
         mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
-        later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
-        # A device whose clock is ahead must not block later marks.
-        self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
+        self._mark(key.device, mark, by=by, at=_after_all("excluded.marked_at_ns"))
 
     def take(self, device: str, mark: Mark) -> None:
         """Stores an operator's mark, unless there is a later one."""
@@ -92,21 +90,46 @@ class Reviews:
             {"device": device, "by": by, **msgspec.structs.asdict(mark), "wrong": int(mark.wrong)},
         )
 
-    def correct(self, sha256: str, *, boxes: str, by: str, at_ns: int) -> None:
-        """Stores corrected boxes of a frame, for every result with it; a repeat changes nothing.
+    def other_boxes_by(self, sha256: str, boxes: str, since_ns: int) -> set[str]:
+        """Returns who has given a frame other boxes than ``boxes`` after a time, Unix time in ns."""
+        found = self._run(
+            "SELECT v.corrected_by FROM frames f JOIN reviews v ON v.device = f.device AND v.epoch = f.epoch "
+            "AND v.seq = f.seq WHERE f.sha256 = :sha256 AND v.boxes <> :boxes AND v.corrected_at_ns > :since_ns",
+            {"sha256": sha256, "boxes": boxes, "since_ns": since_ns},
+        )
+        return {row[0] for row in found}
+
+    def correct(self, sha256: str, *, boxes: str, by: str, at_ns: int, unless_since_ns: int | None = None) -> None:
+        """Stores corrected boxes of a frame, for every result with it; a repeat without a mark since changes nothing.
 
         Args:
             boxes: ``[[type, x1, y1, x2, y2], …]`` as JSON, in pixels of the frame.
             at_ns: Unix time.
+            unless_since_ns: A result that was corrected later than that is left as it is; ``None`` for none.
         """
+        changed = "(reviews.boxes <> excluded.boxes OR reviews.marked_at_ns > reviews.corrected_at_ns)"
+        given: dict[str, str | int] = {"sha256": sha256, "boxes": boxes, "by": by, "at_ns": at_ns}
+        if unless_since_ns is not None:
+            changed = f"{changed} AND reviews.corrected_at_ns <= :unless_since_ns"
+            given["unless_since_ns"] = unless_since_ns
         self._run(
             "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, corrected_by, "
             "corrected_at_ns) SELECT device, epoch, seq, 0, '', '', 0, :boxes, :by, :at_ns FROM frames "
             "WHERE sha256 = :sha256 ON CONFLICT (device, epoch, seq) DO UPDATE SET boxes = excluded.boxes, "
-            "corrected_by = excluded.corrected_by, corrected_at_ns = excluded.corrected_at_ns "
-            "WHERE reviews.boxes <> excluded.boxes",
-            {"sha256": sha256, "boxes": boxes, "by": by, "at_ns": at_ns},
+            f"corrected_by = excluded.corrected_by, corrected_at_ns = {_after_all('excluded.corrected_at_ns')} "
+            f"WHERE {changed}",
+            given,
         )
+
+
+def _after_all(at: str) -> str:
+    """Returns the SQL of a time, or of 1 ns after the present mark and correction if these are not before it.
+
+    What is said at the hub is the last word, and a device whose clock is ahead must not block it.
+    """
+    present = "CASE WHEN reviews.marked_at_ns > reviews.corrected_at_ns "
+    present += "THEN reviews.marked_at_ns ELSE reviews.corrected_at_ns END"
+    return f"CASE WHEN {at} > {present} THEN {at} ELSE {present} + 1 END"
 
 
 @contextlib.contextmanager

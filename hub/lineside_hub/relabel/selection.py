@@ -127,6 +127,8 @@ class SelectedResult(ExportedImage, frozen=True, kw_only=True):
 def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
     """Returns the selected results with a frame at the hub, oldest first; only the newest are limited here.
 
+    A limit takes those that a person marked as wrong before all others.
+
     Raises:
         ConfigError: The limit is below 1.
         BadInputFormatError: The boxes of one can't be read.
@@ -134,12 +136,12 @@ def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]
     if choice.limit is not None and choice.limit < 1:
         raise ConfigError("limit", expected="1 or more", actual=choice.limit)
     where, parameters = _where(choice)
-    order = "r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
+    order = "coalesce(v.wrong, 0) DESC, r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
     text = f"{_select()} WHERE {where} AND f.sha256 IS NOT NULL ORDER BY {order}"
     if choice.limit is not None and choice.select == "newest":
         text += " LIMIT :limit"
         parameters["limit"] = choice.limit
-    return [*_selected(config, text, parameters)][::-1]
+    return sorted(_selected(config, text, parameters), key=lambda one: -one.captured_at_ns)[::-1]
 
 
 def count_without_frame(config: HubConfig, choice: Selection) -> int:

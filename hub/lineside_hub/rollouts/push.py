@@ -294,6 +294,7 @@ def release(folder: Path | str, device: str) -> bool:
 
     Raises:
         InputNotFoundError: The hub does not know the device.
+        RolloutError: An unfinished rollout gave it: without it, the rollout would wait for the device for ever.
     """
     with Database.open(Path(folder)) as database, database.transaction():
         own = database.desired_state(f"d/{device}")
@@ -302,6 +303,14 @@ def release(folder: Path | str, device: str) -> bool:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
         if own is None or own.withdrawn:
             return False
+        for rollout in Rollouts(database).list(unfinished=True):
+            if device in rollout.targeted:
+                raise RolloutError(
+                    f"the desired state of {device} belongs to rollout {rollout.id}, which has not ended",
+                    expected="one that `lineside push --device` gave",
+                    actual=f"one of {rollout.id}, {rollout.state}",
+                    action=f"Wait for it, or abort it: lineside fleet rollout abort {rollout.id}",
+                )
         database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
         return True
 

@@ -10,6 +10,7 @@ import pytest
 
 from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.relabel.catalogue import labels_of
+from lineside_hub.relabel.importer import correct_frame
 from lineside_hub.relabel.reviews import ReportedMarks, mark, open_reviews
 from lineside_hub.relabel.selection import Selection, count_without_frame, select_results
 from lineside_hub.repository.repository import Repository
@@ -17,8 +18,11 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.inbox import Inbox
 from lineside_hub.results.postgres import PostgresSink, select
+from lineside_hub.results.sql import runner
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
+from lineside_hub.statistics.counts import CountFilter
+from lineside_hub.statistics.reviews import ReviewRates, review_rates
 from lineside_link.config import LinkConfig
 from lineside_link.messages import NOTE_MAX, Mark, Reported, ResultRow, Results, encode
 from lineside_models import zoo
@@ -94,6 +98,30 @@ def test_a_frame_that_is_called_wrong_after_it_was_corrected_goes_out_again(hub:
     assert first.seq not in [one.seq for one in select_results(hub, Selection(verdict="all"))]
     mark(hub, first.part_id, wrong=True, by="ben")
     assert [one.seq for one in select_results(hub, Selection(verdict="wrong"))] == [first.seq]
+
+
+def test_the_same_boxes_saved_after_a_mark_count_as_the_last_word(hub: HubConfig) -> None:
+    (rejected, *_) = select_results(hub, Selection(verdict="bad"))
+    boxes = [(box[0], *box[2:]) for box in rejected.boxes]
+    correct_frame(hub, rejected.sha256, boxes, by="anna")
+    mark(hub, rejected.part_id, wrong=True, by="ben")
+    with runner(hub) as run:
+        assert review_rates(run, CountFilter()) == ReviewRates(rejects=1, false_rejects=1)
+        correct_frame(hub, rejected.sha256, boxes, by="anna")
+        assert select_results(hub, Selection(verdict="wrong")) == []
+        assert review_rates(run, CountFilter()) == ReviewRates(rejects=1)
+
+
+def test_a_device_whose_clock_is_ahead_blocks_no_later_word_at_the_hub(hub: HubConfig) -> None:
+    (first, *_) = select_results(hub, Selection(verdict="all"))
+    ahead = Mark(epoch="e", seq=first.seq, at_ns=2_000_000_000 * 10**9)
+    with open_reviews(hub) as reviews:
+        ReportedMarks(reviews).take(Reported(device="cam-1", marks=(ahead,)))
+    for _ in range(2):
+        assert [one.seq for one in select_results(hub, Selection(verdict="wrong"))] == [first.seq]
+        correct_frame(hub, first.sha256, [], by="anna")
+        assert select_results(hub, Selection(verdict="wrong")) == []
+        mark(hub, first.part_id, wrong=True, by="ben")
 
 
 def test_a_limit_below_one_is_refused(hub: HubConfig) -> None:

@@ -19,9 +19,10 @@ from pycocotools.coco import COCO
 
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel.export import FrameExport, export
-from lineside_hub.relabel.importer import ImportReport, import_corrections
+from lineside_hub.relabel.importer import ImportReport, correct_frame, import_corrections
 from lineside_hub.relabel.reviews import mark
 from lineside_hub.relabel.selection import Selection, select_results
+from lineside_hub.results.sql import runner
 from lineside_link.messages import ResultRow
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
@@ -219,6 +220,66 @@ def test_the_hub_remembers_what_was_corrected_and_has_the_images_for_a_file_alon
     assert send_out(hub, tmp_path / "again", again=True).images == PARTS - 1
 
 
+def boxes_at_hub(hub: HubConfig, sha256: str) -> tuple[str, str]:
+    """Boxes of a frame, as JSON, and who gave them."""
+    with runner(hub) as run:
+        text = "SELECT v.boxes, v.corrected_by FROM reviews v JOIN frames f ON f.device = v.device AND f.seq = v.seq"
+        [found] = run(f"{text} WHERE f.sha256 = :sha256", {"sha256": sha256})
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("into", ["set", None])
+def test_importing_again_keeps_what_another_person_corrected_in_the_browser_since(
+    hub: HubConfig, tmp_path: Path, into: str | None
+) -> None:
+    out, place = tmp_path / "out", tmp_path / into if into else None
+    send_out(hub, out)
+    first = import_corrections(out, hub=hub, into=place, by="anna")
+    sha256 = next((out / "images").iterdir()).stem
+    correct_frame(hub, sha256, [("patches", 1.0, 2.0, 30.0, 40.0)], by="ben")
+    said, dataset = boxes_at_hub(hub, sha256), files(first.dataset)
+    again = import_corrections(out, hub=hub, into=place, by="anna")
+    assert (again.new, again.corrected, again.kept_at_hub, again.replaced_at_hub) == (0, 0, 1, 0)
+    assert boxes_at_hub(hub, sha256) == said == ('[["patches",1.0,2.0,30.0,40.0]]', "ben")
+    assert files(first.dataset) == dataset
+    send_out(hub, tmp_path / "later", again=True)
+    last = import_corrections(tmp_path / "later", hub=hub, into=place, by="anna")
+    assert (last.kept_at_hub, last.replaced_at_hub, boxes_at_hub(hub, sha256)[1]) == (0, 0, "anna")
+
+
+def test_boxes_that_are_confirmed_after_a_mark_take_the_frame_out_of_the_queue_but_an_older_file_does_not(
+    hub: HubConfig, tmp_path: Path
+) -> None:
+    send_out(hub, tmp_path / "out")
+    part = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"][0]["part_id"]
+    import_corrections(tmp_path / "out", hub=hub, by="anna")
+    mark(hub, part, wrong=True, by="ben")
+    import_corrections(tmp_path / "out", hub=hub, by="anna")
+    assert send_out(hub, tmp_path / "marked", verdict="wrong").images == 1
+    assert import_corrections(tmp_path / "marked", hub=hub, by="anna").unchanged == 1
+    assert select_results(hub, Selection(verdict="wrong")) == []
+
+
+def test_an_import_says_that_it_replaces_what_another_person_corrected_since_the_export(
+    hub: HubConfig, tmp_path: Path
+) -> None:
+    send_out(hub, tmp_path / "out")
+    sha256 = next((tmp_path / "out" / "images").iterdir()).stem
+    correct_frame(hub, sha256, [("patches", 1.0, 2.0, 30.0, 40.0)], by="ben")
+    done = import_corrections(tmp_path / "out", hub=hub, into=tmp_path / "set", by="anna")
+    assert (done.new, done.replaced_at_hub, done.kept_at_hub) == (PARTS - 1, 1, 0)
+    assert boxes_at_hub(hub, sha256)[1] == "anna"
+
+
+def test_a_hub_that_had_no_part_in_an_import_gets_the_boxes_by_the_next(hub: HubConfig, tmp_path: Path) -> None:
+    send_out(hub, tmp_path / "out")
+    take_in(tmp_path / "out", tmp_path / "set")
+    assert len(select_results(hub, Selection(verdict="all"))) == PARTS - 1
+    done = take_in(tmp_path / "out", tmp_path / "set", hub=hub)
+    assert (done.unchanged, done.kept_at_hub) == (PARTS - 1, 0)
+    assert select_results(hub, Selection(verdict="all")) == []
+
+
 def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, tmp_path: Path) -> None:
     rejected = [row.part_id for row in judged[0][: PARTS - 1] if row.verdict == "reject"]
     passed = next(row.part_id for row in judged[0] if row.verdict == "pass")
@@ -239,6 +300,14 @@ def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, t
     with pytest.raises(ConfigError, match="2 results"):
         mark(hub, passed, wrong=True, by="anna")
     assert mark(hub, passed, wrong=True, device="cam-2", by="anna").device == "cam-2"
+
+
+def test_a_limit_takes_what_a_person_called_wrong_before_newer_frames(hub: HubConfig, tmp_path: Path) -> None:
+    oldest, *_, newest = (one.part_id for one in select_results(hub, Selection(verdict="all")))
+    mark(hub, oldest, wrong=True, by="anna")
+    done = send_out(hub, tmp_path / "out", limit=2)
+    images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
+    assert (done.marked, [image["part_id"] for image in images]) == (1, [oldest, newest])
 
 
 def _of_other(content: dict[str, Any]) -> None:

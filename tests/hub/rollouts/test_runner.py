@@ -17,6 +17,7 @@ from lineside_hub.fleet.listing import show_device
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
+from lineside_hub.rollouts.push import release
 from lineside_hub.rollouts.runner import Rollouts, members, plan_for
 from lineside_link.messages import BundleRef, Up, encode
 from lineside_runtime.errors import RolloutError
@@ -103,6 +104,21 @@ def test_a_newer_push_takes_over_and_remembers_what_was_sound(fleet: BundleFleet
     assert fleet.rollouts.get(first.id).state == "superseded"
     assert second.before == OLD
     assert fleet.everybody() == {"cam-0": "3", "cam-1": "2", "cam-2": "2"}
+
+
+def test_a_canary_is_released_only_after_its_rollout(fleet: BundleFleet) -> None:
+    fleet.rollouts.start(GROUP, target=OLD, plan=RolloutPlan(healthy_for_s=0))
+    fleet.settle()
+    begun = fleet.rollouts.start(GROUP, target=NEW, plan=CANARY)
+    with pytest.raises(RolloutError, match=f"belongs to rollout {begun.id}") as caught:
+        release(fleet.folder, "cam-0")
+    assert caught.value.action == f"Wait for it, or abort it: lineside fleet rollout abort {begun.id}"
+    assert fleet.everybody() == {"cam-0": "2", "cam-1": "1", "cam-2": "1"}
+    assert fleet.settle().state == "completed"
+    assert not release(fleet.folder, "cam-0")
+    fleet.database.set_desired("d/cam-0", OLD)
+    fleet.rollouts.start(GROUP, target=NEW, plan=CANARY)
+    assert release(fleet.folder, "cam-0"), "a push to it alone is no part of a rollout"
 
 
 def test_orders_are_carried_out_and_refused_after_the_end(fleet: BundleFleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,6 +11,7 @@ import random
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,6 +30,7 @@ from lineside_hub.results.sql import runner
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
 from lineside_hub.web import thumbnails
+from lineside_hub.web.pages.relabel import QUEUE_ROWS
 from lineside_hub.web.thumbnails import ThumbnailCache, make_thumbnail
 from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
 from lineside_models import zoo
@@ -313,3 +316,23 @@ def test_the_page_of_a_device_without_a_set_clock_says_where_its_results_are(wor
     page = world.client("watch").send("GET", "/devices/cam-9")[1].decode()
     assert f"{time.time() / 31_536_000:.0f} y behind the hub" in page
     assert "kept under these wrong times" in page
+
+
+def test_a_frame_that_was_called_wrong_is_in_the_queue_whatever_is_newer(tmp_path: Path) -> None:
+    make_repository(tmp_path / "hub", ["line-a"])
+    make_database(tmp_path / "hub")
+    rows = [
+        ResultRow(seq=seq, part_id=str(seq), captured_at_ns=seq * 10**9, verdict="reject" if seq > 1 else "pass")
+        for seq in range(1, QUEUE_ROWS + 2)
+    ]
+    with contextlib.closing(DashboardWorld(tmp_path / "hub")) as world:
+        with Database.open(world.folder) as database, runner(world.config) as run:
+            with database.transaction():
+                ResultsSink(database).write([read_batch("cam-1", encode(Results(epoch="e", rows=tuple(rows))))])
+            frames = FrameRows(run, lambda: None)
+            for row in rows:
+                frames.add(StoredFrame(ResultKey("cam-1", "e", row.seq), f"{row.seq:064x}", 1), 1)
+            Reviews(run).mark(ResultKey("cam-1", "e", 1), wrong=True, note="missed defect", by="Otto")
+        queue = world.client("watch").json("GET", "/api/v1/relabel/queue?verdict=bad")
+    newest_first = range(QUEUE_ROWS + 1, 2, -1)
+    assert [(one["seq"], one["wrong"]) for one in queue] == [(1, True), *((seq, False) for seq in newest_first)]
