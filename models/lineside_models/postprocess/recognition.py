@@ -45,7 +45,8 @@ def recognise(
         UnknownHeadError: No reading or several fit.
     """
     canvas = _canvas(inputs)
-    found = list(_readings(canvas, outputs, classes, tails or {}))
+    by_name = _by_name(outputs, has_sizes=any(spec.name == SIZES_INPUT for spec in inputs))
+    found = [*by_name, *_readings(canvas, outputs, classes, tails or {})]
     if len(found) == 1:
         return found[0]
     shapes = "; ".join(spec.describe() for spec in outputs)
@@ -117,12 +118,11 @@ def _cells(canvas: tuple[int, int] | None, strides: Sequence[int]) -> int:
 def _readings(
     canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int, tails: Tails
 ) -> Iterator[Postprocess]:
-    yield from _by_name(outputs)
     shapes = [spec.shape for spec in outputs]
     flat = [spec for spec in outputs if len(spec.shape) == 3]
     deep = [spec for spec in outputs if len(spec.shape) == 4]
     if len(shapes) == 1 and len(shapes[0]) in (2, 4):
-        yield from _whole_frame(shapes[0], classes)
+        yield from _whole_frame(outputs[0], classes, tails)
     if len(flat) == 1 and len(deep) == len(shapes) - 1 <= 1:
         yield from _yolo(flat[0], deep[0].shape[1] if deep else 0, canvas, classes, tails)
     if len(flat) == len(shapes) == 1:
@@ -136,7 +136,12 @@ def _readings(
         yield from _level_distances(outputs, canvas, classes, tails)
 
 
-def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
+def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Postprocess]:
+    """Yields readings by names.
+
+    Args:
+        has_sizes: Whether the model has the input `SIZES_INPUT`.
+    """
     names = {spec.name for spec in outputs}
     dfl = {spec.name: spec.shape for spec in outputs}
     strides = sorted(int(name[4:]) for name in names if name.startswith("cls_") and name[4:].isdigit())
@@ -146,8 +151,10 @@ def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
     if names == {"boxes", "scores", "labels"}:
         if len(dfl["boxes"]) == 2:  # torchvision's own; 0 is its background
             yield Postprocess(name="detections", params={"first_class": 1})
-        else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1
+        else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1; else boxes may be in pixels
             yield Postprocess(name="detections", params={"shares": True})
+            if not has_sizes:
+                yield Postprocess(name="detections")
     if [len(spec.shape) for spec in outputs] == [2, 1] and outputs[0].shape[1] == 6:  # PaddleDetection with suppression
         yield Postprocess(name="detections", params={"rows": outputs[0].name})
     if names == {"dets", "labels"} and dfl["dets"][2:] == (5,):  # mmdeploy
@@ -156,16 +163,25 @@ def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
         yield Postprocess(name="detections", params={**_TENSORFLOW, "order": "yxyx", "shares": True, "first_class": 1})
 
 
-def _whole_frame(shape: tuple[int, ...], classes: int) -> Iterator[Postprocess]:
+def activation_in_graph(tail: frozenset[str]) -> dict[str, str]:
+    """Returns the parameter of a classifier or segmenter whose graph ends with probabilities; empty if none does."""
+    if "Softmax" in tail:
+        return {"activation": "none"}
+    return {"activation": "sigmoid_in_graph"} if "Sigmoid" in tail else {}
+
+
+def _whole_frame(output: TensorSpec, classes: int, tails: Tails) -> Iterator[Postprocess]:
+    shape, done = output.shape, activation_in_graph(tails.get(output.name, frozenset()))
     if shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
-        yield Postprocess(name="classification")
+        yield Postprocess(name="classification", params=dict(done))
     elif len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
         yield Postprocess(name="detections", params={"shares": True, "first_class": 1})
     elif len(shape) == 4 and shape[2:] != (1, 1):
         if shape[1] == classes + 1:
-            yield Postprocess(name="segmentation")
+            yield Postprocess(name="segmentation", params=dict(done))
         if shape[1] == classes:
-            yield Postprocess(name="segmentation", params={"background": None})
+            yield Postprocess(name="segmentation", params={"background": None, **done})
+        if shape[1] == classes and not done:
             yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})
 
 

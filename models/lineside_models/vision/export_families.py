@@ -13,7 +13,7 @@ import msgspec
 
 from lineside_models.postprocess import count_classes, recognise
 from lineside_models.postprocess.grids import count_cells
-from lineside_models.postprocess.recognition import LEVEL_STRIDES, SIZES_INPUT
+from lineside_models.postprocess.recognition import LEVEL_STRIDES, SIZES_INPUT, activation_in_graph
 from lineside_models.vision.model_facts import ModelFacts, names_of
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import MissingModelFactsError, UnknownHeadError
@@ -111,6 +111,7 @@ def from_export(onnx: OnnxFacts, known: ModelFacts, where: str) -> ModelFacts:
         UnknownHeadError: Labels and pre-processing are known, and no decoder or several fit.
         MissingModelFactsError: It is an export of a known project, and only its labels are missing or too few or many.
     """
+    known = msgspec.structs.replace(known, postprocess=_with_activation(onnx, known.postprocess, where))
     labels, how = known.labels, known.postprocess
     if labels is None:
         labels, how = _coco(onnx, how)
@@ -137,6 +138,18 @@ def from_export(onnx: OnnxFacts, known: ModelFacts, where: str) -> ModelFacts:
             "" if known.labels else f" with the {len(labels)} labels of COCO",
         )
     return ModelFacts(labels=labels, preprocess=prepared, postprocess=how)
+
+
+def _with_activation(onnx: OnnxFacts, how: Postprocess | None, where: str) -> Postprocess | None:
+    """Returns what a caller says of a classifier or segmenter, completed by what the graph's end tells."""
+    if how is None or how.name not in ("classification", "segmentation") or not onnx.outputs:
+        return how
+    name = how.params.get("output") or onnx.outputs[0].name
+    done = activation_in_graph(onnx.tails.get(str(name), frozenset()))
+    said = how.params.get("activation")
+    if done and said in ("softmax", "sigmoid"):
+        log.warning("%s: its graph ends with probabilities, and activation = %r is applied to them again", where, said)
+    return Postprocess(name=how.name, params={**done, **how.params})
 
 
 def _coco(onnx: OnnxFacts, how: Postprocess | None) -> tuple[tuple[str, ...] | None, Postprocess | None]:

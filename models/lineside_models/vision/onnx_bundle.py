@@ -66,9 +66,10 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     onnx = read_onnx(model)
     constants = constant_inputs(onnx)
+    known = _known(given.over(from_sidecar(named)), onnx, named)
     image = tuple(spec for spec in onnx.inputs if spec.name not in constants)
     onnx = msgspec.structs.replace(onnx, inputs=image)
-    facts = complete(_known(given.over(from_sidecar(named)), onnx, named), named, onnx)
+    facts = complete(known, named, onnx)
     names = [spec.name for spec in onnx.inputs]
     if not facts.preprocess.input and len(names) == 1:
         facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
@@ -150,8 +151,8 @@ def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
     """Returns the pre-processing with the size of a fixed input.
 
     Raises:
-        UnsupportedModelError: No frame can become such an input: another number of dimensions, frames in a batch or
-            channels than the pre-processing gives, or channels last.
+        UnsupportedModelError: No frame can become such an input: another type, number of dimensions, frames in a batch
+            or channels than the pre-processing gives, or channels last.
         ConfigError: The pre-processing says another size.
     """
     if how.colour == "none":
@@ -164,6 +165,8 @@ def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
             f"{model}: input {image.name!r} {reason}", expected=expected, actual=image.shape, action=action
         )
 
+    if image.dtype != "float32":
+        raise refusal(f"takes {image.dtype}", "Export the model with a float32 input, or insert a Cast behind one.")
     if len(image.shape) != 4:
         raise refusal("has not the four dimensions of an image", "Give a model that takes images.")
     batch, channels, height, width = image.shape

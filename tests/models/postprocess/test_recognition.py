@@ -123,3 +123,21 @@ def test_what_shapes_cannot_tell_is_asked_for_and_what_fits_nothing_is_refused()
     for shapes in nothing:
         with pytest.raises(UnknownHeadError, match="no decoder fits"):
             recognise([image()], outputs(*shapes), 5)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 8, 8), (1, 3, 8, 8)])
+@pytest.mark.parametrize(("operator", "activation"), [("Softmax", "none"), ("Sigmoid", "sigmoid_in_graph")])
+def test_a_graph_that_ends_with_probabilities_is_known_by_its_end(
+    shape: tuple[int, ...], operator: str, activation: str
+) -> None:
+    classes = 4 if len(shape) == 2 else 3
+    found = recognise([image(64, 64)], outputs(shape), classes, {"output0": frozenset({"Reshape", operator})})
+    assert found.params["activation"] == activation
+
+
+def test_boxes_that_may_be_in_pixels_are_asked_about() -> None:
+    own = outputs((1, 5, 4), (1, 5), (1, 5), names=("boxes", "scores", "labels"))
+    with pytest.raises(UnknownHeadError, match="several decoders fit"):
+        recognise([image(64, 64)], own, 2)
+    sizes = TensorSpec(name="orig_target_sizes", shape=(1, 2))
+    assert recognise([image(64, 64), sizes], own, 2).params == {"shares": True}

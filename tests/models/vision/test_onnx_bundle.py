@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from lineside_models.vision import ImageInspector
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess, Preprocess
@@ -45,6 +46,61 @@ def classifier(path: Path, shape: Sequence[int | str], *, classes: int = 3) -> P
 def facts(labels: int = 3, **more: Any) -> ModelFacts:
     names = tuple(f"type {number}" for number in range(labels))
     return ModelFacts(**{"labels": names, "preprocess": RGB, "postprocess": CLASSES, **more})
+
+
+def ends_with(path: Path, operator: str, biases: Sequence[float]) -> Path:
+    """A classifier that gives the same logits for every frame, and applies an operator to them in its graph."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("ReduceMean", ["pixels"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        make("Reshape", ["mean", "column"], ["rows"]),
+        make("Gemm", ["rows", "weights", "biases"], ["sums"]),
+        make(operator, ["sums"], ["logits"]),
+    ]
+    zeros = np.zeros((1, len(biases)), np.float32)
+    weights = {"column": np.array([-1, 1]), "weights": zeros, "biases": np.array(biases, np.float32)}
+    return onnx_file(path, ("n", 3, 64, 64), len(biases), nodes, weights)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "labels", "biases", "verdict"),
+    [
+        ("Softmax", ("scratch", "dent", "hole", "good"), (3.0, 0.0, 0.0, 0.0), "bad"),  # twice, it is unsure
+        ("Softmax", ("good", "scratch"), (7.0, 0.0), "good"),
+        ("Sigmoid", ("good", "scratch"), (3.0, 3.0), "bad"),
+        ("Sigmoid", ("good", "scratch"), (3.0, -7.0), "good"),
+    ],
+)
+def test_probabilities_of_the_graph_are_not_squashed_once_more(
+    tmp_path: Path, named: bool, operator: str, labels: tuple[str, ...], biases: tuple[float, ...], verdict: str
+) -> None:
+    given = CLASSES if named else None
+    model = ends_with(tmp_path / "m.onnx", operator, biases)
+    frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    with ImageInspector(model, labels=labels, preprocess=RGB, postprocess=given) as inspector:
+        assert inspector.predict(frame)[0].verdict == verdict
+
+
+def test_an_activation_that_contradicts_the_graph_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = Postprocess(name="classification", params={"activation": "softmax"})
+    model = ends_with(tmp_path / "m.onnx", "Softmax", (1.0, 0.0))
+    manifest = wrap_onnx(model, tmp_path / "b", facts(2, postprocess=said)).manifest
+    assert manifest.postprocess.params["activation"] == "softmax"
+    assert "applied to them again" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [2, 10])
+def test_an_input_of_another_type_is_refused(tmp_path: Path, kind: int) -> None:
+    model = onnx.load(classifier(tmp_path / "m.onnx", ("n", 3, 64, 64)))
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["pixels"], ["floats"], to=1))
+    model.graph.node[1].input[0] = "floats"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedModelError, match=r"takes (uint8|float16)"):
+        wrap_onnx(tmp_path / "m.onnx", tmp_path / "b", facts())
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
 
     Attributes:
         activation: What makes probabilities of the output: ``softmax`` where one class is right, ``sigmoid`` where
-            several may be, ``none`` where the graph ends with probabilities.
+            several may be; ``none`` and ``sigmoid_in_graph`` where the graph ends with these probabilities.
         good: Indices of the classes that mean a good part: they are never a defect.
         none_of_them: What a part is if no class reaches its threshold and no class of good parts is the likeliest:
             ``unsure``, or ``good`` where somebody has measured that. Only where classes exclude each other.
@@ -37,7 +37,7 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
         output: Name of the output; ``None`` where it is the only one.
     """
 
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none", "sigmoid_in_graph"] = "softmax"
     good: tuple[int, ...] = ()
     none_of_them: Literal["unsure", "good"] = "unsure"
     first_class: int = 0
@@ -51,7 +51,7 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
     @property
     def excludes(self) -> bool:
         """Whether exactly one class is right (softmax)."""
-        return self.activation != "sigmoid" and self.none_of_them == "unsure"
+        return self.activation in ("softmax", "none") and self.none_of_them == "unsure"
 
 
 def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:

@@ -37,15 +37,15 @@ class SegmentationParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         activation: ``softmax`` where each pixel has one class, ``sigmoid`` where classes may lie over one another,
-            ``none`` where the graph ends with probabilities, one class a pixel.
+            ``none`` and ``sigmoid_in_graph`` where the graph ends with these probabilities.
         background: Channel that means no defect; ``None`` where there is none. The labels are the other channels,
             in their order.
-        pixel_threshold: With ``sigmoid``, the least score of a pixel that belongs to a class.
+        pixel_threshold: With a sigmoid, the least score of a pixel that belongs to a class.
         area_min: Pieces of fewer cells of the output are left out.
         output: Name of the output; ``None`` where it is the only one.
     """
 
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none", "sigmoid_in_graph"] = "softmax"
     background: int | None = 0
     pixel_threshold: float = 0.5
     area_min: int = 1
@@ -120,8 +120,8 @@ def _frame(maps: npt.NDArray[Any], params: SegmentationParams, letterbox: Letter
 
 def _members(maps: npt.NDArray[Any], params: SegmentationParams) -> tuple[Probabilities, npt.NDArray[np.bool_]]:
     """Returns ``(C, h, w)`` scores, and which cells belong to each class."""
-    if params.activation == "sigmoid":
-        scores = sigmoid(maps)
+    if params.activation in ("sigmoid", "sigmoid_in_graph"):
+        scores = sigmoid(maps) if params.activation == "sigmoid" else maps.astype(np.float64)
         return scores, scores >= params.pixel_threshold
     scores = softmax(maps, axis=0) if params.activation == "softmax" else maps.astype(np.float64)
     return scores, scores.argmax(axis=0)[None] == np.arange(len(maps))[:, None, None]
