@@ -296,8 +296,9 @@ class Hub:
         return whole
 
     def _in_window(self, desired: Desired) -> Desired:
-        """Adds the plant's maintenance window to a desired state without one."""
-        return desired if desired.window is not None else msgspec.structs.replace(desired, window=self._window)
+        """Adds the plant's maintenance window for what has none in a desired state."""
+        windows = {name: window or self._window for name, window in desired.windows.items()}
+        return msgspec.structs.replace(desired, window=desired.window or self._window, windows=windows)
 
     def _renew(self) -> bool:
         try:

@@ -15,7 +15,7 @@ from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.config_errors import naming_file
-from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
+from lineside_runtime.errors import InputError, InputNotFoundError
 
 if TYPE_CHECKING:
     from lineside_hub.rollouts.push import PushResult
@@ -128,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
         folder = options.bundle
         if isinstance(folder, str):
             bundle = find_published(options.hub, folder)
-            result = start(options.hub, bundle, may_sign=True, sign_only=options.sign_only or is_alone, **plan)
+            below, sign_only = options.below_baseline, options.sign_only or is_alone
+            result = start(options.hub, bundle, may_sign=True, below_baseline=below, sign_only=sign_only, **plan)
         elif options.agent is not None:
             result = push_agent(options.hub, options.agent, before=options.before, **plan)
         else:
@@ -169,18 +170,11 @@ def override_of(folder: Path, *, allowed: bool) -> str:
     """
     with needs("convert"):
         from lineside_converters.gates.baseline import shortfall_of
+        from lineside_hub.rollouts.push import baseline_override
     bundle = open_bundle(folder, verify=False)
     models = [bundle.open_model(entry) for entry in bundle.manifest.several] or [bundle]
     found = "; ".join(filter(None, map(shortfall_of, models)))
-    if found and not allowed:
-        raise AccuracyGateError(
-            "nothing shows that the model is better than one that always gives the same answer",
-            expected="a bundle that passes the baseline gate",
-            actual=found,
-            action="Make it again with annotated frames (lineside optimize --data DIR), trained longer if it fails "
-            "there; lineside push --below-baseline pushes it anyway, with an entry in the timeline.",
-        )
-    return f"baseline: {found}" if found else ""
+    return baseline_override(found, allowed=allowed)
 
 
 def _plan(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from lineside_link.messages import Desired, MaintenanceWindow
+from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.errors import ConfigError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -52,14 +52,14 @@ def opening(window: MaintenanceWindow, now: datetime.datetime) -> datetime.datet
     raise ConfigError("window.days", expected="a day on which it opens", actual=window.days)
 
 
-def closed(desired: Desired | None, now: datetime.datetime | None, *, fetching: bool) -> str:
+def closed(window: MaintenanceWindow | None, now: datetime.datetime | None, *, fetching: bool) -> str:
     """Returns what the deployment waits for; empty if for nothing.
 
     Args:
+        window: From a message; ``None`` for at once.
         now: The time, with its zone; ``None`` while the clock is not set.
         fetching: Before a fetch; otherwise before the change.
     """
-    window = desired.window if desired is not None else None
     if window is None or (fetching and window.fetch == "at_once"):
         return ""
     if now is None:

@@ -14,8 +14,8 @@ from lineside.cli import main
 from lineside_hub.fleet.listing import list_rollouts
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
-from lineside_hub.rollouts.push import PushResult, push, push_config
-from lineside_link.messages import ConfigRef, ConfigReport, Problem, Reported
+from lineside_hub.rollouts.push import PushResult, push, push_config, set_desired
+from lineside_link.messages import ConfigRef, ConfigReport, MaintenanceWindow, Problem, Reported
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError, RolloutError
 from tests.worlds.fleet import RecordedFleet
@@ -23,6 +23,8 @@ from tests.worlds.fleet import RecordedFleet
 GROUP = "line-a"
 STRICT = b"[inspect]\nconfidence_threshold = 0.9\n"
 LOOSE = b"[inspect]\nconfidence_threshold = 0.1\n"
+NIGHT = MaintenanceWindow(start="02:00", end="03:00", timezone="UTC")
+EVENING = MaintenanceWindow(start="18:00", end="19:00", timezone="UTC")
 
 
 class ConfigFleet(RecordedFleet):
@@ -240,6 +242,40 @@ def test_a_newer_configuration_takes_over_and_one_of_another_kind_waits(
     assert fleet.rollouts.get(first.rollout).state == "superseded"
     assert fleet.settle() == "completed"
     assert set(fleet.follows().values()) == {second.ref.sha256[:8]}
+
+
+@pytest.mark.parametrize("window", [None, EVENING])
+@pytest.mark.parametrize("canary", [0, 1])
+def test_a_configuration_and_its_abort_leave_a_waiting_bundle_its_window(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle], window: MaintenanceWindow | None, canary: int
+) -> None:
+    push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, canary=0, window=NIGHT)
+    pushed = fleet.push(STRICT, canary=canary, window=window)
+
+    def windows(name: str) -> tuple[MaintenanceWindow | None, ...]:
+        desired = fleet.desired(name)
+        assert desired is not None
+        return desired.window_of("bundle"), desired.window_of("config"), desired.window
+
+    assert windows("cam-0") == (NIGHT, window, NIGHT), "the last one is for older agents, which have it for bundles"
+    if canary:
+        fleet.answer("cam-0")
+        for second in (1.0, 2.0):
+            fleet.rollouts.tick(second)
+    assert windows("cam-1") == (NIGHT, window, NIGHT)
+    fleet.rollouts.order(pushed.rollout, "abort")
+    assert {windows(name) for name in fleet.names} == {(NIGHT, None, NIGHT)}
+
+
+def test_a_bundle_for_one_device_leaves_its_configuration_its_window(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
+) -> None:
+    ref = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, sign_only=True).ref
+    fleet.push(STRICT, window=NIGHT)
+    set_desired(fleet.folder, ref, device="cam-0")
+    desired = fleet.desired("cam-0")
+    assert desired is not None and desired.config is not None
+    assert (desired.window_of("bundle"), desired.window_of("config")) == (None, NIGHT)
 
 
 def test_a_type_that_no_bundle_of_the_group_has_is_refused_when_it_is_pushed(

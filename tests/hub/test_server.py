@@ -20,10 +20,11 @@ from lineside_hub.fleet.status import read_status, unheard_reason
 from lineside_hub.folder_lock import is_running, running_lock
 from lineside_hub.link_monitor import LinkMonitor, link_warning
 from lineside_hub.repository.repository import Repository
-from lineside_hub.rollouts.push import push, set_desired
+from lineside_hub.rollouts.push import push, push_config, set_desired
 from lineside_link.client.client import LinkClient, LinkConfig
 from lineside_link.messages import (
     Desired,
+    MaintenanceWindow,
     RepoRequest,
     RepoResponse,
     Reported,
@@ -331,6 +332,23 @@ def test_a_push_without_the_hub_is_published_when_it_starts(
     hub_process.start()
     wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the desired state")
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
+
+
+@ONE_BROKER
+def test_what_has_no_window_of_its_own_waits_for_the_plants(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
+) -> None:
+    hub_process.kill()
+    with (repository.folder / "hub.toml").open("a") as file:
+        file.write('\n[window]\nstart = "22:00"\nend = "05:00"\ntimezone = "UTC"\n')
+    push(repository.folder, make_bundle("1.0.0").path, group=GROUP, canary=0)
+    noon = MaintenanceWindow(start="12:00", end="13:00", timezone="UTC")
+    push_config(repository.folder, b"[inspect]\nthreads = 1\n", group=GROUP, canary=0, window=noon)
+    hub_process.start()
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the desired state")
+    desired = decode(device.messages[TOPICS.group_desired(GROUP)], Desired)
+    plant = MaintenanceWindow(start="22:00", end="05:00", timezone="UTC")
+    assert (desired.window_of("bundle"), desired.window_of("config"), desired.window) == (plant, noon, plant)
 
 
 def test_a_full_chunk_travels_and_a_foreign_path_does_not(

@@ -19,7 +19,7 @@ Invariants, each held by a test:
    that something else runs.
 2. Nothing is fetched into the slot that is installed or runs.
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch. The same desired state again changes
-   nothing but its maintenance window.
+   nothing but its maintenance windows.
 4. A desired state of the device comes before one of its group, until it is withdrawn. A local one comes before both,
    until the hub desires something new; one that was asked for before that, and comes after it, is ignored.
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
@@ -258,14 +258,15 @@ def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
 
 
 def _keep_desired(machine: M, event: DesiredChanged) -> M:
-    """Keeps the desired state; the same one again may bring another maintenance window and no more."""
+    """Keeps the desired state; the same one again may bring other maintenance windows and no more."""
     field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
     if _is_news(machine, event):
         kept = msgspec.structs.replace(machine, **{field: desired})
         return kept if kept.hub_desired == machine.hub_desired else msgspec.structs.replace(kept, local_desired=None)
     if known is None or desired is None or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
-    return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
+    moved = msgspec.structs.replace(known, window=desired.window, windows=desired.windows)
+    return msgspec.structs.replace(machine, **{field: moved})
 
 
 def _follow(machine: M) -> tuple[M, tuple[Action, ...]]:

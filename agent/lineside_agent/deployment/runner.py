@@ -277,7 +277,8 @@ class Deployment(Generic[M]):
 class Runner(Generic[M]):
     """Runs deployments in one thread, one action at a time.
 
-    The first one comes first, but for what has begun: an attempt in a risky state is ended before another begins.
+    The first one comes first, but for what has begun: an attempt in a risky state is ended before another begins. While
+    one waits for its maintenance window, the others go on.
 
     Args:
         first: The deployment that others wait for.
@@ -338,12 +339,15 @@ class Runner(Generic[M]):
         if all(deployment.machine.state not in RISKY for deployment in self._deployments):
             for deployment in self._deployments:
                 deployment.artifact.between_steps(deployment.machine)
-        chosen = min(self._deployments, key=lambda deployment: deployment.urgency)
-        if chosen.urgency == 3:
-            return None
-        wait_s = chosen.postponed_s()
-        if not wait_s:
-            chosen.act(self._must_stop)
+        wait_s: float | None = None
+        for chosen in sorted(self._deployments, key=lambda deployment: deployment.urgency):
+            if chosen.urgency == 3:
+                break
+            wait_s = chosen.postponed_s()
+            if not wait_s:
+                chosen.act(self._must_stop)
+            if not chosen.waiting:
+                break
         return wait_s
 
     def _take_event(self, timeout_s: float) -> bool:

@@ -235,7 +235,9 @@ class HubClient:
         Args:
             fetching: Before the artifact is fetched; otherwise before it is activated.
         """
-        return closed(machine.desired, self._clock.set_time(), fetching=fetching)
+        desired = machine.desired
+        window = desired.window_of(machine.rules.part) if desired is not None else None
+        return closed(window, self._clock.set_time(), fetching=fetching)
 
     # Reports.
 

@@ -191,9 +191,10 @@ class Database:
             artifact: Which artifact is pushed now, by its field's name; the others stay as they were pushed before.
         """
         known = self.desired_state(scope)
-        if desired.config is None and known is not None and not known.withdrawn:
+        if desired.config is None and known is not None and known.config is not None and not known.withdrawn:
             # A desired state for a bundle alone must not make a device that was away forget how it is to run.
-            desired = msgspec.structs.replace(desired, config=known.config)
+            windows = desired.windows | {"config": known.window_of("config")}
+            desired = msgspec.structs.replace(desired, config=known.config, windows=windows)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
         rollout = rollout or f"push-{gen}"
         there = [name for name in ARTIFACTS if getattr(desired, name) is not None]

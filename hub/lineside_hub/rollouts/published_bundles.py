@@ -15,10 +15,18 @@ from lineside_hub.config import folder_config_or_default
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import Rollout, RolloutPlan
-from lineside_hub.rollouts.push import PlanOptions, PushResult, check_data_terms, roll_out
+from lineside_hub.rollouts.push import (
+    PlanOptions,
+    PushResult,
+    baseline_override,
+    check_data_terms,
+    record_override,
+    roll_out,
+)
 from lineside_hub.rollouts.runner import Rollouts, members, plan_for
 from lineside_link.messages import TIMING_SUFFIX, BundleRef
 from lineside_runtime.bundle import Bundle, Manifest, parse_manifest
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import (
     BundleError,
     BundleIntegrityError,
@@ -46,6 +54,20 @@ class PublishedBundle(msgspec.Struct, frozen=True, kw_only=True):
     ref: BundleRef
     groups: tuple[str, ...]
     published_at_s: float
+
+
+class _Gate(msgspec.Struct, frozen=True):
+    """A gate in a bundle's report, as far as it is read here."""
+
+    name: str
+    status: str
+    detail: str = ""
+
+
+class _GateReport(msgspec.Struct, frozen=True):
+    """The gates of a bundle's report."""
+
+    gates: tuple[_Gate, ...] = ()
 
 
 def list_published(folder: Path | str) -> list[PublishedBundle]:
@@ -140,14 +162,19 @@ def start(
     *,
     group: str,
     may_sign: bool = False,
+    below_baseline: bool = False,
     sign_only: bool = False,
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
 ) -> PushResult[BundleRef]:
     """Starts a rollout of a published bundle to a group.
 
+    A group that it is signed for, or that was given it before, gets it whatever its accuracy: an override was recorded
+    then, and nothing may block the way back.
+
     Args:
         may_sign: Whether the group's offline key may sign it, if it was signed for other groups only.
+        below_baseline: Whether a group that has never had it may get it though it has not passed the baseline gate.
         sign_only: Signs it and starts no rollout.
         passphrase: Opens the group's key, if it was made with one.
         plan: See `PlanOptions`.
@@ -155,6 +182,7 @@ def start(
     Raises:
         RolloutError: No such group or canary, a figure of the plan is out of range, or the hub refuses the terms of its
             data.
+        AccuracyGateError: It has not passed the baseline gate, and ``below_baseline`` is false.
         SignatureError: It is not signed for the group, whose key is offline or not opened by the passphrase.
         InputNotFoundError: The group's key is not here.
     """
@@ -165,8 +193,13 @@ def start(
         if group in bundle.groups:
             ref = repository.find(group, name=bundle.ref.name, version=bundle.ref.version, sha256=bundle.ref.sha256)
         elif may_sign or repository.roles.is_online(group):
-            check_data_terms(read_manifest(repository, bundle.ref), folder_config_or_default(folder).data_terms)
+            manifest = read_manifest(repository, bundle.ref)
+            check_data_terms(manifest, folder_config_or_default(folder).data_terms)
+            had = any(one.target.sha256 == bundle.ref.sha256 for one in Rollouts(database).list(group=group))
+            found = "" if had else _baseline_shortfall(repository, manifest, database)
+            override = baseline_override(found, allowed=below_baseline)
             ref = repository.sign_for(bundle.ref, group)
+            record_override(database, ref, group, override)
         else:
             raise SignatureError(
                 f"{bundle.ref.identity} is not signed for {group!r}, whose key is not with the hub",
@@ -178,6 +211,31 @@ def start(
         if sign_only:
             return PushResult(ref, 0, database.epoch)
         return roll_out(database, ref, group, made)
+
+
+def _baseline_shortfall(repository: Repository, manifest: Manifest, database: Database) -> str:
+    """Returns why a published bundle has not passed the baseline gate, by its reports; empty if it has.
+
+    A report from before the gate, or of another maker, says nothing: then what was recorded for another group counts.
+    """
+    folders = [f"{entry.path}/" for entry in manifest.several] or [""]
+    shortfalls = [_reported_shortfall(read_text(repository, manifest, f"{folder}report.json")) for folder in folders]
+    recorded = [event for event in database.events(kind="override") if event.bundle == manifest.identity]
+    if None in shortfalls and recorded:
+        shortfalls.append(f"as recorded before: {recorded[-1].detail}")
+    return "; ".join(filter(None, shortfalls))
+
+
+def _reported_shortfall(text: str) -> str | None:
+    """Returns the detail of a baseline gate that was not passed, empty if it was; ``None`` if none is reported."""
+    try:
+        report = decode_json(text.encode(), type=_GateReport)
+    except msgspec.DecodeError:
+        return None
+    for gate in report.gates:
+        if gate.name == "baseline":
+            return "" if gate.status == "passed" else gate.detail or gate.status
+    return None
 
 
 def roll_back(folder: Path | str, rollout_id: str) -> Rollout:

@@ -26,7 +26,7 @@ from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, p
 from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import Manifest, open_bundle, parse_manifest
-from lineside_runtime.errors import ConfigError, InputNotFoundError, RolloutError
+from lineside_runtime.errors import AccuracyGateError, ConfigError, InputNotFoundError, RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -105,15 +105,39 @@ def push(
     with Database.open(Path(folder)) as database:
         made = plan_for(len(members(database, group)), **plan)
         ref = repository.publish(bundle, group)  # which verifies every file
-        if override:
-            event = TimelineEvent(
-                at_ns=time.time_ns(), device="", kind="override", bundle=ref.identity, detail=override
-            )
-            with database.transaction():
-                database.add_event(event)
+        record_override(database, ref, group, override)
         if sign_only:
             return PushResult(ref, 0, database.epoch)
         return roll_out(database, ref, group, made)
+
+
+def baseline_override(found: str, *, allowed: bool) -> str:
+    """Returns what the timeline says of a bundle that has not passed the baseline gate; empty if it has.
+
+    Args:
+        found: Why it has not; empty if it has.
+
+    Raises:
+        AccuracyGateError: It has not, and that is not ``allowed`` (``--below-baseline``).
+    """
+    if found and not allowed:
+        raise AccuracyGateError(
+            "nothing shows that the model is better than one that always gives the same answer",
+            expected="a bundle that passes the baseline gate",
+            actual=found,
+            action="Make it again with annotated frames (lineside optimize --data DIR), trained longer if it fails "
+            "there; lineside push --below-baseline pushes it anyway, with an entry in the timeline.",
+        )
+    return f"baseline: {found}" if found else ""
+
+
+def record_override(database: Database, ref: BundleRef, group: str, override: str) -> None:
+    """Records in the timeline which gate was ignored for a group; nothing if ``override`` is empty."""
+    if override:
+        detail = f"{override}; signed for {group}"
+        event = TimelineEvent(at_ns=time.time_ns(), device="", kind="override", bundle=ref.identity, detail=detail)
+        with database.transaction():
+            database.add_event(event)
 
 
 def check_data_terms(manifest: Manifest, policy: str) -> None:

@@ -21,6 +21,7 @@ from lineside_hub.rollouts import machine
 from lineside_hub.rollouts.machine import Artifact, DeviceAnswer, GroupView, Ordered, Rollout, RolloutPlan, RolloutStage
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import (
+    ARTIFACTS,
     AgentReport,
     BundleRef,
     ConfigRef,
@@ -277,19 +278,32 @@ class Rollouts:
         if isinstance(action, machine.SetGroup | machine.RestoreGroup):
             given = rollout.target if isinstance(action, machine.SetGroup) else rollout.before
             window = rollout.plan.window if isinstance(action, machine.SetGroup) else None
-            part = _as_part(rollout.kind, given)
-            desired = msgspec.structs.replace(group_desired, window=window, **{rollout.kind: part})
+            desired = self._with_part(group_desired, rollout, given, window)
             self._database.add_desired(f"g/{rollout.group}", desired, rollout=rollout.id, artifact=rollout.kind)
             return
         scope = f"d/{action.device}"
         own = self._database.desired_state(scope)
         if isinstance(action, machine.SetDevice):
             if own is None or own.withdrawn or own.rollout == rollout.id:
-                part = _as_part(rollout.kind, rollout.target)
-                desired = msgspec.structs.replace(group_desired, window=rollout.plan.window, **{rollout.kind: part})
+                desired = self._with_part(group_desired, rollout, rollout.target, rollout.plan.window)
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+
+    def _with_part(
+        self, known: Desired, rollout: Rollout, given: BundleRef | None, window: MaintenanceWindow | None
+    ) -> Desired:
+        """Returns a group's desired state with a rollout's artifact and its window; the other parts keep theirs."""
+        kind = rollout.kind
+        windows = {name: known.window_of(name) for name in ARTIFACTS if getattr(known, name) is not None}
+        # An older agent has one window, for bundle and agent: what waits for its own must not become active before.
+        if kind == CONFIG:
+            single = known.window
+        else:
+            others = [one for one in self.list(unfinished=True, group=rollout.group) if one.kind not in (kind, CONFIG)]
+            single = window or next((one.plan.window for one in others if one.plan.window), None)
+        changed = {kind: _as_part(kind, given), "window": single, "windows": windows | {kind: window}}
+        return msgspec.structs.replace(known, **changed)
 
     def _add_event(self, rollout: Rollout) -> None:
         stages = len(rollout.plan.stages) + 1

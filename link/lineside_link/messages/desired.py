@@ -95,12 +95,14 @@ class Desired(Message, frozen=True, kw_only=True):
         rollout: Identifies the push.
         withdrawn: The device's own desired state counts no longer, its group's does. Said and not cleared, because a
             device that is away hears nothing of a cleared topic when it comes back.
-        window: When the bundle may become active; ``None`` for at once.
+        window: When bundle and agent may become active; ``None`` for at once. Of older hubs and for older agents: it
+            counts for a part that ``windows`` doesn't name.
         agent: The agent, or ``None`` to keep the present one.
         gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
             for in ``gen``; one that is named and older only came along with what was pushed now.
         pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
             ``rollout``.
+        windows: When each part may become active, by its field's name; ``None`` for at once.
     """
 
     epoch: int
@@ -113,6 +115,7 @@ class Desired(Message, frozen=True, kw_only=True):
     agent: BundleRef | None = None
     gens: dict[str, int] = {}
     pushes: dict[str, str] = {}
+    windows: dict[str, MaintenanceWindow | None] = {}
 
     def generation_of(self, artifact: str) -> int:
         """Returns the generation in which an artifact was last pushed."""
@@ -121,3 +124,7 @@ class Desired(Message, frozen=True, kw_only=True):
     def pushed_by(self, artifact: str) -> str:
         """Returns the identifier of the push that last asked for an artifact."""
         return self.pushes.get(artifact, self.rollout)
+
+    def window_of(self, artifact: str) -> MaintenanceWindow | None:
+        """Returns when an artifact may become active; ``None`` for at once."""
+        return self.windows.get(artifact, self.window)

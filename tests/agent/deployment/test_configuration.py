@@ -25,7 +25,7 @@ from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.inspection.active_bundle import ActiveBundle
-from lineside_link.messages import ConfigRef, ConfigReport, Desired
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
@@ -124,6 +124,8 @@ class ConfiguredDevice:
         self.errors: list[Exception] = []
         self.brought = 0
         self.kept: list[StoreConfig] = []
+        self.closed = {"bundle": "", "config": ""}
+        """What each kind of artifact waits for."""
         self.start()
 
     def start(self) -> None:
@@ -139,6 +141,7 @@ class ConfiguredDevice:
             fetch=NoHub().fetch,
             report=lambda _machine, _progress: None,
             stop=self.stop,
+            gate=lambda machine, _: self.closed[machine.rules.part],
         )
         configuration = ConfigurationArtifact(
             self.configuration,
@@ -325,6 +328,19 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(device: ConfiguredD
     assert device.active.loaded is running
     assert running is not None
     running.inspect(Frame(image=bright()))
+
+
+def test_a_configuration_is_followed_while_a_bundle_waits_for_its_window(device: ConfiguredDevice) -> None:
+    device.closed["bundle"] = "the window opens at ten"
+    bundle = BundleRef(name="later", version="2.0.0", target="line/later-2.0.0.json", sha256="2" * 64)
+    device.shelf["a"] = b"[inspect]\nconfidence_threshold = 0.9\n"
+    config = ConfigRef(target="line/a.toml", sha256="a")
+    device.updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, bundle=bundle)))
+    wait_for(lambda: device.updater.waiting == "the window opens at ten", what="the bundle to wait")
+    device.updater.post(DesiredChanged("group", Desired(epoch=1, gen=2, bundle=bundle, config=config)))
+    assert device.wait(2).installed == config
+    assert device.threshold == 0.9
+    assert (device.updater.waiting, device.updater.machine.state) == ("the window opens at ten", "fetching")
 
 
 def test_damaged_state_leaves_agent_toml_alone(device: ConfiguredDevice) -> None:

@@ -19,7 +19,7 @@ from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
 from lineside_hub.rollouts.push import release
 from lineside_hub.rollouts.runner import Rollouts, members, plan_for
-from lineside_link.messages import BundleRef, Up, encode
+from lineside_link.messages import BundleRef, MaintenanceWindow, Up, encode
 from lineside_runtime.errors import RolloutError
 from tests.worlds.fleet import BundleFleet
 
@@ -150,6 +150,28 @@ def test_a_canary_that_nobody_knows_is_refused(fleet: BundleFleet) -> None:
     with pytest.raises(RolloutError, match="cam-9"):
         fleet.rollouts.start(GROUP, target=NEW, plan=RolloutPlan(stages=(RolloutStage(names=("cam-9",)),)))
     assert fleet.database.desired_states() == {}
+
+
+def test_bundle_and_agent_wait_each_for_its_own_window(fleet: BundleFleet) -> None:
+    night, evening = (MaintenanceWindow(start=start, end="23:00", timezone="UTC") for start in ("02:00", "18:00"))
+    agent = BundleRef(name="agent", version="2", target="line-a/agent-2.agent.json", sha256="a" * 64)
+
+    def windows() -> tuple[MaintenanceWindow | None, ...]:
+        desired = fleet.desired("cam-0")
+        assert desired is not None
+        return desired.window_of("bundle"), desired.window_of("agent"), desired.window
+
+    fleet.rollouts.start(GROUP, target=NEW, plan=RolloutPlan(window=night))
+    assert windows() == (night, night, night)
+    update = fleet.rollouts.start(GROUP, target=agent, plan=RolloutPlan(), kind="agent")
+    assert windows() == (night, None, night), "an older agent has one window: its bundle must not go live at once"
+    fleet.rollouts.order(update.id, "abort")
+    assert windows() == (night, None, night)
+    fleet.rollouts.start(GROUP, target=agent, plan=RolloutPlan(window=evening), kind="agent")
+    bundle = fleet.rollouts.start(GROUP, target=OLD, plan=RolloutPlan())
+    assert windows() == (None, evening, evening)
+    fleet.rollouts.order(bundle.id, "abort")
+    assert windows() == (None, evening, evening)
 
 
 def test_defaults_suit_the_size_of_the_group() -> None:
