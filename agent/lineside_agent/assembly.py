@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
@@ -188,10 +190,14 @@ class AgentAssembly:
             self.configuration,
             bundle,
             fetch=self._bring_configuration,
-            report=lambda report: self.hub.report(configuration=report),
+            report=lambda report: self.hub.report(
+                configuration=msgspec.structs.replace(report, waiting=following.waiting)
+            ),
             apply_store=self.storage.use,
+            gate=self.hub.reason_to_wait,
         )
-        return Runner(Deployment(bundle), Deployment(configuration), stop=self._stop)
+        following = Deployment(configuration)
+        return Runner(Deployment(bundle), following, stop=self._stop)
 
     def _make_agent_artifact(self, config_path: Path) -> AgentArtifact:
         return AgentArtifact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,28 @@ def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
     assert main(["push", str(bundle.path), "--hub", hub, "--group", "line"]) == 0
     wait_for(lambda: site.agent.status.get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
     assert site.agent.status["configuration"] == genuine.sha256
+
+
+def test_a_configuration_waits_for_its_window_and_the_hub_shows_that(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for(lambda: site.agent.status.get("inspected", 0) > 0, 60, what="frames")
+    file, hub = tmp_path / "strict.toml", str(site.hub_folder)
+    file.write_text("[inspect]\nconfidence_threshold = 0.9\n")
+    now = datetime.now(timezone.utc)
+    start, end = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (6, 7))
+    push_it = ["push", "--config", str(file), "--hub", hub, "--group", "line"]
+    assert main([*push_it, "--window", f"{start}-{end},UTC"]) == 0
+    pushed = list_rollouts(hub)[-1].rollout.target
+    wait_for(lambda: "the maintenance window opens" in list_devices(hub)[0].waiting, 60, what="the report")
+    [device] = list_devices(hub)
+    assert device.wanted_configuration == pushed.identity != device.configuration
+    capsys.readouterr()
+    assert main(["fleet", "show", "cam-1", "--hub", hub]) == 0
+    assert "waits for      the maintenance window opens" in capsys.readouterr().out
+    assert main(push_it) == 0  # without a window: at once
+    wait_for(lambda: list_devices(hub)[0].configuration == pushed.identity, 60, what="the configuration")
+    assert list_devices(hub)[0].waiting == ""
 
 
 def test_a_configuration_that_the_device_refuses_ends_its_rollout_and_leaves_the_last_good_one(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.deployment.events import DesiredChanged, Origin
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import AgentMachine, BundleMachine
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine, DeploymentMachine
 from lineside_agent.deployment.runner import Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot
 from lineside_agent.deployment.self_update.slots import AgentSlots
@@ -229,7 +229,7 @@ class HubClient:
         folder = slots.begin(slot, agent.sha256)
         self._fetcher.fetch_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
 
-    def reason_to_wait(self, machine: BundleMachine | AgentMachine, fetching: bool) -> str:
+    def reason_to_wait(self, machine: DeploymentMachine[Any], fetching: bool) -> str:
         """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.
 
         Args:

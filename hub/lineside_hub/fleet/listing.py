@@ -13,7 +13,7 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import ConfigReport, Desired, PlacementReport, Reported, Up, decode
+from lineside_link.messages import AgentReport, ConfigReport, Desired, PlacementReport, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.wording import nearest
 
@@ -246,6 +246,7 @@ def _summary(
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
     follows = report.configuration or ConfigReport()
     placement = report.placement or PlacementReport()
+    agent = report.agent or AgentReport()
     return DeviceSummary(
         name=name,
         up=bool(up),
@@ -272,7 +273,7 @@ def _summary(
         free_bytes=report.free_bytes,
         recipe=report.recipe,
         degradation=report.degradation.text if report.degradation else "",
-        waiting=report.waiting,
+        waiting="; ".join(dict.fromkeys(filter(None, (report.waiting, follows.waiting, agent.waiting)))),
         engines=born.engines,
         made_by=report.installed.made_by if report.installed else "",
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.fleet.listing import DeviceSummary
     from lineside_hub.results.database import TimelineEvent
-    from lineside_link.messages import Desired, DriftReport, Reported
+    from lineside_link.messages import Desired, DriftReport
 
 FOLLOW_S = 0.5
 
@@ -153,7 +153,7 @@ def run_show(options: argparse.Namespace) -> int:
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
         "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
         "state": f"{about.state} (desired state {said.gen})" if said else about.state,
-        "waits for": _waiting(said) if said else "",
+        "waits for": about.waiting,
         "ignores": said.ignored if said else "",
         "runs": about.installed,
         "runs on": _device_use(about),
@@ -182,12 +182,6 @@ def _device_use(about: DeviceSummary) -> str:
     counts = f"; {counted(about.fallbacks, 'call')} on another device" if about.fallbacks else ""
     counts += f"; {counted(about.cache_hits, 'call')} answered by the cache" if about.cache_hits else ""
     return f"{about.used_device} (requested {about.requested_device}){problem}{counts}"
-
-
-def _waiting(report: Reported) -> str:
-    """What the updates of bundle and agent wait for."""
-    agent = report.agent.waiting if report.agent is not None else ""
-    return "; ".join(dict.fromkeys(text for text in (report.waiting, agent) if text))
 
 
 def _desired(state: Desired | None) -> str:

@@ -66,6 +66,7 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
         installed: The active configuration; ``None`` for ``agent.toml`` alone.
         wanted: What the `Desired` asks for.
         error: Why it is not active, if so.
+        waiting: What the device waits for, such as the maintenance window; empty for nothing.
     """
 
     epoch: int = 0
@@ -73,6 +74,7 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
     installed: ConfigRef | None = None
     wanted: ConfigRef | None = None
     error: Problem | None = None
+    waiting: Text = ""
 
 
 class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,8 +149,10 @@ class ConfiguredDevice:
             fetch=self._fetch,
             report=self.reports.append,
             apply_store=self.kept.append,
+            gate=lambda machine, _: self.closed[machine.rules.part],
         )
-        self.updater = Runner(Deployment(bundle), Deployment(configuration), stop=self.stop)
+        self.following = Deployment(configuration)
+        self.updater = Runner(Deployment(bundle), self.following, stop=self.stop)
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
 
@@ -341,6 +343,19 @@ def test_a_configuration_is_followed_while_a_bundle_waits_for_its_window(device:
     assert device.wait(2).installed == config
     assert device.threshold == 0.9
     assert (device.updater.waiting, device.updater.machine.state) == ("the window opens at ten", "fetching")
+
+
+def test_a_configuration_waits_for_its_window_also_over_a_restart(device: ConfiguredDevice) -> None:
+    device.closed["config"] = "the window opens at ten"
+    config = device.want(1, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
+    wait_for(lambda: device.following.waiting == "the window opens at ten", 20, what="the configuration to wait")
+    device.end()
+    device.start()
+    wait_for(lambda: device.following.waiting == "the window opens at ten", 20, what="the configuration to wait again")
+    assert device.configuration.report().installed is None and device.threshold != 0.9
+    device.closed["config"] = ""
+    assert device.wait(1).installed == config
+    assert device.threshold == 0.9
 
 
 def test_damaged_state_leaves_agent_toml_alone(device: ConfiguredDevice) -> None:

@@ -103,6 +103,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
     Args:
         bundles: What runs; loaded anew where a configuration changes how it inspects.
         apply_store: Takes the ``[store]`` table of another configuration.
+        gate: As `HubClient.reason_to_wait`.
     """
 
     log = log
@@ -115,6 +116,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         fetch: FetchConfiguration,
         report: Callable[[ConfigReport], None],
         apply_store: Callable[[StoreConfig], None] = lambda _: None,
+        gate: Callable[[ConfigurationMachine, bool], str] = lambda *_: "",
     ) -> None:
         self.path = _folder(configuration.local) / "state.json"
         self._configuration = configuration
@@ -122,6 +124,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         self._fetch = fetch
         self._report = report
         self._apply_store = apply_store
+        self._gate = gate
         self._config: AgentConfig | None = None
         self._staged: LoadedBundle | None = None
         self._kept: LoadedBundle | None = None
@@ -178,6 +181,9 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
             self._bundles.active.swap(self._kept)
             self._kept = None
         self._free()
+
+    def reason_to_wait(self, machine: ConfigurationMachine, *, fetching: bool) -> str:
+        return self._gate(machine, fetching)
 
     def rest(self, machine: ConfigurationMachine) -> None:
         self._free()
