@@ -1,7 +1,10 @@
 """YOLO: ``images/[<fold>/]*.jpg`` beside ``labels/[<fold>/]*.txt``, lines ``class cx cy w h`` in shares of the image.
 
+A sixth word is a detector's confidence and is not used. Lines ``class x1 y1 x2 y2 x3 y3 …`` are outlines, of which the
+enclosing box is taken. Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box and are not used.
+
 The names stand in ``data.yaml`` (or any other ``.yaml`` of the folder) or in ``classes.txt``.
-Source of the format: https://docs.ultralytics.com/datasets/detect/
+Sources of the formats: https://docs.ultralytics.com/datasets/detect/, …/segment/ and …/pose/
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ def read(root: Path, fold: str) -> Dataset:
     Raises:
         MissingExtraError: The names stand in a ``.yaml`` file, and PyYAML is not installed.
     """
-    names = _names(root)
-    samples = tuple(_sample(image, root, names) for image in _images(root, fold))
+    names, has_keypoints = _names(root)
+    samples = tuple(_sample(image, root, names, has_keypoints) for image in _images(root, fold))
     return Dataset("yolo", names, samples, names)
 
 
@@ -53,22 +56,24 @@ def _images(root: Path, fold: str) -> list[Path]:
     return not_empty([image for one in folds if fold in (ALL, one.name) for image in images_in(one)], root)
 
 
-def _names(root: Path) -> tuple[str, ...]:
+def _names(root: Path) -> tuple[tuple[str, ...], bool]:
+    """Returns the names of the classes, and whether keypoints follow the boxes."""
     plain = next((path for path in (root / "classes.txt", root / "labels" / "classes.txt") if path.is_file()), None)
     if plain is not None:
-        return tuple(line.strip() for line in annotation_bytes(plain).decode().splitlines() if line.strip())
+        return tuple(line.strip() for line in annotation_bytes(plain).decode().splitlines() if line.strip()), False
     described = sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
-    names = _yaml(described[0]) if described else None
+    content = _yaml(described[0]) if described else {}
+    names = content.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DatasetError(
             f"{root} doesn't say its classes", expected="names in data.yaml, or classes.txt", actual=names
         )
-    return tuple(str(name) for name in names)
+    return tuple(str(name) for name in names), bool(content.get("kpt_shape"))
 
 
-def _yaml(path: Path) -> Any:
+def _yaml(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
@@ -77,10 +82,10 @@ def _yaml(path: Path) -> Any:
         content = yaml.safe_load(annotation_bytes(path))
     except yaml.YAMLError as error:
         raise DatasetError(f"{path} is not YAML", actual=str(error)) from error
-    return content.get("names") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
 
 
-def _sample(image: Path, root: Path, names: tuple[str, ...]) -> Sample:
+def _sample(image: Path, root: Path, names: tuple[str, ...], has_keypoints: bool) -> Sample:
     relative = image.relative_to(root / "images").with_suffix(".txt")
     annotation = root / "labels" / relative
     if not annotation.is_file():
@@ -93,10 +98,12 @@ def _sample(image: Path, root: Path, names: tuple[str, ...]) -> Sample:
     for number, line in lines:
         where = f"{annotation}: line {number}"
         try:
-            label, (cx, cy, w, h) = int(line.split()[0]), (float(word) for word in line.split()[1:5])
+            label, numbers = int(line.split()[0]), [float(word) for word in line.split()[1:]]
+            x1, y1, x2, y2 = _enclosing(numbers[:4] if has_keypoints else numbers)
         except (ValueError, IndexError) as error:
-            raise DatasetError(where, expected="'class cx cy w h'", actual=line) from error
-        box = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
+            expected = "'class cx cy w h', or 'class x1 y1 x2 y2 x3 y3 …' of three points or more"
+            raise DatasetError(where, expected=expected, actual=line.decode(errors="replace")[:200]) from error
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
         if not 0 <= label < len(names):
             raise DatasetError(where, expected=f"a class below {len(names)}", actual=label)
         box = (max(box[0], 0.0), max(box[1], 0.0), box[2], box[3])  # rounding puts edges a little outside
@@ -104,3 +111,13 @@ def _sample(image: Path, root: Path, names: tuple[str, ...]) -> Sample:
         boxes.append(box)
         labels.append(label)
     return sample_of(image, boxes, labels)
+
+
+def _enclosing(numbers: list[float]) -> tuple[float, float, float, float]:
+    """Returns ``x1, y1, x2, y2`` of a box with or without confidence, or around an outline; ValueError if neither."""
+    if len(numbers) in (4, 5):
+        cx, cy, w, h = numbers[:4]
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"{len(numbers)} numbers")
+    return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])

@@ -271,7 +271,30 @@ def test_yolo_boxes_become_pixels(tmp_path: Path, names: str) -> None:
     np.testing.assert_allclose(dataset.samples[0].boxes, [[15, 15, 45, 25]])
 
 
-@pytest.mark.parametrize("text", ["1 0.5 0.5\n", "x 0 0 1 1\n", "7 0.5 0.5 0.1 0.1\n", "0 0.5 0.5 -0.1 0.1\n"])
+def test_a_yolo_outline_becomes_its_enclosing_box_and_a_confidence_is_no_part_of_the_box(tmp_path: Path) -> None:
+    outline = "1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75"
+    dataset = load_dataset(yolo(tmp_path, f"{outline}\n0 0.5 0.5 0.5 0.25 0.9\n"), "val")
+    np.testing.assert_allclose(dataset.samples[0].boxes, [[15, 10, 45, 30], [15, 15, 45, 25]])
+    assert dataset.samples[0].labels.tolist() == [1, 0]
+
+
+def test_yolo_keypoints_behind_a_box_are_no_outline(tmp_path: Path) -> None:
+    text = "1 0.5 0.5 0.5 0.25 0.1 0.2 0.3 0.4\n"
+    root = yolo(tmp_path, text, "names: [dent, hole]\nkpt_shape: [2, 2]\n")
+    np.testing.assert_allclose(load_dataset(root, "val").samples[0].boxes, [[15, 15, 45, 25]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 0.5 0.5\n",
+        "x 0 0 1 1\n",
+        "7 0.5 0.5 0.1 0.1\n",
+        "0 0.5 0.5 -0.1 0.1\n",
+        "0 0.2 0.2 0.4 0.2 0.4 0.4 0.2\n",
+        "0 0.2 0.2 0.4 0.2 0.4 0.4 x\n",
+    ],
+)
 def test_damaged_yolo_names_file_and_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(DatasetError, match=r"a\.txt: line 1"):
         load_dataset(yolo(tmp_path, text), "val")
