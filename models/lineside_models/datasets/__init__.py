@@ -27,7 +27,7 @@ __all__ = ["ALL", "Dataset", "Sample", "load_dataset"]
 
 
 def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False, references: bool = False) -> Dataset:
-    """Reads the annotations of a folder; no image is decoded, but by ``yolo`` for its size.
+    """Reads the annotations of a folder; only images with EXIF data, and all of ``yolo``, are decoded for their size.
 
     Args:
         fold: Name of a fold, or ``all``. In a folder without folds every fold is everything, with a warning in the log.
@@ -39,7 +39,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False, refer
 
     Raises:
         InputNotFoundError: There is no such folder.
-        DatasetError: The layout or the fold is unknown, an annotation is damaged, or an image or reference is missing.
+        DatasetError: The layout or the fold is unknown, an annotation is damaged, a box lies outside of its image, or
+            an image or reference is missing.
     """
     root = Path(root)
     dataset = _read(root, fold, with_clean=with_clean)

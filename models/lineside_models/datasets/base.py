@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.image_file import decode_image
+from lineside_models.image_file import decode_image, image_size
 from lineside_models.labels import LABELS
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.wording import counted
 
 ALL = "all"
 """The fold that means every annotated image."""
@@ -23,6 +25,13 @@ ALL = "all"
 T = TypeVar("T")
 
 ANNOTATION_MAX_BYTES = 1 << 20
+BEYOND_MAX_PX = 1.0
+"""How far a box may reach beyond its image, and is clipped: tools for annotation round, or count from 0 or 1."""
+
+HEAD_BYTES = 1 << 16
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 ENDINGS = (".jpg", ".png", ".bmp", ".jpeg")
 log = logging.getLogger("lineside.datasets")
 
@@ -173,15 +182,84 @@ def sample_of(image: Path, boxes: Sequence[tuple[float, ...]], labels: Sequence[
     )
 
 
-def check_box(box: tuple[float, ...], where: str) -> None:
-    """Refuses an invalid box.
+def check_box(
+    box: tuple[float, ...], where: str, size: Size | None, stated: Size | None = None
+) -> tuple[float, float, float, float]:
+    """Returns the box, clipped to its image if it reaches beyond it by `BEYOND_MAX_PX` at most.
+
+    Args:
+        size: Of the image's file; ``None`` if it is not known: then the box is not bounded on the right and below.
+        stated: The image's size by the annotation, which the error names if it is another.
 
     Raises:
-        DatasetError: It is empty, turned round, or outside the image's upper left.
+        DatasetError: It is empty, turned round, or outside of the image.
     """
     x1, y1, x2, y2 = box
-    if not (0 <= x1 < x2 < np.inf and 0 <= y1 < y2 < np.inf):
+    width, height = size or (np.inf, np.inf)
+    inner = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
+    beyond = max(abs(one - other) for one, other in zip(inner, box, strict=True))
+    if (
+        x1 < x2 < np.inf
+        and y1 < y2 < np.inf
+        and inner[0] < inner[2]
+        and inner[1] < inner[3]
+        and beyond <= BEYOND_MAX_PX
+    ):
+        return inner
+    if size is None or not (x1 < x2 and y1 < y2):
         raise DatasetError(where, expected="a box 0 <= x1 < x2, 0 <= y1 < y2 in pixels", actual=box)
+    states = f"; the annotation states an image of {_named(stated)}" if stated not in (None, size) else ""
+    raise DatasetError(
+        f"{where}: the box lies outside of its image",
+        expected=f"a box within {_named(size)} pixels",
+        actual=f"{box}{states}",
+        action="Annotate the images as they are, or scale the boxes to their size.",
+    )
+
+
+def size_in_file(image: Path) -> Size | None:
+    """Returns the size at which an image is read; ``None`` if the file is missing or its head names no size.
+
+    Only a file that can be turned by its EXIF data is decoded.
+
+    Raises:
+        DatasetError: Such a file cannot be decoded.
+    """
+    try:
+        with image.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            size = image_size(head) or image_size(head + file.read())
+    except OSError:
+        return None
+    turns = head[:4] in (b"II*\0", b"MM\0*") or any(mark in head for mark in (b"Exif\0\0", b"eXIf"))
+    turns |= head[12:16] == b"VP8X" and bool(head[20] & 8)  # WebP has its EXIF data at the end
+    if size is None or not turns:
+        return size
+    height, width = read_pixels(image, cv2.IMREAD_GRAYSCALE).shape
+    return width, height
+
+
+def warn_of_sizes(root: Path, differing: Sequence[tuple[Path, Size, Size]]) -> None:
+    """Warns of annotations that state another size than their image's file has.
+
+    Args:
+        differing: Image, stated size, size of the file.
+    """
+    if differing:
+        image, stated, size = differing[0]
+        log.warning(
+            "%s: the annotations of %s state another size than the file has, such as %s: %s, the file %s; "
+            "their boxes may lie elsewhere: annotate the images as they are, or scale the boxes",
+            root,
+            counted(len(differing), "image"),
+            image.name,
+            _named(stated),
+            _named(size),
+        )
+
+
+def _named(size: Size | None) -> str:
+    return "an unknown size" if size is None else f"{size[0]} × {size[1]}"
 
 
 def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:

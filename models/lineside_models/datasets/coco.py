@@ -14,13 +14,16 @@ import msgspec
 from lineside_models.datasets.base import (
     ALL,
     Dataset,
+    Size,
     annotation_bytes,
     check_box,
     choose,
     inside,
     not_empty,
     sample_of,
+    size_in_file,
     unknown_fold,
+    warn_of_sizes,
 )
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError
@@ -33,6 +36,12 @@ _ROBOFLOW = "_annotations.coco.json"
 class _Image(msgspec.Struct):
     id: int
     file_name: str
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def stated(self) -> Size | None:
+        return (self.width, self.height) if self.width and self.height else None
 
 
 class _Category(msgspec.Struct):
@@ -93,23 +102,28 @@ def _samples(
     root: Path, path: Path, content: _File, names: tuple[str, ...]
 ) -> list[tuple[Path, list[tuple[float, ...]], list[int]]]:
     label_of = {one.id: names.index(one.name) for one in content.categories}
-    by_image: dict[int, list[_Annotation]] = {image.id: [] for image in content.images}
+    images = {image.id: image for image in content.images}
+    places = {image.id: _place(root, path, image.file_name) for image in content.images}
+    boxed = {one.image_id for one in content.annotations if one.bbox is not None}
+    sizes = {number: size_in_file(place) for number, place in places.items() if number in boxed}
+    differing = [
+        (places[number], stated, size)
+        for number, size in sizes.items()
+        if size is not None and (stated := images[number].stated) is not None and stated != size
+    ]
+    boxes: dict[int, list[tuple[float, ...]]] = {number: [] for number in images}
+    labels: dict[int, list[int]] = {number: [] for number in images}
     for number, one in enumerate(content.annotations):
         where = f"{path}: annotations[{number}]"
-        if one.image_id not in by_image or one.category_id not in label_of:
+        if one.image_id not in images or one.category_id not in label_of:
             raise DatasetError(where, expected="an image and a category of the file", actual=msgspec.to_builtins(one))
         if one.bbox is not None and not one.iscrowd:
             x, y, width, height = one.bbox
-            check_box((x, y, x + width, y + height), where)
-            by_image[one.image_id].append(one)
-    return [
-        (
-            _place(root, path, image.file_name),
-            [(b[0], b[1], b[0] + b[2], b[1] + b[3]) for one in by_image[image.id] if (b := one.bbox)],
-            [label_of[one.category_id] for one in by_image[image.id] if one.bbox],
-        )
-        for image in content.images
-    ]
+            box, image = (x, y, x + width, y + height), images[one.image_id]
+            boxes[image.id].append(check_box(box, f"{where} of {image.file_name}", sizes[image.id], image.stated))
+            labels[image.id].append(label_of[one.category_id])
+    warn_of_sizes(root, differing)
+    return [(places[image.id], boxes[image.id], labels[image.id]) for image in content.images]
 
 
 def _place(root: Path, path: Path, file_name: str) -> Path:

@@ -11,6 +11,7 @@ from lineside_models.datasets.base import (
     check_box,
     choose,
     sample_of,
+    size_in_file,
 )
 from lineside_models.labels import LABELS, PCB
 from lineside_runtime.errors import DatasetError
@@ -51,6 +52,7 @@ def _image_of(annotation: Path) -> Path:
 def _sample(image: Path, annotation: Path) -> Sample:
     boxes: list[tuple[float, ...]] = []
     labels: list[int] = []
+    size = size_in_file(image)
     for number, line in enumerate(annotation_bytes(annotation).splitlines(), start=1):
         if not line.strip():
             continue
@@ -62,6 +64,5 @@ def _sample(image: Path, annotation: Path) -> Sample:
             raise DatasetError(where, expected="'x1 y1 x2 y2 type', type 1 to 6", actual=line) from error
         if len(box) != 4:
             raise DatasetError(where, expected="'x1 y1 x2 y2 type', type 1 to 6", actual=line)
-        check_box(tuple(box), where)
-        boxes.append(tuple(box))
+        boxes.append(check_box(tuple(box), where, size))
     return sample_of(image, boxes, labels)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lineside_models.datasets.base import (
     Dataset,
+    Size,
     annotation_bytes,
     check_box,
     choose,
@@ -24,6 +25,7 @@ from lineside_models.datasets.base import (
     open_rows,
     read_folds,
     sample_of,
+    size_in_file,
 )
 from lineside_runtime.errors import DatasetError
 
@@ -58,6 +60,7 @@ def read(root: Path, fold: str) -> Dataset:
 def _read(root: Path) -> _Boxes:
     path = root / TABLE
     found: _Boxes = {}
+    sizes: dict[Path, Size | None] = {}
     lines = annotation_bytes(path, FILE_MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     rows = csv.DictReader(lines)
     missing = {"image", "class", *_SIDES} - set(rows.fieldnames or ())
@@ -71,8 +74,10 @@ def _read(root: Path) -> _Boxes:
             raise DatasetError(where, expected="numbers x1, y1, x2, y2", actual=row) from error
         if not row["image"] or not row["class"] or not inside(row["image"]):
             raise DatasetError(where, expected="an image below the folder and its class", actual=row)
-        check_box(box, where)
-        found.setdefault(root / row["image"], []).append((row["class"], box))
+        image = root / row["image"]
+        if image not in sizes:
+            sizes[image] = size_in_file(image)
+        found.setdefault(image, []).append((row["class"], check_box(box, where, sizes[image])))
     if not found:
         raise DatasetError(f"{path} has no box", action="Give the data set's own top folder.")
     return found

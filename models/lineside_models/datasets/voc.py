@@ -15,13 +15,16 @@ from pathlib import Path
 from lineside_models.datasets.base import (
     ALL,
     Dataset,
+    Size,
     annotation_bytes,
     check_box,
     choose,
     image_beside,
     not_empty,
     sample_of,
+    size_in_file,
     unknown_fold,
+    warn_of_sizes,
 )
 from lineside_models.labels import LABELS, STEEL
 from lineside_runtime.errors import DatasetError
@@ -49,7 +52,12 @@ def read(root: Path, fold: str) -> Dataset:
     annotations, images = folders_of(root) or (root, root)
     everything = [image_beside(images, path.stem) for path in sorted(annotations.glob("*.xml"))]
     chosen = _choose(root, fold, everything, images)
-    objects = {image: _objects(annotations / f"{image.stem}.xml") for image in {*everything, *chosen}}
+    files = {
+        image: _read_file(annotations / f"{image.stem}.xml", size_in_file(image))
+        for image in sorted({*everything, *chosen})
+    }
+    objects = {image: file.objects for image, file in files.items()}
+    warn_of_sizes(root, [(image, *file.differs) for image, file in files.items() if file.differs and file.objects])
     shown = {one.name for found in objects.values() for one in found}
     steel = shown <= set(STEEL)
     names, vocabulary = (STEEL, LABELS) if steel else (tuple(sorted(shown)), tuple(sorted(shown)))
@@ -71,8 +79,8 @@ def _choose(root: Path, fold: str, everything: list[Path], images: Path) -> list
     return not_empty([image for image in everything if image.stem in stems], root)
 
 
-def _objects(annotation: Path) -> list[_Object]:
-    handler = _Handler(annotation)
+def _read_file(annotation: Path, size: Size | None) -> _Handler:
+    handler = _Handler(annotation, size)
     try:
         xml.sax.parseString(annotation_bytes(annotation), handler)
     except xml.sax.SAXParseException as error:
@@ -80,21 +88,38 @@ def _objects(annotation: Path) -> list[_Object]:
         raise DatasetError(where, expected="Pascal VOC XML", actual=error.getMessage()) from error
     if not handler.is_voc:
         raise DatasetError(f"{annotation}: line 1", expected="the root element annotation", actual="another")
-    return handler.objects
+    return handler
 
 
 class _Handler(xml.sax.handler.ContentHandler):
-    """Collects the objects of a Pascal VOC file, with SAX, whose locator has the line."""
+    """Collects the objects of a Pascal VOC file, with SAX, whose locator has the line.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        size: Of the image's file, if it is known.
+    """
+
+    def __init__(self, path: Path, size: Size | None) -> None:
         super().__init__()
         self.objects: list[_Object] = []
         self.is_voc = False
         self._path = path
+        self._size = size
+        self._stated: dict[str, int] = {}
         self._tags: list[str] = []
         self._text = ""
         self._object: dict[str, str] = {}
         self._locator: xml.sax.xmlreader.Locator | None = None
+
+    @property
+    def stated(self) -> Size | None:
+        """The image's size by the annotation; tools that don't know it leave it out or write 0."""
+        width, height = self._stated.get("width", 0), self._stated.get("height", 0)
+        return (width, height) if width and height else None
+
+    @property
+    def differs(self) -> tuple[Size, Size] | None:
+        """The stated size and that of the file, where these differ."""
+        return (self.stated, self._size) if self.stated and self._size and self.stated != self._size else None
 
     def setDocumentLocator(self, locator: xml.sax.xmlreader.Locator) -> None:  # noqa: N802  SAX's own name
         self._locator = locator
@@ -112,6 +137,8 @@ class _Handler(xml.sax.handler.ContentHandler):
     def endElement(self, name: str) -> None:  # noqa: N802  SAX's own name
         if self._tags[1:-1] in (["object"], ["object", "bndbox"]):
             self._object[name] = self._text.strip()
+        if self._tags[1:-1] == ["size"] and self._text.strip().isdecimal():
+            self._stated[name] = int(self._text)
         if self._tags == ["annotation", "object"]:
             self._end_object()
         self._tags.pop()
@@ -124,5 +151,5 @@ class _Handler(xml.sax.handler.ContentHandler):
         except (KeyError, ValueError) as error:
             raise DatasetError(where, expected="numbers xmin, ymin, xmax, ymax", actual=self._object) from error
         box = (box[0] - 1, box[1] - 1, box[2], box[3])  # Pascal VOC counts from 1 and includes xmax, ymax
-        check_box(box, where)
+        box = check_box(box, where, self._size, self.stated)
         self.objects.append(_Object(self._object.get("name", ""), box, where))

@@ -106,9 +106,7 @@ def _sample(image: Path, root: Path, names: tuple[str, ...], has_keypoints: bool
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         if not 0 <= label < len(names):
             raise DatasetError(where, expected=f"a class below {len(names)}", actual=label)
-        box = (max(box[0], 0.0), max(box[1], 0.0), box[2], box[3])  # rounding puts edges a little outside
-        check_box(box, where)
-        boxes.append(box)
+        boxes.append(check_box(box, where, (width, height)))
         labels.append(label)
     return sample_of(image, boxes, labels)
 

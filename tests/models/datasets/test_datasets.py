@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 from pathlib import Path
 
 import cv2
@@ -337,3 +338,71 @@ def test_a_list_or_a_table_of_labels_numbers_the_models_outputs(tmp_path: Path) 
     (tmp_path / "labels.csv").write_text("image,class_index\na.jpg,frog\n")
     with pytest.raises(DatasetError, match="class_index"):
         load_dataset(tmp_path)
+
+
+def boxed_set(
+    root: Path, layout: str, box: tuple[float, float, float, float], stated: tuple[int, int] = (60, 40)
+) -> Path:
+    """Writes an image of 60 × 40 pixels with one box ``x1, y1, x2, y2`` (x2 and y2 exclusive)."""
+    x1, y1, x2, y2 = box
+    width, height = stated
+    picture(root / "images" / "a.png")
+    if layout == "boxes":
+        (root / "boxes.csv").write_text(f"image,class,x1,y1,x2,y2\nimages/a.png,dent,{x1},{y1},{x2},{y2}\n")
+    elif layout == "voc":
+        (root / "annotations").mkdir()
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        text = _voc(("dent", int(x1) + 1, int(y1) + 1, int(x2), int(y2))).replace("</filename>", f"</filename>{size}")
+        (root / "annotations" / "a.xml").write_text(text)
+    elif layout == "coco":
+        (root / "annotations").mkdir()
+        content = coco_file(
+            images=[{"id": 7, "file_name": "a.png", "width": width, "height": height}],
+            annotations=[{"image_id": 7, "category_id": 3, "bbox": [x1, y1, x2 - x1, y2 - y1]}],
+        )
+        (root / "annotations" / "instances_val.json").write_bytes(content)
+    elif layout == "deeppcb":
+        image = picture(root / "PCBData/group7/7/1_test.png")
+        (root / "PCBData/group7/7_not").mkdir()
+        image.rename(image.with_suffix(".jpg"))
+        (root / "PCBData/group7/7_not" / "1.txt").write_text(f"{x1} {y1} {x2} {y2} 1\n")
+    else:
+        (root / "labels").mkdir()
+        (root / "classes.txt").write_text("dent\n")
+        cx, cy, w, h = (x1 + x2) / 120, (y1 + y2) / 80, (x2 - x1) / 60, (y2 - y1) / 40
+        (root / "labels" / "a.txt").write_text(f"0 {cx} {cy} {w} {h}\n")
+    return root
+
+
+@pytest.mark.parametrize("layout", ["boxes", "voc", "coco", "deeppcb", "yolo"])
+@pytest.mark.parametrize("box", [(50, 30, 110, 70), (5000, 5000, 5050, 5050), (-3, 2, 20, 20)])
+def test_a_box_outside_of_its_image_is_refused_and_told(
+    tmp_path: Path, layout: str, box: tuple[int, int, int, int]
+) -> None:
+    root = boxed_set(tmp_path, layout, box)
+    with pytest.raises(DatasetError, match=r"outside of its image; expected a box within 60 × 40.*scale the boxes"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("layout", ["boxes", "voc", "coco", "deeppcb", "yolo"])
+def test_a_box_that_rounding_puts_a_pixel_outside_is_clipped(tmp_path: Path, layout: str) -> None:
+    root = boxed_set(tmp_path, layout, (-1, 2, 61, 41) if layout != "yolo" else (-0.9, 2, 60.9, 40.9))
+    np.testing.assert_allclose(load_dataset(root).samples[0].boxes, [[0, 2, 60, 40]], atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_another_stated_size_than_the_files_is_warned_of(
+    tmp_path: Path, layout: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = boxed_set(tmp_path, layout, (2, 2, 20, 20), stated=(120, 80))
+    load_dataset(root)
+    assert "1 image state another size than the file has, such as a.png: 120 × 80, the file 60 × 40" in caplog.text
+
+
+def test_a_photo_turned_by_its_exif_data_has_the_turned_size(tmp_path: Path) -> None:
+    root = boxed_set(tmp_path, "boxes", (2, 2, 38, 58))
+    data = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    (root / "images" / "a.png").write_bytes(turned)
+    np.testing.assert_array_equal(load_dataset(root).samples[0].boxes, [[2, 2, 38, 58]])
