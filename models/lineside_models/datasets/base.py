@@ -33,6 +33,7 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 ENDINGS = (".jpg", ".png", ".bmp", ".jpeg")
+_GROUPS = ("group", "part")
 log = logging.getLogger("lineside.datasets")
 
 
@@ -100,6 +101,7 @@ def choose(root: Path, fold: str, everything: list[Path], folder: Path) -> list[
         log.warning("%s has no folds.csv: fold %r is taken as all %d images", root, fold, len(everything))
         return not_empty(everything, root)
     fold_of = read_folds(table)
+    _warn_of_divided_parts(table, fold_of)
     if fold not in fold_of.values():
         raise unknown_fold(table, fold, set(fold_of.values()))
     return sorted(folder / name for name, its_fold in fold_of.items() if its_fold == fold)
@@ -145,7 +147,7 @@ def read_folds(table: Path) -> dict[str, str]:
     """Reads ``folds.csv``: the fold of each image's path.
 
     Raises:
-        DatasetError: A column is missing, or a row is damaged.
+        DatasetError: A column is missing, a row is damaged, or two folds list one image.
     """
     with open_rows(table) as rows:
         missing = {"image", "fold"} - set(rows.fieldnames or ())
@@ -157,8 +159,46 @@ def read_folds(table: Path) -> dict[str, str]:
         for row in rows:
             if not row["image"] or not row["fold"] or not inside(row["image"]):
                 raise DatasetError(f"{table}: line {rows.line_num}", expected="an image and its fold", actual=row)
-            fold_of[row["image"]] = row["fold"]
+            if fold_of.setdefault(row["image"], row["fold"]) != row["fold"]:
+                folds = f"{fold_of[row['image']]} and {row['fold']}"
+                raise shared_image(f"{table}: line {rows.line_num}", row["image"], folds)
     return fold_of
+
+
+def shared_image(where: str, image: str, folds: str) -> DatasetError:
+    """Returns the error that names an image of two folds."""
+    return DatasetError(
+        f"{where}: the image {image} is in two folds",
+        expected="each image in one fold",
+        actual=folds,
+        action="Take it out of one of them: a model is not to be judged on what it has learned from.",
+    )
+
+
+def parts_in(table: Path) -> dict[str, str]:
+    """Reads the part of each image's path from ``folds.csv``; none without a table, or without such a column."""
+    if not table.is_file():
+        return {}
+    with open_rows(table) as rows:
+        names = rows.fieldnames or ()
+        name = next((n for n in names if n in _GROUPS or n.endswith("_group")), None)
+        return {} if name is None else {row["image"]: row[name] for row in rows if row.get("image")}
+
+
+def _warn_of_divided_parts(table: Path, fold_of: dict[str, str]) -> None:
+    folds: dict[str, set[str]] = {}
+    for image, part in parts_in(table).items():
+        if part and image in fold_of:
+            folds.setdefault(part, set()).add(fold_of[image])
+    divided = [part for part, its_folds in folds.items() if len(its_folds) > 1]
+    if divided:
+        log.warning(
+            "%s: the images of %s are in more than one fold, such as those of %s in %s: figures on them are too good",
+            table,
+            counted(len(divided), "part"),
+            divided[0],
+            " and ".join(sorted(folds[divided[0]])),
+        )
 
 
 def inside(relative: str) -> bool:

@@ -21,6 +21,7 @@ from lineside_models.datasets.base import (
     inside,
     not_empty,
     sample_of,
+    shared_image,
     size_in_file,
     unknown_fold,
     warn_of_sizes,
@@ -42,6 +43,10 @@ class _Image(msgspec.Struct):
     @property
     def stated(self) -> Size | None:
         return (self.width, self.height) if self.width and self.height else None
+
+
+class _Images(msgspec.Struct):
+    images: list[_Image]
 
 
 class _Category(msgspec.Struct):
@@ -82,6 +87,7 @@ def read(root: Path, fold: str) -> Dataset:
     if not chosen:
         raise unknown_fold(root, fold, set(files))
     parsed = {path: _parse(path) for path in chosen}
+    _check_shared(root, files, parsed)
     names = tuple(dict.fromkeys(one.name for each in parsed.values() for one in each.categories))
     samples = [sample for path, each in parsed.items() for sample in _samples(root, path, each, names)]
     not_empty([sample[0] for sample in samples], root)
@@ -89,6 +95,29 @@ def read(root: Path, fold: str) -> Dataset:
         wanted = set(choose(root, fold, [sample[0] for sample in samples], root))
         samples = [sample for sample in samples if sample[0] in wanted]
     return Dataset("coco", names, tuple(sample_of(*sample) for sample in sorted(samples)), names)
+
+
+def _check_shared(root: Path, files: dict[str, Path], chosen: dict[Path, _File]) -> None:
+    """Refuses images that another fold lists, too; files of other kinds, such as COCO's keypoints, are no folds."""
+    kind = {path.name.startswith(_PREFIX) for path in chosen}
+    others = [path for path in files.values() if path.name.startswith(_PREFIX) in kind]
+    first: dict[str, list[Path]] = {}
+    for path in sorted(others):
+        for name in dict.fromkeys(image.file_name for image in _images(path, chosen)):
+            first.setdefault(name, []).append(path)
+    for name, listing in first.items():
+        placed = {_place(root, path, name): path for path in reversed(listing)} if len(listing) > 1 else {}
+        if len(placed) < len(listing) and placed and any(path in chosen for path in listing):
+            raise shared_image(str(root), name, " and ".join(path.name for path in listing))
+
+
+def _images(path: Path, chosen: dict[Path, _File]) -> list[_Image]:
+    if path in chosen:
+        return chosen[path].images
+    try:
+        return decode_json(annotation_bytes(path, FILE_MAX_BYTES), type=_Images).images
+    except msgspec.DecodeError:  # it is refused where it is chosen
+        return []
 
 
 def _parse(path: Path) -> _File:

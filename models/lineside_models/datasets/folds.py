@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
-from lineside_models.datasets.base import ALL, Sample, open_rows, read_folds
+from lineside_models.datasets.base import ALL, Sample, parts_in, read_folds
 from lineside_runtime.errors import DatasetError
 
 FOLDS = "folds.csv"
-_GROUPS = ("group", "part")
 _BOARDS = {"deeppcb": r"group([^/]*)"}
 """Layouts whose folders name the part; a board of DeepPCB was photographed in many places."""
 
@@ -96,7 +95,7 @@ def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
                 action="Give another pattern.",
             ) from error
         return lambda sample: _matched(compiled, _below(sample.path, base))
-    column = _column(root / FOLDS)
+    column = parts_in(root / FOLDS)
 
     def group_of(sample: Sample) -> str:
         listed = column.get(_below(sample.path, base)) or column.get(sample.path.name)  # `relabel import` lists names
@@ -180,12 +179,3 @@ def _matched(pattern: re.Pattern[str], name: str) -> str:
             f"the group of {name} isn't known", expected=f"a path that matches {pattern.pattern}", actual=name
         )
     return found[1] if pattern.groups else found[0]
-
-
-def _column(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    with open_rows(path) as rows:
-        names = rows.fieldnames or ()
-        name = next((n for n in names if n in _GROUPS or n.endswith("_group")), None)
-        return {} if name is None else {row["image"]: row[name] for row in rows if row.get("image")}

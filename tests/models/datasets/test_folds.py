@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -182,3 +183,33 @@ def test_a_folds_table_of_bare_names_names_the_parts_too(tmp_path: Path) -> None
     (tmp_path / "folds.csv").write_text("image,fold,group\na.png,train,lot-7\n")
     none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
     assert groups_of(tmp_path)(Sample(image, *none, part_id="a")) == "lot-7"
+
+
+@pytest.mark.parametrize("fold", ["train", "val", "all"])
+def test_an_image_that_two_coco_folds_list_is_refused_with_its_name(tmp_path: Path, fold: str) -> None:
+    notes = coco(tmp_path, 4) / "annotations"
+    content = json.loads((notes / "instances_default.json").read_text())
+    (notes / "instances_default.json").rename(notes / "instances_train.json")
+    other = {**content, "images": content["images"][3:], "annotations": content["annotations"][3:]}
+    (notes / "instances_val.json").write_text(json.dumps(other))
+    with pytest.raises(DatasetError, match=r"p1-1\.jpg is in two folds.*instances_train\.json and instances_val\.json"):
+        load_dataset(tmp_path, fold)
+
+
+def test_an_image_that_folds_csv_lists_in_two_folds_is_refused_and_one_listed_twice_in_one_is_not(tiles: Path) -> None:
+    rows = (tiles / "folds.csv").read_text()
+    (tiles / "folds.csv").write_text(f"{rows}T_Chip/Imgs/a0.jpg,T_Chip,1,train\n")
+    assert len(load_dataset(tiles, "train").samples) == 3
+    (tiles / "folds.csv").write_text(f"{rows}T_Chip/Imgs/a0.jpg,T_Chip,1,val\n")
+    with pytest.raises(DatasetError, match=r"line 7: the image T_Chip/Imgs/a0\.jpg is in two folds.*train and val"):
+        load_dataset(tiles, "train")
+
+
+def test_parts_with_images_in_two_folds_are_warned_of(tiles: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = (tiles / "folds.csv").read_text()
+    with caplog.at_level(logging.WARNING, "lineside.datasets"):
+        load_dataset(tiles, "train")
+        assert "more than one fold" not in caplog.text
+        (tiles / "folds.csv").write_text(rows.replace("T_Free,3,train", "T_Free,2,train"))
+        load_dataset(tiles, "train")
+    assert "the images of 1 part are in more than one fold, such as those of 2 in train and val" in caplog.text
