@@ -159,6 +159,26 @@ def check_refused(data: bytes, words: str) -> None:
     assert raised.value.code == 2030 and raised.value.expected and raised.value.actual
 
 
+def test_an_empty_cell_keeps_its_column() -> None:
+    def row(*cells: str, before: str = "") -> str:
+        return f"<w:tr>{before}{''.join(f'<w:tc>{cell}</w:tc>' for cell in cells)}</w:tr>"
+
+    def cell(text: str, span: int = 1) -> str:
+        wide = f'<w:tcPr><w:gridSpan w:val="{span}"/></w:tcPr>' if span > 1 else ""
+        return f"{wide}<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+    indented = '<w:trPr><w:gridBefore w:val="1"/></w:trPr>'
+    rows = (
+        row(*map(cell, ("Element", "Min", "Max", "Actual"))),
+        row(*map(cell, ("C", "", "0.20", "0.21"))),
+        row(cell("Si", span=3), cell("0.3")),
+        row(*map(cell, ("a", "b", "c")), before=indented),
+    )
+    table = "Element\tMin\tMax\tActual\nC\t\t0.20\t0.21\nSi\t\t\t0.3\n\ta\tb\tc\n"
+    assert read_document(docx(f"<w:tbl>{''.join(rows)}</w:tbl>")).text == table
+    assert read_document(table.encode()).text == table
+
+
 @pytest.mark.parametrize("name", ["contract.pdf", "scan.PNG"])
 def test_a_web_page_that_was_saved_as_a_document_is_not_read_as_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("<!doctype html>\n<title>Sign in</title>")

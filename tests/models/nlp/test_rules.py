@@ -184,6 +184,30 @@ def test_a_schema_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         load_schema("certficate")
 
 
+@pytest.mark.parametrize(
+    ("line", "value", "is_doubted"),
+    [
+        ("Thickness: -20 mm", "-20", False),
+        ("Thickness: - 20 mm", "20", False),
+        ("Thickness: ...... 5 mm", "5", False),
+        ("Thickness: .5 mm", "0.5", True),
+        ("Thickness: ,5 mm", "0.5", True),
+        ("Thickness\t,5 mm", "0.5", True),
+        ("Thickness\t,0.5 mm", "0.5", False),
+        ("Thickness\t, 12 mm", "12", False),
+    ],
+)
+def test_a_number_keeps_its_sign_and_a_separator_before_it_is_doubted(
+    tmp_path: Path, line: str, value: str, is_doubted: bool
+) -> None:
+    schema = tmp_path / "plate.toml"
+    field = 'name = "thickness"\nkind = "number"\nlabels = ["Thickness"]\nunits = ["mm"]\n'
+    schema.write_text(f'name = "plate"\n[[fields]]\n{field}')
+    found = extract_by_rules(read_document(line.encode()), load_schema(schema))
+    assert [one.value for one in found.entities] == [value]
+    assert bool(found.review) == is_doubted
+
+
 def test_reports_escape_what_a_document_holds() -> None:
     entity = Entity(type="grade", text="=cmd()", value='<script>"', score=0.5, start=0, end=6)
     item = ReviewItem(reason="uncertain", field="grade", text="<u>", entity=0)

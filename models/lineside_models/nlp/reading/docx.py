@@ -11,6 +11,7 @@ import re
 import xml.parsers.expat
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_runtime.errors import DocumentError
@@ -23,6 +24,7 @@ _PARTS = re.compile(r"word/(header\d*|document|footnotes|endnotes|footer\d*)\.xm
 _ORDER = ("header", "document", "footnotes", "endnotes", "footer")
 _PARTS_MAX = 100
 _READ_BYTES = 1 << 16
+_COLUMNS_MAX = 64
 _DEPTH_MAX = 200
 
 
@@ -86,6 +88,7 @@ class _Part:
         self.lines: list[str] = []
         self._text: list[str] = []
         self._cells: list[list[str]] = []
+        self._span = 1
         self._depth = 0
         self._skipped = 0
         self._inside_text = False
@@ -103,7 +106,7 @@ class _Part:
     def _doctype(self, *_: object) -> None:
         raise ValueError("the part has a document type definition, which is not read")
 
-    def _start(self, name: str, _: object) -> None:
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > _DEPTH_MAX:
             raise ValueError(f"elements are nested deeper than {_DEPTH_MAX}")
@@ -122,7 +125,11 @@ class _Part:
             self._end_paragraph()
             self._cells.append([])
         elif kind == "tc" and self._cells:
-            self._text = []
+            self._text, self._span = [], 1
+        elif kind == "gridSpan":
+            self._span = _columns(attributes)
+        elif kind == "gridBefore" and self._cells:
+            self._cells[-1] += [""] * _columns(attributes)
 
     def _end(self, name: str) -> None:
         self._depth -= 1
@@ -134,8 +141,8 @@ class _Part:
         elif kind == "p":
             self._end_paragraph()
         elif kind == "tc" and self._cells:
-            self._cells[-1].append(" ".join("".join(self._text).split()))
-            self._text = []
+            self._cells[-1] += [" ".join("".join(self._text).split()), *[""] * (self._span - 1)]
+            self._text, self._span = [], 1
         elif kind == "tr" and self._cells:
             row = self._cells.pop()
             self._line("\t".join(row))
@@ -156,3 +163,9 @@ class _Part:
             self._text.append(f" {text} ")
         elif text.strip():
             self.lines.append(text)
+
+
+def _columns(attributes: Mapping[str, str]) -> int:
+    """Returns a number of columns of a table (ECMA-376, part 1, section 17.4)."""
+    value = attributes.get(f"{_WORD}val", "")
+    return min(int(value), _COLUMNS_MAX) if value.isdecimal() else 1

@@ -248,8 +248,9 @@ class _Assembly:
             )
 
     def _replace_blank(self, text: str) -> None:
-        """Makes the blank at the end of the text a tab or line break."""
-        if self._parts and self._parts[-1] in (" ", "\t"):
+        """Makes the blank at the end of the text a tab or line break; a tab behind a tab ends an empty cell."""
+        last = self._parts[-1] if self._parts else ""
+        if last == " " or (last == "\t" and text != "\t"):
             self._parts[-1] = text
         else:
             self._put(text)

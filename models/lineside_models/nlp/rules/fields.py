@@ -23,6 +23,7 @@ _BARE = re.compile(r"(?<!\d)[.,](\d+)")
 _ROWS_BELOW = 2
 _HEIGHTS_BELOW = 3.0
 _WORDS_MAX = 4
+_BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
 
 
 class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +60,8 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
             continue
         field = fields[match.name]
         rest = cell.text[match.length :].strip(" :.=-#")
+        if field.kind == "number":  # whose sign and decimal separator stay
+            rest = _BEFORE_NUMBER.sub("", cell.text[match.length :]).rstrip(" :.=-#")
         if rest:
             start = cell.text.index(rest, match.length)
             behind = cell.part(start)

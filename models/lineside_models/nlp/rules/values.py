@@ -20,7 +20,7 @@ _QUANTITY = re.compile(rf"(?:(?P<before>{_BOUND})\s*)?(?P<number>{_NUMBER})\s*(?
 _RANGE = re.compile(
     rf"(?P<low>{_NUMBER})\.?\s*(?:-|–|—|\.\.\.?|…|to|bis|/)\s*(?P<high>{_NUMBER})\s*(?P<rest>.*)", re.DOTALL
 )
-_STRAY = re.compile(r"^[*'`_|:;,\s]+(?=\d)|[*'`_|:;,.\s]+$")
+_STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\s]+$")
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
 
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"})
