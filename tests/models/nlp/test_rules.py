@@ -185,6 +185,34 @@ def test_a_schema_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        "Heat No: A12345, A12346\nGrade: S235JR\n",
+        "Heat No: A12345 and B12346\nGrade: S235JR\n",
+        "Heat No: A12345 / A12346\nGrade: S235JR\n",
+        "Grade: S235JR\nHeat No\tA12345\tA12346\nC\t0.17\t0.18\nMn\t1.4\t1.5\n",
+        "Grade: S235JR\nHeat No\tC\tMn\nA12345\t0.17\t1.4\nA12346\t0.18\t1.45\n",
+    ],
+)
+def test_several_heats_are_ambiguous_wherever_they_stand(lines: str) -> None:
+    report = text_report(lines)
+    assert found(report)["heat_number"] in ("A12345", "A12346", "B12346")
+    assert ("heat_number", "ambiguous") in reviewed(report)
+
+
+def test_one_heat_beside_other_values_is_not_ambiguous() -> None:
+    for lines in (
+        "Heat No\tA12345\tGrade\tS235JR\n",
+        "Heat No\tA12345\t12.5 t\nGrade: S235JR\n",
+        "Heat No: A 12345, coil 7\nGrade: S235JR\n",
+        "Heat No\tC\tMn\nA12345\t0.17\t1.4\nGrade: S235JR\n",
+    ):
+        report = text_report(lines)
+        assert found(report)["heat_number"] == "A12345"
+        assert ("heat_number", "ambiguous") not in reviewed(report), lines
+
+
+@pytest.mark.parametrize(
     ("line", "value", "is_doubted"),
     [
         ("Thickness: -20 mm", "-20", False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -23,6 +23,9 @@ _BARE = re.compile(r"(?<!\d)[.,](\d+)")
 _ROWS_BELOW = 2
 _HEIGHTS_BELOW = 3.0
 _WORDS_MAX = 4
+_BETWEEN = re.compile(r"\s*[,;]\s*|\s+(?:[/&+]|and|und|et|y|e)\s+", re.IGNORECASE)
+"""Between two identifiers in one cell."""
+
 _BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
 
 
@@ -64,20 +67,49 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
             rest = _BEFORE_NUMBER.sub("", cell.text[match.length :]).rstrip(" :.=-#")
         if rest:
             start = cell.text.index(rest, match.length)
-            behind = cell.part(start)
-            if found := read_value(behind, field, _BEHIND * match.score):
-                yield found
-            continue  # if not, it is a sentence that begins with the word
+            yield from _read_values(cell.part(start), field, _BEHIND * match.score)
+            continue  # if there is none, it is a sentence that begins with the word
         beside = row[column + 1] if column + 1 < len(row) and index.leading(row[column + 1].text) is None else None
-        if beside is not None and (found := read_value(beside, field, _BESIDE * match.score)):
-            yield found
+        if beside is not None and (found := _read_values(beside, field, _BESIDE * match.score)):
+            yield from found
+            yield from _alike(row[column + 2 :], found[0])
             continue
+        first: FieldCandidate | None = None
         for below in _below(rows, at, cell):
             if index.whole(below.text) is not None:
                 break
-            if found := read_value(below, field, _BELOW * match.score):
-                yield found
-                break
+            if first is not None:
+                yield from _alike([below], first)
+            elif found := _read_values(below, field, _BELOW * match.score):
+                yield from found
+                first = found[0]
+
+
+def _read_values(cell: Cell, field: FieldSchema, score: float) -> list[FieldCandidate]:
+    """Reads a cell as a field's value, or as several identifiers with commas or words between them."""
+    if field.kind == "identifier" and field.pattern:
+        parts, begin = [], 0
+        for end, after in [*(one.span() for one in _BETWEEN.finditer(cell.text)), (len(cell.text), 0)]:
+            parts.append(read_value(part, field, score) if (part := cell.part(begin, end)).text else None)
+            begin = after
+        known = [one for one in parts if one is not None]
+        several = [one for one in known if _shape(one.value) == _shape(known[0].value)]
+        if len(several) > 1:
+            return several
+    found = read_value(cell, field, score)
+    return [] if found is None else [found]
+
+
+def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
+    """Yields further identifiers beside or below one, such as those of a table with several heats."""
+    for cell in cells if first.field.kind == "identifier" else ():
+        other = read_value(cell, first.field, first.score)
+        if other is not None and _shape(other.value) == _shape(first.value):
+            yield other
+
+
+def _shape(identifier: str) -> str:
+    return re.sub(r"[A-Z]", "A", re.sub(r"\d", "0", identifier))
 
 
 def _below(rows: list[Row], at: int, label: Cell) -> Iterator[Cell]:
