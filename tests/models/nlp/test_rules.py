@@ -236,6 +236,23 @@ def test_a_number_keeps_its_sign_and_a_separator_before_it_is_doubted(
     assert bool(found.review) == is_doubted
 
 
+@pytest.mark.parametrize(
+    ("line", "value", "is_doubted"),
+    [
+        ("Net weight (t): 12,48\n", ("12.48", "t"), False),
+        ("Net weight [t]\t12,48\n", ("12.48", "t"), False),
+        ("Net weight (lbs): 27500\n", ("27500", "lbs"), True),
+        ("Net weight (t): 12480 kg\n", ("12480", "kg"), True),
+        ("Net weight (total): 12480\n", ("12480", "kg"), False),
+    ],
+)
+def test_the_unit_of_a_label_is_that_of_its_value(line: str, value: tuple[str, str], is_doubted: bool) -> None:
+    report = text_report(f"Heat No: A12345\nGrade: S235JR\n{line}")
+    [weight] = [one for one in report.entities if one.type == "net_weight"]
+    assert (weight.value, weight.unit) == value
+    assert (("net_weight", "uncertain") in reviewed(report)) == is_doubted
+
+
 def test_reports_escape_what_a_document_holds() -> None:
     entity = Entity(type="grade", text="=cmd()", value='<script>"', score=0.5, start=0, end=6)
     item = ReviewItem(reason="uncertain", field="grade", text="<u>", entity=0)

@@ -34,6 +34,7 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         value: Normalised.
+        has_unit: Whether the unit stands with the value.
         score: Probability that it is the field's.
         doubt: Why a person should look at it; empty if nothing speaks against it.
     """
@@ -42,6 +43,7 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     cell: Cell
     value: str
     unit: str = ""
+    has_unit: bool = False
     score: float
     doubt: str = ""
 
@@ -62,16 +64,17 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
         if match is None:
             continue
         field = fields[match.name]
+        unit = values.unit_in_label(cell.text[: match.length]) if field.kind == "number" else ""
         rest = cell.text[match.length :].strip(" :.=-#")
         if field.kind == "number":  # whose sign and decimal separator stay
             rest = _BEFORE_NUMBER.sub("", cell.text[match.length :]).rstrip(" :.=-#")
         if rest:
             start = cell.text.index(rest, match.length)
-            yield from _read_values(cell.part(start), field, _BEHIND * match.score)
+            yield from _in_unit(_read_values(cell.part(start), field, _BEHIND * match.score), unit)
             continue  # if there is none, it is a sentence that begins with the word
         beside = row[column + 1] if column + 1 < len(row) and index.leading(row[column + 1].text) is None else None
         if beside is not None and (found := _read_values(beside, field, _BESIDE * match.score)):
-            yield from found
+            yield from _in_unit(found, unit)
             yield from _alike(row[column + 2 :], found[0])
             continue
         first: FieldCandidate | None = None
@@ -81,7 +84,7 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
             if first is not None:
                 yield from _alike([below], first)
             elif found := _read_values(below, field, _BELOW * match.score):
-                yield from found
+                yield from _in_unit(found, unit)
                 first = found[0]
 
 
@@ -98,6 +101,19 @@ def _read_values(cell: Cell, field: FieldSchema, score: float) -> list[FieldCand
             return several
     found = read_value(cell, field, score)
     return [] if found is None else [found]
+
+
+def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]:
+    """Yields values whose label states a unit; in doubt where they state another, or the field does not know it."""
+    for one in found:
+        if not unit or (one.has_unit and one.unit.casefold() == unit.casefold()):
+            yield one
+        elif one.has_unit:
+            yield msgspec.structs.replace(one, doubt=one.doubt or f"its label states {unit}")
+        else:
+            known = unit.casefold() in {each.casefold() for each in one.field.units}
+            doubt = one.doubt or ("" if known else f"{unit} is none of the units {', '.join(one.field.units)}")
+            yield msgspec.structs.replace(one, unit=unit, doubt=doubt)
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
@@ -169,6 +185,7 @@ def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | No
         cell=cell,
         value=one.text,
         unit=unit,
+        has_unit=bool(one.unit),
         score=score * cell.score,
         doubt=number_doubt(cell.text, one.number, field.min, field.max),
     )

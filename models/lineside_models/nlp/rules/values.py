@@ -20,6 +20,32 @@ _QUANTITY = re.compile(rf"(?:(?P<before>{_BOUND})\s*)?(?P<number>{_NUMBER})\s*(?
 _RANGE = re.compile(
     rf"(?P<low>{_NUMBER})\.?\s*(?:-|–|—|\.\.\.?|…|to|bis|/)\s*(?P<high>{_NUMBER})\s*(?P<rest>.*)", re.DOTALL
 )
+_BRACKETS = re.compile(r"[\[(]\s*([^\[\]()]{1,12}?)\s*[\])]\s*:?\s*$")
+_LABEL_UNITS = frozenset(
+    [
+        "%",
+        "kg",
+        "t",
+        "g",
+        "lb",
+        "lbs",
+        "mm",
+        "cm",
+        "m",
+        "in",
+        "µm",
+        "°c",
+        "°f",
+        "mpa",
+        "n/mm2",
+        "ksi",
+        "psi",
+        "ppm",
+        "j",
+    ]
+)
+"""Units in brackets behind a label, whether a schema knows them or not; other words there explain the label."""
+
 _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\s]+$")
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
 
@@ -89,6 +115,13 @@ def unit_of(text: str) -> str | None:
     """Returns a unit without blanks and brackets, ``N/mm²`` as ``N/mm2``; ``None`` if the text is no unit."""
     unit = re.sub(r"[\s\[\]()]", "", text).replace("²", "2").replace("^2", "2")
     return unit if re.fullmatch(r"(?:%|‰|[A-Za-zµ°]{1,4}(?:/[A-Za-zµ]{1,3}[23]?)?|[A-Za-z]{1,3}[23])?", unit) else None
+
+
+def unit_in_label(text: str) -> str:
+    """Returns the unit in brackets at the end of a label, such as ``Net weight (lbs)``; empty without one."""
+    behind = _BRACKETS.search(text)
+    unit = "" if behind is None else re.sub(r"\s", "", behind[1]).replace("²", "2").replace("^2", "2")
+    return unit if unit.casefold() in _LABEL_UNITS else ""
 
 
 def identifier(text: str) -> str:
