@@ -203,6 +203,8 @@ def test_several_heats_are_ambiguous_wherever_they_stand(lines: str) -> None:
 def test_one_heat_beside_other_values_is_not_ambiguous() -> None:
     for lines in (
         "Heat No\tA12345\tGrade\tS235JR\n",
+        "Heat No\tA12345\tOrder No\tB12345\tGrade\tS235JR\n",
+        "Heat No\tA12345\tCoil\tB12345\tGrade\tS235JR\n",
         "Heat No\tA12345\t12.5 t\nGrade: S235JR\n",
         "Heat No: A 12345, coil 7\nGrade: S235JR\n",
         "Heat No\tC\tMn\nA12345\t0.17\t1.4\nGrade: S235JR\n",

@@ -27,6 +27,7 @@ _BETWEEN = re.compile(r"\s*[,;]\s*|\s+(?:[/&+]|and|und|et|y|e)\s+", re.IGNORECAS
 """Between two identifiers in one cell."""
 
 _BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
+"""Between a label and a number, whose sign and decimal separator stay."""
 
 
 class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +66,8 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
             continue
         field = fields[match.name]
         unit = values.unit_in_label(cell.text[: match.length]) if field.kind == "number" else ""
-        rest = cell.text[match.length :].strip(" :.=-#")
-        if field.kind == "number":  # whose sign and decimal separator stay
-            rest = _BEFORE_NUMBER.sub("", cell.text[match.length :]).rstrip(" :.=-#")
+        rest = cell.text[match.length :].rstrip(" :.=-#")
+        rest = _BEFORE_NUMBER.sub("", rest) if field.kind == "number" else rest.lstrip(" :.=-#")
         if rest:
             start = cell.text.index(rest, match.length)
             yield from _in_unit(_read_values(cell.part(start), field, _BEHIND * match.score), unit)
@@ -111,17 +111,18 @@ def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]
         elif one.has_unit:
             yield msgspec.structs.replace(one, doubt=one.doubt or f"its label states {unit}")
         else:
-            known = unit.casefold() in {each.casefold() for each in one.field.units}
+            known = not one.field.units or unit.casefold() in {each.casefold() for each in one.field.units}
             doubt = one.doubt or ("" if known else f"{unit} is none of the units {', '.join(one.field.units)}")
             yield msgspec.structs.replace(one, unit=unit, doubt=doubt)
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
-    """Yields further identifiers beside or below one, such as those of a table with several heats."""
+    """Yields the identifiers that follow one and look like it, such as those of a table with several heats."""
     for cell in cells if first.field.kind == "identifier" else ():
         other = read_value(cell, first.field, first.score)
-        if other is not None and _shape(other.value) == _shape(first.value):
-            yield other
+        if other is None or _shape(other.value) != _shape(first.value):
+            return
+        yield other
 
 
 def _shape(identifier: str) -> str:
