@@ -17,10 +17,7 @@ from lineside_models.vision import ExaminedImage
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Image, InputImage, input_images
 from lineside_runtime.bundle import Bundle
-from lineside_runtime.errors import (
-    BadInputFormatError,
-    InputNotFoundError,
-)
+from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 from lineside_runtime.files import cache_folder
 
 

@@ -63,6 +63,8 @@ class LoadedModel(NamedTuple):
 class NoInspector:
     """Takes the place of an inspector where a bundle ranks items or reads documents: a frame is a fault."""
 
+    reads_part_id = needs_part_id = False
+
     @property
     def thresholds(self) -> dict[str, float]:
         """Thresholds by defect type: none."""
@@ -80,8 +82,6 @@ class NoInspector:
             actual=f"a frame of {frame.source}",
             action='Push another bundle to this device, or give it [camera] type = "none".',
         )
-
-    reads_part_id = needs_part_id = False
 
     def frame_problem(self, _frame: Frame) -> str:
         """Returns why a frame can't show a part: no rule says."""

@@ -136,7 +136,7 @@ class VerdictPolicy:
         bad = counts & (candidates.scores >= bars)
         below = counts & ~bad
         doubtful = below & (candidates.scores >= self._floors[candidates.labels])
-        if self._classes is not None:  # rules for boxes leave out what it says of the whole frame: nothing could be bad
+        if self._classes is not None:  # what it says of the whole frame is no box to leave out
             doubtful |= ~counts & (candidates.scores >= bars) & _covers_frame(candidates.boxes, size)
         near = nearest(candidates.scores, bars, below)
         nothing = not bad.any() and self._none_of_them(candidates)
