@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from lineside_models.identification.rules import GIVEN_ID
 
-if TYPE_CHECKING:
-    from lineside_models.identification.rules import Failure
-
 
 class _Reading(Protocol):
-    """What `MarkReading` and the same in a record have."""
+    """A `MarkReading`, or the same reading in a record."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +34,7 @@ def read_ids(readings: Iterable[_Reading]) -> list[str]:
 
 
 def with_id_faults(readings: Sequence[Reading], used_id: str, ids: Sequence[str]) -> tuple[Reading, ...]:
-    """Returns readings of which those are faults that contradict what others have read.
+    """Returns the readings; one that contradicts the part ids that were read is a fault.
 
     Args:
         readings: Of one camera or model.
@@ -55,5 +52,4 @@ def with_id_faults(readings: Sequence[Reading], used_id: str, ids: Sequence[str]
 
 
 def _fault(one: Reading, why: str) -> Reading:
-    failure: Failure = "fault"
-    return msgspec.structs.replace(one, accepted=False, failure=failure, error=why)  # type: ignore[type-var]
+    return msgspec.structs.replace(one, accepted=False, failure="fault", error=why)  # type: ignore[type-var]
