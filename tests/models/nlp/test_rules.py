@@ -12,7 +12,7 @@ import pytest
 from lineside.cli import main
 from lineside_converters.certificates.generator import HELD_OUT, LAYOUTS, TUNED_ON, make_certificate, scan, truth
 from lineside_models.nlp.document import Document, DocumentReport, Entity, ReviewItem
-from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
+from lineside_models.nlp.normalization.dates import date_doubt, parse_date
 from lineside_models.nlp.reading import read_document
 from lineside_models.nlp.report_writer import write_report
 from lineside_models.nlp.rules import extract_by_rules, values
@@ -46,7 +46,9 @@ def test_dates_of_several_forms_and_the_one_that_could_be_two() -> None:
     for text in ("03.04.2026", "2026-04-03", "3-Apr-2026", "3rd day of April, 2026", "April 3, 2026", "3. April 2026"):
         assert parse_date(text, "day-first") == "2026-04-03", text
     assert parse_date("31.02.2026", "day-first") is None
-    assert date_is_ambiguous("03/04/2026") and not date_is_ambiguous("25/12/2026")
+    assert "exchanged" in date_doubt("03/04/2026") and "year" in date_doubt("26/02/01")
+    for text in ("25/12/2026", "2026-04-03", "03.04.2026", "26.02.01", "24/12/24", "3 March 2026"):
+        assert not date_doubt(text), text
 
 
 def found(report: DocumentReport) -> dict[str, str | None]:
@@ -208,6 +210,7 @@ def test_one_heat_beside_other_values_is_not_ambiguous() -> None:
         "Heat No\tA12345\t12.5 t\nGrade: S235JR\n",
         "Heat No: A 12345, coil 7\nGrade: S235JR\n",
         "Heat No\tC\tMn\nA12345\t0.17\t1.4\nGrade: S235JR\n",
+        "Heat No: A12345\nGrade: S235JR\n\tC\tMn\nHeat\t0.171\t1.412\nLadle\t0.172\t1.413\n",
     ):
         report = text_report(lines)
         assert found(report)["heat_number"] == "A12345"

@@ -75,15 +75,19 @@ def partial_date(text: str) -> str | None:
     return f"{year[0]}-{_MONTHS[month[1].lower()]:02d}" if month else year[0]
 
 
-def date_is_ambiguous(text: str) -> bool:
-    """Whether day and month could be exchanged: ``03/04/2026``; with dots the day comes first."""
+def date_doubt(text: str) -> str:
+    """Returns why a date of numbers may be another one: 03/04/2026, 26/02/01; empty if nothing speaks for it.
+
+    With dots the day comes first and the year last.
+    """
     match = _NUMERIC.search(text)
-    return bool(
-        match
-        and "/" in match[0]
-        and match["first"] != match["second"]
-        and max(int(match["first"]), int(match["second"])) <= 12
-    )
+    if match is None or "." in match[0]:
+        return ""
+    first, second = int(match["first"]), int(match["second"])
+    if len(match["year"]) == 2 and _iso(2000 + first, second, int(match["year"])) and match["first"] != match["year"]:
+        return "its first number may be the year"
+    exchanged = "/" in match[0] and first != second and max(first, second) <= 12
+    return "day and month may be exchanged" if exchanged else ""
 
 
 def _date_of(match: re.Match[str], order: Order) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from lineside_models.nlp.document import Document
-from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
+from lineside_models.nlp.normalization.dates import date_doubt, parse_date
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, overlap
 from lineside_models.nlp.rules.labels import LabelIndex
@@ -28,6 +28,10 @@ _BETWEEN = re.compile(r"\s*[,;]\s*|\s+(?:[/&+]|and|und|et|y|e)\s+", re.IGNORECAS
 
 _BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
 """Between a label and a number, whose sign and decimal separator stay."""
+
+
+_DECIMAL = re.compile(r"\d[.,]\d+")
+"""A number that is no identifier: "Heat 0.17" is a row of measured values."""
 
 
 class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +69,7 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
         if match is None:
             continue
         field = fields[match.name]
-        unit = values.unit_in_label(cell.text[: match.length]) if field.kind == "number" else ""
+        _, unit = values.split_unit(cell.text[: match.length]) if field.kind == "number" else ("", "")
         rest = cell.text[match.length :].rstrip(" :.=-#")
         rest = _BEFORE_NUMBER.sub("", rest) if field.kind == "number" else rest.lstrip(" :.=-#")
         if rest:
@@ -111,9 +115,7 @@ def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]
         elif one.has_unit:
             yield msgspec.structs.replace(one, doubt=one.doubt or f"its label states {unit}")
         else:
-            known = not one.field.units or unit.casefold() in {each.casefold() for each in one.field.units}
-            doubt = one.doubt or ("" if known else f"{unit} is none of the units {', '.join(one.field.units)}")
-            yield msgspec.structs.replace(one, unit=unit, doubt=doubt)
+            yield msgspec.structs.replace(one, unit=unit, doubt=unit_doubt(unit, one.field.units) or one.doubt)
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
@@ -155,10 +157,13 @@ def read_value(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate |
         value = parse_date(cell.text, "day-first")
         if value is None or len(cell.text) > 60:
             return None
-        doubt = "day and month may be exchanged" if date_is_ambiguous(cell.text) else ""
-        return FieldCandidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
+        return FieldCandidate(
+            field=field, cell=cell, value=value, score=score * cell.score, doubt=date_doubt(cell.text)
+        )
     for part in _leading_parts(cell):
         value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
+        if field.kind == "identifier" and _DECIMAL.fullmatch(value):
+            continue
         if value and (not field.pattern or re.fullmatch(field.pattern, value)):
             return FieldCandidate(field=field, cell=part, value=value, score=score * part.score)
     return None
@@ -203,6 +208,12 @@ def number_doubt(text: str, number: float, least: float | None, most: float | No
     if whole and _plausible(float(whole[1] + whole[2]), least, most):
         return f"{whole[0]} may be {whole[1]}{whole[2]}"
     return ""
+
+
+def unit_doubt(unit: str, known: tuple[str, ...]) -> str:
+    """Returns why the unit that a label states may be wrong: the schema does not know it."""
+    fits = not known or unit.casefold() in {one.casefold() for one in known}
+    return "" if fits else f"{unit} is none of the units {', '.join(known)}"
 
 
 def without_speck(text: str, number: float, least: float | None, most: float | None) -> str:

@@ -9,6 +9,7 @@ A quantity that no table has is looked for in lines such as "Yield strength Re: 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -18,25 +19,31 @@ import msgspec
 
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, divided
-from lineside_models.nlp.rules.fields import number_doubt, without_speck
+from lineside_models.nlp.rules.fields import number_doubt, unit_doubt, without_speck
 from lineside_models.nlp.rules.labels import LabelIndex, Match
 from lineside_models.nlp.schemas import QuantitySchema, TableSchema
 
-Role = Literal["value", "min", "max", "limit", "unit", ""]
+Role = Literal["value", "min", "max", "limit", "unit", "other", ""]
 
 _WORDS: dict[Role, str] = {
     "min": "min minimum mindestwert mindestens untergrenze lower",
     "max": "max maximum hochstwert hochstens obergrenze upper",
     "unit": "unit units einheit",
     "value": "value values result results actual ist istwert ergebnis measured analysis analyse wert messwert heat "
-    "schmelze ladle cast melt product gemessen prufwert charge",
+    "schmelze ladle cast melt product gemessen prufwert charge sample samples specimen probe proben prufling "
+    "average mean mittelwert",
     "limit": "requirement requirements limit limits spec specification specified soll sollwert anforderung "
     "anforderungen grenzwert grenzwerte required norm standard vorgabe",
+    "other": "temperature temp temperatur direction richtung position lage location method methode verfahren",
 }
 _ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
 """Words, without accents, that tell what a row or column holds; the first role with one of its words counts."""
 
-_UNIT_BEHIND = re.compile(r"\s*[\[(,]?\s*(%|MPa|N/mm(?:2|²)|J|HBW?|Gew\.?-?%|wt\.?-?%)\s*[\])]?$", re.IGNORECASE)
+_ALIKE, _ALIKE_FROM = 0.8, 5
+"""Share of letters of a misread word, and letters that it has at least."""
+
+_LONG_WORDS = [word for words in _ROLES.values() for word in words if len(word) >= _ALIKE_FROM]
+
 _IN_LINE = re.compile(r"(?P<label>[^\W\d_][^:=;,\n]{0,50}?)\s*[:=]\s*(?P<value>[^:=;]+?)(?=[.,;]?\s*$|[,;]\s)")
 """A label, a colon, and what may be a value with its unit, in a line of text."""
 
@@ -44,11 +51,16 @@ _LABEL_WORDS, _SYMBOL_MAX = 4, 3
 """Words of a label in a line at most; letters of a symbol, which names no quantity behind other words."""
 
 _SCORE = 0.97
-_ROWS_BELOW = 8
+_DASHES = "-–—"
 _GAP_ROWS = 1
 """Rows without numbers that a table goes over."""
 
 _HEADER_ROWS = 3
+_PAGE_ROWS = 8
+"""Rows of the foot of a page and the head of the next one, between two parts of a table, at most."""
+
+_LOST_HEAD = 3
+"""Quantities in a row from which it is the head of a table, also if no number stands below it."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +133,7 @@ class TableReader:
 
     def _read_tables(self, rows: list[Row]) -> list[Measured]:
         found: list[Measured] = []
+        self._lost: list[Unread] = []
         at, last_down = 0, len(rows)
         while at < len(rows):
             row = divided(rows[at], self._is_quantity)
@@ -140,7 +153,7 @@ class TableReader:
                 at += 1
         if len({one.quantity for one in found}) > 1:
             return found
-        self.unread.clear()
+        self.unread = self._lost
         return []
 
     def _in_lines(self, cell: Cell) -> Iterator[Measured]:
@@ -194,12 +207,17 @@ class TableReader:
         return named
 
     def _label(self, text: str) -> tuple[str, str] | None:
-        """Returns the quantity that a cell names, and the unit that it states."""
-        if match := self._index.whole(text):
-            return match.name, ""
-        behind = _UNIT_BEHIND.search(text)
-        match = self._index.whole(text[: behind.start()].strip()) if behind and behind.start() else None
-        return None if match is None or behind is None else (match.name, values.unit_of(behind[1]) or "")
+        """Returns the quantity that a cell names, and the unit or factor that it states."""
+        label, unit = values.split_unit(text)
+        if unit and (match := self._index.whole(label)):
+            return match.name, unit
+        match = self._index.whole(text)
+        return None if match is None else (match.name, "")
+
+    def _unit(self, name: str, text: str) -> str:
+        """Returns the unit or factor that a cell holds; empty if it holds something else."""
+        stated = values.unit_of(text) or ""
+        return stated if self._quantities[name].units and self._unit_fits(name, stated) else values.known_unit(text)
 
     def _is_quantity(self, text: str) -> bool:
         return self._label(text) is not None
@@ -218,25 +236,40 @@ class TableReader:
         self._group += 1
         found: list[Measured] = []
         empty, last = 0, at + 1
-        for number in range(at + 1, min(at + 1 + _ROWS_BELOW, len(rows))):
-            row = divided(rows[number], lambda text: bool(values.quantities(text)) or text in "-–—")
-            if row[0].page != page or self._begins_a_table(row):
+        for number in range(at + 1, len(rows)):
+            row = divided(rows[number], lambda text: bool(values.quantities(text)) or text in _DASHES)
+            if self._begins_a_table(row):
                 break
             placed, beside = _in_columns(row, columns, 0.7 * apart)
+            if empty > _GAP_ROWS or row[0].page != page:
+                whole = len(placed) == len(columns) and all(values.quantities(cell.text) for cell in placed.values())
+                if row[0].page == page or not whole:
+                    empty += 1
+                    if empty > _PAGE_ROWS or self._named(row):
+                        break
+                    continue
+                page = row[0].page
             role = _role(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
-            if role in ("unit", "") and placed and all(values.unit_of(cell.text) for cell in placed.values()):
-                units |= {name: values.unit_of(cell.text) or "" for name, cell in placed.items()}
+            stated = {name: self._unit(name, cell.text) for name, cell in placed.items() if cell.text not in _DASHES}
+            if role in ("unit", "") and stated and all(stated.values()):
+                units |= stated
                 last = number + 1
                 continue
-            as_role = role or "value"
-            numbers = [one for name, cell in placed.items() for one in self._numbers(name, cell, as_role, units[name])]
+            doubt = "" if role else _doubt_of_row(row, columns)
+            numbers = [
+                one
+                for name, cell in placed.items()
+                for one in self._numbers(name, cell, role or "value", units[name], doubt)
+            ]
             empty = 0 if numbers else empty + 1
-            if empty > _GAP_ROWS:
-                break
             last = number + 1 if numbers else last
             found += numbers
-            if numbers and as_role == "value":
+            if numbers and (role or "value") == "value":
                 self._look_for_columns(header, named, placed, beside, {one.quantity for one in numbers})
+        if not found and len(named) >= _LOST_HEAD:
+            text = f"no number could be read below {', '.join(name for _, name, _ in named)}"
+            self._lost.append(Unread(self._table.name, header[named[0][0]], text))
+            self.unread.append(self._lost[-1])
         return found, max(last, at + 1)
 
     def _look_for_columns(
@@ -254,57 +287,66 @@ class TableReader:
                 self.unread.append(Unread(f"{self._table.name}.{name}", cell, f"no value could be read for {name}"))
         for cell in beside:
             if values.quantities(cell.text):
-                self.unread.append(
-                    Unread(self._table.name, cell, f"the head of the column of {cell.text} is not known")
-                )
+                self._unknown_head(self._table.name, cell)
+
+    def _unknown_head(self, field: str, cell: Cell) -> None:
+        self.unread.append(Unread(field, cell, f"the head of the column of {cell.text} is not known"))
 
     def _down(self, rows: list[Row], at: int, row: Row, named: list[tuple[int, str, str]]) -> Iterator[Measured]:
         """Reads a row that begins with a quantity; several such tables may stand side by side."""
-        roles = self._roles_above(rows, at)
+        heads = _heads_above(rows, at, row[named[0][0]])
         for order, (place, name, unit) in enumerate(named):
             end = named[order + 1][0] if order + 1 < len(named) else len(row)
             cells = row[place + 1 : end]
-            unit = unit or next((u for c in cells if (u := values.unit_of(c.text)) and self._unit_fits(name, u)), "")
+            unit = unit or next((stated for cell in cells if (stated := self._unit(name, cell.text))), "")
             self._group += 1
-            seen = False
-            for cell in cells:
-                role = _nearest_role(cell, roles) or ("limit" if seen else "value")
-                numbers = list(self._numbers(name, cell, role, unit))
-                seen = seen or any(one.role == "value" for one in numbers)
-                yield from numbers
+            yield from self._of_row(name, cells, heads, unit)
 
-    def _roles_above(self, rows: list[Row], at: int) -> list[tuple[Cell, Role]]:
-        """Returns the heads of the columns with their roles, from the nearest row above that has at least one."""
-        page = rows[at][0].page
-        steps = 0
-        for row in reversed(rows[:at]):
-            if row[0].page != page:
-                return []
-            if any(values.quantities(cell.text) for cell in row):
-                continue  # another row of the same table
-            roles: list[tuple[Cell, Role]] = [(cell, role) for cell in row if (role := _role(cell.text))]
-            if roles:
-                return roles
-            steps += 1
-            if steps >= _HEADER_ROWS:
-                return []
-        return []
+    def _of_row(self, name: str, cells: Row, heads: list[tuple[Cell, Role]], unit: str) -> list[Measured]:
+        """Reads the cells beside a quantity, each by the head of its column."""
+        field = f"{self._table.name}.{name}"
+        results = any(role == "value" for _, role in heads)
+        numeric = [cell for cell in cells if values.quantities(cell.text)]
+        found: list[Measured] = []
+        rivals: list[str] = []
+        before = len(self.unread)
+        for cell in numeric:
+            head, role = _nearest_head(cell, heads)
+            if role or values.quantities(cell.text)[0].bound:
+                found += self._numbers(name, cell, role or "limit", unit)
+            elif head is not None and not results:
+                found += self._numbers(name, cell, "value", unit, f"its column says {head.text}")
+            elif head is None and not any(one.role == "value" for one in found):
+                found += self._numbers(name, cell, "value", unit)
+            elif heads:
+                self._unknown_head(field, cell)
+            else:
+                rivals.append(cell.text)
+        if numeric and not found and len(self.unread) == before:
+            self.unread.append(Unread(field, numeric[0], f"no value could be read for {name}"))
+        if rivals:
+            doubt = f"no head tells whether this or {' or '.join(rivals)} is the value"
+            found = [msgspec.structs.replace(one, doubt=doubt) if one.role == "value" else one for one in found]
+        return found
 
-    def _numbers(self, name: str, cell: Cell, role: Role, unit: str) -> Iterator[Measured]:
+    def _numbers(self, name: str, cell: Cell, role: Role, unit: str, doubt: str = "") -> Iterator[Measured]:
         quantity = self._quantities[name]
         for one in values.quantities(cell.text):
-            stated = one.unit or unit
-            if stated and not self._unit_fits(name, stated):
+            if one.unit and not self._unit_fits(name, one.unit):
                 continue
             if plain := without_speck(cell.text, one.number, quantity.min, quantity.max):
                 one = msgspec.structs.replace(one, number=float(plain), text=plain)
-            as_bound = one.bound if role in ("limit", "value") and one.bound else role
-            if as_bound not in ("value", "min", "max"):
-                continue
-            yield self._measured(quantity, cell, as_bound, one, stated)
+            as_bound = one.bound or role
+            if as_bound == "limit":
+                text = f"{cell.text} is a limit, and neither least nor largest value is stated"
+                self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
+            if as_bound in ("value", "min", "max"):
+                measured = self._measured(quantity, cell, as_bound, one, one.unit or unit)
+                yield msgspec.structs.replace(measured, doubt=measured.doubt or doubt)
 
     def _measured(self, quantity: QuantitySchema, cell: Cell, role: Role, one: values.Quantity, unit: str) -> Measured:
-        doubt = number_doubt(cell.text, one.number, quantity.min, quantity.max)
+        doubt = unit_doubt(unit, quantity.units) if unit else ""
+        doubt = doubt or number_doubt(cell.text, one.number, quantity.min, quantity.max)
         return Measured(
             table=self._table.name,
             quantity=quantity.name,
@@ -319,8 +361,7 @@ class TableReader:
         )
 
     def _unit_fits(self, name: str, unit: str) -> bool:
-        known = {one.casefold() for one in self._quantities[name].units}
-        return not known or unit.casefold() in known
+        return not unit_doubt(unit, self._quantities[name].units)
 
 
 def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tuple[dict[str, Cell], list[Cell]]:
@@ -338,14 +379,45 @@ def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tup
     return {name: cell for name, (_, cell) in placed.items()}, beside
 
 
+def _heads_above(rows: list[Row], at: int, label: Cell) -> list[tuple[Cell, Role]]:
+    """Returns the heads right of a label with their roles, from the nearest row above that has at least one role.
+
+    The first rows of a page may belong to the last table of the page before.
+    """
+    steps = 0
+    for row in reversed(rows[:at]):
+        if any(values.quantities(cell.text) for cell in row):
+            continue  # another row of the same table
+        heads = [(cell, _role(cell.text)) for cell in row if cell.centre > label.centre]
+        if any(role for _, role in heads):
+            return heads if steps < _HEADER_ROWS or row[0].page != label.page else []
+        steps += 1
+        if steps >= _PAGE_ROWS:
+            return []
+    return []
+
+
 def _role(text: str) -> Role:
-    words = set(values.folded(text).split())
-    return next((role for role, known in _ROLES.items() if words & known), "")
+    words = {_role_word(word) for word in values.folded(text).split()}
+    named = [role for role, known in _ROLES.items() if words & known]
+    return "limit" if {"min", "max"} <= set(named) else next(iter(named), "")
 
 
-def _nearest_role(cell: Cell, heads: list[tuple[Cell, Role]]) -> Role:
+def _role_word(word: str) -> str:
+    """Returns the word that tells a role which a longer word was misread from, or the word."""
+    near = difflib.get_close_matches(word, _LONG_WORDS, n=1, cutoff=_ALIKE) if len(word) >= _ALIKE_FROM else []
+    return near[0] if near else word
+
+
+def _doubt_of_row(row: Row, columns: list[tuple[float, str]]) -> str:
+    """Returns why a row of a table may hold no values: words before its first column that are not known."""
+    words = " ".join(cell.text for cell in row if cell.centre < min(columns)[0] and not values.quantities(cell.text))
+    return f"its row says {words}" if re.search(r"[^\W\d_]{3}", words) and not re.search(r"\d", words) else ""
+
+
+def _nearest_head(cell: Cell, heads: list[tuple[Cell, Role]]) -> tuple[Cell | None, Role]:
     if not heads:
-        return ""
+        return None, ""
     head, role = min(heads, key=lambda one: abs(one[0].centre - cell.centre))
     widest = max(head.box[2] - head.box[0], cell.box[2] - cell.box[0], 2 * cell.height)
-    return role if abs(head.centre - cell.centre) < 1.2 * widest else ""
+    return (head, role) if abs(head.centre - cell.centre) < 1.2 * widest else (None, "")

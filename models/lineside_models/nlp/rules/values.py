@@ -20,31 +20,28 @@ _QUANTITY = re.compile(rf"(?:(?P<before>{_BOUND})\s*)?(?P<number>{_NUMBER})\s*(?
 _RANGE = re.compile(
     rf"(?P<low>{_NUMBER})\.?\s*(?:-|–|—|\.\.\.?|…|to|bis|/)\s*(?P<high>{_NUMBER})\s*(?P<rest>.*)", re.DOTALL
 )
-_BRACKETS = re.compile(r"[\[(]\s*([^\[\]()]{1,12}?)\s*[\])]\s*:?\s*$")
-_LABEL_UNITS = frozenset(
-    [
-        "%",
-        "kg",
-        "t",
-        "g",
-        "lb",
-        "lbs",
-        "mm",
-        "cm",
-        "m",
-        "in",
-        "µm",
-        "°c",
-        "°f",
-        "mpa",
-        "n/mm2",
-        "ksi",
-        "psi",
-        "ppm",
-        "j",
-    ]
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−–", "0123456789---")
+_UNIT_NAMES = (
+    "% ‰ ppm kg t g lb lbs mm cm m in µm °C °F MPa GPa N/mm2 kN/mm2 kgf/mm2 kp/mm2 ksi psi J kJ HB HBW HV HRC "
+    "ft-lb ft-lbs ft·lb ft·lbs ftlb ftlbs"
 )
-"""Units in brackets behind a label, whether a schema knows them or not; other words there explain the label."""
+_UNITS = {one.casefold(): one for one in _UNIT_NAMES.split()}
+"""Units that a label or the head of a column may state, whether a schema knows them or not."""
+
+_SHORT_UNITS = "t|kg|g|lbs?|mm|cm"
+"""Those that stand behind a label without brackets only after a blank or a comma."""
+
+_BARE_UNITS = "|".join(
+    re.escape(one) for one in sorted(_UNITS, key=len, reverse=True) if len(one) > 2 or one in "% ‰ j hb hv"
+)
+_FACTOR = r"(?:[x×*·]\s*10+(?:\s*\^?\s*-?\d)?|10\s*\^?\s*-\s*\d)(?!\d)"
+_UNIT_END = re.compile(
+    r"\s*(?:[\[(]\s*(?P<within>[^\[\]()]{1,16}?)\s*[\])]"
+    rf"|,?\s*(?P<bare>(?:(?:(?:gew|wt|mass)\.?\s?-?)?(?:{_BARE_UNITS})|(?<=[\s,])(?:{_SHORT_UNITS}))(?:\s*{_FACTOR})?|(?<![\d.,])(?<![\d.,]\s){_FACTOR}(?:\s*%)?))"
+    r"\s*:?\s*$",
+    re.IGNORECASE,
+)
+"""A unit or factor behind a label: ``ReH (ksi)``, ``Mn, %``, ``C x 100``, ``N [10⁻³ %]``."""
 
 _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\s]+$")
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
@@ -117,11 +114,21 @@ def unit_of(text: str) -> str | None:
     return unit if re.fullmatch(r"(?:%|‰|[A-Za-zµ°]{1,4}(?:/[A-Za-zµ]{1,3}[23]?)?|[A-Za-z]{1,3}[23])?", unit) else None
 
 
-def unit_in_label(text: str) -> str:
-    """Returns the unit in brackets at the end of a label, such as ``Net weight (lbs)``; empty without one."""
-    behind = _BRACKETS.search(text)
-    unit = "" if behind is None else re.sub(r"\s", "", behind[1]).replace("²", "2").replace("^2", "2")
-    return unit if unit.casefold() in _LABEL_UNITS else ""
+def known_unit(text: str) -> str:
+    """Returns a unit that a head may state, with its factor if there is one (``% x100``); empty if it is none."""
+    plain = re.sub(r"\s", "", text.translate(_SUPERSCRIPTS)).strip("[]()")
+    factor = re.search(_FACTOR, plain, re.IGNORECASE)
+    rest = re.sub(r"^(?:gew|wt|mass)[.-]*(?=%)", "", re.sub(_FACTOR, "", plain, flags=re.IGNORECASE).casefold())
+    if rest and rest not in _UNITS:
+        return ""
+    return " ".join(one for one in (_UNITS.get(rest, ""), factor[0] if factor else "") if one)
+
+
+def split_unit(label: str) -> tuple[str, str]:
+    """Returns a label without the unit or factor at its end, and that unit as from `known_unit`; empty without one."""
+    behind = _UNIT_END.search(label.translate(_SUPERSCRIPTS))
+    unit = known_unit(behind["within"] or behind["bare"]) if behind else ""
+    return (label[: behind.start()].rstrip(" ,"), unit) if behind and unit else (label, "")
 
 
 def identifier(text: str) -> str:

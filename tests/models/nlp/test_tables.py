@@ -1,0 +1,185 @@
+"""Tables as they stand in real certificates: units and factors in heads, columns of unknown heads, several pages."""
+
+from __future__ import annotations
+
+import pytest
+
+from lineside_converters.certificates.pdf_writer import PdfCanvas, write_pdf
+from lineside_models.nlp.document import DocumentReport
+from lineside_models.nlp.reading import read_document
+from lineside_models.nlp.rules import extract_by_rules
+from lineside_models.nlp.schemas import load_schema
+
+CERTIFICATE = load_schema("certificate")
+HEAD = "INSPECTION CERTIFICATE 3.1\nCertificate No: C-1\nGrade: S235JR\nHeat No: A12345\n"
+
+
+def read(table: str) -> DocumentReport:
+    return extract_by_rules(read_document((HEAD + table).encode()), CERTIFICATE)
+
+
+def measured(report: DocumentReport) -> list[tuple[str, str | None, str]]:
+    """Name without its table, value and unit, of values and limits."""
+    return [(one.type.partition(".")[2], one.value, one.unit) for one in report.entities if "." in one.type]
+
+
+def doubted(report: DocumentReport) -> dict[str, str]:
+    """Text by field of what a person must look at in tables."""
+    return {one.field: one.text for one in report.review if one.field.startswith(("chemistry", "mechanical"))}
+
+
+UNITS = {
+    "in_brackets": (
+        "ReH (ksi)\tRm (N/mm²)\tA (%)\tKV (ft-lb)\n57.7\t510\t26\t45\n",
+        [("ReH", "57.7", "ksi"), ("Rm", "510", "N/mm2"), ("A", "26", "%"), ("KV", "45", "ft-lb")],
+        {"mechanical.ReH": "ksi is none of the units", "mechanical.KV": "ft-lb is none of the units"},
+    ),
+    "behind_the_label": (
+        "ReH, ksi\tRm MPa\n57.7\t510\n",
+        [("ReH", "57.7", "ksi"), ("Rm", "510", "MPa")],
+        {"mechanical.ReH": "ksi is none of the units"},
+    ),
+    "in_a_row": (
+        "ReH\tRm\tKV\nksi\tMPa\tft-lb\n57.7\t510\t45\n",
+        [("ReH", "57.7", "ksi"), ("Rm", "510", "MPa"), ("KV", "45", "ft-lb")],
+        {"mechanical.ReH": "ksi is none of the units", "mechanical.KV": "ft-lb is none of the units"},
+    ),
+    "of_rows": (
+        "\tresult\nReH (ksi)\t57.7\nRm\t510\n",
+        [("ReH", "57.7", "ksi"), ("Rm", "510", "MPa")],
+        {"mechanical.ReH": "ksi is none of the units"},
+    ),
+    "ppm": (
+        "C (%)\tMn\tN (ppm)\n0.17\t1.20\t0.009\n",
+        [("C", "0.17", "%"), ("Mn", "1.20", "%"), ("N", "0.009", "ppm")],
+        {"chemistry.N": "ppm is none of the units"},
+    ),
+    "factor_in_the_head": (
+        "C (% x100)\tCr x 100\tMn (10⁻² %)\tNi\n17\t15\t12\t0.1\n",
+        [("C", "17", "% x100"), ("Cr", "15", "x100"), ("Mn", "12", "% 10-2"), ("Ni", "0.1", "%")],
+        {
+            "chemistry.C": "% x100 is none of the units",
+            "chemistry.Cr": "x100 is none of the units",
+            "chemistry.Mn": "% 10-2 is none of the units",
+        },
+    ),
+    "factors_in_a_row": (
+        "\tC\tCr\tNi\n\tx100\tx100\t%\n\t1.7\t15\t0.1\n",
+        [("C", "1.7", "x100"), ("Cr", "15", "x100"), ("Ni", "0.1", "%")],
+        {"chemistry.C": "x100 is none of the units", "chemistry.Cr": "x100 is none of the units"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_unit_or_factor_of_a_head_is_that_of_its_values_and_doubted_if_the_schema_does_not_know_it(
+    name: str,
+) -> None:
+    table, values, doubts = UNITS[name]
+    report = read(table)
+    assert measured(report) == values
+    assert doubted(report).keys() == doubts.keys()
+    assert all(doubts[field] in text for field, text in doubted(report).items())
+
+
+HEADS = {
+    "samples": (
+        "\tmin\tmax\tSample 1\tSample 2\nReH\t355\t\t398\t401\nRm\t470\t630\t521\t530\n",
+        [
+            *(("ReH.min", "355"), ("ReH", "398"), ("ReH", "401")),
+            *(("Rm.min", "470"), ("Rm.max", "630"), ("Rm", "521"), ("Rm", "530")),
+        ],
+        {},
+    ),
+    "range": (
+        "\tmin - max\tresult\nReH\t355 - 510\t398\nRm\t470 - 630\t521\n",
+        [
+            *(("ReH.max", "510"), ("ReH.min", "355"), ("ReH", "398")),
+            *(("Rm.max", "630"), ("Rm.min", "470"), ("Rm", "521")),
+        ],
+        {},
+    ),
+    "limit_of_no_direction": (
+        "\tSoll\tIst\nReH\t355\t398\nRm\t470 - 630\t521\n",
+        [("ReH", "398"), ("Rm.max", "630"), ("Rm.min", "470"), ("Rm", "521")],
+        {"mechanical.ReH": "355 is a limit, and neither least nor largest value is stated"},
+    ),
+    "limits_of_no_direction_in_a_row": (
+        "\tC\tMn\nSoll\t0.20\t1.40\nIst\t0.17\t1.20\n",
+        [("C", "0.17"), ("Mn", "1.20")],
+        {"chemistry.C": "0.20 is a limit", "chemistry.Mn": "1.40 is a limit"},
+    ),
+    "unknown_head": (
+        "\tmin\tXyz\nReH\t355\t398\nRm\t470\t521\n",
+        [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
+        {"mechanical.ReH": "its column says Xyz", "mechanical.Rm": "its column says Xyz"},
+    ),
+    "unknown_head_beside_a_result": (
+        "\tmin\tresult\tXyz\nReH\t355\t398\t77\nRm\t470\t521\t78\n",
+        [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
+        {"mechanical.ReH": "the head of the column of 77", "mechanical.Rm": "the head of the column of 78"},
+    ),
+    "no_heads": (
+        "ReH\t355\t398\nRm\t470\t521\n",
+        [("ReH", "355"), ("Rm", "470")],
+        {"mechanical.ReH": "no head tells", "mechanical.Rm": "no head tells"},
+    ),
+    "unknown_row": (
+        "\tC\tMn\nXyz\t0.20\t1.40\nresult\t0.17\t1.20\n",
+        [("C", "0.20"), ("Mn", "1.40"), ("C", "0.17"), ("Mn", "1.20")],
+        {"chemistry.C": "its row says Xyz", "chemistry.Mn": "its row says Xyz"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_a_row_or_column_holds_is_told_by_its_head_or_goes_to_a_person(name: str) -> None:
+    table, values, doubts = HEADS[name]
+    report = read(table)
+    assert sorted(one[:2] for one in measured(report)) == sorted(values)
+    assert doubted(report).keys() == doubts.keys()
+    assert all(doubts[field] in text for field, text in doubted(report).items())
+
+
+def test_a_table_of_many_rows_is_read_to_its_end() -> None:
+    rows = [f"H{number:05}\t0.{10 + number}\t1.{10 + number}" for number in range(30)]
+    values = [one for one in measured(read("Heat\tC\tMn\n" + "\n".join(rows) + "\n")) if one[0] == "C"]
+    assert [value for _, value, _ in values] == [f"0.{10 + number}" for number in range(30)]
+
+
+def pages_of(*pages: str) -> DocumentReport:
+    """Reads a PDF; a tab begins a column."""
+    drawn: list[PdfCanvas] = []
+    for text in pages:
+        canvas = PdfCanvas()
+        for row, line in enumerate(text.split("\n")):
+            for column, cell in enumerate(line.split("\t")):
+                canvas.text(40 + 110 * column, 60 + 16 * row, cell)
+        drawn.append(canvas)
+    return extract_by_rules(read_document(write_pdf(drawn)), CERTIFICATE)
+
+
+def test_a_table_that_goes_on_on_the_next_page_keeps_its_heads() -> None:
+    down = pages_of(
+        HEAD + "\nProperty\tmin\tmax\tresult\nReH\t355\t\t398\n\nPage 1 of 2",
+        "Works GmbH\nInspection certificate\nSheet 2\n\nRm\t470\t630\t521\nKV\t27\t\t45\n\nPage 2 of 2",
+    )
+    assert {one[:2] for one in measured(down)} == {
+        *(("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm.max", "630"), ("Rm", "521")),
+        *(("KV.min", "27"), ("KV", "45")),
+    }
+    across = pages_of(
+        HEAD + "\nHeat\tC\tMn\tSi\nA12345\t0.17\t1.20\t0.31\nPage 1 of 2",
+        "Works GmbH\nInspection certificate\nSheet 2\n\nA12345\t0.18\t1.21\t0.32\nPage 2 of 2",
+    )
+    assert [one[1] for one in measured(across)] == ["0.17", "1.20", "0.31", "0.18", "1.21", "0.32"]
+
+
+def test_what_may_go_on_on_the_next_page_is_doubted_where_its_head_is_too_far() -> None:
+    text = "\n".join(f"Paragraph {'abcdefghijkl'[number]} of the terms" for number in range(12))
+    report = pages_of(
+        HEAD + "\nProperty\tmin\tmax\tresult\nReH\t355\t\t398\n" + text,
+        text + "\nRm\t470\t630\t521",
+    )
+    assert ("Rm", "521") not in {one[:2] for one in measured(report)}
+    assert "no head tells" in doubted(report)["mechanical.Rm"]
