@@ -218,6 +218,36 @@ def test_one_heat_beside_other_values_is_not_ambiguous() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("A12345 Date: 01.02.2026", "A12345", ""),
+        ("A12345 Coil 7", "A12345", ""),
+        ("A12345 (3 coils)", "A12345", ""),
+        ("A 12345 Grade S355", "A12345", ""),
+        ("A12345 B77777", "A12345", "uncertain"),
+        ("A12345 12.480 kg", "A12345", "uncertain"),
+        ("A123 45", "A12345", "uncertain"),
+        ("12345 / 2", "12345/2", "uncertain"),
+        ("A12345-1 to A12345-4", "A12345-1", "ambiguous"),
+    ],
+)
+def test_an_identifier_ends_before_other_words_and_digits_behind_it_are_doubted(
+    text: str, value: str, reason: str
+) -> None:
+    report = text_report(f"Heat No: {text}\n")
+    assert found(report)["heat_number"] == value
+    assert {one for field, one in reviewed(report) if field == "heat_number"} == ({reason} if reason else set())
+
+
+def test_different_numbers_below_one_label_are_ambiguous() -> None:
+    note = load_schema("delivery-note")
+    report = extract_by_rules(read_document(b"Delivery note: D-123\nItem\tQty\nCoil\t2\nSheet\t1\n"), note)
+    assert ("pieces", "ambiguous") in reviewed(report)
+    report = extract_by_rules(read_document(b"Delivery note: D-123\nItem\tQty\tWeight\nCoil\t2\t12480 kg\n"), note)
+    assert ("pieces", "ambiguous") not in reviewed(report)
+
+
+@pytest.mark.parametrize(
     ("line", "value", "is_doubted"),
     [
         ("Thickness: -20 mm", "-20", False),

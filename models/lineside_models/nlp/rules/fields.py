@@ -23,7 +23,7 @@ _BARE = re.compile(r"(?<!\d)[.,](\d+)")
 _ROWS_BELOW = 2
 _HEIGHTS_BELOW = 3.0
 _WORDS_MAX = 4
-_BETWEEN = re.compile(r"\s*[,;]\s*|\s+(?:[/&+]|and|und|et|y|e)\s+", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s*[,;]\s*|\s+(?:[/&+]|and|und|et|y|e|to|bis|through)\s+", re.IGNORECASE)
 """Between two identifiers in one cell."""
 
 _BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
@@ -32,6 +32,9 @@ _BEFORE_NUMBER = re.compile(r"^(?:[ :=#]+|\.{2,}|[.-]+(?=\s))*")
 
 _DECIMAL = re.compile(r"\d[.,]\d+")
 """A number that is no identifier: "Heat 0.17" is a row of measured values."""
+
+_DIGITS = re.compile(r"[/-]?\d+(?:[/-]\d+)*")
+"""A word that may go on an identifier: "A123 45"."""
 
 
 class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,10 +122,12 @@ def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
-    """Yields the identifiers that follow one and look like it, such as those of a table with several heats."""
-    for cell in cells if first.field.kind == "identifier" else ():
+    """Yields identifiers that follow one and look like it, such as those of a table with several heats, and numbers."""
+    for cell in cells if first.field.kind in ("identifier", "number") else ():
         other = read_value(cell, first.field, first.score)
-        if other is None or _shape(other.value) != _shape(first.value):
+        if other is None or other.unit != first.unit:
+            return
+        if first.field.kind == "identifier" and _shape(other.value) != _shape(first.value):
             return
         yield other
 
@@ -160,10 +165,10 @@ def read_value(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate |
         return FieldCandidate(
             field=field, cell=cell, value=value, score=score * cell.score, doubt=date_doubt(cell.text)
         )
+    if field.kind == "identifier":
+        return _identifier(cell, field, score)
     for part in _leading_parts(cell):
-        value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
-        if field.kind == "identifier" and _DECIMAL.fullmatch(value):
-            continue
+        value = " ".join(part.text.split())
         if value and (not field.pattern or re.fullmatch(field.pattern, value)):
             return FieldCandidate(field=field, cell=part, value=value, score=score * part.score)
     return None
@@ -176,6 +181,32 @@ def _leading_parts(cell: Cell) -> Iterator[Cell]:
     for end in reversed(ends):
         if end:
             yield cell.part(0, end)
+
+
+def _identifier(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
+    """Reads the fewest words that can be an identifier, and digits behind them; in doubt if more digits follow."""
+    if not field.pattern:
+        value = values.identifier(cell.text)
+        return FieldCandidate(field=field, cell=cell, value=value, score=score * cell.score) if value else None
+    words = list(re.finditer(r"(?:[/&+–-]\s+)?[^\s,;]+", cell.text))[: _WORDS_MAX + 1]
+    found: FieldCandidate | None = None
+    for word in words:
+        if found is not None and not cell.text[found.cell.end - cell.start : word.start()].isspace():
+            break  # behind a comma
+        part = cell.part(0, word.end())
+        value = values.identifier(part.text)
+        is_one = re.fullmatch(field.pattern, value) and not _DECIMAL.fullmatch(value)
+        if found is None:
+            if is_one:
+                found = FieldCandidate(field=field, cell=part, value=value, score=score * part.score)
+        elif is_one and _DIGITS.fullmatch(values.identifier(word[0])):
+            doubt = f"{found.value} may be the whole of it"
+            found = msgspec.structs.replace(found, cell=part, value=value, score=score * part.score, doubt=doubt)
+        else:
+            if re.search(r"\d", word[0]) and word[0][0] not in "([":
+                found = msgspec.structs.replace(found, doubt=f"{word[0]} follows it")
+            break
+    return found
 
 
 def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
