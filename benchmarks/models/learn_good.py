@@ -84,8 +84,8 @@ class Data:
     seconds: float
 
     def rows(self, chosen: Ints) -> tuple[Floats, ...]:
-        """Returns the features of some images as they are, ``(frames, cells, C)`` a scale."""
-        return tuple(cells[0, chosen] for cells in self.features.scales)
+        """Returns the features of some images, ``(looks, frames, cells, C)`` a scale."""
+        return tuple(cells[:, chosen] for cells in self.features.scales)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _learned(
                 judged, good = judged_frames(images, split, kind)
                 if good.all():
                     continue
-                rows = tuple(cells[0, judged] for cells in features.scales)
+                rows = tuple(cells[:, judged] for cells in features.scales)
                 sums = known.sums(rows)
                 finds = _finds(images, known, tuple(cells[~good] for cells in rows), judged[~good])
                 hits = [
@@ -167,7 +167,7 @@ def _named(
             raise RuntimeError("marked frames have types")
         names = known.types.names
         judged = np.array([place for place in split.judged if images[place].kind in names], np.int64)
-        finds = _finds(images, known, tuple(cells[0, judged] for cells in features.scales), judged)
+        finds = _finds(images, known, tuple(cells[:, judged] for cells in features.scales), judged)
         for one, place in zip(finds, judged, strict=True):
             label = int(one.labels[0])
             found["frames"] += 1

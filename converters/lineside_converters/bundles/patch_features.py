@@ -6,10 +6,12 @@
     ├── onnx-int8/model.onnx     the network: a frame in, features at two strides out
     ├── search/outputs.binpb     the end of that file, which says that features are its outputs
     ├── search/search.binpb      what takes that end's place: features in, distances to a bank out
-    └── search/head.binpb        what follows it if bad parts were marked: a small network on both scales' features
+    ├── search/head.binpb        what follows it if bad parts were marked: a small network on both scales' features
+    └── search/mirror.binpb      what stands in front of the network: the frame and its mirror image as a batch
 
-All four are pieces of ONNX' protobuf message. A device that has learnt its parts writes the model without its end, the
-search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`), and has one ordinary ONNX file.
+All five are pieces of ONNX' protobuf message. A device that has learnt its parts writes the mirror image, the model
+without its end, the search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`), and has one
+ordinary ONNX file. There a cell is as far from good parts as in the nearer of frame and mirror image (ADR 0030).
 
 ``python -m lineside_converters.bundles.patch_features OUT`` writes the bundle, for a release that changes it.
 """
@@ -33,7 +35,16 @@ from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.quantization.static import hash_feeds, quantize
 from lineside_models.anomaly.defect_head import places
-from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name
+from lineside_models.anomaly.names import (
+    HEAD,
+    HEAD_FILE,
+    LOOKS,
+    MIRROR_FILE,
+    OUTPUTS_FILE,
+    SEARCH_FILE,
+    feature_name,
+    map_name,
+)
 from lineside_models.golden import record
 from lineside_models.networks.features import LEVELS, PatchFeatures
 from lineside_models.preprocess import Tensor, prepare
@@ -97,6 +108,7 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
         write_atomic(folder / OUTPUTS_FILE, ending)
         write_atomic(folder / SEARCH_FILE, search_piece())
         write_atomic(folder / HEAD_FILE, head_piece())
+        write_atomic(folder / MIRROR_FILE, mirror_piece())
         write_atomic(folder / LABELS_NAME, b"[]")
         write_atomic(folder / CARD_NAME, _CARD.format(calibration=hash_feeds(feeds)).encode())
         manifest = _manifest(folder / VARIANT.file)
@@ -145,11 +157,38 @@ def _in_float(model: onnx.ModelProto) -> list[str]:
     return [*named["Conv"][:FLOAT_CONVS], *(name for kind in FLOAT_KINDS for name in named[kind])]
 
 
+def mirror_piece() -> bytes:
+    """Returns the nodes that make a batch of a frame and its mirror image, upside down."""
+    piece = onnx.ModelProto()
+    _add_mirrored(piece.graph, _PREPROCESS.input, "mirrored_frame")
+    piece.graph.node.append(
+        helper.make_node("Concat", [_PREPROCESS.input, "mirrored_frame"], [LOOKS], "mirror_looks", axis=0)
+    )
+    return _written(piece)
+
+
+def _add_mirrored(graph: onnx.GraphProto, name: str, output: str) -> None:
+    """Adds the mirror image of a tensor ``(N, C, h, w)``, upside down."""
+    ends = {"start": -1, "end": np.iinfo(np.int64).min, "axis": 2, "step": -1}
+    inputs = [f"{end}_{output}" for end in ends]
+    values = [np.array([value], np.int64) for value in ends.values()]
+    graph.initializer.extend(map(numpy_helper.from_array, values, inputs))
+    graph.node.append(helper.make_node("Slice", [name, *inputs], [output], f"node_{output}"))
+
+
+def _add_lower(graph: onnx.GraphProto, both: str, output: str) -> None:
+    """Adds the lower of each cell's values in the frame's map and in its mirror image's, turned back."""
+    own, other = f"own_{output}", f"other_{output}"
+    graph.node.append(helper.make_node("Split", [both], [own, other], f"split_{output}", axis=0))
+    _add_mirrored(graph, other, f"turned_{output}")
+    graph.node.append(helper.make_node("Min", [own, f"turned_{output}"], [output], f"lower_{output}"))
+
+
 def search_piece() -> bytes:
     """Returns the nodes and outputs that turn features into maps of distances; their weights are trained.
 
     For features x of one cell: ``y = x W + c``, ``d² = |y|² + min over the bank of (|b|² − 2 y·b)``, and the map holds
-    ``d * gain + offset``.
+    ``d * gain + offset``, the lower one of frame and mirror image.
     """
     piece = onnx.ModelProto()
     for stride, channels in zip(LEVELS, CHANNELS, strict=True):
@@ -184,14 +223,15 @@ def head_piece() -> bytes:
 
     graph.initializer.append(numpy_helper.from_array(np.array((-1, 1, fine, fine), np.int64), f"square_{HEAD}"))
     add("Concat", [f"at_{stride}" for stride in LEVELS], "joined", axis=2)
+    graph.node.append(helper.make_node("Split", own("joined"), own("own", "other"), "head_own", axis=0))
     add("MatMul", own("joined", "hidden"), "first")
     add("Add", own("first", "hidden_bias"), "before")
     add("Relu", own("before"), "after")
     add("MatMul", own("after", "last"), "value")
     add("Mul", own("value", "gain"), "scaled")
     add("Add", own("scaled", "offset"), "standard")
-    add("Reshape", own("standard", "square"), "map")
-    graph.node[-1].output[0] = map_name(HEAD)
+    add("Reshape", own("standard", "square"), "both")
+    _add_lower(graph, f"both_{HEAD}", map_name(HEAD))
     graph.output.append(helper.make_tensor_value_info(map_name(HEAD), TensorProto.FLOAT, ("batch", 1, fine, fine)))
     return _written(piece)
 
@@ -227,7 +267,8 @@ def _add_search(graph: onnx.GraphProto, stride: int, channels: int) -> None:
     add("Sqrt", ("positive",), "distance")
     add("Mul", ("distance", "gain"), "scaled")
     add("Add", ("scaled", "offset"), "standard")
-    add("Reshape", ("standard", "square"), "map")
+    add("Reshape", ("standard", "square"), "both")
+    _add_lower(graph, named("both"), map_name(stride))
     shape = ("batch", 1, side, side)
     graph.output.append(helper.make_tensor_value_info(map_name(stride), TensorProto.FLOAT, shape))
 
@@ -240,7 +281,7 @@ def _manifest(model: Path) -> Manifest:
     onnx_facts = read_onnx(model)
     return Manifest(
         name="patch-features",
-        version="3.0.0",
+        version="4.0.0",
         created_at=time_now(),
         task="generic",
         labels=(),

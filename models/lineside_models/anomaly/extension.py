@@ -20,8 +20,18 @@ from lineside_models.anomaly.defect_head import HEAD_WEIGHTS, MarkedHead
 from lineside_models.anomaly.defect_types import TypeHead
 from lineside_models.anomaly.features import FrameFeatures, features_bundle
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, TYPES, map_name, stride_of
-from lineside_models.anomaly.onnx_tail import read_weights, with_node, with_output
+from lineside_models.anomaly.names import (
+    HEAD,
+    HEAD_FILE,
+    LOOKS,
+    MIRROR_FILE,
+    OUTPUTS_FILE,
+    SEARCH_FILE,
+    TYPES,
+    map_name,
+    stride_of,
+)
+from lineside_models.anomaly.onnx_tail import read_weights, with_node, with_other_input, with_output
 from lineside_models.anomaly.threshold import AnomalyThreshold
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.decoding import decode_json
@@ -108,7 +118,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
 
 
 def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
-    """Returns the common graph of all models: the network, then search and head, without weights.
+    """Returns the common graph of all models without weights: frame and mirror image, network, then search and head.
 
     Args:
         source: The shipped bundle of features.
@@ -122,14 +132,16 @@ def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
     if not model.endswith(ending):
         raise BundleFormatError(f"{source.manifest.identity}: the model doesn't end with {OUTPUTS_FILE}")
     pieces = (SEARCH_FILE, HEAD_FILE) if head else (SEARCH_FILE,)
-    graph = model.removesuffix(ending) + b"".join(source.file(piece).read_bytes() for piece in pieces)
+    network = with_other_input(model.removesuffix(ending), source.manifest.preprocess.input, LOOKS)
+    mirror, *search = (source.file(piece).read_bytes() for piece in (MIRROR_FILE, *pieces))
+    graph = b"".join((mirror, network, *search))
     return _with_types(graph, source, types) if types else graph
 
 
 def _with_types(graph: bytes, source: Bundle, types: int) -> bytes:
     """Returns the graph with the discriminants of so many types, on the features that the head joins."""
     side = source.manifest.outputs[0].shape[2]
-    graph = with_node(graph, "MatMul", (f"joined_{HEAD}", f"weights_{TYPES}"), f"products_{TYPES}")
+    graph = with_node(graph, "MatMul", (f"own_{HEAD}", f"weights_{TYPES}"), f"products_{TYPES}")
     graph = with_node(graph, "Add", (f"products_{TYPES}", f"bias_{TYPES}"), f"values_{TYPES}")
     graph = with_node(graph, "Reshape", (f"values_{TYPES}", f"shape_{TYPES}"), map_name(TYPES))
     return with_output(graph, map_name(TYPES), ("batch", side, side, types))
@@ -144,10 +156,9 @@ def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Ex
     Args:
         seed: Of the random generator.
     """
-    rows = tuple(cells[0] for cells in features.scales)
     near = tuple(
         bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:3])
-        for bank, cells in zip(model.banks, features.scales, strict=True)
+        for bank, cells in zip(model.banks, features.learned, strict=True)
     )
     everything = np.arange(len(features.parts))
     banks = _extended(model.banks, features, near, everything, seed)
@@ -155,9 +166,9 @@ def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Ex
     for part in np.unique(features.parts):
         mine = features.parts == part
         known = _extended(model.banks, features, near, everything[~mine], seed) if not mine.all() else model.banks
-        sums = dataclasses.replace(model, banks=known).sums(tuple(cells[mine] for cells in rows))
+        sums = dataclasses.replace(model, banks=known).sums(tuple(cells[:, mine] for cells in features.scales))
         left_out += int((sums >= model.threshold.value).sum())
-    above = int((model.sums(rows) >= model.threshold.value).sum())
+    above = int((model.sums(features.scales) >= model.threshold.value).sum())
     entries = tuple(len(new.entries) - len(old.entries) for new, old in zip(banks, model.banks, strict=True))
     extended = dataclasses.replace(model, banks=banks, added=(*model.added, len(everything)))
     return Extension(extended, len(everything), entries, above, left_out)
@@ -168,7 +179,7 @@ def _extended(
 ) -> tuple[FeatureBank, ...]:
     """Returns the banks with cells of some frames, given how far all cells are from the banks as they are."""
     larger = []
-    for bank, cells, distances in zip(banks, features.scales, near, strict=True):
+    for bank, cells, distances in zip(banks, features.learned, near, strict=True):
         turned = bank.turned(cells[:, frames].reshape(-1, cells.shape[-1]))
         chosen = choose_spread(turned, ADDED_ENTRIES, seed=seed, known=distances[:, frames].ravel())
         larger.append(bank.plus(turned[chosen], _OTHER))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lineside_models import zoo
 from lineside_models.anomaly.coreset import Floats, Ints
 from lineside_models.anomaly.names import FEATURES_BUNDLE
-from lineside_models.frame import Frame, UInt8Array
+from lineside_models.frame import Frame
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
@@ -20,14 +20,17 @@ from lineside_runtime.errors import InputError
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
+JUDGED = 2
+"""Looks at a frame that is judged: as it is, and upside down. A cell is as far from good parts as in the nearer one."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameFeatures:
     """Features of good frames.
 
     Attributes:
-        scales: ``(looks, frames, cells, C) float32`` a scale; the first look is the frame as it is, the others are its
-            mirror images.
+        scales: ``(looks, frames, cells, C) float32`` a scale: the frame as it is, upside down, and if mirrored frames
+            count as good left to right.
         parts: ``(frames,)``: the part that each frame shows, from 0.
         pictures: Number of different pictures among them.
     """
@@ -37,6 +40,11 @@ class FrameFeatures:
     parts: Ints
     names: tuple[str, ...]
     pictures: int
+
+    @property
+    def learned(self) -> tuple[Floats, ...]:
+        """Those of the looks that count as good: of the frame as it is, or of all."""
+        return tuple(cells[: 1 if len(cells) == JUDGED else None] for cells in self.scales)
 
     def of(self, frames: Ints) -> FrameFeatures:
         """Returns the features of some of the frames, by their indices."""
@@ -72,14 +80,15 @@ def collect_features(
     source = features_bundle()
     how = source.manifest.preprocess
     names = [spec.name for spec in source.manifest.outputs]
-    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if mirror else 1)]
+    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(JUDGED + mirror)]
     parts: list[str] = []
     shown: list[str] = []
     pictures = set()
     with Session(source, Config(threads=threads)) as session:
         for frame in frames:
-            for look, image in zip(looks, _mirrored(frame.image), strict=False):
-                outputs = session.predict({how.input: prepare(image, how)[0]})
+            tensor = prepare(frame.image, how)[0]
+            for look, mirrored in zip(looks, (tensor, tensor[:, :, ::-1], tensor[..., ::-1]), strict=False):
+                outputs = session.predict({how.input: np.ascontiguousarray(mirrored)})
                 for place, name in zip(look, names, strict=True):
                     place.append(cells_of(outputs[name]))
             parts.append(frame.part_id or f"frame {len(parts)}")
@@ -108,7 +117,12 @@ def cells_of(features: Array) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(features[0].reshape(features.shape[1], -1).T, np.float32)
 
 
-def _mirrored(image: UInt8Array) -> Iterable[UInt8Array]:
-    yield image
-    yield np.ascontiguousarray(image[:, ::-1])
-    yield np.ascontiguousarray(image[::-1])
+def lower_of(values: Floats) -> Floats:
+    """Returns the lower value of each cell in the frame and in its mirror image, turned back.
+
+    Args:
+        values: ``(looks, ..., cells)``, of which the first two are taken.
+    """
+    side = round(values.shape[-1] ** 0.5)
+    turned = values[1].reshape(*values.shape[1:-1], side, side)[..., ::-1, :]
+    return np.asarray(np.minimum(values[0], turned.reshape(values.shape[1:])), np.float32)

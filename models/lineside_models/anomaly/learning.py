@@ -32,7 +32,7 @@ from lineside_models.anomaly.defect_head import (
     train_head,
 )
 from lineside_models.anomaly.defect_types import UNTYPED, TypeHead, fit_types
-from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
+from lineside_models.anomaly.features import JUDGED, FrameFeatures, collect_features, features_bundle, lower_of
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
 from lineside_models.frame import Frame, UInt8Array
@@ -188,7 +188,7 @@ class AnomalyModel:
         """Returns each frame's sum over the maps, which `threshold` bounds.
 
         Args:
-            scales: ``(frames, cells, C)`` a scale.
+            scales: ``(looks, frames, cells, C)`` a scale, as in `FrameFeatures`.
         """
         return self.sums_of(self.maps(scales))
 
@@ -200,18 +200,20 @@ class AnomalyModel:
     def maps(self, scales: tuple[Floats, ...]) -> tuple[Floats, ...]:
         """Returns the maps, ``(frames, cells)`` each, in standard deviations of good frames.
 
-        Those of each cell's distance, one a scale; then that of the head, if there is one.
+        Those of each cell's distance, one a scale; then that of the head, if there is one. Each is the lower one of the
+        frame's and its mirror image's.
 
         Args:
-            scales: ``(frames, cells, C)`` a scale.
+            scales: ``(looks, frames, cells, C)`` a scale, as in `FrameFeatures`.
         """
+        judged = tuple(cells[:JUDGED] for cells in scales)
         values = [
-            bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:2])
-            for bank, cells in zip(self.banks, scales, strict=True)
+            bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:3])
+            for bank, cells in zip(self.banks, judged, strict=True)
         ]
         if self.head is not None:
-            values.append(self.head.values(joined(self.banks, scales)))
-        scaled = zip(values, self.threshold.gains, self.threshold.offsets, strict=True)
+            values.append(self.head.values(joined(self.banks, judged)))
+        scaled = zip(map(lower_of, values), self.threshold.gains, self.threshold.offsets, strict=True)
         return tuple(np.asarray(each * np.float32(gain) + np.float32(offset)) for each, gain, offset in scaled)
 
 
@@ -290,12 +292,12 @@ def fit(
     parts, seconds = features.parts, {}
     entries = _entries(options, len(parts), tuple(cells.shape[-1] for cells in features.scales))
     started_s = time.perf_counter()
-    banks = banks or tuple(_bank(cells, parts, entries, options.seed) for cells in features.scales)
+    banks = banks or tuple(_bank(cells, parts, entries, options.seed) for cells in features.learned)
     seconds["banks"] = time.perf_counter() - started_s
     on_progress(f"banks of {len(banks[0].entries)} entries")
     started_s = time.perf_counter()
-    greatest = _left_out(features.scales, banks, parts)
-    centres, spreads = np.median(greatest, axis=0), greatest.std(axis=0)
+    own, greatest = _left_out(features.scales, banks, parts)
+    centres, spreads = np.median(own, axis=0), own.std(axis=0)
     apart = np.array([_apart(cells[0], bank, options.seed) for cells, bank in zip(features.scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
     head, types, weights = None, None, [1.0] * len(banks)
@@ -372,6 +374,7 @@ def _head(
 ) -> tuple[MarkedHead, Floats]:
     """Trains the head; returns it and the peak of each good frame, by a head that was trained without its part."""
     good = joined(banks, tuple(cells[0] for cells in features.scales))
+    judged = tuple(cells[:JUDGED] for cells in features.scales)
     parts, each = features.parts, max(1, GOOD_CELLS // len(good))
     drawn = np.random.default_rng(seed).integers(good.shape[1], size=(len(good), each))
     cells = np.take_along_axis(good, drawn[..., None], axis=1)
@@ -383,15 +386,16 @@ def _head(
     for fold in range(HEAD_FOLDS):
         mine = parts % HEAD_FOLDS == fold
         if mine.any():
-            peaks[mine] = [peak_of(one, PEAK_CELLS) for one in trained(~mine).values(good[mine])]
+            values = trained(~mine).values(joined(banks, tuple(cells[:, mine] for cells in judged)))
+            peaks[mine] = [peak_of(one, PEAK_CELLS) for one in lower_of(values)]
     return trained(np.ones(len(good), np.bool_)), peaks
 
 
 def joined(banks: tuple[FeatureBank, ...], scales: tuple[Floats, ...]) -> Floats:
-    """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``.
+    """Returns whitened features of all scales at each cell of the finest, ``(..., cells, C)``.
 
     Args:
-        scales: ``(frames, cells, C)`` a scale.
+        scales: ``(..., cells, C)`` a scale.
     """
     return join([bank.turned(cells) for bank, cells in zip(banks, scales, strict=True)])
 
@@ -416,12 +420,14 @@ def _bank(cells: Floats, parts: Ints, entries: int, seed: int) -> FeatureBank:
     return learn_bank(cells.reshape(-1, channels), owners, entries=entries, seed=seed)
 
 
-def _left_out(scales: tuple[Floats, ...], banks: tuple[FeatureBank, ...], parts: Ints) -> Floats:
-    """Returns ``(frames, scales)``: each frame's distance by the entries of all other parts."""
-    greatest = np.empty((len(parts), len(banks)), np.float32)
+def _left_out(scales: tuple[Floats, ...], banks: tuple[FeatureBank, ...], parts: Ints) -> tuple[Floats, Floats]:
+    """Returns ``(frames, scales)``: each frame's distance by the entries of all other parts, as it is and as judged."""
+    own, greatest = (np.empty((len(parts), len(banks)), np.float32) for _ in range(2))
     for part in np.unique(parts):
         mine = np.flatnonzero(parts == part)
         for scale, (cells, bank) in enumerate(zip(scales, banks, strict=True)):
-            distances = bank.distances(cells[0, mine].reshape(-1, cells.shape[-1]), without=int(part))
-            greatest[mine, scale] = [peak_of(one, PEAK_CELLS) for one in distances.reshape(len(mine), -1)]
-    return greatest
+            judged = cells[:JUDGED, mine]
+            distances = bank.distances(judged.reshape(-1, cells.shape[-1]), without=int(part)).reshape(judged.shape[:3])
+            own[mine, scale] = [peak_of(one, PEAK_CELLS) for one in distances[0]]
+            greatest[mine, scale] = [peak_of(one, PEAK_CELLS) for one in lower_of(distances)]
+    return own, greatest

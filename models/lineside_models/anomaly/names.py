@@ -8,6 +8,10 @@ FEATURES_BUNDLE = "patch-features"
 OUTPUTS_FILE = "search/outputs.binpb"
 SEARCH_FILE = "search/search.binpb"
 HEAD_FILE = "search/head.binpb"
+MIRROR_FILE = "search/mirror.binpb"
+LOOKS = "looks"
+"""Of the tensor that holds the frame and its mirror image, upside down, as a batch of two."""
+
 LABEL = "anomaly"
 """Label of what is unlike good parts, and looks like no marked type."""
 

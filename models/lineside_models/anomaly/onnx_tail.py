@@ -1,4 +1,4 @@
-"""Adding nodes and weights to an ONNX file without the ``onnx`` package, which a device doesn't carry.
+"""Adding nodes and weights to an ONNX file, and renaming its input, without the ``onnx`` package, which a device lacks.
 
 An ONNX file is one protobuf message, and protobuf joins messages that stand one behind the other: fields that repeat
 are appended, messages inside are merged (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So weights
@@ -44,6 +44,30 @@ def with_node(model: bytes, operator: str, inputs: Sequence[str], output: str) -
     node += bytes_field(_NODE_OUTPUT, output.encode()) + bytes_field(_NODE_NAME, f"node_{output}".encode())
     node += bytes_field(_NODE_OPERATOR, operator.encode())
     return model + bytes_field(_MODEL_GRAPH, bytes_field(_GRAPH_NODE, node))
+
+
+def with_other_input(model: bytes, name: str, other: str) -> bytes:
+    """Returns the ONNX file with nodes that read another tensor in place of ``name``."""
+    return b"".join(
+        bytes_field(number, _with_other_input(content, name, other) if number == _MODEL_GRAPH else content)
+        if not isinstance(content, int)
+        else number_field(number, content)
+        for number, content in message_fields(model)
+    )
+
+
+def _with_other_input(graph: bytes, name: str, other: str) -> bytes:
+    written = []
+    for number, content in message_fields(graph):
+        if number == _GRAPH_NODE and any(field == (_NODE_INPUT, name.encode()) for field in message_fields(content)):
+            content = b"".join(
+                number_field(key, value)
+                if isinstance(value, int)
+                else bytes_field(key, other.encode() if (key, value) == (_NODE_INPUT, name.encode()) else value)
+                for key, value in message_fields(content)
+            )
+        written.append(number_field(number, content) if isinstance(content, int) else bytes_field(number, content))
+    return b"".join(written)
 
 
 def with_output(model: bytes, name: str, shape: Sequence[int | str]) -> bytes:

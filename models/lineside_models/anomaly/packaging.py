@@ -282,7 +282,7 @@ _CARD = """# {name}
 Says how unlike good parts a frame is, and where. Learned from {frames} frames of good parts ({source}).
 
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
-  {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
+  {bank_bytes} bytes (PatchCore, arXiv:2106.08265); of frame and mirror image the nearer one counts.
 - **Score**: 0.5 is the bar, below which an estimated {quantile} of good parts stay (Gumbel's distribution, fitted to
   the parts' own scores, each by a bank without it, and raised for what {parts} parts leave uncertain); half of the good
   frames stay below 0.05. It is no probability of a defect: nobody knows how often parts are bad. {above} of the

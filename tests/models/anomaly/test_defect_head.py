@@ -59,7 +59,7 @@ def _judged() -> tuple[FrameFeatures, FrameFeatures]:
 
 
 def _auroc(model: AnomalyModel) -> float:
-    return auroc(*(model.sums(tuple(cells[0] for cells in each.scales)) for each in _judged()))
+    return auroc(*(model.sums(each.scales) for each in _judged()))
 
 
 def test_marked_parts_find_what_good_parts_alone_do_not(marked: AnomalyModel) -> None:
@@ -72,9 +72,10 @@ def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: Anomal
     engines = ["ort", *(["openvino"] if missing("openvino") is None else [])]
     one = Config(engines=("ort",), threads=1)
     with Session(marked.source, one) as features:
-        cells = features.predict({"image": tensor})
+        looks = [features.predict({"image": np.ascontiguousarray(one)}) for one in (tensor, tensor[:, :, ::-1])]
     scales = tuple(
-        cells[f"features_{stride}"][0].reshape(1, size, -1).swapaxes(1, 2) for stride, size in ((16, 120), (32, 208))
+        np.stack([cells[f"features_{stride}"][0].reshape(1, size, -1).swapaxes(1, 2) for cells in looks])
+        for stride, size in ((16, 120), (32, 208))
     )
     wanted = marked.maps(scales)
     for engine in engines:
@@ -85,7 +86,7 @@ def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: Anomal
             assert np.corrcoef(maps[name].ravel(), expected[0])[0, 1] > 0.98  # engines round INT8 features otherwise
             assert maps[name].mean() == pytest.approx(float(expected.mean()), abs=0.2 * float(expected.std()))
     assert model_bytes(read_model(bundle)) == model_bytes(marked)
-    assert joined(marked.banks, scales).shape == (1, 400, 328)
+    assert joined(marked.banks, scales).shape == (2, 1, 400, 328)
 
 
 def test_a_head_learns_what_a_line_cannot_divide() -> None:

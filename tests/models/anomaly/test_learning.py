@@ -81,19 +81,24 @@ def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: AnomalyModel) ->
         write_bundle(learnt, bundle, name="boards", source="the simulator", overwrite=True)
 
 
-def test_the_graph_searches_as_the_bank_does(bundle: Path, learnt: AnomalyModel) -> None:
+def test_the_graph_finds_the_lower_distance_of_frame_and_mirror_image(bundle: Path, learnt: AnomalyModel) -> None:
     image = _frame(99, defects=3).image
     how = learnt.source.manifest.preprocess
     tensor = prepare(image, how)[0]
     with Session(learnt.source, ONE) as features, Session(bundle, ONE) as search:
-        cells = features.predict({how.input: tensor})
+        looks = [features.predict({how.input: np.ascontiguousarray(one)}) for one in (tensor, tensor[:, :, ::-1])]
         maps = search.predict({how.input: tensor})
     scales = zip(learnt.strides, learnt.banks, learnt.threshold.gains, learnt.threshold.offsets, strict=True)
     for stride, bank, gain, offset in scales:
-        rows = cells[f"features_{stride}"][0].reshape(bank.whiten.shape[0], -1).T
+        own, mirrored = (
+            bank.distances(cells[f"features_{stride}"][0].reshape(bank.whiten.shape[0], -1).T) for cells in looks
+        )
+        side = round(len(own) ** 0.5)
+        lower = np.minimum(own, mirrored.reshape(side, side)[::-1].ravel())
+        assert (lower < own).mean() > 0.2
         found = (maps[f"map_{stride}"].ravel() - offset) / gain
         # The engine fuses the two graphs otherwise, so that the features differ in their last INT8 step.
-        np.testing.assert_allclose(found, bank.distances(rows), rtol=0.02)
+        np.testing.assert_allclose(found, lower, rtol=0.02)
 
 
 def test_a_foreign_thing_on_the_part_is_found_where_it_lies_and_good_parts_score_less(bundle: Path) -> None:
@@ -116,7 +121,7 @@ def test_a_foreign_thing_on_the_part_is_found_where_it_lies_and_good_parts_score
         assert y1 < 95 < y2
     assert heat.shape == bad[0].image.shape[:2]
     assert heat[95, 140] > 0.5
-    assert float(np.median(heat)) < 0.05
+    assert float(np.median(heat)) < 0.1
 
 
 def test_a_passed_frame_says_its_score_and_how_near_it_came_and_openvino_reads_the_same_file(bundle: Path) -> None:
