@@ -87,7 +87,7 @@ def _learned(
                     continue
                 rows = tuple(cells[:, judged] for cells in features.scales)
                 sums = known.sums(rows)
-                finds = _finds(images, known, tuple(cells[~good] for cells in rows), judged[~good])
+                finds = _finds(images, known, tuple(cells[:, ~good] for cells in rows), judged[~good])
                 hits = [
                     meets(found.boxes[0], images[place].boxes())
                     for found, place in zip(finds, judged[~good], strict=True)
@@ -134,7 +134,7 @@ def _finds(images: Sequence[Tile], model: AnomalyModel, rows: tuple[Floats, ...]
     }
     outputs = dict(zip(names, maps, strict=True))
     if model.types is not None:
-        values = model.types.values(joined(model.banks, rows))
+        values = model.types.values(joined(model.banks, tuple(cells[0] for cells in rows)))
         params["types"] = map_name(TYPES)
         outputs[params["types"]] = values.reshape(len(values), model.side, model.side, -1)
     how = model.source.manifest.preprocess
