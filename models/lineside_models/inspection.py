@@ -75,8 +75,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         recipe: Name of the product's recipe under which an agent judged; empty without one.
         measurements: Values of the rules in ``measure``, in their order.
         readings: Marks of the rules in ``read``, in their order.
-        frame_problem: Why the frame can't show a part, by the rules ``min_contrast`` and ``brightness``; empty if it
-            can.
+        frame_problem: Why the frame can't be judged, as `Rules.frame_problem`; empty if it can.
     """
 
     part_id: str

@@ -170,7 +170,7 @@ class Inspector:
 
         Args:
             confidence_threshold: As for `inspect`.
-            cut_out: Whether they are pieces of a frame, which ``min_contrast`` and ``brightness`` don't judge: a piece
+            cut_out: Whether they are pieces of a frame, which `Rules.frame_problem` doesn't judge: a piece
                 of a good part can be of one grey value.
 
         Returns:
@@ -234,7 +234,7 @@ class Inspector:
         return not self.reads_part_id and bool(lookup_fields(self.rules.read))
 
     def frame_problem(self, frame: Frame) -> str:
-        """Returns why a frame can't show a part, by the rules ``min_contrast`` and ``brightness``; empty if it can."""
+        """Returns why a frame can't be judged, as `Rules.frame_problem`; empty if it can."""
         return self.rules.frame_problem(frame.image)
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:

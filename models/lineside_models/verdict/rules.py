@@ -28,6 +28,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Length = Annotated[float, msgspec.Meta(ge=0)]
 GreyValue = Annotated[float, msgspec.Meta(ge=0, le=255)]
+Pixels = Annotated[int, msgspec.Meta(gt=0)]
 
 OTHERS = "*"
 """In a table by type: every type that it doesn't name."""
@@ -58,6 +59,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             0 for parts that fill the frame with one grey value.
         brightness: Least and greatest mean value of a frame, 0 to 255. Outside of it a part that would pass is a fault;
             unset: any.
+        frame_size: Width and height in pixels of the frames that lengths and regions in pixels, and ``px_per_mm``, are
+            meant for. A part that would pass by a frame of another size is a fault; unset: any.
     """
 
     confidence_threshold: Share | None = None
@@ -75,6 +78,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     read: tuple[MarkRule, ...] = ()
     min_contrast: Length = MIN_CONTRAST
     brightness: tuple[GreyValue, GreyValue] | None = None
+    frame_size: tuple[Pixels, Pixels] | None = None
 
     def __post_init__(self) -> None:
         if self.brightness is not None and self.brightness[0] >= self.brightness[1]:
@@ -108,11 +112,15 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return measure(image, self.measure, calibration, self.locate)
 
     def frame_problem(self, image: UInt8Array) -> str:
-        """Returns why a frame can't show a part, by ``min_contrast`` and ``brightness``; empty if it can.
+        """Returns why a frame can't be judged, by ``frame_size``, ``min_contrast`` and ``brightness``; empty if it can.
 
         Args:
             image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
         """
+        size = (image.shape[1], image.shape[0])
+        if self.frame_size is not None and size != self.frame_size:
+            found, expected = (f"{width} x {height}" for width, height in (size, self.frame_size))
+            return f"the frame is {found} pixels, the rules are for {expected}; look at the camera's settings"
         return frame_problem(image, min_contrast=self.min_contrast, brightness=self.brightness)
 
     def slicing_of(self, own: Slicing | None) -> Slicing | None:

@@ -97,6 +97,17 @@ def test_a_defect_stays_a_defect(session: Session) -> None:
     assert "too dark" in found.fault
 
 
+def test_a_frame_of_another_size_than_the_rules_are_for_does_not_pass(session: Session) -> None:
+    assert inspect(session, part(), frame_size=[64, 48]).verdict == "good"
+    found = inspect(session, part(), frame_size=[128, 96])
+    assert (found.verdict, found.passed) == ("unsure", False)
+    assert found.fault == "the frame is 64 x 48 pixels, the rules are for 128 x 96; look at the camera's settings"
+    assert inspect(session, part((2, 5)), frame_size=[128, 96]).verdict == "bad"
+    assert inspect(session, part(), cut_out=True, frame_size=[128, 96]).verdict == "good"
+    with pytest.raises(ConfigError, match="frame_size"):
+        read_rules({"frame_size": [0, 96]})
+
+
 def test_what_is_cut_out_of_a_frame_may_be_even(session: Session) -> None:
     assert inspect(session, np.full((48, 64), 128, np.uint8), cut_out=True, brightness=[0, 10]).verdict == "good"
 
