@@ -41,7 +41,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "modbus.md"
 
 
 def triggers(events: list[object]) -> list[tuple[int, bool]]:
-    return [(event.tag, event.missed) for event in events if isinstance(event, Triggered)]
+    return [(event.tag & 0xFFFF, event.missed) for event in events if isinstance(event, Triggered)]
 
 
 def test_first_count_is_one_trigger_whatever_it_was_before() -> None:
@@ -61,6 +61,19 @@ def test_counter_that_begins_anew_is_one_trigger() -> None:
     block = InBlock("x")
     block.write_registers(0, [500])
     assert triggers([*block.write_registers(0, [1])]) == [(1, False)]
+
+
+def test_answers_from_before_a_restart_of_the_plc_bear_none_of_its_new_counts() -> None:
+    requests = InBlock("plc")
+    block = OutBlock(requests)
+    for count in (500, 1):
+        (trigger,) = [event for event in requests.write_registers(0, [count]) if isinstance(event, Triggered)]
+        block.add_result(Signal(count, "p", "pass", Code.PASS, "plc", trigger.tag))
+        if count == 500:
+            assert block.registers()[44] == 500
+    assert [block.registers()[at] for at in (44, 48)] == [0, 1]
+    requests.adopt_again([40_000, *[0] * (IN_REGISTERS - 1)])
+    assert [block.registers()[at] for at in (44, 48)] == [0, 0]
 
 
 def test_what_was_counted_without_a_connection_is_missed() -> None:
@@ -119,7 +132,7 @@ def test_text_survives_as_ascii(text: str) -> None:
 
 
 def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
-    block = OutBlock("plc")
+    block = OutBlock(InBlock("plc"))
     answer = TriggerAnswer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
     block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer, recipe="b", recipe_number=7))
     for number in range(20):
@@ -140,7 +153,7 @@ def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
 
 
 def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None:
-    block = OutBlock("plc")
+    block = OutBlock(InBlock("plc"))
     block.add_result(Signal(3, "p", "reject", Code.UNSURE, "plc", 7))
     block.add_result(Signal(4, "p", "reject", Code.REJECT, "plc", 8))
     found = block.registers()
@@ -150,7 +163,7 @@ def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None
 
 
 def test_block_tells_the_defects_of_the_result_and_of_each_part_in_the_ring() -> None:
-    block = OutBlock("plc")
+    block = OutBlock(InBlock("plc"))
     found = DefectSummary("scratches", 3, 2, 0.93456, "top", 2)
     block.show(LineState(result=TriggerAnswer(20, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.01, defects=found)))
     for number in range(21):
@@ -167,7 +180,7 @@ def test_all_registers_fit_into_one_request() -> None:
 
 
 def test_tag_of_another_line_is_not_given_back() -> None:
-    block = OutBlock("plc")
+    block = OutBlock(InBlock("plc"))
     block.add_result(Signal(3, "p", "pass", Code.PASS, "local", 7))
     assert block.registers()[42:46] == [0, 3, 0, 1]
 

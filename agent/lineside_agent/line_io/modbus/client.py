@@ -59,8 +59,8 @@ class ModbusClient(LinePort):
         self._poll_s = poll_s
         self._timeout_s = timeout_s
         self._written = OUT_REGISTERS if defects else FIRST_REGISTERS
-        self._out = OutBlock(self.name)
         self._in = InBlock(self.name)
+        self._out = OutBlock(self._in)
         self._was_connected = False
         self._is_changed = False
         self._changed = threading.Condition()

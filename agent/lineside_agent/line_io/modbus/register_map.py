@@ -107,15 +107,15 @@ class OutBlock:
     """The registers that a PLC reads. Not locked.
 
     Args:
-        input: Name of the line, whose own tags are returned.
+        requests: What the PLC writes: the tags of its triggers are returned, unless its counter has begun anew since.
     """
 
-    def __init__(self, input: str) -> None:
-        self._input = input
+    def __init__(self, requests: InBlock) -> None:
+        self._requests = requests
         self._state = LineState()
         self._heartbeat = 0
         self._tallies: collections.Counter[str] = collections.Counter()
-        self._ring: list[tuple[int, int, int, int]] = []
+        self._ring: list[Signal] = []
 
     def show(self, state: LineState) -> None:
         """Takes the levels."""
@@ -135,7 +135,7 @@ class OutBlock:
         tallies["faults"] += signal.verdict == "fault"
         tallies["late"] += code is Code.LATE
         tallies["refused"] += code in REFUSALS
-        self._ring.append((signal.sequence, self._tag(signal), code, signal.defects.number))
+        self._ring.append(signal)
         del self._ring[:-RING]
 
     def bits(self) -> list[bool]:
@@ -157,10 +157,10 @@ class OutBlock:
             found[at : at + 2] = high_low(self._tallies[name])
         found[40:42] = high_low(self._tallies["answered"])
         first = self._tallies["answered"] - len(self._ring)
-        for index, (number, tag, code, defect) in enumerate(self._ring, first):
+        for index, signal in enumerate(self._ring, first):
             at = OUT_FIELDS["ring"] + 4 * (index % RING)
-            found[at : at + 4] = (*high_low(number), tag, code)
-            found[OUT_FIELDS["ring_defect"] + index % RING // 2] |= defect << (0 if index % 2 else 8)
+            found[at : at + 4] = (*high_low(signal.sequence), self._tag(signal), signal.code)
+            found[OUT_FIELDS["ring_defect"] + index % RING // 2] |= signal.defects.number << (0 if index % 2 else 8)
         return found
 
     def _put_result(self, found: list[int]) -> None:
@@ -182,15 +182,24 @@ class OutBlock:
         )
 
     def _tag(self, answer: Signal | TriggerAnswer) -> int:
-        """The line's own number of the trigger; 0 where another line triggered."""
-        return answer.tag & 0xFFFF if answer.input == self._input else 0
+        """The PLC's count of the trigger; 0 where another line triggered, or the counter has begun anew since."""
+        generation, count = divmod(answer.tag, 1 << 16)
+        is_own = answer.input == self._requests.input and generation == self._requests.generation
+        return count if is_own else 0
 
 
 class InBlock:
-    """The registers that a PLC writes; turns writes into events."""
+    """The registers that a PLC writes; turns writes into events.
+
+    Attributes:
+        input: Name of the line.
+        generation: How often the trigger counter has begun anew. A tag is ``generation << 16 | count``, so that the
+            answer to an earlier part is never taken for that to one with the same count.
+    """
 
     def __init__(self, input: str) -> None:
-        self._input = input
+        self.input = input
+        self.generation = 0
         self._registers = [0] * IN_REGISTERS
         self._coils = [False] * len(COILS)
         self._started = False
@@ -210,9 +219,10 @@ class InBlock:
         """Takes the registers after a lost connection: its triggers belong to parts that have passed."""
         steps = (registers[0] - self._registers[0]) & 0xFFFF
         self._registers = list(registers)
-        missed: list[Event | SelectRecipe] = []
-        missed += self._missed(registers[0], steps) if steps <= JUMP_MAX else []
-        return missed + self._recipe()
+        if steps > JUMP_MAX:
+            self.generation += 1
+            return [*self._recipe()]
+        return [*self._missed(registers[0], steps), *self._recipe()]
 
     def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes the registers of one write request.
@@ -254,11 +264,11 @@ class InBlock:
     def _recipe(self) -> list[SelectRecipe]:
         """Returns the request of the recipe register, where it is not 0."""
         number = self._registers[IN_FIELDS["recipe"]]
-        return [SelectRecipe(number, self._input)] if number else []
+        return [SelectRecipe(number, self.input)] if number else []
 
     def _risen(self, name: str) -> list[Event]:
         if name == "trigger":
-            return [Triggered(self._input, self._part_id(), edge=True)]
+            return [Triggered(self.input, self._part_id(), edge=True)]
         return [ResetPressed()] if name == "reset" else [ChallengeRequested()]
 
     def _counted(self, before: int, now: int) -> list[Event]:
@@ -266,14 +276,18 @@ class InBlock:
         if not steps:
             return []
         if not self._started or steps > JUMP_MAX:
+            self.generation += self._started
             steps = 1  # the first since the agent or the PLC began: whatever it counted before, this is one trigger
         self._started = True
-        last = Triggered(self._input, self._part_id(), now)
+        last = Triggered(self.input, self._part_id(), self._tag(now))
         return [*self._missed((now - 1) & 0xFFFF, steps - 1), last]
 
     def _missed(self, last: int, steps: int) -> list[Event]:
-        tags = ((last - step) & 0xFFFF for step in range(steps - 1, -1, -1))
-        return [Triggered(self._input, "", tag, missed=True) for tag in tags]
+        counts = ((last - step) & 0xFFFF for step in range(steps - 1, -1, -1))
+        return [Triggered(self.input, "", self._tag(count), missed=True) for count in counts]
+
+    def _tag(self, count: int) -> int:
+        return self.generation << 16 | count
 
     def _part_id(self) -> str:
         at = IN_FIELDS["part_id"]

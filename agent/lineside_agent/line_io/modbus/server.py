@@ -87,8 +87,8 @@ class ModbusServer(LinePort):
         super().__init__(place)
         self._address = address
         self._lock = threading.Lock()
-        self._out = OutBlock(self.name)
         self._in = InBlock(self.name)
+        self._out = OutBlock(self._in)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Event | None = None
 
