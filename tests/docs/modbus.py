@@ -77,7 +77,7 @@ RESULT_CODES = {
     Code.LATE: "no verdict by the deadline",
     Code.BUSY: "the trigger came while another part was inspected",
     Code.NOT_READY: "the agent is at fault or has no bundle or camera, or the trigger was reported too late",
-    Code.NO_FRAME: "the camera gave a damaged image, or has ended",
+    Code.NO_FRAME: "the camera gave a damaged image, no image before the next trigger, or has ended",
     Code.CHALLENGE_PASSED: "a known bad part passed",
     Code.STOPPED: "the agent is stopping",
     Code.UNSURE: "no defect was found, but a candidate is in the unsure band: reject, and a person is to look",

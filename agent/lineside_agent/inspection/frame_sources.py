@@ -3,7 +3,8 @@
 They take the place of `lineside_agent.cameras.reader.FrameQueue`.
 
 - A triggered part gets the first frame that the camera gave after its trigger, also while the engine is busy with an
-  earlier part. A finite source gives its next frame to the next trigger, and waits in between.
+  earlier part. A frame that follows the triggers of several parts shows one of them, nobody knows which: none gets it.
+- A finite source gives its next frame to the next trigger, and waits in between.
 - With several cameras, `PartFrames` has one `TriggeredFrames` a camera, and gives the frames of all of them.
 - In watch mode a frame that was not taken is replaced by the next one, and that is counted.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,10 +28,22 @@ SHARE_OF_DEADLINE = 0.5
 """Share of a part's deadline for each of several cameras to bring its frame, unless ``frame_timeout_ms`` is set."""
 
 
+UNCLEAR = "the camera gave no frame between this trigger and the next"
+ENDED = "the camera's source has ended"
+
+
 @dataclasses.dataclass(slots=True)
 class _FrameRequest:
+    """Frames from ``since_s`` on show the part; from ``until_s`` on they may show a part that was refused."""
+
     since_s: float
+    until_s: float = math.inf
     shot: Shot | None = None
+    is_unclear: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.shot is None and not self.is_unclear
 
 
 class TriggeredFrames:
@@ -57,18 +71,25 @@ class TriggeredFrames:
             self._requests[number] = _FrameRequest(at_s + self._frame_delay_s)
             self._changed.notify_all()
 
+    def note_refused(self, at_s: float) -> None:
+        """Takes the time of a trigger whose part is not inspected: its part may be on the frames that follow."""
+        with self._changed:
+            for request in self._requests.values():
+                request.until_s = min(request.until_s, at_s + self._frame_delay_s)
+
     def wait_for_frame(self, number: int, deadline_s: float) -> Shot | None:
         """Waits for the frame of a trigger, until ``deadline_s`` of the monotonic clock.
 
         Returns:
-            Its frame; ``None`` if none came in time, the part was answered, the camera has ended, or the agent stops.
+            Its frame; ``None`` if none came in time or none can come (`lost_reason`), the part was answered, or the
+                agent stops.
         """
         with self._changed:
             while (request := self._requests.get(number)) is not None:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     return None  # also with a frame: there is no time left to inspect it
-                if request.shot is not None or self._ended or self._stop.is_set():
+                if not request.is_waiting or self._ended or self._stop.is_set():
                     return request.shot
                 self._changed.wait(min(LOOK_S, left_s))
             return None
@@ -83,6 +104,14 @@ class TriggeredFrames:
         with self._changed:
             request = self._requests.get(number)
             return request is not None and request.shot is not None
+
+    def lost_reason(self, number: int) -> str:
+        """Returns why a part's frame can't come any more; empty if it still can."""
+        with self._changed:
+            request = self._requests.get(number)
+            if request is not None and request.is_unclear:
+                return UNCLEAR
+            return ENDED if self._ended else ""
 
     def missing_reason(self, number: int) -> str:
         """Returns which frame is missing, for the record."""
@@ -104,13 +133,16 @@ class TriggeredFrames:
         picture = decoded(shot)  # here, so that it is ready when its trigger comes
         with self._changed:
             if wait:
-                self._wait(lambda: any(request.shot is None for request in self._requests.values()))
+                self._wait(lambda: any(request.is_waiting for request in self._requests.values()))
                 picture = dataclasses.replace(picture, captured_at_ns=time.time_ns())  # not when it was made ready
-            for request in self._requests.values():
-                if request.shot is None and (wait or request.since_s <= now_s):
+            waiting = [each for each in self._requests.values() if each.is_waiting and (wait or each.since_s <= now_s)]
+            is_unclear = not wait and (len(waiting) > 1 or any(each.until_s <= now_s for each in waiting))
+            for request in waiting:
+                if is_unclear:
+                    request.is_unclear = True
+                else:
                     request.shot = picture
-                    if wait:
-                        break
+                    break
             self._changed.notify_all()
         return True
 
@@ -164,6 +196,11 @@ class PartFrames:
         for camera in self.cameras:
             camera.request(number, at_s)
 
+    def note_refused(self, at_s: float) -> None:
+        """As `TriggeredFrames.note_refused`, for every camera."""
+        for camera in self.cameras:
+            camera.note_refused(at_s)
+
     def wait_for_frame(self, number: int, deadline_s: float) -> Views | None:
         """Waits for a part's frames.
 
@@ -188,14 +225,17 @@ class PartFrames:
         return Views(seen, joint_source(self._names), number, part_id)
 
     def _lost(self, index: int, number: int, part_id: str, timeout_s: float) -> LostFrame:
-        reason = f"the camera gave no frame within {1000 * timeout_s:.0f} ms of the trigger"
-        if self.cameras[index].ended:
-            reason = "the camera's source has ended"
+        reason = self.cameras[index].lost_reason(number)
+        reason = reason or f"the camera gave no frame within {1000 * timeout_s:.0f} ms of the trigger"
         return LostFrame(self._names[index], number, part_id, time.time_ns(), reason)
 
     def has_frame(self, number: int) -> bool:
         """Whether all frames of a part have come."""
         return all(camera.has_frame(number) for camera in self.cameras)
+
+    def lost_reason(self, number: int) -> str:
+        """As `TriggeredFrames.lost_reason`, of the first camera for which it is so."""
+        return next(filter(None, (camera.lost_reason(number) for camera in self.cameras)), "")
 
     def missing_reason(self, number: int) -> str:
         """As `TriggeredFrames.missing_reason`."""

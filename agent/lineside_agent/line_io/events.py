@@ -116,11 +116,12 @@ class Triggered:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartInspected:
-    """The pipeline has a result."""
+    """The pipeline has a result, or says why there can be none."""
 
     number: int
     code: Code
     defects: DefectSummary = NO_DEFECTS
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -302,7 +302,7 @@ class Handshake:
         for part in self._open:
             if part.begin.number == event.number and part.code is None:
                 if now_s < part.begin.deadline_s:
-                    part.code, part.defects = event.code, event.defects
+                    part.code, part.defects, part.reason = event.code, event.defects, event.reason
                 return  # else it is late, and `_pass_time` says so
         self.counts.too_late += 1
         actions.append(LogLine(f"the verdict on trigger {event.number} came after its answer and is dropped"))

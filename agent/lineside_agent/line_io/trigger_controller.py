@@ -172,7 +172,7 @@ class TriggerController:
             if isinstance(event, (Triggered, SelectRecipe)):
                 self._execute(self.machine.step(Availability(self._problem()), at_s))
             if not isinstance(event, SelectRecipe):
-                self._execute(self.machine.step(event, at_s))
+                self._step(event, at_s)
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
 
@@ -195,8 +195,8 @@ class TriggerController:
             shot = self.frames.wait_for_frame(begin.number, begin.deadline_s)
             if shot is not None:
                 return _for_part(shot, begin)
-            if self.frames.ended and self.machine.is_open(begin.number):
-                self.post(PartInspected(begin.number, Code.NO_FRAME), time.monotonic())
+            if self.machine.is_open(begin.number) and (reason := self.frames.lost_reason(begin.number)):
+                self.post(PartInspected(begin.number, Code.NO_FRAME, reason=reason), time.monotonic())
         return None
 
     def deliver(self, row: ResultRow, frame: Capture | None) -> None:
@@ -259,6 +259,14 @@ class TriggerController:
             self._gate_queue.close()
 
     # What the machine says; under the lock.
+
+    def _step(self, event: Event, at_s: float) -> None:
+        last_number = self.machine.last_number
+        actions = self.machine.step(event, at_s)
+        is_part = isinstance(event, Triggered) and not event.missed and self.machine.last_number != last_number
+        if is_part and not any(isinstance(action, BeginPart) for action in actions):
+            self.frames.note_refused(at_s)
+        self._execute(actions)
 
     def _execute(self, actions: list[Action]) -> None:
         if self.machine.last_number != self._begun_number:

@@ -43,6 +43,29 @@ def test_each_of_several_parts_keeps_its_own_frame_while_the_engine_is_busy() ->
     assert [frame_of(frames, number) for number in range(3)] == [10, 11, 12]
 
 
+def test_frame_that_follows_the_triggers_of_two_parts_goes_to_neither() -> None:
+    frames = TriggeredFrames(threading.Event())
+    frames.request(0, time.monotonic())
+    frames.request(1, time.monotonic())
+    frames.put(frame(10), wait=False)
+    frames.request(2, time.monotonic())
+    frames.put(frame(11), wait=False)
+    assert [frame_of(frames, number) for number in range(3)] == [None, None, 11]
+    assert [bool(frames.lost_reason(number)) for number in range(3)] == [True, True, False]
+
+
+def test_frame_that_may_show_a_refused_part_does_not_go_to_the_part_before_it() -> None:
+    frames = TriggeredFrames(threading.Event(), frame_delay_s=5.0)
+    now_s = time.monotonic()
+    frames.request(0, now_s - 10.0)
+    frames.note_refused(now_s)  # its frames come from 5 s on
+    frames.put(frame(10), wait=False)
+    frames.request(1, now_s - 10.0)
+    frames.note_refused(now_s - 6.0)
+    frames.put(frame(11), wait=False)
+    assert [frame_of(frames, number) for number in range(2)] == [10, None]
+
+
 def test_frame_that_was_on_its_way_at_the_trigger_is_not_taken() -> None:
     frames = TriggeredFrames(threading.Event(), frame_delay_s=3600.0)
     frames.request(0, time.monotonic())

@@ -147,6 +147,20 @@ def test_camera_that_gives_no_frame_is_named_in_the_record(benches: list[Bench])
     assert bench.rows[0].part_id == "trigger-5"
 
 
+@pytest.mark.parametrize("queue", [1, 2])
+def test_frame_that_may_be_of_the_next_part_answers_no_part(benches: list[Bench], queue: int) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0, queue=queue)))
+    bench.trigger("A-1", with_frame=False)
+    bench.trigger("A-2")
+    taker = threading.Thread(target=bench.controller.take)
+    taker.start()
+    wait_for(lambda: len(bench.rows) == 2)
+    bench.stop.set()
+    taker.join(60.0)
+    assert bench.rows[0].error == "NO_FRAME: the camera gave no frame between this trigger and the next"
+    assert [row.verdict for row in bench.rows] == ["fault", "fault"]
+
+
 def test_trigger_while_no_part_can_be_judged_is_rejected_at_once_and_says_why(benches: list[Bench]) -> None:
     benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
     bench.problem = "no bundle runs"
