@@ -53,6 +53,7 @@ class Fault(enum.IntEnum):
     CHALLENGE = 2
     RESULTS_NOT_TAKEN = 3
     RECIPE = 4
+    ENCODER = 5
 
 
 PART_ID_MAX = 128

@@ -23,6 +23,7 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
 - With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
 - A planned stop takes Ready off first; what is under way then is judged, and meets the gate.
 - A recipe that the line asked for and that can't run is a fault; it ends by one that runs, or by the reset.
+- An encoder that jumps while parts are on their way to the gate, or stands still while parts come, is a fault.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from lineside_agent.line_io.events import (
     Triggered,
     part_id_problem,
 )
-from lineside_agent.line_io.gate import GateEntry, GateSettings, RejectGate
+from lineside_agent.line_io.gate import COUNTS, STILL_MAX, GateEntry, GateSettings, RejectGate
 from lineside_runtime.wording import counted
 
 ENCODER_SILENT = "the encoder has not been heard of"
@@ -184,8 +185,7 @@ class Handshake:
             case Availability():
                 self._available(event, actions)
             case Encoder():
-                if self._gate is not None:
-                    self._gate.count = event.count % (1 << 32)
+                self._count_moved(event, actions)
             case Retiring():
                 self._retiring = True
             case Stopped():
@@ -262,8 +262,17 @@ class Handshake:
         self._open.append(part)
         if self._gate is not None:
             self._gate.enter(begin.number, now_s)
+            if self._gate.stands_still:
+                self._set_fault(Fault.ENCODER, f"{STILL_MAX} parts came, and the encoder has not moved", actions)
         if not self._settings.acknowledge:
             self._result_valid = False
+
+    def _count_moved(self, event: Encoder, actions: list[Action]) -> None:
+        if self._gate is None:
+            return
+        if lost := self._gate.take_count(event.count % COUNTS):
+            parts = f"the parts of triggers {', '.join(map(str, lost))} have to be taken off by hand unless they passed"
+            self._set_fault(Fault.ENCODER, f"the encoder has jumped to {event.count}: {parts}", actions)
 
     def _is_bounce(self, name: str, now_s: float) -> bool:
         before_s = self._edges_s.get(name)

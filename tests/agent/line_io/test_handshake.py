@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ from lineside_agent.line_io.events import (
     TriggerAnswer,
     Triggered,
 )
-from lineside_agent.line_io.gate import GateSettings
+from lineside_agent.line_io.gate import GateEntry, GateSettings
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 
 
@@ -342,6 +343,55 @@ def test_gate_counts_the_encoder_and_wraps_around_with_it() -> None:
     assert driver.state.gate
     driver.step(Tick(), 0.06)
     assert not driver.state.gate
+
+
+def by_counts(*, queue: int = 1) -> HandshakeDriver:
+    return HandshakeDriver(dataclasses.replace(PLAIN, queue=queue, gate=GateSettings(counts=100, pulse_s=0.05)))
+
+
+@pytest.mark.parametrize("count", [0, 1_000_000, 4_900])
+def test_encoder_that_jumps_with_parts_on_their_way_is_a_fault_and_opens_no_gate(count: int) -> None:
+    driver = by_counts()
+    driver.step(Encoder(5_000))
+    driver.trigger()
+    driver.step(PartInspected(0, Code.REJECT), 0.01)
+    driver.step(Encoder(count), 0.01)
+    assert driver.state.fault is Fault.ENCODER and not driver.state.gate
+    driver.step(ResetPressed())
+    driver.step(Encoder(count + 100), 0.01)
+    assert driver.state.ready and not driver.state.gate
+
+
+@pytest.mark.parametrize("count", [0, 4_990, 5_099, 1_000_000])
+def test_encoder_may_jump_with_no_part_on_its_way_and_move_a_little_with_one(count: int) -> None:
+    driver = by_counts()
+    driver.step(Encoder(5_000))
+    driver.trigger()
+    driver.step(PartInspected(0, Code.PASS if abs(count - 5_000) > 100 else Code.REJECT), 0.01)
+    driver.step(Encoder(count), 0.01)
+    assert driver.state.fault is Fault.NONE and not driver.state.gate
+
+
+def test_encoder_that_stands_still_while_parts_come_is_a_fault() -> None:
+    driver = by_counts()
+    driver.step(Encoder(7))
+    for number in range(3):
+        assert driver.state.fault is Fault.NONE
+        driver.trigger(0.01)
+        driver.step(PartInspected(number, Code.PASS), 0.01)
+    assert driver.state.fault is Fault.ENCODER
+
+
+def test_parts_of_before_a_restart_are_lost_if_the_encoder_began_anew() -> None:
+    entries = [GateEntry(0, 0.0, 5_050), GateEntry(1, 0.0, 5_090)]
+    driver = by_counts()
+    driver.machine.restore_gate(entries, driver.now_s)
+    driver.step(Encoder(5_010))
+    assert driver.state.fault is Fault.NONE and driver.machine.gate_queue == tuple(entries)
+    driver = by_counts()
+    driver.machine.restore_gate(entries, driver.now_s)
+    driver.step(Encoder(3))
+    assert driver.state.fault is Fault.ENCODER and not driver.machine.gate_queue
 
 
 def test_part_that_reaches_the_gate_without_a_verdict_is_late() -> None:
