@@ -30,7 +30,7 @@ READS = {
     "passed": ("uint32", "answered parts that passed"),
     "rejected": ("uint32", "answered parts with a defect or an unsure verdict"),
     "faults": ("uint32", "answered parts that were not judged"),
-    "late": ("uint32", "faults without a verdict by the deadline"),
+    "late": ("uint32", "faults without a verdict by the deadline, or whose pass could not be written by then"),
     "refused": ("uint32", "faults refused at the trigger: busy, not ready or at fault"),
     "unsure": ("uint32", "rejected parts without a defect that a person is to look at"),
     "result_part_id": ("text, 32", "the part's name, as the line gave it"),

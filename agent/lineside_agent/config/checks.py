@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.line_io import MqttLineConfig
+from lineside_agent.config.line_io import ModbusRtuClientConfig, ModbusTcpClientConfig, MqttLineConfig
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, check_model_tables, inspect_of, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig, RecipeGate
@@ -118,6 +118,21 @@ def check_line(config: AgentConfig) -> None:
     for line in config.line_io:
         if isinstance(line, MqttLineConfig) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
+        if isinstance(line, ModbusTcpClientConfig | ModbusRtuClientConfig):
+            _check_registers(line.written, line.read)
+
+
+def _check_registers(written: range, read: range) -> None:
+    for key, block in (("write_at", written), ("read_at", read)):
+        if block.stop > 1 << 16:
+            expected = f"at most {(1 << 16) - len(block)}, for {len(block)} registers"
+            raise ConfigError(f"$.line_io.{key}", expected=expected, actual=str(block.start))
+    if written.start < read.stop and read.start < written.stop:
+        raise ConfigError(
+            "$.line_io: the agent would write over the PLC's registers",
+            expected=f"read_at at least {written.stop}, or at most {written.start - len(read)}",
+            actual=f"written {written.start} to {written.stop - 1}, read {read.start} to {read.stop - 1}",
+        )
 
 
 def _check_cameras(config: AgentConfig) -> None:

@@ -61,6 +61,10 @@ class ModbusRtuServerConfig(_SerialLine, frozen=True, kw_only=True, tag="modbus-
     """The PLC polls the agent over a serial line."""
 
 
+REGISTERS_WRITTEN, REGISTERS_OF_DEFECTS, REGISTERS_READ = 106, 12, 21
+"""Sizes of the blocks in the PLC; a test compares them with the register map."""
+
+
 class _Client(ConfigTable, frozen=True, kw_only=True):
     """Where the two blocks lie in the PLC.
 
@@ -78,6 +82,16 @@ class _Client(ConfigTable, frozen=True, kw_only=True):
     poll_ms: Positive = 5.0
     timeout_s: Positive = 0.5
     defects: bool = False
+
+    @property
+    def written(self) -> range:
+        """The registers that the agent writes."""
+        return range(self.write_at, self.write_at + REGISTERS_WRITTEN + (REGISTERS_OF_DEFECTS if self.defects else 0))
+
+    @property
+    def read(self) -> range:
+        """The registers that the agent reads."""
+        return range(self.read_at, self.read_at + REGISTERS_READ)
 
 
 class ModbusTcpClientConfig(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):

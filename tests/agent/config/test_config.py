@@ -194,3 +194,19 @@ def test_schema_can_be_printed() -> None:
     assert several["items"] == one
     assert set(one["discriminator"]["mapping"]) == {kind.type_name() for kind in get_args(CameraConfig)}
     assert schema["$defs"]["FolderCameraConfig"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("read_at = 105", "write over"),
+        ("read_at = 110\ndefects = true", "write over"),
+        ("write_at = 190", "write over"),
+        ("write_at = 65500", "at most 65430"),
+        ("read_at = 65530", "at most 65515"),
+    ],
+)
+def test_registers_that_a_plc_has_not_or_that_the_agent_would_write_over_are_refused(keys: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse(WHOLE + f'[[line_io]]\ntype = "modbus-tcp-client"\nhost = "plc"\n{keys}\n')
+    parse(WHOLE + '[[line_io]]\ntype = "modbus-tcp-client"\nhost = "plc"\nread_at = 106\n')

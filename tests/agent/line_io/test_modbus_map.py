@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lineside_agent.config.line_io import ModbusTcpClientConfig
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
     ChallengeRequested,
@@ -26,6 +27,7 @@ from lineside_agent.line_io.events import (
 from lineside_agent.line_io.modbus.register_map import (
     COILS,
     CONTROL_BITS,
+    FIRST_REGISTERS,
     IN_FIELDS,
     IN_REGISTERS,
     OUT_FIELDS,
@@ -177,6 +179,27 @@ def test_block_tells_the_defects_of_the_result_and_of_each_part_in_the_ring() ->
 
 def test_all_registers_fit_into_one_request() -> None:
     assert OUT_REGISTERS <= 123  # function 16 writes no more at once (Modbus Application Protocol 1.1b3, 6.12)
+
+
+def test_pass_that_was_not_written_in_time_is_late_in_the_ring_the_result_and_the_counts() -> None:
+    block = OutBlock(InBlock("plc"))
+    for number, deadline_s in ((0, 1.0), (1, 1.0), (2, 9.0)):
+        block.add_result(Signal(number, "p", "pass", Code.PASS, "plc", number, deadline_s=deadline_s))
+    result = TriggerAnswer(1, "p", "plc", 1, Code.PASS, 0.0, 1.0, 0.01)
+    block.show(LineState(result_valid=True, passed=True, result=result))
+    assert (block.registers()[2] & 8, block.registers()[7]) == (8, 1)
+    assert [signal.sequence for signal in block.expire(1, 5.0)] == [1]
+    found = block.registers()
+    assert [found[at] for at in (45, 49, 53)] == [Code.PASS, Code.LATE, Code.PASS]
+    assert (found[2] & 8, found[7]) == (0, Code.LATE)
+    assert [found[OUT_FIELDS[name] + 1] for name in ("answered", "passed", "faults", "late")] == [3, 2, 1, 1]
+    assert not block.expire(1, 5.0)
+
+
+def test_configuration_knows_the_sizes_of_the_blocks() -> None:
+    for defects, written in ((False, FIRST_REGISTERS), (True, OUT_REGISTERS)):
+        config = ModbusTcpClientConfig(host="plc", defects=defects)
+        assert (len(config.written), len(config.read)) == (written, IN_REGISTERS)
 
 
 def test_tag_of_another_line_is_not_given_back() -> None:

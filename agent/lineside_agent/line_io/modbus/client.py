@@ -4,13 +4,14 @@ Both blocks of `lineside_agent.line_io.modbus.register_map` are holding register
 that a change is sent as soon as the read under way is answered.
 
 A trigger that the PLC gave while there was no connection belongs to a part that has passed: it is answered, and not
-inspected.
+inspected. A pass that could not be written before its deadline is written as late.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
@@ -61,6 +62,7 @@ class ModbusClient(LinePort):
         self._written = OUT_REGISTERS if defects else FIRST_REGISTERS
         self._in = InBlock(self.name)
         self._out = OutBlock(self._in)
+        self._answers_written = 0
         self._was_connected = False
         self._is_changed = False
         self._changed = threading.Condition()
@@ -125,10 +127,14 @@ class ModbusClient(LinePort):
         with self._changed:
             if not self._is_changed:
                 return
+            expired, answered = self._out.expire(self._answers_written, time.monotonic()), self._out.answered
             registers, self._is_changed = self._out.registers()[: self._written], False
+        for signal in expired:
+            log.error("%s: the pass of part %r was not written in time and is now a fault", self.name, signal.part_id)
         answer = client.write_registers(self._write_at, registers, device_id=self._unit)
         if answer.isError():
             raise OSError(f"registers from {self._write_at} can't be written: {answer}")
+        self._answers_written = answered
 
     def _poll(self, client: ModbusTcpClient | ModbusSerialClient) -> list[Event | SelectRecipe]:
         registers = self._read(client)

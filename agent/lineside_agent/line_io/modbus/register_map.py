@@ -10,6 +10,7 @@ The single bits are there as well as discrete inputs and coils; a test holds thi
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 
 from lineside_agent.line_io.base import Signal
@@ -138,10 +139,42 @@ class OutBlock:
         self._ring.append(signal)
         del self._ring[:-RING]
 
+    @property
+    def answered(self) -> int:
+        """Number of answers so far."""
+        return self._tallies["answered"]
+
+    def expire(self, after: int, now_s: float) -> list[Signal]:
+        """Turns passes that the PLC was not told in time into late ones.
+
+        Args:
+            after: Number of answers that the PLC has.
+            now_s: On the monotonic clock.
+
+        Returns:
+            The passes.
+        """
+        first = self.answered - len(self._ring)
+        expired: list[Signal] = []
+        for at, signal in enumerate(self._ring):
+            is_late = signal.deadline_s is not None and signal.deadline_s <= now_s
+            if first + at >= after and is_late and signal.verdict == "pass":
+                expired.append(signal)
+                self._ring[at] = dataclasses.replace(signal, verdict="fault", code=Code.LATE)
+                self._tallies["passed"] -= 1
+                self._tallies["faults"] += 1
+                self._tallies["late"] += 1
+        return expired
+
+    def _code(self, result: TriggerAnswer) -> Code:
+        """The code of a result as the ring has it, where a pass may have expired."""
+        return next((signal.code for signal in self._ring if signal.sequence == result.number), result.code)
+
     def bits(self) -> list[bool]:
         """Returns `STATUS_BITS`."""
         state = self._state
-        levels = (state.ready, state.busy, state.result_valid, state.passed, bool(state.fault), state.gate)
+        passed = state.passed and state.result is not None and self._code(state.result) is Code.PASS
+        levels = (state.ready, state.busy, state.result_valid, passed, bool(state.fault), state.gate)
         return [*levels, state.challenge, bool(self._heartbeat & 1)]
 
     def registers(self) -> list[int]:
@@ -169,7 +202,7 @@ class OutBlock:
             return
         found[4:6] = high_low(result.number)
         found[6] = self._tag(result)
-        found[7] = int(result.code)
+        found[7] = int(self._code(result))
         found[8] = min(0xFFFF, round(10_000 * result.took_s))
         at = OUT_FIELDS["result_part_id"]
         found[at : at + TEXT_REGISTERS] = text_registers(result.part_id)
