@@ -31,7 +31,7 @@ from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent
 from tests.worlds.hub import make_trusted_repository
-from tests.worlds.plc import start_plc
+from tests.worlds.plc import ENDLESS, start_plc
 from tests.worlds.site import GROUP
 
 CLOCK = Path(__file__).with_name("clock.c")
@@ -152,18 +152,18 @@ class Line:
 
 
 def run(line: Line, parts: int, *, every: int, with_disk: bool) -> dict[str, Any]:
-    """Has the PLC trigger so many parts while one thing after the other goes wrong.
+    """Has the PLC trigger parts while one thing after the other goes wrong, until each has gone wrong once.
 
     Args:
         line: An agent and its surroundings.
-        parts: How many.
+        parts: How many at least: a fast machine's parts may be through before the last fault is over.
         every: After so many parts something goes wrong.
         with_disk: Whether the state lies on a disk that may be filled.
 
     Returns:
         What the PLC counted, and how often what went wrong.
     """
-    plc = line.start_plc(parts)
+    plc = line.start_plc(ENDLESS)
     ended = threading.Event()
     faults: dict[str, Callable[[], None]] = {
         "camera frozen": lambda: line.freeze(1, _wait(ended)),
@@ -174,7 +174,7 @@ def run(line: Line, parts: int, *, every: int, with_disk: bool) -> dict[str, Any
     }
     if with_disk:
         faults["disk full"] = lambda: line.fill_disk(_wait(ended))
-    breaker = threading.Thread(target=_break, args=(line, faults, plc, ended, every))
+    breaker = threading.Thread(target=_break, args=(line, faults, plc, ended, parts, every))
     breaker.start()
     output, _ = plc.communicate()
     ended.set()
@@ -188,13 +188,18 @@ def _break(
     faults: dict[str, Callable[[], None]],
     plc: subprocess.Popen[str],
     ended: threading.Event,
+    parts: int,
     every: int,
 ) -> None:
-    """One fault after so many parts, in turn."""
+    """One fault after so many parts, in turn; the PLC ends when each was there and the parts are through."""
     names = list(faults)
     number = 0
     while plc.poll() is None and not ended.is_set():
-        if line.plc_triggers() >= every * (number + 1):
+        triggers = line.plc_triggers()
+        if triggers >= parts and number >= len(names):
+            plc.terminate()
+            return
+        if triggers >= every * (number + 1):
             name = names[number % len(names)]
             faults[name]()
             line.done[name] = line.done.get(name, 0) + 1

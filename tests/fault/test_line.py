@@ -1,4 +1,4 @@
-"""400 parts while the camera, the engine, the broker, the disk and the clock fail: one verdict each."""
+"""At least 400 parts while the camera, the engine, the broker, the disk and the clock fail: one verdict each."""
 
 from __future__ import annotations
 
