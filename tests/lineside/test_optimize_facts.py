@@ -41,6 +41,7 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
     for name, content, problem in (
         ("twice.txt", b"a\nb\na\n", "the label 'a' is there twice"),
         ("none.txt", b"\n", "no label in"),
+        ("blank.txt", b"a\n\nb\n\n", "a label is empty in"),
         ("binary.txt", b"\xff\xfe\x00", "is no text in UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -186,10 +186,10 @@ def _labels(text: str) -> tuple[str, ...]:
     file = Path(text)
     if file.is_file():
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text} is no text in UTF-8") from error
-        return _distinct(tuple(line.strip() for line in lines if line.strip()), text)
+        return _distinct(tuple(line.strip() for line in lines), text)
     if "," not in text and (len(file.parts) > 1 or file.suffix in _LABEL_FILES):
         raise argparse.ArgumentTypeError(f"no file {text}")
     return _distinct(tuple(word.strip() for word in text.split(",")), text)
