@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ import yaml
 from cryptography import x509
 
 from lineside.cli import main
+from lineside.commands.board.prepare import wifi
+from lineside_boards.first_boot.settings import wpa_key
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.partition_table import partitions
 from lineside_hub.config import load_config
+from lineside_runtime.errors import ConfigError
 from tests.agent.deployment.self_update.wheels import make_payload, program_wheel
 from tests.boards.images import check_file_systems, fat_file, raspberry_pi_os
 from tests.boards.loop import loop_device
@@ -114,6 +118,7 @@ def test_image_goes_onto_a_card_in_the_same_command(
         ({"ssh-key": "/absent.pub"}, [], "[2002]"),
         ({"payload": "/absent"}, [], "[2002]"),
         ({}, ["--wifi", "hall"], "--wifi-country"),
+        ({}, ["--wifi-password-file", "/absent"], "--wifi-password-file without --wifi"),
         ({}, ["--wifi", "hall", "--wifi-country", "DE"], "nobody to ask"),
         ({}, ["--camera", "folder:relative"], "--camera"),
         ({}, ["--identity", "/absent", "--broker", "mqtts://x", "--site", "s"], "root.json is not there"),
@@ -134,6 +139,18 @@ def test_what_can_not_be_is_said_and_leaves_no_image(
     assert prepare(desk, tmp_path / "out.img", extra, **changes) == 1
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_password_of_the_wireless_network_keeps_its_blanks_and_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    options = argparse.Namespace(wifi="hall", wifi_country="DE", wifi_password_file=path)
+    path.write_bytes(b" correct horse \r\n")
+    told = wifi(options)
+    assert told is not None
+    assert told.key == wpa_key("hall", " correct horse ")
+    path.write_bytes(b"correct\xff horse\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        wifi(options)
 
 
 def test_payload_for_another_python_is_refused(

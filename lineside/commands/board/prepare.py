@@ -15,7 +15,7 @@ from lineside.console import ProgressMeter, inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.secret_input import add_passphrase
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.files import cache_folder
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _settings(options: argparse.Namespace) -> FirstBootSettings:
     settings = FirstBootSettings(
         hostname=hostname(options.name),
         user=options.user,
-        password_hash=_text(options.password_hash_file) if options.password_hash_file is not None else "",
+        password_hash=_text(options.password_hash_file).strip() if options.password_hash_file is not None else "",
         ssh_keys=keys,
         wifi=wifi(options),
         instance=f"{options.name}-{secrets.token_hex(4)}",
@@ -186,8 +186,6 @@ def _settings(options: argparse.Namespace) -> FirstBootSettings:
 @contextlib.contextmanager
 def option_names() -> Iterator[None]:
     """Names the option in the errors of first-boot settings, instead of the field."""
-    from lineside_runtime.errors import ConfigError
-
     try:
         yield
     except ConfigError as error:
@@ -210,9 +208,10 @@ def wifi(options: argparse.Namespace) -> Wifi | None:
         ConfigError: Country or password are missing or invalid.
     """
     from lineside_boards.first_boot.settings import Wifi, wpa_key
-    from lineside_runtime.errors import ConfigError
 
     if options.wifi is None:
+        if options.wifi_password_file is not None:
+            raise ConfigError("--wifi-password-file without --wifi", expected="the network's name by --wifi")
         return None
     if not options.wifi_country:
         raise ConfigError("--wifi-country is missing", expected="two letters, such as DE: the radio stays off without")
@@ -226,8 +225,6 @@ def wifi(options: argparse.Namespace) -> Wifi | None:
 
 
 def _ask(question: str) -> str:
-    from lineside_runtime.errors import ConfigError
-
     if not sys.stdin.isatty():
         action = f"Give --wifi-password-file, or set {WIFI_VARIABLE}."
         raise ConfigError("no password of the wireless network, and nobody to ask", action=action)
@@ -235,7 +232,10 @@ def _ask(question: str) -> str:
 
 
 def _text(path: Path) -> str:
+    """Returns a file's text without the end of its last line; blanks are left, since a password may have them."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {error}", expected="a text file in UTF-8") from error
