@@ -259,20 +259,22 @@ class _Loop(Generic[B]):
             run.starts.append({"step": run.step, **plan.settings})
         epoch_losses: list[float] = []
         run.model.train()
-        while (done := clock.agreed()) < 1 and not self.is_exhausted():
+        done = clock.agreed()  # once a step: asked again, the time could end between two answers, and no step be the last
+        while done < 1 and not self.is_exhausted():
             value = self.train_step(next(batches), done)
             epoch_losses.append(value)
             run.step += 1
             run.elapsed_s = clock.elapsed_s()
             held: dict[str, float] = {}
-            over = clock.agreed() >= 1
+            done = clock.agreed()
+            over = done >= 1
             if self.strategy.rank == 0 and (over or run.step - began_at == PREDICTED_AFTER_STEPS):
-                _warn_of_few_passes(run, plan, clock.done(), over=over)
+                _warn_of_few_passes(run, plan, done, over=over)
             if run.step % plan.epoch_steps == 0 or over:
                 mean = self.strategy.mean(float(np.mean(epoch_losses)))
                 run.losses.append({"step": run.step, "loss": mean, "learning_rate": _rate(run)})
                 epoch_losses = []
-                held = self.end_epoch(over=over, share=min(1.0, clock.done()))
+                held = self.end_epoch(over=over, share=min(1.0, done))
                 run.model.train()
             elif self.strategy.checkpoint_due(run):
                 self.save_checkpoint(held)
