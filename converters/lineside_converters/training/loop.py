@@ -259,7 +259,7 @@ class _Loop(Generic[B]):
             run.starts.append({"step": run.step, **plan.settings})
         epoch_losses: list[float] = []
         run.model.train()
-        done = clock.agreed()  # once a step: asked again, the time could end between two answers, and no step be the last
+        done = clock.agreed()  # asked once a step: between two answers the time could end, and no step be the last
         while done < 1 and not self.is_exhausted():
             value = self.train_step(next(batches), done)
             epoch_losses.append(value)
