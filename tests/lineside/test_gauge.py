@@ -152,6 +152,16 @@ def test_study_of_frames_that_a_rule_measures(rules: Path, tmp_path: Path, capsy
     assert again["components"] == found["components"]
 
 
+def test_frames_in_more_folders_than_operator_and_part_are_refused(
+    rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "frames" / "monday" / "anna" / "part-1"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "1.png"), CAMERA.picture(Plate().brightness, 0))
+    assert main(["gauge", "study", str(tmp_path / "frames"), "--rules", str(rules), "--rule", "bore"]) == 1
+    assert "expected at most OPERATOR/PART/FRAME.png; got monday/anna/part-1/1.png" in capsys.readouterr().err
+
+
 def test_one_part_and_single_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = 12 + 0.01 * np.random.default_rng(0).normal(size=50)
     master, process = tmp_path / "master.csv", tmp_path / "process.csv"
@@ -173,6 +183,8 @@ def test_one_part_and_single_values(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("part,value\n1,2\n1,x\n", "line 3: value"),
         ("operator,part,value\nA,1,2\nA,1,3\nB,1,2\n", "1 of part 1 by operator B"),
         ("", "nothing"),
+        ("part,value,Value\n1,2,3\n", "line 1; expected one value column; got part,value,Value"),
+        ("operator,appraiser,part,value\nA,B,1,2\n", "expected one operator column"),
         (
             "operator,part,value\nA,1,10,258\nA,1,10,3\n",
             "line 2 has more cells than the header; expected 3 cells; got A,1,10,258",

@@ -31,6 +31,9 @@ LEAST_INDEX = 1.33
 """Least Cg, Cgk and Cpk of a capable gauge and process."""
 
 _CATEGORIES = 1.41
+_ROUNDING = 1e-12
+"""Share of the total sum of squares below which another one is nothing but rounding."""
+
 _STUDY_WIDTH = 6.0
 _CG_SHARE = 0.2
 _Z95 = 1.959964
@@ -55,7 +58,12 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VarianceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the analysis of variance; ``f`` and ``p`` are ``None`` for the error and the total."""
+    """One row of the analysis of variance.
+
+    Attributes:
+        f: Ratio to the mean square below it; ``None`` for the error and the total, and where that mean square is 0.
+        p: Chance of so large a ratio; 0 where only the mean square below it is 0, ``None`` where both are.
+    """
 
     source: str
     df: int
@@ -184,14 +192,14 @@ def repeatability_by_anova(
     of_operator, of_part, of_cell = values.mean(axis=(1, 2)), values.mean(axis=(0, 2)), values.mean(axis=2)
     ss_operator = parts * trials * float(((of_operator - mean) ** 2).sum())
     ss_part = operators * trials * float(((of_part - mean) ** 2).sum())
-    ss_error = float(((values - of_cell[..., None]) ** 2).sum())
     ss_total = float(((values - mean) ** 2).sum())
-    ss_both = max(ss_total - ss_operator - ss_part - ss_error, 0.0)
+    ss_error = _unrounded(float(((values - of_cell[..., None]) ** 2).sum()), ss_total)
+    ss_both = _unrounded(ss_total - ss_operator - ss_part - ss_error, ss_total)
     df_operator, df_part = operators - 1, parts - 1
     df_both, df_error = df_operator * df_part, operators * parts * (trials - 1)
     ms_error = ss_error / df_error
-    p_both = f_tail(ss_both / df_both / ms_error, df_both, df_error) if df_both and ms_error else 1.0
-    pooled = p_both > alpha and df_both > 0
+    interaction = _row("interaction", df_both, ss_both, ms_error, df_error)
+    pooled = df_both > 0 and (interaction.p is None or interaction.p > alpha)
     repeatability = (ss_both + ss_error) / (df_both + df_error) if pooled else ms_error
     ms_both = repeatability if pooled or not df_both else ss_both / df_both
     ms_operator = ss_operator / df_operator if df_operator else ms_both
@@ -205,7 +213,7 @@ def repeatability_by_anova(
     rows = [
         _row("operator", df_operator, ss_operator, *against),
         _row("part", df_part, ss_part, *against),
-        _row("interaction", df_both, ss_both, ms_error, df_error),
+        interaction,
         VarianceRow(source="repeatability", df=df_error, ss=ss_error, ms=ms_error),
         VarianceRow(source="total", df=values.size - 1, ss=ss_total),
     ]
@@ -220,7 +228,7 @@ def repeatability_by_range(values: Floats, *, tolerance: float | None = None) ->
         values: ``(operators, parts, trials)``.
 
     Raises:
-        ConfigError: As `repeatability_by_anova`.
+        ConfigError: As `repeatability_by_anova`, or all averages are the same and no trial differs from another.
     """
     operators, parts, trials = _checked(values)
     repeatability = float(np.ptp(values, axis=2).mean()) / mean_range(trials)
@@ -229,6 +237,12 @@ def repeatability_by_range(values: Floats, *, tolerance: float | None = None) ->
         between = float(np.ptp(values.mean(axis=(1, 2)))) / math.sqrt(mean_square_range(operators))
         operator = math.sqrt(max(between**2 - repeatability**2 / (parts * trials), 0.0))
     part = float(np.ptp(values.mean(axis=(0, 2)))) / math.sqrt(mean_square_range(parts))
+    if not repeatability and not operator and not part:
+        raise ConfigError(
+            "averages and ranges find no variation",
+            expected="averages of parts or of operators, or trials, that differ",
+            action="Analyse the study by the analysis of variance.",
+        )
     variances = {"repeatability": repeatability**2, "operator": operator**2, "interaction": 0.0, "part": part**2}
     return _repeatability("range", values.shape, variances, tolerance)
 
@@ -316,15 +330,20 @@ def _spread(values: Floats, *, least: int) -> tuple[float, float]:
             "too few values", expected=f"{least} or more", actual=len(values), action="Measure more often."
         )
     mean, sd = float(values.mean()), float(values.std(ddof=1))
-    if not sd:
+    if not np.ptp(values):  # the mean of equal values is rounded, so that sd is not quite 0
         raise ConfigError("all values are the same", expected="a gauge that resolves the spread", action="")
     return mean, sd
 
 
 def _row(source: str, df: int, ss: float, ms_against: float, df_against: int) -> VarianceRow:
     ms = ss / df if df else 0.0
-    f = ms / ms_against if ms_against else None
-    return VarianceRow(source=source, df=df, ss=ss, ms=ms, f=f, p=None if f is None else f_tail(f, df, df_against))
+    if not ms_against:
+        return VarianceRow(source=source, df=df, ss=ss, ms=ms, p=0.0 if ms else None)
+    return VarianceRow(source=source, df=df, ss=ss, ms=ms, f=ms / ms_against, p=f_tail(ms / ms_against, df, df_against))
+
+
+def _unrounded(ss: float, ss_total: float) -> float:
+    return ss if ss > _ROUNDING * ss_total else 0.0
 
 
 def _repeatability(

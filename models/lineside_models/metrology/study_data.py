@@ -68,6 +68,10 @@ def read_readings(path: Path) -> list[Reading]:
     names = [_COLUMNS.get(name.strip().lower(), "") for name in (rows[0][1] if rows else ())]
     if "part" not in names or "value" not in names:
         raise ConfigError(f"{path} line 1", expected=_EXPECTED, actual=head.strip()[:200] or "nothing", action="")
+    for name in filter(None, names):
+        if names.count(name) > 1:
+            expected, actual = f"one {name} column", head.strip()[:200]
+            raise ConfigError(f"{path} line 1", expected=expected, actual=actual, action="Rename or remove the others.")
     found = []
     trials: set[tuple[str, ...]] = set()
     for line, cells in rows[1:]:
@@ -112,12 +116,17 @@ def measured_readings(
 
     Raises:
         InputNotFoundError: There is no frame.
+        ConfigError: A frame lies in more folders than those of an operator and a part.
         MeasurementError: A frame could not be measured; the message names it.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise InputNotFoundError(f"no frame in {folder}", expected="PART/FRAME.png or OPERATOR/PART/FRAME.png")
     found = []
+    deep = next((path for path in files if len(path.relative_to(folder).parts) > 3), None)
+    if deep is not None:
+        actual = deep.relative_to(folder)
+        raise ConfigError("folders of the study", expected="at most OPERATOR/PART/FRAME.png", actual=actual, action="")
     for number, path in enumerate(files, 1):
         (one,) = measure(read_image(path))
         if one.value is None:

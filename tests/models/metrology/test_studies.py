@@ -146,6 +146,31 @@ def test_distributions_against_scipy_and_printed_tables() -> None:
     assert stars == [1.414, 1.912, 2.239, 2.481, 3.179]
 
 
+def test_values_of_a_coarse_display_repeat_exactly_and_rounding_counts_as_nothing() -> None:
+    """A display in whole hundredths shows the same value in all trials: nothing is left of repeatability."""
+    cells = 10.0 + np.array([[0.01, 0.02, 0.05], [0.02, 0.01, 0.05]])  # operators disagree on parts 1 and 2 alone
+    study = repeatability_by_anova(np.repeat(cells[..., None], 3, axis=2))
+    rows = {row.source: row for row in study.anova}
+    assert rows["repeatability"].ss == 0 and rows["interaction"].ss > 0
+    assert rows["interaction"].f is None and rows["interaction"].p == 0 and not study.pooled
+    assert study.component("repeatability").sd == 0 and study.component("interaction").sd > 0
+    additive = repeatability_by_anova(np.repeat((cells[:1] + np.array([[0.1], [0.3]]))[..., None], 3, axis=2))
+    rows = {row.source: row for row in additive.anova}
+    assert rows["interaction"].ss == rows["repeatability"].ss == 0 and rows["interaction"].p is None
+    assert rows["operator"].f is None and rows["operator"].p == 0 and additive.component("R&R").sd > 0
+    with pytest.raises(ConfigError, match=r"find no variation.*analysis of variance"):
+        repeatability_by_range(np.repeat(np.array([[1.0, 2.0], [2.0, 1.0]])[..., None], 2, axis=2))
+
+
+@pytest.mark.parametrize("value", [0.1, 12.3, 1e5 / 3])
+def test_values_that_are_all_the_same_have_no_capability(value: float) -> None:
+    for count in (10, 11, 49, 50):
+        with pytest.raises(ConfigError, match="all values are the same"):
+            gauge_capability(np.full(count, value), reference=value, tolerance=1.0)
+        with pytest.raises(ConfigError, match="all values are the same"):
+            process_capability(np.full(count, value), upper=2 * value)
+
+
 def test_data_that_are_no_study_are_refused() -> None:
     for values in (np.ones((3, 10, 3)), np.zeros((3, 1, 3)), np.zeros((3, 10, 1)), np.full((2, 3, 2), np.nan)):
         with pytest.raises(ConfigError):
