@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.inspection import Detection
-from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
+from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, check_finite, read
 from lineside_models.postprocess.decoders.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.decoders.box_scores import box_scores, detr
 from lineside_models.postprocess.decoders.classification import ClassificationParams, classification
@@ -83,10 +83,11 @@ def decode(
 
     Raises:
         ConfigError: There is no such decoder, or a parameter is unknown or out of range.
-        BadInputFormatError: An output is missing or has another shape.
+        BadInputFormatError: An output is missing, has another shape or holds NaN or infinity.
     """
     if how.name not in DECODERS:
         raise ConfigError("postprocess.name", expected=" or ".join(sorted(DECODERS)), actual=how.name)
+    check_finite(outputs)
     if how.name == "dfl_anchor_free":
         return dfl_anchor_free(outputs, how.params, letterboxes, least_score=least_score)
     found = DECODERS[how.name](outputs, how.params, letterboxes)

@@ -206,15 +206,11 @@ def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
         most_iou: Boxes that overlap more are one.
 
     Returns:
-        Label after label, in each the best first. What isn't a number is left out: it overlaps with nothing, and
-        OpenCV would leave out the others.
+        Label after label, in each the best first.
     """
     if not len(boxes):
         return np.empty(0, np.int64)
     apart = 2.0 * float(np.abs(boxes).max()) + 1
-    if not apart < np.inf:
-        real = np.flatnonzero(np.isfinite(boxes).all(axis=1))
-        return real[suppress(boxes[real], labels[real], most_iou)]
     sized = boxes.astype(np.float64)
     sized[:, 2:] = boxes[:, 2:] - boxes[:, :2]
     if len(boxes) <= TOGETHER_MAX and apart < _APART_MAX:
@@ -269,7 +265,7 @@ def in_frame(
         The candidates, and which of the N each one is.
     """
     placed = letterbox.to_frame(boxes)
-    # What lies wholly in the padding has no area in the frame; what isn't a number lies nowhere.
+    # What lies wholly in the padding has no area in the frame.
     real = np.flatnonzero((placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]))
     best = real[np.argsort(-scores[real], kind="stable")][: params.max_detections]
     return Candidates(placed[best], scores[best], labels[best]), best
@@ -291,6 +287,22 @@ def only(outputs: Outputs, name: str | None, what: str) -> npt.NDArray[Any]:
             action="Name it in postprocess.params.",
         )
     return outputs[name]
+
+
+def check_finite(outputs: Outputs) -> None:
+    """Checks that outputs hold numbers: no comparison with NaN is true, so that a defect would pass as none.
+
+    Raises:
+        BadInputFormatError: A value is NaN or infinite.
+    """
+    for name, values in outputs.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise BadInputFormatError(
+                f"the output {name!r} holds values that are no numbers",
+                expected="finite numbers",
+                actual=f"{np.count_nonzero(~np.isfinite(values))} of {values.size} NaN or infinite",
+                action="Verify the bundle on this device; if its numbers are float16, choose another of its variants.",
+            )
 
 
 def check_shape(array: npt.NDArray[Any], expected: tuple[int | None, ...], what: str) -> None:

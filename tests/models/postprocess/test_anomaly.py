@@ -76,6 +76,8 @@ def test_a_missing_map_one_without_numbers_and_wrong_parameters_are_errors_and_n
     maps["fine"][0, 0, 3, 3] = np.nan
     with pytest.raises(BadInputFormatError, match="fine"):
         decode(maps, HOW, [BOX])
+    with pytest.raises(BadInputFormatError, match="fine"):
+        heat_map(maps, HOW.params, BOX)
     with pytest.raises(BadInputFormatError, match="map of distances"):
         decode({"fine": _maps()["fine"]}, HOW, [BOX])
     for params in ({"maps": [], "calibration": [[1, 0]]}, {"maps": ["a"]}, {"maps": ["a"], "calibration": [[-1, 0]]}):

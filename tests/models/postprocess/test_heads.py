@@ -100,9 +100,15 @@ def test_doubles_of_one_type_are_one_and_a_box_counts_for_its_best_class_unless_
     assert only_box({"o": columns}, how("yolov8")).labels.tolist() == [1]
     (found,) = decode({"o": columns}, how("yolov8", multi_label=True), [WHOLE])
     assert found.labels.tolist() == [1, 0]
-    for rows in (slice(4), slice(None)):  # no numbers are no detection
-        columns[0, rows] = np.nan
-        assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 0
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0, 5), (0, 5, 9)])  # a box's side, and a score of another cell
+def test_an_output_that_holds_no_number_is_an_error_and_no_pass(broken: float, place: tuple[int, ...]) -> None:
+    columns = yolov8_output()
+    columns[place] = broken
+    with pytest.raises(BadInputFormatError, match=r"output 'o' holds values that are no numbers.*1 of 588"):
+        decode({"o": columns}, how("yolov8"), [WHOLE])
 
 
 def test_boxes_go_back_to_the_frame_through_scale_and_padding() -> None:

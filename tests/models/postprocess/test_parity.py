@@ -109,28 +109,6 @@ def test_of_equal_scores_the_first_are_kept() -> None:
     assert np.array([box for *_, box in ranked]) == pytest.approx(np.array([box for *_, box in expected]), abs=2e-3)
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_boxes_that_are_no_numbers_are_left_out_and_the_others_stay(broken: float) -> None:
-    random = np.random.default_rng(8)
-    params = {"strides": (8,), "reg_bins": 16, "vote_iou": 0.5, "nms_iou": 0.5}
-    outputs = {
-        "cls_8": random.normal(-2, 2, (1, 2, 20, 20)).astype(np.float32),
-        "box_8": random.normal(0, 2, (1, 64, 20, 20)).astype(np.float32),
-    }
-    how = Postprocess(name="dfl_anchor_free", params=params)
-    whole = [Letterbox(1.0, 1.0, 160, 160)]
-    outputs["box_8"][:, :, :, 10:] = broken
-    (found,) = decode(outputs, how, whole)
-    outputs["cls_8"][:, :, :, 10:] = -20
-    (alone,) = decode(outputs, how, whole)
-    assert len(alone) > 20
-    assert np.isfinite(found.boxes).all()
-    assert np.array_equal(found.scores, alone.scores)
-    assert found.boxes == pytest.approx(alone.boxes, abs=1e-4)
-    outputs["box_8"][:] = broken
-    assert len(decode(outputs, how, whole)[0]) == 0
-
-
 def test_what_another_head_finds_is_cut_at_the_score_that_is_wanted() -> None:
     scores = np.array([[0.7, 0.2, 0.1]], np.float32)
     how = Postprocess(name="classification", params={"activation": "none"})

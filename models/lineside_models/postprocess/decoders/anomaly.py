@@ -19,6 +19,7 @@ from lineside_models.postprocess.candidates import (
     Floats,
     HeadParams,
     Outputs,
+    check_finite,
     check_shape,
     only,
     read,
@@ -26,7 +27,6 @@ from lineside_models.postprocess.candidates import (
 )
 from lineside_models.postprocess.masks import cell_size, outline
 from lineside_models.preprocess import Letterbox
-from lineside_runtime.errors import BadInputFormatError
 
 NAMED_FROM = 2.0
 """Standard deviations above the usual greatest value of good frames, from which a marked defect's type is named."""
@@ -81,8 +81,9 @@ def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) 
 
     Raises:
         ConfigError: A parameter is unknown or out of range.
-        BadInputFormatError: An output is missing or has another shape.
+        BadInputFormatError: An output is missing, has another shape or holds NaN or infinity.
     """
+    check_finite(outputs)
     checked = read(params, AnomalyParams)
     summed = _summed([one[0] for one in _maps(outputs, checked, 1)])
     height, width = letterbox.canvas
@@ -104,8 +105,6 @@ def _maps(outputs: Outputs, params: AnomalyParams, frames: int) -> list[Floats]:
     for name in params.maps:
         values = only(outputs, name, "a map of distances")
         check_shape(values, (frames, 1, None, None), "a map of distances")
-        if not np.isfinite(values).all():
-            raise BadInputFormatError(f"the map {name!r} holds what is no number", action="Verify the bundle.")
         found.append(np.asarray(values[:, 0], np.float32))
     return found
 

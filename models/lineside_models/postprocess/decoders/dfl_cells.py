@@ -138,8 +138,7 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
 def _means(sides: Floats) -> Floats:
     """Returns ``(4, N)`` means of ``(4, bins, N)`` logits of distributions over 0, 1, 2 …; the logits are lost."""
     if not sides.max() < EXP_MAX:
-        with np.errstate(invalid="ignore"):  # of an infinite one: its box is no number, and left out
-            sides -= sides.max(axis=1, keepdims=True)
+        sides -= sides.max(axis=1, keepdims=True)
     np.exp(sides, out=sides)
     total = sides.sum(axis=1)
     sides *= _steps(sides.shape[1])  # no product of matrices: BLAS would wake threads
@@ -170,13 +169,11 @@ def vote(cells: Cells, boxes: Floats, kept: Ints, voters: int, *, least_iou: flo
     Args:
         cells: All that were decoded, best first.
         boxes: ``(N, 4)`` theirs.
-        kept: Numbers of those that are kept; finite. Where nobody around has a vote, a box stays as it is.
+        kept: Numbers of those that are kept.
         voters: So many of the best have a vote.
         least_iou: Overlap from which a box votes.
     """
     around = boxes[:voters]
-    if not np.isfinite(around.sum()):
-        around = np.where(np.isfinite(around).all(axis=1, keepdims=True), around, np.float32(0))  # no area: no vote
     mine, types, labels = boxes[kept], cells.labels[kept], cells.labels[:voters]
     weights = sigmoid(cells.logits[:voters]).astype(np.float32)
     if len(kept) * voters <= PAIRS_TOGETHER:
