@@ -241,6 +241,7 @@ def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorl
     with world.open_page(browser, "operate", "/relabel") as page:
         page.get_by_role("link", name="Start with the first").click()
         first = page.url
+        expect(page.locator("#count")).to_have_text("1 box")  # written by the editor, which is ready then
         page.locator("#type").select_option("inclusion")
         page.mouse.move(*on_screen(page, 200, 20))
         page.mouse.down()
