@@ -1,7 +1,8 @@
 """When a device may activate an update, in the plant's local time. Pure.
 
 The message is `lineside_link.messages.MaintenanceWindow`. A window opens at ``start`` of each of its days and closes at
-the next ``end``. On the night when the clock springs forward over ``start``, it opens at the first minute after.
+the next ``end``. On the night when the clock springs forward over ``start``, it opens at the first minute after, for as
+long as in other nights.
 """
 
 from __future__ import annotations
@@ -79,12 +80,16 @@ def _spans(window: MaintenanceWindow, now: datetime.datetime) -> Iterator[tuple[
         if window.days and DAYS[day.weekday()] not in window.days:
             continue
         last = day if window.end > window.start else day + datetime.timedelta(days=1)
-        yield _moment(window, day, window.start), _moment(window, last, window.end)
+        start, end = _local(window, day, window.start), _local(window, last, window.end)
+        first = start
+        while (begins := first.astimezone(datetime.timezone.utc)).astimezone(first.tzinfo) != first:
+            first += datetime.timedelta(minutes=1)  # the clock springs over it
+        length = end - start  # by the wall clock: both are of one zone
+        yield begins, end.astimezone(datetime.timezone.utc) if first == start else begins + length
 
 
-def _moment(window: MaintenanceWindow, day: datetime.date, text: str) -> datetime.datetime:
-    local = datetime.datetime.combine(day, datetime.time.fromisoformat(text), tzinfo=_zone(window))
-    return local.astimezone(datetime.timezone.utc)
+def _local(window: MaintenanceWindow, day: datetime.date, text: str) -> datetime.datetime:
+    return datetime.datetime.combine(day, datetime.time.fromisoformat(text), tzinfo=_zone(window))
 
 
 def _zone(window: MaintenanceWindow) -> ZoneInfo:

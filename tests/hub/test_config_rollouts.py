@@ -267,6 +267,76 @@ def test_a_configuration_and_its_abort_leave_a_waiting_bundle_its_window(
     assert {windows(name) for name in fleet.names} == {(NIGHT, None, NIGHT)}
 
 
+def answer_with_bundle(fleet: ConfigFleet, *names: str, code: int = 0) -> None:
+    for name in names or fleet.names:
+        desired = fleet.desired(name)
+        assert desired is not None
+        report = Reported(device=name, epoch=desired.epoch, gen=desired.gen, state="active", wanted=desired.bundle)
+        failed = {"state": "failed", "error": Problem(code=code, error="E", message="m")}
+        fleet.report(msgspec.structs.replace(report, **(failed if code else {"installed": desired.bundle})))
+
+
+def parts(fleet: ConfigFleet, name: str) -> tuple[str, str, MaintenanceWindow | None, MaintenanceWindow | None]:
+    """Version of the bundle, digest of the configuration and their windows, as they are desired of a device."""
+    desired = fleet.desired(name)
+    assert desired is not None and desired.bundle is not None and desired.config is not None
+    windows = desired.window_of("bundle"), desired.window_of("config")
+    return desired.bundle.version, desired.config.sha256, *windows
+
+
+def roll_out_two_bundles(fleet: ConfigFleet, make_bundle: Callable[..., Bundle]) -> str:
+    """Gives all devices bundle 1.0.0, then begins 2.0.0 for the whole group; returns the rollout."""
+    push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, canary=0, healthy_for_s=0.0)
+    answer_with_bundle(fleet)
+    fleet.rollouts.tick(1.0)
+    return push(fleet.folder, make_bundle("2.0.0").path, group=GROUP, canary=0, window=NIGHT).rollout or ""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_bundle_that_is_taken_back_is_taken_back_on_the_canary_of_a_configuration_too(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle], fails: bool
+) -> None:
+    bundle = roll_out_two_bundles(fleet, make_bundle)
+    config = fleet.push(STRICT, window=EVENING)
+    base = fleet.wanted("cam-1")
+    before = fleet.desired("cam-0")
+    assert before is not None and parts(fleet, "cam-0") == ("2.0.0", config.ref.sha256, NIGHT, EVENING)
+    if fails:
+        answer_with_bundle(fleet, code=5002)
+        fleet.rollouts.tick(2.0)
+    else:
+        fleet.rollouts.order(bundle, "abort")
+    assert fleet.rollouts.get(bundle).state == ("rolled_back" if fails else "aborted")
+    assert parts(fleet, "cam-0") == ("1.0.0", config.ref.sha256, None, EVENING)
+    assert {parts(fleet, name)[:3] for name in fleet.names[1:]} == {("1.0.0", base, None)}
+    after = fleet.desired("cam-0")
+    assert after is not None and after.gen > before.gen
+    assert after.generation_of("config") == before.generation_of("config"), "the configuration is not asked for anew"
+    assert after.generation_of("bundle") > before.generation_of("bundle")
+    assert fleet.settle(3.0) == "completed"
+    assert {parts(fleet, name)[:2] for name in fleet.names} == {("1.0.0", config.ref.sha256)}
+
+
+def test_a_device_that_is_asked_again_for_a_bundle_follows_its_groups_configuration(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
+) -> None:
+    bundle = roll_out_two_bundles(fleet, make_bundle)
+    first = fleet.push(LOOSE, canary=0)
+    answer_with_bundle(fleet, "cam-2", code=4004)
+    fleet.rollouts.tick(2.0)
+    asked = fleet.database.desired_state("d/cam-2")
+    assert asked is not None and asked.rollout == bundle
+    base = fleet.rollouts.get(first.rollout).before
+    assert base is not None
+    second = fleet.push(STRICT, canary=0)
+    assert parts(fleet, "cam-2") == parts(fleet, "cam-1") == ("2.0.0", second.ref.sha256, NIGHT, None)
+    fleet.rollouts.order(second.rollout, "abort")
+    assert parts(fleet, "cam-2") == parts(fleet, "cam-1") == ("2.0.0", base.sha256, NIGHT, None)
+    again = fleet.database.desired_state("d/cam-2")
+    assert again is not None and again.rollout == again.pushed_by("bundle") == bundle
+    assert again.generation_of("bundle") == asked.generation_of("bundle")
+
+
 def test_a_bundle_for_one_device_leaves_its_configuration_its_window(
     fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -53,12 +53,33 @@ def test_a_window_on_some_days(now: str, opens: str | None) -> None:
     assert (None if found is None else f"{found:%Y-%m-%d %H:%M}") == opens
 
 
-def test_the_hour_that_does_not_exist() -> None:
-    """On 29 March 2026 Berlin goes from 01:59 to 03:00."""
-    window = night(start="02:30", end="04:00")
-    assert opening(window, utc("2026-03-29 00:59")) is not None
-    assert opening(window, utc("2026-03-29 01:45")) is None
-    assert opening(window, utc("2026-03-29 02:00")) is not None
+@pytest.mark.parametrize(
+    ("start", "end", "closes"),
+    [
+        ("02:00", "03:00", "2026-03-29 02:00"),
+        ("02:30", "03:00", "2026-03-29 01:30"),
+        ("02:30", "03:15", "2026-03-29 01:45"),
+        ("02:15", "02:45", "2026-03-29 01:30"),
+        ("02:30", "04:00", "2026-03-29 02:30"),
+        ("02:59", "02:58", "2026-03-30 00:59"),
+    ],
+)
+def test_a_start_in_the_hour_that_does_not_exist_is_the_first_minute_after(start: str, end: str, closes: str) -> None:
+    """On 29 March 2026 Berlin goes from 01:59 to 03:00; a window that would open between keeps its length."""
+    window = night(start=start, end=end, days=("sun",))
+    opens = opening(window, utc("2026-03-29 00:59"))
+    assert opens is not None and f"{opens:%Y-%m-%d %H:%M}" == "2026-03-29 03:00"
+    assert opening(window, opens) is None
+    assert opening(window, utc(closes) - timedelta(minutes=1)) is None
+    assert opening(window, utc(closes)) is not None
+
+
+def test_an_end_in_the_hour_that_does_not_exist_keeps_the_length() -> None:
+    window = night(start="01:30", end="02:30")
+    assert opening(window, utc("2026-03-29 00:29")) is not None
+    assert opening(window, utc("2026-03-29 00:30")) is None
+    assert opening(window, utc("2026-03-29 01:29")) is None
+    assert opening(window, utc("2026-03-29 01:30")) is not None
 
 
 def test_the_hour_that_comes_twice() -> None:

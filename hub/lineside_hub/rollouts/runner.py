@@ -279,7 +279,9 @@ class Rollouts:
             given = rollout.target if isinstance(action, machine.SetGroup) else rollout.before
             window = rollout.plan.window if isinstance(action, machine.SetGroup) else None
             desired = self._with_part(group_desired, rollout, given, window)
-            self._database.add_desired(f"g/{rollout.group}", desired, rollout=rollout.id, artifact=rollout.kind)
+            scope = f"g/{rollout.group}"
+            stored = self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
+            self._bring_to_other_targets(rollout, stored)
             return
         scope = f"d/{action.device}"
         own = self._database.desired_state(scope)
@@ -289,6 +291,21 @@ class Rollouts:
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+
+    def _bring_to_other_targets(self, rollout: Rollout, group_desired: Desired) -> None:
+        """Gives the group's new artifact to the devices that have a desired state of another rollout, too.
+
+        What the other rollout gave them they keep, and are not asked for it anew.
+        """
+        for other in self.list(unfinished=True, group=rollout.group):
+            for name in dict.fromkeys((*other.targeted, *other.retries)):
+                own = self._database.desired_state(f"d/{name}")
+                if own is None or own.withdrawn or other.id == rollout.id or own.rollout != other.id:
+                    continue
+                desired = self._with_part(group_desired, other, other.target, other.plan.window)
+                gens = desired.gens | {other.kind: own.generation_of(other.kind)}
+                desired = msgspec.structs.replace(desired, gens=gens, pushes=desired.pushes | {other.kind: other.id})
+                self._database.add_desired(f"d/{name}", desired, rollout=other.id)
 
     def _with_part(
         self, known: Desired, rollout: Rollout, given: BundleRef | None, window: MaintenanceWindow | None

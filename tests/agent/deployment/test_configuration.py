@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,11 @@ from lineside_agent.config import (
     with_settings,
 )
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
-from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
+from lineside_agent.deployment.artifacts.configuration import (
+    ConfigurationArtifact,
+    FollowedConfiguration,
+    read_followed,
+)
 from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
@@ -168,9 +173,13 @@ class ConfiguredDevice:
             raise self.errors.pop(0)
         return self.shelf[config.sha256]
 
+    def put(self, name: str, toml: bytes) -> ConfigRef:
+        ref = ConfigRef(target=f"line/{name}.toml", sha256=hashlib.sha256(toml).hexdigest())
+        self.shelf[ref.sha256] = toml
+        return ref
+
     def want(self, gen: int, name: str, toml: bytes) -> ConfigRef:
-        self.shelf[name] = toml
-        ref = ConfigRef(target=f"line/{name}.toml", sha256=name)
+        ref = self.put(name, toml)
         self.updater.post(DesiredChanged("group", Desired(epoch=1, gen=gen, config=ref)))
         return ref
 
@@ -335,8 +344,7 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(device: ConfiguredD
 def test_a_configuration_is_followed_while_a_bundle_waits_for_its_window(device: ConfiguredDevice) -> None:
     device.closed["bundle"] = "the window opens at ten"
     bundle = BundleRef(name="later", version="2.0.0", target="line/later-2.0.0.json", sha256="2" * 64)
-    device.shelf["a"] = b"[inspect]\nconfidence_threshold = 0.9\n"
-    config = ConfigRef(target="line/a.toml", sha256="a")
+    config = device.put("a", b"[inspect]\nconfidence_threshold = 0.9\n")
     device.updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, bundle=bundle)))
     wait_for(lambda: device.updater.waiting == "the window opens at ten", what="the bundle to wait")
     device.updater.post(DesiredChanged("group", Desired(epoch=1, gen=2, bundle=bundle, config=config)))
@@ -359,14 +367,35 @@ def test_a_configuration_waits_for_its_window_also_over_a_restart(device: Config
 
 
 def test_damaged_state_leaves_agent_toml_alone(device: ConfiguredDevice) -> None:
-    device.want(1, "a", b"[inspect]\nthreads = 4\n")
+    ref = device.want(1, "a", b"[inspect]\nthreads = 4\n")
     device.wait(1)
     assert device.configuration.effective.inspect.threads == 4
-    folder = device.folder / "configuration"
-    (folder / "a.toml").write_bytes(b"[inspect]\nof_a_later_agent = 1\n")
+    state = device.folder / "configuration" / "state.json"
+    later = device.put("later", b"[inspect]\nof_a_later_agent = 1\n")
+    device.configuration.path(later.sha256).write_bytes(device.shelf[later.sha256])
+    state.write_text(state.read_text().replace(ref.sha256, later.sha256))
     again = FollowedConfiguration(local(device.folder))
     assert again.effective == local(device.folder)
     assert again.report().installed is None
-    (folder / "state.json").write_bytes(b"\xff")
+    state.write_bytes(b"\xff")
     assert FollowedConfiguration(local(device.folder)).effective == local(device.folder)
-    assert list(folder.glob("state.json.damaged-*"))
+    assert list(state.parent.glob("state.json.damaged-*"))
+
+
+@pytest.mark.parametrize("data", [b"[inspect]\nthreads = 8\n", b""])
+def test_a_damaged_configuration_is_named_not_followed_and_fetched_again(device: ConfiguredDevice, data: bytes) -> None:
+    ref = device.want(1, "a", b"[inspect]\nthreads = 4\n")
+    device.wait(1)
+    device.end()
+    path = device.configuration.path(ref.sha256)
+    path.write_bytes(data)
+    found = hashlib.sha256(data).hexdigest()
+    with pytest.raises(ConfigError, match=f"{path} is damaged; expected sha256 {ref.sha256}; got {found}.*fetches"):
+        read_followed(local(device.folder))
+    again = FollowedConfiguration(local(device.folder))
+    assert again.effective == local(device.folder)
+    assert again.report().installed is None
+    device.start()
+    assert device.wait(1).installed == ref
+    assert device.configuration.effective.inspect.threads == 4
+    assert device.brought == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import threading
 from pathlib import Path
@@ -30,8 +31,16 @@ class Killed(BaseException):
     """Ends the process."""
 
 
+def content(number: int) -> bytes:
+    return f"[inspect]\nthreads = {number}\n".encode()
+
+
 def reference(number: int) -> ConfigRef:
-    return ConfigRef(target=f"line/{number}.toml", sha256=f"{number:064x}")
+    return ConfigRef(target=f"line/{number}.toml", sha256=hashlib.sha256(content(number)).hexdigest())
+
+
+def number_of(config: ConfigRef) -> int:
+    return int(Path(config.target).stem)
 
 
 class CheckedConfiguration(ConfigurationArtifact):
@@ -94,7 +103,7 @@ class ConfigurationDevice:
         self.brought.append(config.sha256)
         if self.artifact.outcome in ("down", "gone"):
             raise FetchError("no answer", status=404 if self.artifact.outcome == "gone" else 0)
-        return f"[inspect]\nthreads = {int(config.sha256, 16)}\n".encode()
+        return content(number_of(config))
 
     @property
     def installed(self) -> ConfigRef | None:
@@ -141,7 +150,7 @@ def test_no_order_of_pushes_outcomes_and_kills_breaks_an_invariant(moves: list[A
                 continue
             if move == "along":
                 if device.desired is not None and device.desired.config is not None:
-                    number = int(device.desired.config.sha256, 16)
+                    number = number_of(device.desired.config)
                     desire(device, number, asked=device.desired.generation_of("config"))
                 continue
             check_move(device, move, refused)
@@ -160,7 +169,7 @@ def check_move(device: ConfigurationDevice, move: str, refused: set[tuple[int, s
     if device.installed != before:
         assert move == "done" or (move in ("down", "gone") and not fetched), "it changes only after a good check"
         assert device.installed == wanted
-    assert device.threads == (1 if device.installed is None else int(device.installed.sha256, 16))
+    assert device.threads == (1 if device.installed is None else number_of(device.installed))
     if name in refused:
         assert len(device.brought) == brought, "what ended badly is not tried again"
     elif name is not None and wanted != before and (move == "bad" or (move == "gone" and fetched)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def toml(tmp_path: Path) -> Path:
 def set_by_hub(toml: Path, content: bytes | None) -> None:
     folder = toml.parent / "state" / "configuration"
     folder.mkdir(parents=True)
-    digest = "a" * 64
+    digest = hashlib.sha256(content or b"").hexdigest()
     state = ConfigurationMachine(installed=ConfigRef(target="line/config.toml", sha256=digest))
     (folder / "state.json").write_bytes(msgspec.json.encode(state))
     if content is not None:

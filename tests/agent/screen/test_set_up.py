@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
@@ -135,7 +136,7 @@ def test_with_a_hub_the_editor_changes_nothing_and_gives_what_the_hub_signs(tmp_
     made, deployed, access = editor(tmp_path, has_hub=True)
     mask = bytes(cv2.imencode(".png", np.full((8, 8), 255, np.uint8))[1])
     signed = msgspec.toml.encode({"inspect": {"confidence_threshold": 0.7}, "store": {"keep_images": "all"}})
-    ref = ConfigRef(target="g/config-1.toml", sha256="1" * 64)
+    ref = ConfigRef(target="g/config-1.toml", sha256=hashlib.sha256(signed).hexdigest())
     path = access.configuration.path(ref.sha256)
     path.parent.mkdir()
     path.write_bytes(signed)

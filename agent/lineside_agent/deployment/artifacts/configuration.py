@@ -13,6 +13,7 @@ alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +42,14 @@ def read_followed(local: AgentConfig) -> AgentConfig:
     """Returns what would hold at the start of an agent, without touching anything.
 
     Raises:
-        ConfigError: The hub's configuration that is followed here can't be read, or not by this agent.
+        ConfigError: The hub's configuration that is followed here can't be read, or not by this agent, or is damaged.
     """
     folder = _folder(local)
     try:
         machine = decode_json((folder / "state.json").read_bytes(), type=ConfigurationMachine)
         if machine.installed is None:
             return local
-        return with_settings(local, (folder / f"{machine.installed.sha256}.toml").read_bytes())
+        return with_settings(local, _read_content(local, machine.installed.sha256))
     except FileNotFoundError as error:
         if error.filename == str(folder / "state.json"):
             return local
@@ -79,11 +80,19 @@ class FollowedConfiguration:
 
     def path(self, slot: str) -> Path:
         """Returns the file of a configuration."""
-        return _folder(self.local) / f"{slot}.toml"
+        return _path(self.local, slot)
+
+    def content(self, slot: str) -> bytes:
+        """Returns the TOML of a configuration.
+
+        Raises:
+            ConfigError: It is not what was signed.
+        """
+        return _read_content(self.local, slot)
 
     def settings(self, slot: str) -> AgentConfig:
-        """Returns ``agent.toml`` with a configuration over it."""
-        return with_settings(self.local, self.path(slot).read_bytes())
+        """Returns ``agent.toml`` with a configuration over it; raises `ConfigError` for a bad or a damaged one."""
+        return with_settings(self.local, self.content(slot))
 
     def report(self) -> ConfigReport:
         """Returns the report for the hub."""
@@ -144,7 +153,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
             write_atomic(self._configuration.path(machine.slot), self._fetch(machine.wanted, should_stop))
 
     def verify(self, machine: ConfigurationMachine) -> None:
-        """Reads it; that it is what was signed was checked when it came."""
+        """Reads it as it lies on the disk, and checks its sha256 again."""
         self._configuration.settings(str(machine.slot))
 
     def stage(self, machine: ConfigurationMachine) -> None:
@@ -205,6 +214,23 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
 
 def _folder(local: AgentConfig) -> Path:
     return local.folder / "configuration"
+
+
+def _path(local: AgentConfig, slot: str) -> Path:
+    return _folder(local) / f"{slot}.toml"
+
+
+def _read_content(local: AgentConfig, sha256: str) -> bytes:
+    path = _path(local, sha256)
+    content = path.read_bytes()
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ConfigError(
+            f"{path} is damaged",
+            expected=f"sha256 {sha256}",
+            actual=actual,
+            action="Restart the agent, which then fetches it again; check the disk if that happens again.",
+        )
+    return content
 
 
 def _read(local: AgentConfig) -> ConfigurationMachine:

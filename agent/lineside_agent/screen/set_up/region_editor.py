@@ -12,7 +12,6 @@ Regions decide what counts as a defect, so they follow the same rules as thresho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -135,8 +134,7 @@ class RegionEditor:
         machine, configuration = self._access.configuration.machine, self._access.configuration
         if machine.installed_slot is None:
             return {}
-        path: Path = configuration.path(machine.installed_slot)
-        found: dict[str, Any] = decode_toml(path.read_bytes())
+        found: dict[str, Any] = decode_toml(configuration.content(machine.installed_slot))
         return found
 
     def _region(self, edited: EditedRegion) -> Region:
