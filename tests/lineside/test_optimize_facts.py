@@ -50,6 +50,17 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
         assert problem in capsys.readouterr().err
 
 
+def test_of_classes_that_all_sound_good_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nets.doubtful_classifier(tmp_path / "parts.onnx", facts=None)
+    words = ["optimize", str(model), "--level", "0", "--no-memory", "--labels", "ok,pass,good", "--colour", "grey"]
+    assert main([*words, "--out", str(tmp_path / "refused")]) == 1
+    assert "--no-good-class" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "bundle"), "--good-class", "ok", "--good-class", "good"]) == 0
+    assert open_bundle(tmp_path / "bundle").manifest.postprocess.params["good"] == [0, 2]
+    assert main([*words, "--out", str(tmp_path / "defects"), "--no-good-class"]) == 0
+    assert open_bundle(tmp_path / "defects").manifest.postprocess.params["good"] == []
+
+
 def test_the_schema_of_a_sidecar_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "schema", "model"]) == 0
     facts = json.loads(capsys.readouterr().out)["$defs"]["ModelFacts"]

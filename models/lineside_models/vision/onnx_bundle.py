@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -43,13 +43,21 @@ _TASKS: Mapping[str, Literal["classification", "spans"]] = {"classification": "c
 _VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
 
 
-def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | None = None) -> Bundle:
+def wrap_onnx(
+    model: Path,
+    folder: Path,
+    given: ModelFacts,
+    *,
+    origin: Path | None = None,
+    good_classes: Sequence[str] | None = None,
+) -> Bundle:
     """Makes a bundle of an ONNX file, with no golden input.
 
     Args:
         folder: An empty folder for the bundle.
         given: Facts that come before those of the sidecar and the metadata.
         origin: The file that the user gave, where ``model`` was made of it: its sidecar is read.
+        good_classes: As for `with_good_classes`.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -77,8 +85,8 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
         )
-    reading = with_good_classes(facts.postprocess, facts.labels)
-    if reading is not facts.postprocess:
+    reading = with_good_classes(facts.postprocess, facts.labels, good_classes)
+    if good_classes is None and reading is not facts.postprocess:
         log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
     preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
     _check_labels(onnx, facts.postprocess, facts.labels, named)

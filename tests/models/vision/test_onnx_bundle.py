@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -90,6 +91,19 @@ def test_an_activation_that_contradicts_the_graph_is_warned_of(
     manifest = wrap_onnx(model, tmp_path / "b", facts(2, postprocess=said)).manifest
     assert manifest.postprocess.params["activation"] == "softmax"
     assert "applied to them again" in caplog.text
+
+
+def test_classes_that_all_sound_good_are_refused_unless_options_or_sidecar_say_which_are(tmp_path: Path) -> None:
+    model, known = classifier(tmp_path / "m.onnx", (1, 3, 64, 64), classes=2), facts(labels=2)
+    known = msgspec.structs.replace(known, labels=("ok", "good"))
+    with pytest.raises(ConfigError, match="--good-class"):
+        wrap_onnx(model, tmp_path / "refused", known)
+    assert not (tmp_path / "refused").exists()
+    chosen = wrap_onnx(model, tmp_path / "chosen", known, good_classes=["ok"])
+    assert chosen.manifest.postprocess.params["good"] == [0]
+    (tmp_path / "m.toml").write_text('[postprocess]\nname = "classification"\n[postprocess.params]\ngood = [1]\n')
+    known = msgspec.structs.replace(known, postprocess=None)
+    assert wrap_onnx(model, tmp_path / "sidecar", known).manifest.postprocess.params["good"] == [1]
 
 
 @pytest.mark.parametrize("kind", [2, 10])
