@@ -39,10 +39,15 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
         main([*words, "--labels", "names.txt"])
     assert "argument --labels: no file names.txt" in capsys.readouterr().err
     for name, content, problem in (
-        ("twice.txt", b"a\nb\na\n", "the label 'a' is there twice"),
+        ("twice.txt", b"a\nb\na\n", "got 'a' 2 times"),
+        ("blank.txt", b"a\n\nb\n\n", "got an empty one, number 2"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert main([*words, "--labels", str(tmp_path / name)]) == 1
+        assert problem in capsys.readouterr().err
+    for name, content, problem in (
         ("none.txt", b"\n", "no label in"),
-        ("blank.txt", b"a\n\nb\n\n", "a label is empty in"),
-        ("binary.txt", b"\xff\xfe\x00", "is no text in UTF-8"),
+        ("binary.txt", b"\xff\xfe\x00", "no text in UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,27 @@ def test_classes_that_all_sound_good_are_refused_unless_options_or_sidecar_say_w
     (tmp_path / "m.toml").write_text('[postprocess]\nname = "classification"\n[postprocess.params]\ngood = [1]\n')
     known = msgspec.structs.replace(known, postprocess=None)
     assert wrap_onnx(model, tmp_path / "sidecar", known).manifest.postprocess.params["good"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "params", "said"),
+    [
+        (("a", "b", "c"), {"good": [1, 7]}, "postprocess.params.good; expected indices of labels, 0 to 2; got 7"),
+        (("a", "b", "c"), {"thresholds": [7, 0.5, 0.5]}, "thresholds[0]"),
+        (("a", "b", "c"), {"unsure_from": [0.5, -1, 0.5]}, "unsure_from[1]"),
+        (("a", "b", "a"), {}, "expected a name of its own for each class; got 'a' 2 times"),
+        (("a", " ", "b"), {}, "got an empty one, number 2"),
+    ],
+)
+def test_labels_and_numbers_that_make_no_sense_are_refused_when_the_model_is_opened(
+    tmp_path: Path, labels: tuple[str, ...], params: dict[str, Any], said: str
+) -> None:
+    model, how = classifier(tmp_path / "m.onnx", (1, 3, 64, 64)), Postprocess(name="classification", params=params)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        ImageInspector(model, labels=labels, preprocess=RGB, postprocess=how)
+    if not params:  # whoever says it
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            wrap_onnx(model, tmp_path / "b", ModelFacts(labels=labels).over(facts()))
 
 
 @pytest.mark.parametrize("kind", [2, 10])
