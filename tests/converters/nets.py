@@ -113,7 +113,14 @@ def cell_detector(*, bar: float = 200.0, facts: ModelFacts | None = FACTS) -> by
     return _serialise(nodes, weights, facts)
 
 
-def doubtful_classifier(path: Path) -> Path:
+DOUBTFUL = ModelFacts(
+    labels=("dent", "hole", "good"),
+    preprocess=Preprocess(input="image", colour="grey", resize="stretch", size=(32, 32), mean=(127.0,), std=(128.0,)),
+    postprocess=Postprocess(name="classification", params={"good": [2]}),
+)
+
+
+def doubtful_classifier(path: Path, *, facts: ModelFacts | None = DOUBTFUL) -> Path:
     """Writes a classifier of dent, hole and good by brightness (dark, grey, bright) that is never sure of a defect.
 
     A dark picture has the scores 0.43, 0.29, 0.29, a grey one 0.29, 0.43, 0.29, a bright one 0.05, 0.05, 0.90.
@@ -141,15 +148,9 @@ def doubtful_classifier(path: Path) -> Path:
         [value("logits", TensorProto.FLOAT, ["n", 3])],
         weights,
     )
-    facts = ModelFacts(
-        labels=("dent", "hole", "good"),
-        preprocess=Preprocess(
-            input="image", colour="grey", resize="stretch", size=(32, 32), mean=(127.0,), std=(128.0,)
-        ),
-        postprocess=Postprocess(name="classification", params={"good": [2]}),
-    )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    model.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(facts).decode())
+    if facts is not None:
+        model.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(facts).decode())
     path.write_bytes(model.SerializeToString())
     return path
 

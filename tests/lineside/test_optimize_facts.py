@@ -39,15 +39,31 @@ def test_labels_are_a_list_too_and_a_size_needs_a_colour(tmp_path: Path, capsys:
         main([*words, "--labels", "names.txt"])
     assert "argument --labels: no file names.txt" in capsys.readouterr().err
     for name, content, problem in (
-        ("twice.txt", b"a\nb\na\n", "the label 'a' is there twice"),
+        ("twice.txt", b"a\nb\na\n", "got 'a' 2 times"),
+        ("blank.txt", b"a\n\nb\n\n", "got an empty one, number 2"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert main([*words, "--labels", str(tmp_path / name)]) == 1
+        assert problem in capsys.readouterr().err
+    for name, content, problem in (
         ("none.txt", b"\n", "no label in"),
-        ("blank.txt", b"a\n\nb\n\n", "a label is empty in"),
-        ("binary.txt", b"\xff\xfe\x00", "is no text in UTF-8"),
+        ("binary.txt", b"\xff\xfe\x00", "no text in UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SystemExit):
             main([*words, "--labels", str(tmp_path / name)])
         assert problem in capsys.readouterr().err
+
+
+def test_of_classes_that_all_sound_good_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nets.doubtful_classifier(tmp_path / "parts.onnx", facts=None)
+    words = ["optimize", str(model), "--level", "0", "--no-memory", "--labels", "ok,pass,good", "--colour", "grey"]
+    assert main([*words, "--out", str(tmp_path / "refused")]) == 1
+    assert "--no-good-class" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "bundle"), "--good-class", "ok", "--good-class", "good"]) == 0
+    assert open_bundle(tmp_path / "bundle").manifest.postprocess.params["good"] == [0, 2]
+    assert main([*words, "--out", str(tmp_path / "defects"), "--no-good-class"]) == 0
+    assert open_bundle(tmp_path / "defects").manifest.postprocess.params["good"] == []
 
 
 def test_the_schema_of_a_sidecar_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ def open_source(
     frames: object = None,
     architecture: str = "",
     from_int8: bool = False,
+    good_classes: Sequence[str] | None = None,
 ) -> SourceModel:
     """Opens a model of any kind that lineside reads.
 
@@ -69,6 +70,7 @@ def open_source(
         architecture: As for `import_pt`.
         from_int8: Whether the weights of a static INT8 variant serve where a bundle has no float model: enough for
             other INT8 variants, and for nothing else.
+        good_classes: As for `with_good_classes`, for what is no bundle yet.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -78,14 +80,14 @@ def open_source(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if not isinstance(model, Path):
-        return _from_module(model, work, given, own_input(frames))
+        return _from_module(model, work, given, own_input(frames), good_classes)
     if (run := run_of(model)) is not None:
-        return _from_run(run, work, given, model.name)
+        return _from_run(run, work, given, model.name, good_classes)
     if model.is_dir():
         bundle = open_bundle(model)
         if (run := _run_beside(bundle)) is not None:
             log.warning("%s has no float model: its training run in %s has", bundle.manifest.identity, run)
-            return _from_run(run, work, given, run.name)
+            return _from_run(run, work, given, run.name, good_classes)
         return _from_bundle(bundle, model.name, work if from_int8 else None)
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
@@ -94,11 +96,12 @@ def open_source(
     if model.suffix in (".pt", ".pth"):
         exported = import_pt(model, trust, given=given, architecture=architecture)
         try:
-            return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=model), model.name)
+            wrapped = wrap_onnx(exported, work / "wrapped", given, origin=model, good_classes=good_classes)
+            return _from_bundle(wrapped, model.name)
         finally:
             shutil.rmtree(exported.parent, ignore_errors=True)
     if model.suffix == ".onnx":
-        return _from_bundle(_wrap(model, work / "wrapped", given, own_input(frames)), model.name)
+        return _from_bundle(_wrap(model, work / "wrapped", given, own_input(frames), good_classes), model.name)
     raise UnsupportedModelError(f"model {model}", expected="a bundle's folder, .lsb, .onnx or .pt")
 
 
@@ -112,11 +115,12 @@ def own_input(frames: object) -> Array | Mapping[str, Array] | None:
     return None
 
 
-def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceModel:
+def _from_run(run: Path, work: Path, given: ModelFacts, name: str, good_classes: Sequence[str] | None) -> SourceModel:
     """Opens a run's graph, which has the weights of its ``best.pt``; the bundle gets the run's name."""
     known = facts_of_run(run)
     training = known.pop("training")
-    bundle = wrap_onnx(run / GRAPH, work / "wrapped", given.over(ModelFacts(**known)))
+    facts = given.over(ModelFacts(**known))
+    bundle = wrap_onnx(run / GRAPH, work / "wrapped", facts, good_classes=good_classes)
     named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve().stem))
     source = _from_bundle(Bundle(bundle.path, named, bundle.digest), name)
     graphs = graphs_of_run(run, [each["width"] for each in training.get("widths", [])])
@@ -124,20 +128,24 @@ def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceMode
 
 
 def _from_module(
-    module: torch.nn.Module, work: Path, given: ModelFacts, own: Array | Mapping[str, Array] | None
+    module: torch.nn.Module,
+    work: Path,
+    given: ModelFacts,
+    own: Array | Mapping[str, Array] | None,
+    good_classes: Sequence[str] | None,
 ) -> SourceModel:
     from lineside_converters.loading.torch_import import import_module
 
     example = next(iter(own.values())) if isinstance(own, Mapping) else own
     target = work / f"{type(module).__name__.lower()}.onnx"
     import_module(module, target, given, example)
-    return _from_bundle(_wrap(target, work / "wrapped", given, own), target.name)
+    return _from_bundle(_wrap(target, work / "wrapped", given, own, good_classes), target.name)
 
 
-def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
+def _wrap(model: Path, folder: Path, given: ModelFacts, own: object, good_classes: Sequence[str] | None) -> Bundle:
     """Wraps a bare model; as a generic one if it has no facts and the model's own inputs are given."""
     try:
-        return _with_all_queries(wrap_onnx(model, folder, given))
+        return _with_all_queries(wrap_onnx(model, folder, given, good_classes=good_classes))
     except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
         if own is None or given != ModelFacts():
             raise

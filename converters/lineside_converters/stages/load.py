@@ -58,6 +58,7 @@ def load(
         frames=data.frames,
         architecture=model_options.architecture,
         from_int8=level.level == 1,
+        good_classes=model_options.good_classes,
     )
     manifest = _manifest(source, level, model_options, progress)
     check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)

@@ -189,18 +189,12 @@ def _labels(text: str) -> tuple[str, ...]:
             lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text} is no text in UTF-8") from error
-        return _distinct(tuple(line.strip() for line in lines), text)
+        if not lines:
+            raise argparse.ArgumentTypeError(f"no label in {text}")
+        return tuple(line.strip() for line in lines)
     if "," not in text and (len(file.parts) > 1 or file.suffix in _LABEL_FILES):
         raise argparse.ArgumentTypeError(f"no file {text}")
-    return _distinct(tuple(word.strip() for word in text.split(",")), text)
-
-
-def _distinct(labels: tuple[str, ...], text: str) -> tuple[str, ...]:
-    if not all(labels) or not labels:
-        raise argparse.ArgumentTypeError(f"a label is empty in {text!r}" if labels else f"no label in {text}")
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise argparse.ArgumentTypeError(f"the label {twice!r} is there twice")
-    return labels
+    return tuple(word.strip() for word in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:

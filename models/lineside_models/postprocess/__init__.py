@@ -182,7 +182,7 @@ def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
     """Returns the manifest's threshold of each class, 0.5 where it has none, infinite for a class of good parts.
 
     Raises:
-        ConfigError: There is not one for each class.
+        ConfigError: There is not one for each class, or one is not between 0 and 1.
     """
     return _one_each(how, "thresholds", classes, DEFAULT_THRESHOLD)
 
@@ -191,13 +191,13 @@ def unsure_from_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
     """Returns the score of each class from which the manifest is unsure, infinite where it has no such band.
 
     Raises:
-        ConfigError: There is not one for each class.
+        ConfigError: As for `thresholds_of`.
     """
     return _one_each(how, "unsure_from", classes, np.inf)
 
 
 def _one_each(how: Postprocess, name: str, classes: int, default: float) -> npt.NDArray[np.float64]:
-    given = how.params.get(name) or (default,) * classes
+    given = getattr(read({name: how.params.get(name) or ()}, HeadParams), name) or (default,) * classes
     if len(given) != classes:
         raise ConfigError(f"postprocess.params.{name}", expected=f"{classes} numbers", actual=len(given))
     values = np.array(given, np.float64)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import cv2
 import msgspec
@@ -21,6 +21,8 @@ Ints = npt.NDArray[np.int64]
 Outputs = Mapping[str, npt.NDArray[Any]]
 Least = float | npt.NDArray[np.float64]
 """The score below which no candidate is wanted, of all types or ``(C,)`` one a type."""
+
+_Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 CANDIDATES_MAX = 1000
 """Cells a frame that are decoded, best first; the usual figure of one-stage detectors (FCOS, RetinaNet)."""
@@ -75,17 +77,17 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         max_detections: Kept a frame.
         calibration: ``(a, b)`` a class: the probability that the defect is there is ``sigmoid(a * logit + b)``.
             Empty: the raw score.
-        thresholds: Calibrated score a class from which a candidate counts as a defect. Empty: 0.5.
-        unsure_from: Calibrated score a class from which a candidate below its threshold makes a part unsure. Empty:
-            none does.
+        thresholds: Calibrated score a class, 0 to 1, from which a candidate counts as a defect. Empty: 0.5.
+        unsure_from: Calibrated score a class, 0 to 1, from which a candidate below its threshold makes a part unsure.
+            Empty: none does.
     """
 
     nms_iou: float = 0.6
     score_min: float = 0.01
     max_detections: int = 100
     calibration: tuple[tuple[float, float], ...] = ()
-    thresholds: tuple[float, ...] = ()
-    unsure_from: tuple[float, ...] = ()
+    thresholds: tuple[_Score, ...] = ()
+    unsure_from: tuple[_Score, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_detections < 1 or not 0 < self.nms_iou <= 1 or not 0 < self.score_min < 1:

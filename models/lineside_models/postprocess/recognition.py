@@ -24,6 +24,8 @@ QUERIES_MAX = 1000  # of a transformer's decoder; 100 to 900 in published ones
 SIZES_INPUT = "orig_target_sizes"
 """Second input of RT-DETR's, D-FINE's and DEIM's own exports: width and height that boxes are multiplied by."""
 END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most; 300 by default
+SELECTIONS = frozenset({"NonMaxSuppression", "TopK"})
+"""Operators by one of which such a graph selects its boxes."""
 
 _TENSORFLOW = {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"}
 Tails = Mapping[str, frozenset[str]]
@@ -202,6 +204,8 @@ def _yolo(
             yield Postprocess(name="yolox", params={"decoded": True})
     if columns == 6 and 0 < rows <= END2END_MAX and not masks:
         yield Postprocess(name="yolo_end2end")
+        if classes == 2 and not SELECTIONS & tails.get(output.name, frozenset()):  # or a box and two scores
+            yield Postprocess(name="detr", params={"activation": "none"})
 
 
 def _dense(shapes: Sequence[tuple[int, ...]], canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:

@@ -48,22 +48,31 @@ def with_good_classes(how: Postprocess, labels: Sequence[str], given: Sequence[s
             the names where it says nothing.
 
     Raises:
-        ConfigError: A name is none of the labels, all classes are good, or the model is no classifier.
+        ConfigError: A name is none of the labels, all classes are good (stated or by their names), or the model is no
+            classifier.
     """
     if how.name != DECODER:
         if given:
             raise ConfigError("good_classes", expected="a classifier", actual=f"a model with the head {how.name}")
         return how
-    if given is None and "good" in how.params:
-        return how
-    names = [name for name in labels if names_good_part(name)] if given is None else list(given)
+    stated = given is None and "good" in how.params
+    if stated:
+        names = [labels[index] for index in good_of(how) if index < len(labels)]
+    else:
+        names = [name for name in labels if names_good_part(name)] if given is None else list(given)
     unknown = [name for name in names if name not in labels]
     if unknown:
         raise ConfigError(f"good class {unknown[0]!r}", expected=f"of {', '.join(labels)}", actual=unknown[0])
-    if given is None and len(names) in (0, len(labels)):
+    if names and len(set(names)) == len(labels):
+        raise ConfigError(
+            "every class of the model means a good part",
+            expected="at least one class that is a defect",
+            actual=", ".join(labels),
+            action="Name the classes of good parts by --good-class, or say --no-good-class if all are defects; in the "
+            ".toml file beside a bare model, list their indices, such as good = [0], under [postprocess.params].",
+        )
+    if stated or (given is None and not names):
         return how
-    if len(set(names)) == len(labels):
-        raise ConfigError("good_classes", expected="at least one class that is a defect", actual=", ".join(labels))
     params = {name: value for name, value in how.params.items() if name != "good"}
     params["good"] = sorted({labels.index(name) for name in names})
     return msgspec.structs.replace(how, params=params)

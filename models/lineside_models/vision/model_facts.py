@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,13 +68,16 @@ def from_arguments(labels: object, preprocess: object, postprocess: object) -> M
     A pre-processing that names no input is that of the model's only one.
 
     Raises:
-        ConfigError: A value breaks the format; it names the path, such as ``$.preprocess.mean``.
+        ConfigError: A value breaks the format; it names the path, such as ``$.preprocess.mean``. Or a label is empty or
+            there twice.
     """
     given = {"labels": labels, "preprocess": preprocess, "postprocess": postprocess}
     plain = {key: msgspec.to_builtins(value) for key, value in given.items() if value is not None}
     if isinstance(plain.get("preprocess"), dict):
         plain["preprocess"].setdefault("input", "")
-    return _convert(plain, "arguments")
+    facts = _convert(plain, "arguments")
+    _check_distinct(facts.labels or (), "arguments")
+    return facts
 
 
 def from_sidecar(model: Path) -> ModelFacts:
@@ -168,6 +173,7 @@ def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
 
     Raises:
         MissingModelFactsError: It names what is missing and shows how to give it.
+        ConfigError: A label is empty or there twice.
     """
     missing = [key for key in ("labels", "preprocess", "postprocess") if not getattr(facts, key)]
     if missing or facts.labels is None or facts.preprocess is None or facts.postprocess is None:
@@ -178,7 +184,21 @@ def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
             action=f"For example, write {sidecar_path(model).name} (`lineside config schema model` lists what can be "
             f"said; `lineside optimize` takes --labels, --colour, --size, --mean and --std too):\n\n{example_of(onnx)}",
         )
+    _check_distinct(facts.labels, str(model))
     return CompleteFacts(labels=facts.labels, preprocess=facts.preprocess, postprocess=facts.postprocess)
+
+
+def _check_distinct(labels: Sequence[str], where: str) -> None:
+    """Refuses labels that rules, thresholds and reports could not tell from one another."""
+    empty = [f"an empty one, number {number}" for number, label in enumerate(labels, 1) if not label.strip()]
+    twice = [f"{label!r} {times} times" for label, times in Counter(labels).items() if times > 1]
+    if problem := next(iter(empty + twice), None):
+        raise ConfigError(
+            f"{where}: labels",
+            expected="a name of its own for each class",
+            actual=problem,
+            action="Name every class of the model, in the order of its outputs.",
+        )
 
 
 def example_of(onnx: OnnxFacts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +14,7 @@ import msgspec
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.postprocess import count_classes
 from lineside_models.preprocess import CHANNELS
-from lineside_models.verdict.good_classes import names_of_good, with_good_classes
+from lineside_models.verdict.good_classes import good_of, names_of_good, with_good_classes
 from lineside_models.vision.export_families import constant_inputs, from_export, from_libreyolo
 from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
 from lineside_runtime.bundle import (
@@ -43,13 +43,21 @@ _TASKS: Mapping[str, Literal["classification", "spans"]] = {"classification": "c
 _VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
 
 
-def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | None = None) -> Bundle:
+def wrap_onnx(
+    model: Path,
+    folder: Path,
+    given: ModelFacts,
+    *,
+    origin: Path | None = None,
+    good_classes: Sequence[str] | None = None,
+) -> Bundle:
     """Makes a bundle of an ONNX file, with no golden input.
 
     Args:
         folder: An empty folder for the bundle.
         given: Facts that come before those of the sidecar and the metadata.
         origin: The file that the user gave, where ``model`` was made of it: its sidecar is read.
+        good_classes: As for `with_good_classes`.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -77,11 +85,11 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
         )
-    reading = with_good_classes(facts.postprocess, facts.labels)
-    if reading is not facts.postprocess:
+    _check_labels(onnx, facts.postprocess, facts.labels, named)
+    reading = with_good_classes(facts.postprocess, facts.labels, good_classes)
+    if good_classes is None and reading is not facts.postprocess:
         log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
     preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
-    _check_labels(onnx, facts.postprocess, facts.labels, named)
     return _written(
         with_weights(model.read_bytes(), constants),  # an initializer with the name of an input is its value
         folder,
@@ -192,7 +200,7 @@ def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
 
 
 def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], model: Path) -> None:
-    """Refuses labels whose number differs from the classes of the model."""
+    """Refuses labels whose number differs from the classes of the model, and classes of good parts without a label."""
     classes = count_classes(onnx.outputs, how)
     if classes is not None and classes != len(labels):
         raise ConfigError(
@@ -201,6 +209,10 @@ def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], mo
             f"({'; '.join(spec.describe() for spec in onnx.outputs)})",
             actual=len(labels),
             action="Name every class of the model, in the order of its outputs.",
+        )
+    if wrong := [index for index in good_of(how) if index >= len(labels)]:
+        raise ConfigError(
+            f"{model}: postprocess.params.good", expected=f"indices of labels, 0 to {len(labels) - 1}", actual=wrong[0]
         )
 
 

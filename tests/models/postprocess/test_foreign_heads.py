@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineside_models.postprocess import Candidates, decode
+from lineside_models.postprocess.decoders.box_scores import answers
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import BadInputFormatError
@@ -50,6 +51,16 @@ def test_a_query_is_a_box_in_shares_of_the_input(x: float, y: float, width: floa
     logits, boxes = queries((x, y, x + width, y + height))
     found = only_box({"l": logits, "b": boxes}, "detr", scores="l", boxes="b")
     check(found, (x, y, x + width, y + height))
+
+
+def test_boxes_and_scores_of_queries_may_be_joined_in_one_output() -> None:
+    logits, boxes = queries()
+    scores = 1 / (1 + np.exp(-logits))
+    joined = {"rows": np.concatenate([boxes, scores], axis=2)}
+    check(only_box(joined, "detr", activation="none"))
+    apart = answers({"l": logits, "b": boxes}, {"scores": "l", "boxes": "b"})
+    for one, other in zip(answers(joined, {"activation": "none"}), apart, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_queries_that_overlap_are_all_kept_and_count_for_every_class() -> None:

@@ -96,6 +96,18 @@ def test_four_classes_beside_four_sides_are_told_by_name_or_order_and_detr_by_it
     assert (found.params["activation"], found.params["background"]) == ("softmax", True)
 
 
+def test_rows_of_six_are_boxes_with_score_and_class_or_boxes_with_two_scores() -> None:
+    rows = outputs((1, 300, 6))
+    for tails in (None, {"output0": frozenset({"Concat", "Sigmoid"})}):
+        with pytest.raises(UnknownHeadError, match=r"several decoders.*yolo_end2end.*detr"):
+            recognise([image()], rows, 2, tails)
+    for selection in ("TopK", "NonMaxSuppression"):
+        assert recognise([image()], rows, 2, {"output0": frozenset({"Concat", selection})}).name == "yolo_end2end"
+    assert recognise([image()], rows, 3).name == "yolo_end2end"
+    joined = Postprocess(name="detr", params={"activation": "none"})
+    assert count_classes(rows, joined) == 2
+
+
 @pytest.mark.parametrize(
     ("shapes", "name", "params"),
     [

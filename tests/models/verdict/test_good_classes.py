@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -111,6 +112,19 @@ def test_a_model_without_such_a_name_stays_as_it_is_and_classes_that_it_doesnt_h
         with_good_classes(how, ("a", "b"), ["a", "b"])
     with pytest.raises(ConfigError, match="a classifier"):
         with_good_classes(Postprocess(name="yolov8"), ("a", "b"), ["a"])
+
+
+@pytest.mark.parametrize("params", [{}, {"activation": "sigmoid"}, {"first_class": 1}, {"good": [0, 1]}])
+def test_a_classifier_that_would_pass_every_part_is_refused_unless_somebody_says_which_are_defects(
+    params: dict[str, Any],
+) -> None:
+    how = Postprocess(name="classification", params=params)
+    with pytest.raises(ConfigError, match=r"every class .*--good-class.*--no-good-class.*\.toml file.*good = \[0\]"):
+        with_good_classes(how, ("good", "ok"))
+    assert with_good_classes(how, ("good", "ok"), ["ok"]).params["good"] == [1]
+    assert with_good_classes(how, ("good", "ok"), []).params["good"] == []
+    stated = msgspec.structs.replace(how, params={**params, "good": [0]})
+    assert with_good_classes(stated, ("good", "ok")) is stated
 
 
 def test_the_background_is_a_good_part_and_classes_that_dont_exclude_each_other_pass_where_none_is_found() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -90,6 +92,40 @@ def test_an_activation_that_contradicts_the_graph_is_warned_of(
     manifest = wrap_onnx(model, tmp_path / "b", facts(2, postprocess=said)).manifest
     assert manifest.postprocess.params["activation"] == "softmax"
     assert "applied to them again" in caplog.text
+
+
+def test_classes_that_all_sound_good_are_refused_unless_options_or_sidecar_say_which_are(tmp_path: Path) -> None:
+    model, known = classifier(tmp_path / "m.onnx", (1, 3, 64, 64), classes=2), facts(labels=2)
+    known = msgspec.structs.replace(known, labels=("ok", "good"))
+    with pytest.raises(ConfigError, match="--good-class"):
+        wrap_onnx(model, tmp_path / "refused", known)
+    assert not (tmp_path / "refused").exists()
+    chosen = wrap_onnx(model, tmp_path / "chosen", known, good_classes=["ok"])
+    assert chosen.manifest.postprocess.params["good"] == [0]
+    (tmp_path / "m.toml").write_text('[postprocess]\nname = "classification"\n[postprocess.params]\ngood = [1]\n')
+    known = msgspec.structs.replace(known, postprocess=None)
+    assert wrap_onnx(model, tmp_path / "sidecar", known).manifest.postprocess.params["good"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "params", "said"),
+    [
+        (("a", "b", "c"), {"good": [1, 7]}, "postprocess.params.good; expected indices of labels, 0 to 2; got 7"),
+        (("a", "b", "c"), {"thresholds": [7, 0.5, 0.5]}, "thresholds[0]"),
+        (("a", "b", "c"), {"unsure_from": [0.5, -1, 0.5]}, "unsure_from[1]"),
+        (("a", "b", "a"), {}, "expected a name of its own for each class; got 'a' 2 times"),
+        (("a", " ", "b"), {}, "got an empty one, number 2"),
+    ],
+)
+def test_labels_and_numbers_that_make_no_sense_are_refused_when_the_model_is_opened(
+    tmp_path: Path, labels: tuple[str, ...], params: dict[str, Any], said: str
+) -> None:
+    model, how = classifier(tmp_path / "m.onnx", (1, 3, 64, 64)), Postprocess(name="classification", params=params)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        ImageInspector(model, labels=labels, preprocess=RGB, postprocess=how)
+    if not params:  # whoever says it
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            wrap_onnx(model, tmp_path / "b", ModelFacts(labels=labels).over(facts()))
 
 
 @pytest.mark.parametrize("kind", [2, 10])

@@ -88,7 +88,7 @@ def answers(outputs: Outputs, params: Mapping[str, Any]) -> tuple[npt.NDArray[np
         BadInputFormatError: An output is missing or has another shape.
     """
     checked = read(params, DetrParams)
-    boxes, scores = _parts(outputs, checked, len(outputs.get(checked.boxes, ())))
+    boxes, scores = _parts(outputs, checked, len(only(outputs, checked.boxes or None, "the boxes")))
     return boxes.astype(np.float64), _probabilities(scores, checked).astype(np.float64)
 
 
