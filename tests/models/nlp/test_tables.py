@@ -183,3 +183,29 @@ def test_what_may_go_on_on_the_next_page_is_doubted_where_its_head_is_too_far() 
     )
     assert ("Rm", "521") not in {one[:2] for one in measured(report)}
     assert "no head tells" in doubted(report)["mechanical.Rm"]
+
+
+@pytest.mark.parametrize(
+    ("table", "kept", "texts"),
+    [
+        ("\tresult\nReH\t245/280\nRm\t470\n", [("Rm", "470")], {"ReH": "245/280"}),
+        ("\tResult\nReH\t398\nRm\t470/480\nA\t22-26\n", [("ReH", "398")], {"Rm": "470/480", "A": "22-26"}),
+        ("ReH\tRm\n245/280\t500\n", [("Rm", "500")], {"ReH": "245/280"}),
+        ("\tReH\tRm\nA12345\t245-280\t500\n", [("Rm", "500")], {"ReH": "245-280"}),
+        ("C\t0.17\nB\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
+        ("\tC\tB\nmax\t0.2\t0.005\nresult\t0.17\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
+        ("ReH\t245/280\t398\nRm\t470/480\t510\n", [], {"ReH": "245/280", "Rm": "470/480"}),
+        ("ReH\tRm\n245/280\t470/480\n", [], {"ReH": "245/280", "Rm": "470/480"}),
+        ("\tmin\tmax\nReH\t355\t\nRm\t470\t630\n", [], {"ReH": "only limits", "Rm": "only limits"}),
+    ],
+)
+def test_two_numbers_or_a_bound_in_place_of_a_value_go_to_a_person(
+    table: str, kept: list[tuple[str, str]], texts: dict[str, str]
+) -> None:
+    report = read(table)
+    values = [one[:2] for one in measured(report) if not one[0].endswith((".min", ".max"))]
+    told = {field.partition(".")[2]: text for field, text in doubted(report).items()}
+    assert [one for one in values if one[0] not in told] == kept
+    assert all("no head tells" in told[name] for name, _ in values if name in told)
+    assert told.keys() == texts.keys()
+    assert all(text in told[name] for name, text in texts.items())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -49,6 +49,9 @@ _IN_LINE = re.compile(r"(?P<label>[^\W\d_][^:=;,\n]{0,50}?)\s*[:=]\s*(?P<value>[
 
 _LABEL_WORDS, _SYMBOL_MAX = 4, 3
 """Words of a label in a line at most; letters of a symbol, which names no quantity behind other words."""
+
+_SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
+"""Between the values of two samples."""
 
 _SCORE = 0.97
 _DASHES = "-–—"
@@ -127,9 +130,17 @@ class TableReader:
         """
         found = self._read_tables(rows)
         named = {one.quantity for one in found}
-        return found + [
-            one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named
-        ]
+        found += [one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named]
+        self._look_for_values(found)
+        return found
+
+    def _look_for_values(self, found: list[Measured]) -> None:
+        """Notes quantities that have limits alone."""
+        told = {one.quantity for one in found if one.role == "value"}
+        for one in found:
+            field = f"{self._table.name}.{one.quantity}"
+            if one.quantity not in told and field not in {other.field for other in self.unread}:
+                self.unread.append(Unread(field, one.cell, f"no value could be read for {one.quantity}, only limits"))
 
     def _read_tables(self, rows: list[Row]) -> list[Measured]:
         found: list[Measured] = []
@@ -151,7 +162,8 @@ class TableReader:
                 found += across
             else:
                 at += 1
-        if len({one.quantity for one in found}) > 1:
+        unread = {one.field for one in self.unread} - {self._table.name}
+        if len({f"{self._table.name}.{one.quantity}" for one in found} | unread) > 1:
             return found
         self.unread = self._lost
         return []
@@ -256,16 +268,15 @@ class TableReader:
                 last = number + 1
                 continue
             doubt = "" if role else _doubt_of_row(row, columns)
+            role = role or ("limit" if _is_row_of_limits(placed.values()) else "value")
             numbers = [
-                one
-                for name, cell in placed.items()
-                for one in self._numbers(name, cell, role or "value", units[name], doubt)
+                one for name, cell in placed.items() for one in self._numbers(name, cell, role, units[name], doubt)
             ]
             empty = 0 if numbers else empty + 1
             last = number + 1 if numbers else last
             found += numbers
-            if numbers and (role or "value") == "value":
-                self._look_for_columns(header, named, placed, beside, {one.quantity for one in numbers})
+            if numbers and role == "value":
+                self._look_for_columns(header, named, placed, beside)
         if not found and len(named) >= _LOST_HEAD:
             text = f"no number could be read below {', '.join(name for _, name, _ in named)}"
             self._lost.append(Unread(self._table.name, header[named[0][0]], text))
@@ -278,11 +289,10 @@ class TableReader:
         named: list[tuple[int, str, str]],
         placed: dict[str, Cell],
         beside: list[Cell],
-        read: set[str],
     ) -> None:
         """Notes what a row of values lacks: a number below a head, and a head above a number."""
         for place, name, _ in named:
-            if name not in read:
+            if name not in placed or not values.quantities(placed[name].text):
                 cell = placed.get(name, header[place])
                 self.unread.append(Unread(f"{self._table.name}.{name}", cell, f"no value could be read for {name}"))
         for cell in beside:
@@ -310,10 +320,15 @@ class TableReader:
         found: list[Measured] = []
         rivals: list[str] = []
         before = len(self.unread)
+        beside = any(not _is_bound(cell) for cell in numeric)
         for cell in numeric:
             head, role = _nearest_head(cell, heads)
-            if role or values.quantities(cell.text)[0].bound:
-                found += self._numbers(name, cell, role or "limit", unit)
+            if role:
+                found += self._numbers(name, cell, role, unit)
+            elif _is_bound(cell) and beside and _SAMPLES.search(cell.text):
+                rivals.append(cell.text)
+            elif _is_bound(cell):
+                found += self._numbers(name, cell, "limit" if beside else "value", unit)
             elif head is not None and not results:
                 found += self._numbers(name, cell, "value", unit, f"its column says {head.text}")
             elif head is None and not any(one.role == "value" for one in found):
@@ -331,6 +346,10 @@ class TableReader:
 
     def _numbers(self, name: str, cell: Cell, role: Role, unit: str, doubt: str = "") -> Iterator[Measured]:
         quantity = self._quantities[name]
+        if role == "value" and _is_bound(cell):
+            text = f"{cell.text} stands where one measured value is expected"
+            self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
+            return
         for one in values.quantities(cell.text):
             if one.unit and not self._unit_fits(name, one.unit):
                 continue
@@ -377,6 +396,17 @@ def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tup
         elif cell.centre > min(columns)[0]:
             beside.append(cell)
     return {name: cell for name, (_, cell) in placed.items()}, beside
+
+
+def _is_bound(cell: Cell) -> bool:
+    found = values.quantities(cell.text)
+    return bool(found) and bool(found[0].bound)
+
+
+def _is_row_of_limits(cells: Iterable[Cell]) -> bool:
+    """Returns whether the signs of all numbers make them limits; "245/280" are two samples."""
+    numeric = [cell for cell in cells if values.quantities(cell.text)]
+    return bool(numeric) and all(_is_bound(cell) and not _SAMPLES.search(cell.text) for cell in numeric)
 
 
 def _heads_above(rows: list[Row], at: int, label: Cell) -> list[tuple[Cell, Role]]:
