@@ -63,6 +63,47 @@ UNITS = {
             "chemistry.Mn": "% 10-2 is none of the units",
         },
     ),
+    **{
+        f"title_{title}": (
+            f"{title}\nElement\tC\tMn\nresult\t1.7\t12\n",
+            [("C", "1.7", unit), ("Mn", "12", unit)],
+            {"chemistry.C": f"{unit} is none of the units", "chemistry.Mn": f"{unit} is none of the units"},
+        )
+        for title, unit in (
+            ("Chemical composition (% x 100)", "% x100"),
+            ("Chemical analysis in 10⁻² %", "% 10-2"),
+            ("Heat analysis, 1/100 %", "% 1/100"),
+            ("Ladle analysis [% x 0.01]", "% x0.01"),
+            ("Chemical composition x 1000", "x1000"),
+            ("Chemical composition in ppm", "ppm"),
+            ("Chemical composition (% x 100)\nHeat analysis", "% x100"),
+        )
+    },
+    "title_of_rows": (
+        "Chemical composition [% x 100]\nElement\tresult\nC\t1.7\nMn (%)\t12\nTests\tresult\nReH\t398\nRm\t520\n",
+        [("C", "1.7", "% x100"), ("Mn", "12", "% x100"), ("ReH", "398", "MPa"), ("Rm", "520", "MPa")],
+        {"chemistry.C": "% x100 is none of the units", "chemistry.Mn": "% x100 is none of the units"},
+    ),
+    "head_of_values": (
+        "Element\tresult (x 100)\tTest (°C)\nC\t1.7\nMn\t12\n",
+        [("C", "1.7", "x100"), ("Mn", "12", "x100")],
+        {"chemistry.C": "x100 is none of the units", "chemistry.Mn": "x100 is none of the units"},
+    ),
+    "titles_that_state_a_unit_of_some": (
+        "Tensile test [MPa]\nReH\tRm\tA\n398\t520\t26\nTests [ksi]\nRp0.2\tKV\n57\t45\n",
+        [("ReH", "398", "MPa"), ("Rm", "520", "MPa"), ("A", "26", "%"), ("Rp02", "57", "ksi"), ("KV", "45", "ksi")],
+        {"mechanical.Rp02": "ksi is none of the units", "mechanical.KV": "ksi is none of the units"},
+    ),
+    "lines_above_that_state_no_unit_of_the_table": (
+        "Plate 12 mm x 1000 mm\tsheet 10-3\nThickness (mm)\tC\tMn\n12.0\t0.17\t1.2\n",
+        [("C", "0.17", "%"), ("Mn", "1.2", "%")],
+        {},
+    ),
+    "one_unknown_unit_in_a_row": (
+        "\tC\tCr\tNi\n\tx100\tfoo\t%\n\t1.7\t15\t0.1\n",
+        [("C", "1.7", "x100"), ("Cr", "15", "foo"), ("Ni", "0.1", "%")],
+        {"chemistry.C": "x100 is none of the units", "chemistry.Cr": "foo is none of the units"},
+    ),
     "factors_in_a_row": (
         "\tC\tCr\tNi\n\tx100\tx100\t%\n\t1.7\t15\t0.1\n",
         [("C", "1.7", "x100"), ("Cr", "15", "x100"), ("Ni", "0.1", "%")],
@@ -183,3 +224,29 @@ def test_what_may_go_on_on_the_next_page_is_doubted_where_its_head_is_too_far() 
     )
     assert ("Rm", "521") not in {one[:2] for one in measured(report)}
     assert "no head tells" in doubted(report)["mechanical.Rm"]
+
+
+@pytest.mark.parametrize(
+    ("table", "kept", "texts"),
+    [
+        ("\tresult\nReH\t245/280\nRm\t470\n", [("Rm", "470")], {"ReH": "245/280"}),
+        ("\tResult\nReH\t398\nRm\t470/480\nA\t22-26\n", [("ReH", "398")], {"Rm": "470/480", "A": "22-26"}),
+        ("ReH\tRm\n245/280\t500\n", [("Rm", "500")], {"ReH": "245/280"}),
+        ("\tReH\tRm\nA12345\t245-280\t500\n", [("Rm", "500")], {"ReH": "245-280"}),
+        ("C\t0.17\nB\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
+        ("\tC\tB\nmax\t0.2\t0.005\nresult\t0.17\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
+        ("ReH\t245/280\t398\nRm\t470/480\t510\n", [], {"ReH": "245/280", "Rm": "470/480"}),
+        ("ReH\tRm\n245/280\t470/480\n", [], {"ReH": "245/280", "Rm": "470/480"}),
+        ("\tmin\tmax\nReH\t355\t\nRm\t470\t630\n", [], {"ReH": "only limits", "Rm": "only limits"}),
+    ],
+)
+def test_two_numbers_or_a_bound_in_place_of_a_value_go_to_a_person(
+    table: str, kept: list[tuple[str, str]], texts: dict[str, str]
+) -> None:
+    report = read(table)
+    values = [one[:2] for one in measured(report) if not one[0].endswith((".min", ".max"))]
+    told = {field.partition(".")[2]: text for field, text in doubted(report).items()}
+    assert [one for one in values if one[0] not in told] == kept
+    assert all("no head tells" in told[name] for name, _ in values if name in told)
+    assert told.keys() == texts.keys()
+    assert all(text in told[name] for name, text in texts.items())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -49,6 +49,12 @@ _IN_LINE = re.compile(r"(?P<label>[^\W\d_][^:=;,\n]{0,50}?)\s*[:=]\s*(?P<value>[
 
 _LABEL_WORDS, _SYMBOL_MAX = 4, 3
 """Words of a label in a line at most; letters of a symbol, which names no quantity behind other words."""
+
+_SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
+"""Between the values of two samples."""
+
+_UNITS_OF_GOODS = frozenset(("kg", "t", "g", "lb", "lbs", "mm", "cm", "m", "in", "µm", "°C", "°F"))
+"""Units above a table that are of sizes, weights and temperatures, unless the table has such a quantity."""
 
 _SCORE = 0.97
 _DASHES = "-–—"
@@ -127,9 +133,17 @@ class TableReader:
         """
         found = self._read_tables(rows)
         named = {one.quantity for one in found}
-        return found + [
-            one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named
-        ]
+        found += [one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named]
+        self._look_for_values(found)
+        return found
+
+    def _look_for_values(self, found: list[Measured]) -> None:
+        """Notes quantities that have limits alone."""
+        told = {one.quantity for one in found if one.role == "value"}
+        for one in found:
+            field = f"{self._table.name}.{one.quantity}"
+            if one.quantity not in told and field not in {other.field for other in self.unread}:
+                self.unread.append(Unread(field, one.cell, f"no value could be read for {one.quantity}, only limits"))
 
     def _read_tables(self, rows: list[Row]) -> list[Measured]:
         found: list[Measured] = []
@@ -151,7 +165,8 @@ class TableReader:
                 found += across
             else:
                 at += 1
-        if len({one.quantity for one in found}) > 1:
+        unread = {one.field for one in self.unread} - {self._table.name}
+        if len({f"{self._table.name}.{one.quantity}" for one in found} | unread) > 1:
             return found
         self.unread = self._lost
         return []
@@ -230,7 +245,8 @@ class TableReader:
     ) -> tuple[list[Measured], int]:
         """Reads the rows below a row of quantities; returns where they end."""
         columns = [(header[place].centre, name) for place, name, _ in named]
-        units = {name: unit for _, name, unit in named}
+        title = self._title_unit(rows, at, header[: named[0][0]])
+        units = {name: self._with_title(name, unit, title) for _, name, unit in named}
         apart = min((b[0] - a[0] for a, b in itertools.pairwise(columns)), default=1.0)
         page = header[named[0][0]].page
         self._group += 1
@@ -250,27 +266,55 @@ class TableReader:
                     continue
                 page = row[0].page
             role = _role(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
-            stated = {name: self._unit(name, cell.text) for name, cell in placed.items() if cell.text not in _DASHES}
-            if role in ("unit", "") and stated and all(stated.values()):
-                units |= stated
+            stated = self._row_of_units(role, placed)
+            if stated:
+                units |= {name: self._with_title(name, unit, title) for name, unit in stated.items()}
                 last = number + 1
                 continue
             doubt = "" if role else _doubt_of_row(row, columns)
+            role = role or ("limit" if _is_row_of_limits(placed.values()) else "value")
             numbers = [
-                one
-                for name, cell in placed.items()
-                for one in self._numbers(name, cell, role or "value", units[name], doubt)
+                one for name, cell in placed.items() for one in self._numbers(name, cell, role, units[name], doubt)
             ]
             empty = 0 if numbers else empty + 1
             last = number + 1 if numbers else last
             found += numbers
-            if numbers and (role or "value") == "value":
-                self._look_for_columns(header, named, placed, beside, {one.quantity for one in numbers})
+            if numbers and role == "value":
+                self._look_for_columns(header, named, placed, beside)
         if not found and len(named) >= _LOST_HEAD:
             text = f"no number could be read below {', '.join(name for _, name, _ in named)}"
             self._lost.append(Unread(self._table.name, header[named[0][0]], text))
             self.unread.append(self._lost[-1])
         return found, max(last, at + 1)
+
+    def _row_of_units(self, role: Role, placed: dict[str, Cell]) -> dict[str, str]:
+        """Returns the units of a row that holds no numbers, as they stand there if they are not known; or none."""
+        cells = {name: cell.text for name, cell in placed.items() if cell.text not in _DASHES}
+        if role not in ("unit", "") or any(values.quantities(text) for text in cells.values()):
+            return {}
+        known = {name: self._unit(name, text) for name, text in cells.items()}
+        return {name: known[name] or text for name, text in cells.items()} if any(known.values()) else {}
+
+    def _title_unit(self, rows: list[Row], at: int, corner: Row) -> str:
+        """Returns the factor that the lines above a table state, or the unit that the next one does."""
+        texts = [cell.text for cell in corner]
+        for steps, row in enumerate(reversed(rows[max(0, at - _HEADER_ROWS) : at])):
+            if row[0].page != rows[at][0].page or any(values.quantities(cell.text) for cell in row):
+                break
+            texts += [cell.text for cell in row if steps == 0 or values.title_factor(cell.text)]
+        of_goods = _UNITS_OF_GOODS.isdisjoint(unit for one in self._quantities.values() for unit in one.units)
+        for text in texts:
+            unit = values.title_factor(text) or values.title_unit(text)
+            if unit and not (of_goods and unit in _UNITS_OF_GOODS):
+                return unit
+        return ""
+
+    def _with_title(self, name: str, unit: str, title: str) -> str:
+        """Returns the unit of a quantity below a title that may state a factor, or a unit for all of the table."""
+        if values.title_factor(title):
+            return unit if values.title_factor(unit) else title
+        for_some = any(self._unit_fits(other, title) for other in self._quantities)
+        return unit or (title if not for_some or self._unit_fits(name, title) else "")
 
     def _look_for_columns(
         self,
@@ -278,11 +322,10 @@ class TableReader:
         named: list[tuple[int, str, str]],
         placed: dict[str, Cell],
         beside: list[Cell],
-        read: set[str],
     ) -> None:
         """Notes what a row of values lacks: a number below a head, and a head above a number."""
         for place, name, _ in named:
-            if name not in read:
+            if name not in placed or not values.quantities(placed[name].text):
                 cell = placed.get(name, header[place])
                 self.unread.append(Unread(f"{self._table.name}.{name}", cell, f"no value could be read for {name}"))
         for cell in beside:
@@ -294,13 +337,16 @@ class TableReader:
 
     def _down(self, rows: list[Row], at: int, row: Row, named: list[tuple[int, str, str]]) -> Iterator[Measured]:
         """Reads a row that begins with a quantity; several such tables may stand side by side."""
-        heads = _heads_above(rows, at, row[named[0][0]])
+        heads, first = _heads_above(rows, at, row[named[0][0]])
+        left = row[named[0][0]].centre
+        own = [cell for cell in rows[first] if heads and (cell.centre <= left or _role(cell.text) not in ("other", ""))]
+        title = self._title_unit(rows, first, own)
         for order, (place, name, unit) in enumerate(named):
             end = named[order + 1][0] if order + 1 < len(named) else len(row)
             cells = row[place + 1 : end]
             unit = unit or next((stated for cell in cells if (stated := self._unit(name, cell.text))), "")
             self._group += 1
-            yield from self._of_row(name, cells, heads, unit)
+            yield from self._of_row(name, cells, heads, self._with_title(name, unit, title))
 
     def _of_row(self, name: str, cells: Row, heads: list[tuple[Cell, Role]], unit: str) -> list[Measured]:
         """Reads the cells beside a quantity, each by the head of its column."""
@@ -310,10 +356,15 @@ class TableReader:
         found: list[Measured] = []
         rivals: list[str] = []
         before = len(self.unread)
+        beside = any(not _is_bound(cell) for cell in numeric)
         for cell in numeric:
             head, role = _nearest_head(cell, heads)
-            if role or values.quantities(cell.text)[0].bound:
-                found += self._numbers(name, cell, role or "limit", unit)
+            if role:
+                found += self._numbers(name, cell, role, unit)
+            elif _is_bound(cell) and beside and _SAMPLES.search(cell.text):
+                rivals.append(cell.text)
+            elif _is_bound(cell):
+                found += self._numbers(name, cell, "limit" if beside else "value", unit)
             elif head is not None and not results:
                 found += self._numbers(name, cell, "value", unit, f"its column says {head.text}")
             elif head is None and not any(one.role == "value" for one in found):
@@ -331,6 +382,10 @@ class TableReader:
 
     def _numbers(self, name: str, cell: Cell, role: Role, unit: str, doubt: str = "") -> Iterator[Measured]:
         quantity = self._quantities[name]
+        if role == "value" and _is_bound(cell):
+            text = f"{cell.text} stands where one measured value is expected"
+            self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
+            return
         for one in values.quantities(cell.text):
             if one.unit and not self._unit_fits(name, one.unit):
                 continue
@@ -379,22 +434,39 @@ def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tup
     return {name: cell for name, (_, cell) in placed.items()}, beside
 
 
-def _heads_above(rows: list[Row], at: int, label: Cell) -> list[tuple[Cell, Role]]:
+def _is_bound(cell: Cell) -> bool:
+    found = values.quantities(cell.text)
+    return bool(found) and bool(found[0].bound)
+
+
+def _is_row_of_limits(cells: Iterable[Cell]) -> bool:
+    """Returns whether the signs of all numbers make them limits; "245/280" are two samples."""
+    numeric = [cell for cell in cells if values.quantities(cell.text)]
+    return bool(numeric) and all(_is_bound(cell) and not _SAMPLES.search(cell.text) for cell in numeric)
+
+
+def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell, Role]], int]:
     """Returns the heads right of a label with their roles, from the nearest row above that has at least one role.
 
     The first rows of a page may belong to the last table of the page before.
+
+    Returns:
+        The heads, and the number of the table's first row.
     """
-    steps = 0
-    for row in reversed(rows[:at]):
+    steps, first = 0, at
+    for place in reversed(range(at)):
+        row = rows[place]
         if any(values.quantities(cell.text) for cell in row):
+            first = first if steps else place
             continue  # another row of the same table
         heads = [(cell, _role(cell.text)) for cell in row if cell.centre > label.centre]
         if any(role for _, role in heads):
-            return heads if steps < _HEADER_ROWS or row[0].page != label.page else []
+            near = steps < _HEADER_ROWS or row[0].page != label.page
+            return (heads, place) if near else ([], first)
         steps += 1
         if steps >= _PAGE_ROWS:
-            return []
-    return []
+            break
+    return [], first
 
 
 def _role(text: str) -> Role:

@@ -34,7 +34,7 @@ _SHORT_UNITS = "t|kg|g|lbs?|mm|cm"
 _BARE_UNITS = "|".join(
     re.escape(one) for one in sorted(_UNITS, key=len, reverse=True) if len(one) > 2 or one in "% ‰ j hb hv"
 )
-_FACTOR = r"(?:[x×*·]\s*10+(?:\s*\^?\s*-?\d)?|10\s*\^?\s*-\s*\d)(?!\d)"
+_FACTOR = r"(?:[x×*·]\s*(?:10+(?:\s*\^?\s*-?\d)?|0[.,]0+1|1/10+)|10\s*\^?\s*-\s*\d|1/10{2,})(?![\d-])"
 _UNIT_END = re.compile(
     r"\s*(?:[\[(]\s*(?P<within>[^\[\]()]{1,16}?)\s*[\])]"
     rf"|,?\s*(?P<bare>(?:(?:(?:gew|wt|mass)\.?\s?-?)?(?:{_BARE_UNITS})|(?<=[\s,])(?:{_SHORT_UNITS}))(?:\s*{_FACTOR})?|(?<![\d.,])(?<![\d.,]\s){_FACTOR}(?:\s*%)?))"
@@ -42,6 +42,12 @@ _UNIT_END = re.compile(
     re.IGNORECASE,
 )
 """A unit or factor behind a label: ``ReH (ksi)``, ``Mn, %``, ``C x 100``, ``N [10⁻³ %]``."""
+
+_TITLE_UNIT = re.compile(r"[\[(]\s*([^\[\]()]{1,16}?)\s*[\])]|\bin\s+(\S+)\s*$", re.IGNORECASE)
+_TITLE_FACTOR = re.compile(
+    rf"(?:^|[%(\[\])]|\bin\s|[^\W\d_]{{4,}}\s)\s*({_FACTOR})|(?<![\w.,/-])({_FACTOR})\s*%", re.IGNORECASE
+)
+"""A factor in the title of a table; "3 mm x 100" is none."""
 
 _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\s]+$")
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
@@ -129,6 +135,22 @@ def split_unit(label: str) -> tuple[str, str]:
     behind = _UNIT_END.search(label.translate(_SUPERSCRIPTS))
     unit = known_unit(behind["within"] or behind["bare"]) if behind else ""
     return (label[: behind.start()].rstrip(" ,"), unit) if behind and unit else (label, "")
+
+
+def title_factor(title: str) -> str:
+    """Returns the factor that a table's title states, such as ``% x100``; empty without one."""
+    plain = title.translate(_SUPERSCRIPTS)
+    found = _TITLE_FACTOR.search(plain)
+    factor = re.sub(r"\s", "", next(filter(None, found.groups()))) if found else ""
+    if "%" in plain:
+        return f"% {factor}" if factor else ""
+    return factor if factor and not factor[0].isdigit() else ""  # "Sheet 10-3" states none
+
+
+def title_unit(title: str) -> str:
+    """Returns the unit that a table's title states in brackets, behind "in" or at its end; empty without one."""
+    named = [known_unit(one[1] or one[2]) for one in _TITLE_UNIT.finditer(title)] + [split_unit(title)[1]]
+    return next((unit for unit in named if unit.casefold() in _UNITS), "")
 
 
 def identifier(text: str) -> str:
