@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from lineside_runtime.decoding import decode_json
+from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server import metrics
 from lineside_runtime.server.access import Access
@@ -40,6 +40,16 @@ SMALL_BODY_BYTES = 1 << 16  # for what carries no tensors
 _PATHS = "GET /v2 says what this server is; docs/guides/serve.md lists its paths."
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Options(msgspec.Struct):
+    """Body of the requests to the model repository, each of which uses one of these."""
+
+    ready: bool = False
+    parameters: dict[str, Any] | None = None
+
+
+_OPTIONS = JsonDecoder(_Options)
 
 
 class RestApi:
@@ -156,7 +166,7 @@ class RestApi:
 
     async def _index(self, request: Request) -> Response:
         wanted = await self._options(request)
-        return json_response(index_of(self._service.repository.models, only_ready=wanted.get("ready") is True))
+        return json_response(index_of(self._service.repository.models, only_ready=wanted.ready))
 
     async def _load(self, request: Request) -> Response:
         return await self._change(request, ServedModel.load)
@@ -167,16 +177,16 @@ class RestApi:
     async def _change(self, request: Request, change: Callable[[ServedModel], None]) -> Response:
         self._service.control()
         model = self._named(request)
-        options = (await self._options(request)).get("parameters") or {}
-        self._service.refuse_load_parameters(options)
+        options = await self._options(request)
+        self._service.refuse_load_parameters(options.parameters or {})
         await asyncio.get_running_loop().run_in_executor(self._workers, change, model)
         return json_response({})
 
-    async def _options(self, request: Request) -> dict[str, Any]:
+    async def _options(self, request: Request) -> _Options:
         held = [0]
         try:
             body = await self._body(request, SMALL_BODY_BYTES, held)
-            return decode_json(body, type=dict[str, Any]) if body else {}
+            return _OPTIONS.decode(body) if body else _Options()
         except msgspec.DecodeError as error:
             raise RequestError(f"the request is not as the protocol says: {error}") from error
         finally:

@@ -134,6 +134,19 @@ def test_json_that_does_not_fit(serving: Serving, value: Any) -> None:
     refused(serving, json.dumps(value))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [5, [], "load", {"parameters": 5}, {"parameters": True}, {"parameters": [1]}, {"parameters": "config"}],
+    ids=json.dumps,
+)
+def test_orders_to_the_repository_that_are_no_orders(serving: Serving, value: Any) -> None:
+    for order in ("index", "models/test/load", "models/test/unload"):
+        assert "the request is not as the protocol says" in refused(
+            serving, json.dumps(value), path=f"/v2/repository/{order}"
+        )
+    assert "`bool`" in refused(serving, '{"ready": 5}', path="/v2/repository/index")
+
+
 def test_flat_and_nested_data_are_the_same(serving: Serving) -> None:
     for data in (ROW, [ROW], [1, 2, 3, 4]):
         status, answer = serving.json("POST", INFER, request(data))
