@@ -16,7 +16,14 @@ from lineside_models.postprocess import count_classes
 from lineside_models.preprocess import CHANNELS
 from lineside_models.verdict.good_classes import good_of, names_of_good, with_good_classes
 from lineside_models.vision.export_families import constant_inputs, from_export, from_libreyolo
-from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
+from lineside_models.vision.model_facts import (
+    CompleteFacts,
+    ModelFacts,
+    complete,
+    from_metadata,
+    from_sidecar,
+    from_ultralytics,
+)
 from lineside_runtime.bundle import (
     Bundle,
     Manifest,
@@ -86,9 +93,6 @@ def wrap_onnx(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
         )
     _check_labels(onnx, facts.postprocess, facts.labels, named)
-    reading = with_good_classes(facts.postprocess, facts.labels, good_classes)
-    if good_classes is None and reading is not facts.postprocess:
-        log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
     preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
     return _written(
         with_weights(model.read_bytes(), constants),  # an initializer with the name of an input is its value
@@ -102,11 +106,18 @@ def wrap_onnx(
             inputs=onnx.inputs,
             outputs=onnx.outputs,
             preprocess=preprocess,
-            postprocess=reading,
+            postprocess=_with_good_classes(facts, good_classes, named),
             variants=(_VARIANT,),
         ),
         _files_beside(named, preprocess),
     )
+
+
+def _with_good_classes(facts: CompleteFacts, good_classes: Sequence[str] | None, model: Path) -> Postprocess:
+    reading = with_good_classes(facts.postprocess, facts.labels, good_classes)
+    if good_classes is None and reading is not facts.postprocess:
+        log.warning("%s: by its name, %s means a good part", model.name, names_of_good(reading, facts.labels))
+    return reading
 
 
 def _files_beside(model: Path, how: Preprocess) -> dict[str, Path]:
