@@ -82,8 +82,7 @@ def wrap_onnx(
     onnx = read_onnx(model)
     constants = constant_inputs(onnx)
     known = _known(given.over(from_sidecar(named)), onnx, named)
-    image = tuple(spec for spec in onnx.inputs if spec.name not in constants)
-    onnx = msgspec.structs.replace(onnx, inputs=image)
+    onnx = msgspec.structs.replace(onnx, inputs=tuple(spec for spec in onnx.inputs if spec.name not in constants))
     facts = complete(known, named, onnx)
     names = [spec.name for spec in onnx.inputs]
     if not facts.preprocess.input and len(names) == 1:
