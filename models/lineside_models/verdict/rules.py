@@ -60,7 +60,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         brightness: Least and greatest mean value of a frame, 0 to 255. Outside of it a part that would pass is a fault;
             unset: any.
         frame_size: Width and height in pixels of the frames that lengths and regions in pixels, and ``px_per_mm``, are
-            meant for. A part that would pass by a frame of another size is a fault; unset: any.
+            meant for. A part that would pass by a frame of another size is a fault; unset: that of ``calibration``, or
+            any.
     """
 
     confidence_threshold: Share | None = None
@@ -85,6 +86,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("brightness is the least and the greatest value: the first must be the smaller one")
         if self.calibration is not None and self.px_per_mm is not None:
             raise ValueError("px_per_mm and calibration say the same: give one")
+        if self.calibration is not None and self.frame_size not in (None, self.calibration.size):
+            raise ValueError("frame_size differs from the size that calibration was made for: leave it out")
         if self.min_size_mm and self.scale is None:
             raise ValueError("min_size_mm needs px_per_mm: how many pixels one millimetre of the part has")
         check_rules(self.measure)
@@ -112,14 +115,15 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return measure(image, self.measure, calibration, self.locate)
 
     def frame_problem(self, image: UInt8Array) -> str:
-        """Returns why a frame can't be judged, by ``frame_size``, ``min_contrast`` and ``brightness``; empty if it can.
+        """Returns why a frame can't be judged, by its size, contrast and brightness; empty if it can.
 
         Args:
             image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
         """
         size = (image.shape[1], image.shape[0])
-        if self.frame_size is not None and size != self.frame_size:
-            found, expected = (f"{width} x {height}" for width, height in (size, self.frame_size))
+        meant = self.frame_size if self.calibration is None else self.calibration.size
+        if meant is not None and size != meant:
+            found, expected = (f"{width} x {height}" for width, height in (size, meant))
             return f"the frame is {found} pixels, the rules are for {expected}; look at the camera's settings"
         return frame_problem(image, min_contrast=self.min_contrast, brightness=self.brightness)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from lineside.cli import main
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.metrology.calibration import scale_calibration
 from lineside_models.simulator import render
 from lineside_models.verdict.rules import BUNDLES_OWN, Rules, read_rules
 from lineside_runtime.config import Config
@@ -106,6 +108,19 @@ def test_a_frame_of_another_size_than_the_rules_are_for_does_not_pass(session: S
     assert inspect(session, part(), cut_out=True, frame_size=[128, 96]).verdict == "good"
     with pytest.raises(ConfigError, match="frame_size"):
         read_rules({"frame_size": [0, 96]})
+
+
+def test_a_calibration_brings_the_size_of_its_frames(session: Session) -> None:
+    calibration = msgspec.to_builtins(scale_calibration(10.0, (128, 96)))
+    rules = {"calibration": calibration, "min_size_mm": {"*": 0.1}}
+    found = inspect(session, part(), **rules)
+    assert (found.verdict, found.fault.partition(";")[0]) == (
+        "unsure",
+        "the frame is 64 x 48 pixels, the rules are for 128 x 96",
+    )
+    assert read_rules(rules | {"frame_size": [128, 96]})
+    with pytest.raises(ConfigError, match="frame_size differs from the size that calibration was made for"):
+        read_rules(rules | {"frame_size": [64, 48]})
 
 
 def test_what_is_cut_out_of_a_frame_may_be_even(session: Session) -> None:
