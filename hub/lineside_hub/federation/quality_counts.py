@@ -17,11 +17,12 @@ from lineside_hub.statistics.counts import CountFilter
 from lineside_hub.statistics.reviews import review_rates
 from lineside_link.result_table import COLUMNS
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import AggregationError, ConfigError
 
 Ints = npt.NDArray[np.int64]
 
 DAYS_MAX = 92
+FIRST_DAY = datetime.date(1970, 1, 1)
 SCORE_BINS = 20
 DAY_NS = 86_400 * 10**9
 SIGMAS = 3.0
@@ -52,16 +53,19 @@ class QualityQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         return self.since + datetime.timedelta(days=self.days)
 
     def check_days(self) -> None:
-        """Checks that all days are over.
+        """Checks that results can be of all days.
 
         Raises:
-            ConfigError: A day is not.
+            ConfigError: A day is not over, or before 1970.
         """
         over = (datetime.datetime.now(datetime.timezone.utc).date() - self.since).days
-        if self.days > over:
-            asked = f"{self.days} from {self.since}"
+        if self.days > over or self.since < FIRST_DAY:
+            early = self.since < FIRST_DAY
             raise ConfigError(
-                "days of a question", expected="days that are over (UTC)", actual=asked, action="Ask for earlier days."
+                "days of a question",
+                expected=f"days from {FIRST_DAY} on" if early else "days that are over (UTC)",
+                actual=f"{self.days} from {self.since}",
+                action=f"Ask for {'later' if early else 'earlier'} days.",
             )
 
     @property
@@ -223,10 +227,23 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
 def quality_report(
     question: QualityQuestion, total: Ints, *, round_name: str, plants: tuple[str, ...]
 ) -> QualityReport:
-    """Reads the sum of several plants' vectors."""
+    """Reads the sum of several plants' vectors.
+
+    Raises:
+        AggregationError: It is of no counts.
+    """
     cut = _PER_DAY * question.days
     verdicts = total[:cut].reshape(question.days, _PER_DAY)
     types, reviews, scores = _split(question, total)
+    if total.min() < 0 or reviews[1] > reviews[0] or reviews[3] > reviews[2]:
+        found = ", ".join(f"{number} {name}" for name, number in zip(_REVIEWS, reviews.tolist(), strict=True))
+        raise AggregationError(
+            f"round {round_name}: the sums are of no counts: a plant sent what it may not",
+            expected="numbers from 0, a part at most its whole",
+            actual=f"{int(total.min())} as the smallest; {found}",
+            action=f"A sum does not show which plant. Ask {', '.join(plants)} to check their numbers and their "
+            "releases of lineside, and start a new round.",
+        )
     counts = quality_totals(question, total)
     mean = counts.rejected / counts.parts if counts.parts else None
     counted = sorted(zip((*question.types, "other"), counts.types, strict=True), key=lambda row: (-row[1], row[0]))

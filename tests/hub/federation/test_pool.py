@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from lineside.cli import main
 from lineside.privacy import PlantService, QualityQuestion, load_pool, run_round
 from lineside_hub.config import folder_config
 from lineside_hub.federation import coordinator_runner
+from lineside_hub.federation.allowed_sums import AllowedSums
 from lineside_hub.federation.coordinator_runner import CoordinatorRunner
+from lineside_hub.federation.plant_runner import PlantAnswer, PlantRunner
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.pool_rounds import ANSWERED_NAME, plan_round
+from lineside_hub.federation.quality_counts import SCORE_BINS
 from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputNotFoundError
 from tests.hub.federation.plants import DAYS, SINCE, TYPES, Plants, summary
@@ -108,6 +112,23 @@ def test_a_third_away_is_too_many_of_five(plants: Plants, monkeypatch: pytest.Mo
             PlantService(pool, hub, plant, plants.keys["plant-0"])
 
 
+@pytest.mark.parametrize(("place", "value"), [(0, -5000), (1, -5000), (-SCORE_BINS, -5000), (3 * DAYS + 4, 5000)])
+def test_sums_of_a_plant_that_sends_no_counts_are_refused(plants: Plants, place: int, value: int) -> None:
+    """Passed or rejected parts and a bin of scores below 0, and more false rejects than reviewed rejects."""
+    values = np.zeros(QUESTION.length, np.int64)
+    values[place] = value
+    answer = PlantAnswer(values, ("2026-11-02",), "some days")
+    sums = AllowedSums(plants.hub("plant-4") / ANSWERED_NAME)
+    pool, key = load_pool(plants.pool), plants.keys["plant-4"]
+    liar = PlantRunner(pool, "plant-4", key, lambda _: answer, sums=sums, uploads=plants.folder / "uploads")
+    liar.start()
+    try:
+        with joined(plants, plants.names[:4]), pytest.raises(AggregationError, match=r"plant-0, .*plant-4 to check"):
+            run(plants)
+    finally:
+        liar.close()
+
+
 def ask(plants: Plants, question: QualityQuestion) -> None:
     """Asks as a coordinator that does not check its question."""
     pool = load_pool(plants.pool)
@@ -122,12 +143,15 @@ def test_plants_refuse_other_questions_than_pool_toml_allows(plants: Plants) -> 
         for question, text in (
             (QualityQuestion(since=SINCE, days=DAYS, types=("stain", "dent")), "other types than pool.toml"),
             (QualityQuestion(since=SINCE.replace(year=2999), days=1, types=TYPES), "days that are over"),
+            (QualityQuestion(since=SINCE.replace(year=1), days=1, types=TYPES), "days from 1970-01-01 on"),
         ):
             with pytest.raises(AggregationError):
                 ask(plants, question)
             wait_for(lambda: all(text in "".join(lines[-1:]) for lines in said.values()), what="refusals")  # noqa: B023
         with pytest.raises(ConfigError, match="expected days that are over"):
             run(plants, QualityQuestion(since=SINCE.replace(year=9999), days=60, types=TYPES))
+        with pytest.raises(ConfigError, match=r"expected days from 1970-01-01 on; got 60 from 0001-11-02\. Ask"):
+            run(plants, QualityQuestion(since=SINCE.replace(year=1), days=60, types=TYPES))
         pool = load_pool(plants.pool)
         stranger = make_key()
         with pytest.raises(ConfigError, match="coordinator's key"):
