@@ -56,12 +56,29 @@ def recognise(
         raise UnknownHeadError(
             f"no decoder fits {classes} labels and these outputs",
             actual=shapes,
-            action="Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
+            action=_advice(outputs, classes, tails or {})
+            or "Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
         )
     names = " or ".join(f"{one.name} {one.params}" if one.params else one.name for one in found)
     raise UnknownHeadError(
         "several decoders fit these outputs", expected=f"postprocess to name one of {names}", actual=shapes
     )
+
+
+def _advice(outputs: Sequence[TensorSpec], classes: int, tails: Tails) -> str:
+    """Returns what to do about one output that looks like a known one and cannot be read; empty if there is nothing."""
+    if len(outputs) != 1:
+        return ""
+    shape, tail = outputs[0].shape, tails.get(outputs[0].name, frozenset())
+    if "ArgMax" in tail:
+        return "The graph ends with ArgMax, which leaves no scores: export the model without it."
+    if len(shape) == 4 and shape[1] == classes and activation_in_graph(tail) == SOFTMAX_IN_GRAPH:
+        return (
+            f"Each pixel is one of {classes} classes (softmax): if channel 0 is the background, leave its label out. "
+            'If no channel is, name the decoder segmentation, with background = "none" and activation = "none" in '
+            "postprocess.params."
+        )
+    return ""
 
 
 def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
@@ -78,7 +95,7 @@ def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None
         first = params.get("first_class", 0)
         return _fixed(named, 1, less=first) if isinstance(first, int) else None  # the decoder refuses what is no number
     if how.name == "segmentation":
-        return _fixed(named, 1, less=0 if params.get("background", 0) is None else 1)
+        return _fixed(named, 1, less=0 if params.get("background", 0) in (None, "none") else 1)
     masks = _fixed([spec for spec in outputs if len(spec.shape) == 4], 1) or 0
     flat = [spec for spec in named if len(spec.shape) == 3]
     return _fixed(flat, 1, less=4 + masks) if how.name == "yolov8" else _fixed(flat, 2, less=5 + masks)
@@ -165,23 +182,29 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
         yield Postprocess(name="detections", params={**_TENSORFLOW, "order": "yxyx", "shares": True, "first_class": 1})
 
 
+SOFTMAX_IN_GRAPH = {"activation": "none"}
+
+
 def activation_in_graph(tail: frozenset[str]) -> dict[str, str]:
     """Returns the parameter of a classifier or segmenter whose graph ends with probabilities; empty if none does."""
     if "Softmax" in tail:
-        return {"activation": "none"}
+        return dict(SOFTMAX_IN_GRAPH)
     return {"activation": "sigmoid_in_graph"} if "Sigmoid" in tail else {}
 
 
 def _whole_frame(output: TensorSpec, classes: int, tails: Tails) -> Iterator[Postprocess]:
-    shape, done = output.shape, activation_in_graph(tails.get(output.name, frozenset()))
-    if shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
-        yield Postprocess(name="classification", params=dict(done))
-    elif len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
+    shape, tail = output.shape, tails.get(output.name, frozenset())
+    done = activation_in_graph(tail)
+    if len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
         yield Postprocess(name="detections", params={"shares": True, "first_class": 1})
+    elif "ArgMax" in tail:  # numbers of classes, without scores
+        return
+    elif shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
+        yield Postprocess(name="classification", params=dict(done))
     elif len(shape) == 4 and shape[2:] != (1, 1):
         if shape[1] == classes + 1:
             yield Postprocess(name="segmentation", params=dict(done))
-        if shape[1] == classes:
+        if shape[1] == classes and done != SOFTMAX_IN_GRAPH:  # else one of the labels may be the background's
             yield Postprocess(name="segmentation", params={"background": None, **done})
         if shape[1] == classes and not done:
             yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})

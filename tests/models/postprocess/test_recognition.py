@@ -137,14 +137,34 @@ def test_what_shapes_cannot_tell_is_asked_for_and_what_fits_nothing_is_refused()
             recognise([image()], outputs(*shapes), 5)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 8, 8), (1, 3, 8, 8)])
-@pytest.mark.parametrize(("operator", "activation"), [("Softmax", "none"), ("Sigmoid", "sigmoid_in_graph")])
+@pytest.mark.parametrize(
+    ("shape", "operator", "activation"),
+    [
+        ((1, 4), "Softmax", "none"),
+        ((1, 4, 8, 8), "Softmax", "none"),
+        ((1, 4), "Sigmoid", "sigmoid_in_graph"),
+        ((1, 4, 8, 8), "Sigmoid", "sigmoid_in_graph"),
+        ((1, 3, 8, 8), "Sigmoid", "sigmoid_in_graph"),
+    ],
+)
 def test_a_graph_that_ends_with_probabilities_is_known_by_its_end(
     shape: tuple[int, ...], operator: str, activation: str
 ) -> None:
     classes = 4 if len(shape) == 2 else 3
     found = recognise([image(64, 64)], outputs(shape), classes, {"output0": frozenset({"Reshape", operator})})
     assert found.params["activation"] == activation
+
+
+def test_a_softmax_of_as_many_channels_as_labels_and_numbers_of_classes_are_refused_with_advice() -> None:
+    softmax = {"output0": frozenset({"Resize", "Softmax"})}
+    with pytest.raises(UnknownHeadError, match=r"no decoder fits.*leave its label out.*background = \"none\""):
+        recognise([image(64, 64)], outputs((1, 3, 8, 8)), 3, softmax)
+    without = Postprocess(name="segmentation", params={"background": "none", "activation": "none"})
+    assert count_classes(outputs((1, 3, 8, 8)), without) == 3
+    numbers = {"output0": frozenset({"ArgMax", "Cast", "Softmax"})}
+    for shape, classes in (((1, 1, 8, 8), 1), ((1, 2, 8, 8), 1), ((1, 1), 1)):
+        with pytest.raises(UnknownHeadError, match="ends with ArgMax"):
+            recognise([image(64, 64)], outputs(shape), classes, numbers)
 
 
 def test_boxes_that_may_be_in_pixels_are_asked_about() -> None:
