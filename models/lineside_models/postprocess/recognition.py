@@ -168,8 +168,9 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
         bins = dfl[f"box_{strides[0]}"][1] // 4
         yield Postprocess(name="dfl_anchor_free", params={"strides": strides, "reg_bins": bins})
     if names == {"boxes", "scores", "labels"}:
-        if len(dfl["boxes"]) == 2:  # torchvision's own; 0 is its background
+        if len(dfl["boxes"]) == 2:  # 0 is the background in torchvision, and the first class in other projects
             yield Postprocess(name="detections", params={"first_class": 1})
+            yield Postprocess(name="detections")
         else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1; else boxes may be in pixels
             yield Postprocess(name="detections", params={"shares": True})
             if not has_sizes:
