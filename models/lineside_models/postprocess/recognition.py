@@ -23,6 +23,10 @@ LEVEL_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of NanoDet, RTMDet; NanoDet-Pl
 QUERIES_MAX = 1000  # of a transformer's decoder; 100 to 900 in published ones
 SIZES_INPUT = "orig_target_sizes"
 """Second input of RT-DETR's, D-FINE's and DEIM's own exports: width and height that boxes are multiplied by."""
+RF_DETR = {"dets", "labels"}
+"""Outputs of RF-DETR, whose scores are sigmoids, that of the last column for no object too."""
+LOGITS_DETR = "logits"
+"""Output of the networks in `transformers`, of which those with a column for no object have a softmax."""
 END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most; 300 by default
 SELECTIONS = frozenset({"NonMaxSuppression", "TopK"})
 """Operators by one of which such a graph selects its boxes."""
@@ -266,8 +270,10 @@ def _queries(
     tail = tails.get(scores[0].name, frozenset())
     if tail & {"Sigmoid", "Softmax"}:
         params["activation"] = "none"
-    elif "background" in params and "logits" in scores[0].name:  # DETR; RF-DETR's last column is a sigmoid too
-        params["activation"] = "softmax"
+    elif "background" in params and {one.name, other.name} != RF_DETR:  # a softmax in DETR, sigmoids in others
+        yield Postprocess(name="detr", params={**params, "activation": "softmax"})
+        if scores[0].name == LOGITS_DETR:
+            return
     yield Postprocess(name="detr", params=params)
 
 

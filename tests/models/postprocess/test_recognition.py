@@ -42,7 +42,6 @@ def outputs(*shapes: tuple[int, ...], names: tuple[str, ...] = ()) -> list[Tenso
         ("detections", 300, 90, [(1, 1, 200, 7)]),
         ("detections", 320, COCO, [(-1, 6), (-1,)]),
         ("detr", 640, COCO, [(1, 300, COCO), (1, 300, 4)]),
-        ("detr", 560, COCO, [(1, 300, 4), (1, 300, COCO + 1)]),
         ("distances", 416, COCO, [(1, 3598, 112)]),
         ("distances", 320, COCO, [(1, 2100, 112)]),
         ("distances", 320, COCO, [(1, n, c) for c in (COCO, 32) for n in (1600, 400, 100, 25)]),
@@ -92,9 +91,21 @@ def test_four_classes_beside_four_sides_are_told_by_name_or_order_and_detr_by_it
     assert maps.params["scores"] == ["output0", "output1", "output2"]
     with pytest.raises(UnknownHeadError):
         recognise([image()], outputs((1, 300, 4), (1, 300, 4)), 4)
-    detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("pred_logits", "pred_boxes"))
+    detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("logits", "pred_boxes"))
     found = recognise([image()], detr, COCO)
     assert (found.params["activation"], found.params["background"]) == ("softmax", True)
+
+
+@pytest.mark.parametrize("names", [("pred_logits", "pred_boxes"), ("scores", "boxes")])
+def test_a_column_more_than_labels_may_be_a_softmax_or_a_sigmoid(names: tuple[str, str]) -> None:
+    queries = outputs((1, 100, COCO + 1), (1, 100, 4), names=names)
+    for tails in (None, {names[0]: frozenset({"Add"})}):
+        with pytest.raises(
+            UnknownHeadError, match=r"several.*'activation': 'softmax'.* or detr {[^}]*'background': True}"
+        ):
+            recognise([image()], queries, COCO, tails)
+    known = recognise([image()], queries, COCO, {names[0]: frozenset({"Softmax"})})
+    assert known.params["activation"] == "none"
 
 
 def test_rows_of_six_are_boxes_with_score_and_class_or_boxes_with_two_scores() -> None:
