@@ -188,11 +188,13 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
 
 
 SOFTMAX_IN_GRAPH = {"activation": "none"}
+WRITTEN_SOFTMAX = frozenset({"Exp", "ReduceSum", "Div"})
+"""Operators of a softmax that is written out."""
 
 
 def activation_in_graph(tail: frozenset[str]) -> dict[str, str]:
     """Returns the parameter of a classifier or segmenter whose graph ends with probabilities; empty if none does."""
-    if "Softmax" in tail:
+    if "Softmax" in tail or tail >= WRITTEN_SOFTMAX:
         return dict(SOFTMAX_IN_GRAPH)
     return {"activation": "sigmoid_in_graph"} if "Sigmoid" in tail else {}
 
@@ -268,7 +270,7 @@ def _queries(
     if scores[0].shape[2] == classes + 1:
         params["background"] = True
     tail = tails.get(scores[0].name, frozenset())
-    if tail & {"Sigmoid", "Softmax"}:
+    if activation_in_graph(tail):
         params["activation"] = "none"
     elif "background" in params and {one.name, other.name} != RF_DETR:  # a softmax in DETR, sigmoids in others
         yield Postprocess(name="detr", params={**params, "activation": "softmax"})
