@@ -23,6 +23,10 @@ LEVEL_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of NanoDet, RTMDet; NanoDet-Pl
 QUERIES_MAX = 1000  # of a transformer's decoder; 100 to 900 in published ones
 SIZES_INPUT = "orig_target_sizes"
 """Second input of RT-DETR's, D-FINE's and DEIM's own exports: width and height that boxes are multiplied by."""
+RF_DETR = {"dets", "labels"}
+"""Outputs of RF-DETR, whose scores are sigmoids, that of the last column for no object too."""
+LOGITS_DETR = "logits"
+"""Output of the networks in `transformers`, of which those with a column for no object have a softmax."""
 END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most; 300 by default
 SELECTIONS = frozenset({"NonMaxSuppression", "TopK"})
 """Operators by one of which such a graph selects its boxes."""
@@ -56,12 +60,29 @@ def recognise(
         raise UnknownHeadError(
             f"no decoder fits {classes} labels and these outputs",
             actual=shapes,
-            action="Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
+            action=_advice(outputs, classes, tails or {})
+            or "Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
         )
     names = " or ".join(f"{one.name} {one.params}" if one.params else one.name for one in found)
     raise UnknownHeadError(
         "several decoders fit these outputs", expected=f"postprocess to name one of {names}", actual=shapes
     )
+
+
+def _advice(outputs: Sequence[TensorSpec], classes: int, tails: Tails) -> str:
+    """Returns what to do about one output that looks like a known one and cannot be read; empty if there is nothing."""
+    if len(outputs) != 1:
+        return ""
+    shape, tail = outputs[0].shape, tails.get(outputs[0].name, frozenset())
+    if "ArgMax" in tail:
+        return "The graph ends with ArgMax, which leaves no scores: export the model without it."
+    if len(shape) == 4 and shape[1] == classes and activation_in_graph(tail) == SOFTMAX_IN_GRAPH:
+        return (
+            f"Each pixel is one of {classes} classes (softmax): if channel 0 is the background, leave its label out. "
+            'If no channel is, name the decoder segmentation, with background = "none" and activation = "none" in '
+            "postprocess.params."
+        )
+    return ""
 
 
 def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
@@ -78,7 +99,7 @@ def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None
         first = params.get("first_class", 0)
         return _fixed(named, 1, less=first) if isinstance(first, int) else None  # the decoder refuses what is no number
     if how.name == "segmentation":
-        return _fixed(named, 1, less=0 if params.get("background", 0) is None else 1)
+        return _fixed(named, 1, less=0 if params.get("background", 0) in (None, "none") else 1)
     masks = _fixed([spec for spec in outputs if len(spec.shape) == 4], 1) or 0
     flat = [spec for spec in named if len(spec.shape) == 3]
     return _fixed(flat, 1, less=4 + masks) if how.name == "yolov8" else _fixed(flat, 2, less=5 + masks)
@@ -151,8 +172,9 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
         bins = dfl[f"box_{strides[0]}"][1] // 4
         yield Postprocess(name="dfl_anchor_free", params={"strides": strides, "reg_bins": bins})
     if names == {"boxes", "scores", "labels"}:
-        if len(dfl["boxes"]) == 2:  # torchvision's own; 0 is its background
+        if len(dfl["boxes"]) == 2:  # 0 is the background in torchvision, and the first class in other projects
             yield Postprocess(name="detections", params={"first_class": 1})
+            yield Postprocess(name="detections")
         else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1; else boxes may be in pixels
             yield Postprocess(name="detections", params={"shares": True})
             if not has_sizes:
@@ -165,23 +187,31 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
         yield Postprocess(name="detections", params={**_TENSORFLOW, "order": "yxyx", "shares": True, "first_class": 1})
 
 
+SOFTMAX_IN_GRAPH = {"activation": "none"}
+WRITTEN_SOFTMAX = frozenset({"Exp", "ReduceSum", "Div"})
+"""Operators of a softmax that is written out."""
+
+
 def activation_in_graph(tail: frozenset[str]) -> dict[str, str]:
     """Returns the parameter of a classifier or segmenter whose graph ends with probabilities; empty if none does."""
-    if "Softmax" in tail:
-        return {"activation": "none"}
+    if "Softmax" in tail or tail >= WRITTEN_SOFTMAX:
+        return dict(SOFTMAX_IN_GRAPH)
     return {"activation": "sigmoid_in_graph"} if "Sigmoid" in tail else {}
 
 
 def _whole_frame(output: TensorSpec, classes: int, tails: Tails) -> Iterator[Postprocess]:
-    shape, done = output.shape, activation_in_graph(tails.get(output.name, frozenset()))
-    if shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
-        yield Postprocess(name="classification", params=dict(done))
-    elif len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
+    shape, tail = output.shape, tails.get(output.name, frozenset())
+    done = activation_in_graph(tail)
+    if len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
         yield Postprocess(name="detections", params={"shares": True, "first_class": 1})
+    elif "ArgMax" in tail:  # numbers of classes, without scores
+        return
+    elif shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
+        yield Postprocess(name="classification", params=dict(done))
     elif len(shape) == 4 and shape[2:] != (1, 1):
         if shape[1] == classes + 1:
             yield Postprocess(name="segmentation", params=dict(done))
-        if shape[1] == classes:
+        if shape[1] == classes and done != SOFTMAX_IN_GRAPH:  # else one of the labels may be the background's
             yield Postprocess(name="segmentation", params={"background": None, **done})
         if shape[1] == classes and not done:
             yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})
@@ -240,10 +270,12 @@ def _queries(
     if scores[0].shape[2] == classes + 1:
         params["background"] = True
     tail = tails.get(scores[0].name, frozenset())
-    if tail & {"Sigmoid", "Softmax"}:
+    if activation_in_graph(tail):
         params["activation"] = "none"
-    elif "background" in params and "logits" in scores[0].name:  # DETR; RF-DETR's last column is a sigmoid too
-        params["activation"] = "softmax"
+    elif "background" in params and {one.name, other.name} != RF_DETR:  # a softmax in DETR, sigmoids in others
+        yield Postprocess(name="detr", params={**params, "activation": "softmax"})
+        if scores[0].name == LOGITS_DETR:
+            return
     yield Postprocess(name="detr", params=params)
 
 

@@ -203,6 +203,17 @@ def test_segmentation_gives_each_piece_its_box_and_outline() -> None:
     assert len(decode({"out": maps}, how("segmentation", area_min=2), [WHOLE])[0]) == 2
 
 
+def test_no_background_is_none_as_toml_has_no_null() -> None:
+    maps = np.zeros((1, 2, 16, 16), np.float32)
+    maps[0, 1, :, 8:] = 1.0
+    maps[0, 0, :, :8] = 1.0
+    for background in (None, "none"):
+        (found,) = decode({"maps": maps}, how("segmentation", background=background, activation="none"), [WHOLE])
+        assert sorted(found.labels.tolist()) == [0, 1]
+    with pytest.raises(ConfigError, match="background"):
+        decode({"maps": maps}, how("segmentation", background="nothing"), [WHOLE])
+
+
 def test_segmentation_with_sigmoid_lets_classes_overlap_and_a_frame_without_a_defect_has_none() -> None:
     maps = np.full((1, 2, 8, 8), -9, np.float32)
     maps[0, :, 2:4, 2:4] = 4

@@ -42,7 +42,6 @@ def outputs(*shapes: tuple[int, ...], names: tuple[str, ...] = ()) -> list[Tenso
         ("detections", 300, 90, [(1, 1, 200, 7)]),
         ("detections", 320, COCO, [(-1, 6), (-1,)]),
         ("detr", 640, COCO, [(1, 300, COCO), (1, 300, 4)]),
-        ("detr", 560, COCO, [(1, 300, 4), (1, 300, COCO + 1)]),
         ("distances", 416, COCO, [(1, 3598, 112)]),
         ("distances", 320, COCO, [(1, 2100, 112)]),
         ("distances", 320, COCO, [(1, n, c) for c in (COCO, 32) for n in (1600, 400, 100, 25)]),
@@ -57,7 +56,8 @@ def test_a_head_is_told_from_its_shapes(name: str, side: int, classes: int, shap
 
 def test_names_tell_where_a_project_has_its_own() -> None:
     torchvision = outputs((-1, 4), (-1,), (-1,), names=("boxes", "scores", "labels"))
-    assert recognise([image(-1, -1)], torchvision, 90).params == {"first_class": 1}
+    with pytest.raises(UnknownHeadError, match=r"several.*'first_class': 1.* or detections"):  # 0 may be its background
+        recognise([image(-1, -1)], torchvision, 90)
     names = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
     tensorflow = recognise([image()], outputs((1, 10, 4), (1, 10), (1, 10), (1,), names=names), 90)
     assert (tensorflow.name, tensorflow.params["order"]) == ("detections", "yxyx")
@@ -91,9 +91,21 @@ def test_four_classes_beside_four_sides_are_told_by_name_or_order_and_detr_by_it
     assert maps.params["scores"] == ["output0", "output1", "output2"]
     with pytest.raises(UnknownHeadError):
         recognise([image()], outputs((1, 300, 4), (1, 300, 4)), 4)
-    detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("pred_logits", "pred_boxes"))
+    detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("logits", "pred_boxes"))
     found = recognise([image()], detr, COCO)
     assert (found.params["activation"], found.params["background"]) == ("softmax", True)
+
+
+@pytest.mark.parametrize("names", [("pred_logits", "pred_boxes"), ("scores", "boxes")])
+def test_a_column_more_than_labels_may_be_a_softmax_or_a_sigmoid(names: tuple[str, str]) -> None:
+    queries = outputs((1, 100, COCO + 1), (1, 100, 4), names=names)
+    for tails in (None, {names[0]: frozenset({"Add"})}):
+        with pytest.raises(
+            UnknownHeadError, match=r"several.*'activation': 'softmax'.* or detr {[^}]*'background': True}"
+        ):
+            recognise([image()], queries, COCO, tails)
+    known = recognise([image()], queries, COCO, {names[0]: frozenset({"Softmax"})})
+    assert known.params["activation"] == "none"
 
 
 def test_rows_of_six_are_boxes_with_score_and_class_or_boxes_with_two_scores() -> None:
@@ -137,14 +149,34 @@ def test_what_shapes_cannot_tell_is_asked_for_and_what_fits_nothing_is_refused()
             recognise([image()], outputs(*shapes), 5)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 8, 8), (1, 3, 8, 8)])
-@pytest.mark.parametrize(("operator", "activation"), [("Softmax", "none"), ("Sigmoid", "sigmoid_in_graph")])
+@pytest.mark.parametrize(
+    ("shape", "operator", "activation"),
+    [
+        ((1, 4), "Softmax", "none"),
+        ((1, 4, 8, 8), "Softmax", "none"),
+        ((1, 4), "Sigmoid", "sigmoid_in_graph"),
+        ((1, 4, 8, 8), "Sigmoid", "sigmoid_in_graph"),
+        ((1, 3, 8, 8), "Sigmoid", "sigmoid_in_graph"),
+    ],
+)
 def test_a_graph_that_ends_with_probabilities_is_known_by_its_end(
     shape: tuple[int, ...], operator: str, activation: str
 ) -> None:
     classes = 4 if len(shape) == 2 else 3
     found = recognise([image(64, 64)], outputs(shape), classes, {"output0": frozenset({"Reshape", operator})})
     assert found.params["activation"] == activation
+
+
+def test_a_softmax_of_as_many_channels_as_labels_and_numbers_of_classes_are_refused_with_advice() -> None:
+    softmax = {"output0": frozenset({"Resize", "Softmax"})}
+    with pytest.raises(UnknownHeadError, match=r"no decoder fits.*leave its label out.*background = \"none\""):
+        recognise([image(64, 64)], outputs((1, 3, 8, 8)), 3, softmax)
+    without = Postprocess(name="segmentation", params={"background": "none", "activation": "none"})
+    assert count_classes(outputs((1, 3, 8, 8)), without) == 3
+    numbers = {"output0": frozenset({"ArgMax", "Cast", "Softmax"})}
+    for shape, classes in (((1, 1, 8, 8), 1), ((1, 2, 8, 8), 1), ((1, 1), 1)):
+        with pytest.raises(UnknownHeadError, match="ends with ArgMax"):
+            recognise([image(64, 64)], outputs(shape), classes, numbers)
 
 
 def test_boxes_that_may_be_in_pixels_are_asked_about() -> None:

@@ -51,16 +51,26 @@ def facts(labels: int = 3, **more: Any) -> ModelFacts:
 
 
 def ends_with(path: Path, operator: str, biases: Sequence[float]) -> Path:
-    """A classifier that gives the same logits for every frame, and applies an operator to them in its graph."""
+    """A classifier that gives the same logits for every frame, and applies an operator to them in its graph.
+
+    Args:
+        operator: Its name, or ``"written softmax"``.
+    """
     make = onnx.helper.make_node
+    written = [
+        make("Exp", ["sums"], ["powers"]),
+        make("ReduceSum", ["powers", "axis"], ["total"], keepdims=1),
+        make("Div", ["powers", "total"], ["logits"]),
+    ]
     nodes = [
         make("ReduceMean", ["pixels"], ["mean"], axes=[1, 2, 3], keepdims=0),
         make("Reshape", ["mean", "column"], ["rows"]),
         make("Gemm", ["rows", "weights", "biases"], ["sums"]),
-        make(operator, ["sums"], ["logits"]),
+        *(written if operator == "written softmax" else [make(operator, ["sums"], ["logits"])]),
     ]
     zeros = np.zeros((1, len(biases)), np.float32)
     weights = {"column": np.array([-1, 1]), "weights": zeros, "biases": np.array(biases, np.float32)}
+    weights["axis"] = np.array([1])
     return onnx_file(path, ("n", 3, 64, 64), len(biases), nodes, weights)
 
 
@@ -70,6 +80,7 @@ def ends_with(path: Path, operator: str, biases: Sequence[float]) -> Path:
     [
         ("Softmax", ("scratch", "dent", "hole", "good"), (3.0, 0.0, 0.0, 0.0), "bad"),  # twice, it is unsure
         ("Softmax", ("good", "scratch"), (7.0, 0.0), "good"),
+        ("written softmax", ("scratch", "dent", "hole", "good"), (3.0, 0.0, 0.0, 0.0), "bad"),
         ("Sigmoid", ("good", "scratch"), (3.0, 3.0), "bad"),
         ("Sigmoid", ("good", "scratch"), (3.0, -7.0), "good"),
     ],

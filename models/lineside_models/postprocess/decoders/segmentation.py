@@ -38,23 +38,28 @@ class SegmentationParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw
     Attributes:
         activation: ``softmax`` where each pixel has one class, ``sigmoid`` where classes may lie over one another,
             ``none`` and ``sigmoid_in_graph`` where the graph ends with these probabilities.
-        background: Channel that means no defect; ``None`` where there is none. The labels are the other channels,
-            in their order.
+        background: Channel that means no defect; ``None``, or ``none`` in a TOML file, where there is none. The labels
+            are the other channels, in their order.
         pixel_threshold: With a sigmoid, the least score of a pixel that belongs to a class.
         area_min: Pieces of fewer cells of the output are left out.
         output: Name of the output; ``None`` where it is the only one.
     """
 
     activation: Literal["softmax", "sigmoid", "none", "sigmoid_in_graph"] = "softmax"
-    background: int | None = 0
+    background: int | Literal["none"] | None = 0
     pixel_threshold: float = 0.5
     area_min: int = 1
     output: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.pixel_threshold < 1 or self.area_min < 1 or (self.background or 0) < 0:
+        if not 0 < self.pixel_threshold < 1 or self.area_min < 1 or (self.background_channel or 0) < 0:
             raise ValueError("pixel_threshold lies between 0 and 1, area_min is positive, background isn't negative")
+
+    @property
+    def background_channel(self) -> int | None:
+        """The channel that means no defect, if there is one."""
+        return self.background if isinstance(self.background, int) else None
 
 
 def segmentation(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
@@ -62,7 +67,7 @@ def segmentation(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seque
     checked = read(params, SegmentationParams)
     maps = only(outputs, checked.output, "the class maps")
     check_shape(maps, (len(letterboxes), None, None, None), "the class maps")
-    if checked.background is not None and checked.background >= maps.shape[1]:
+    if (checked.background_channel or 0) >= maps.shape[1]:
         raise ConfigError("postprocess.params.background", expected=f"below {maps.shape[1]}", actual=checked.background)
     return [_frame(frame, checked, letterbox) for frame, letterbox in zip(maps, letterboxes, strict=True)]
 
@@ -85,7 +90,7 @@ def pixel_labels(
     found = []
     for frame, letterbox in zip(maps, letterboxes, strict=True):
         scores, members = _members(frame, checked)
-        channels = [index for index in range(len(frame)) if index != checked.background]
+        channels = [index for index in range(len(frame)) if index != checked.background_channel]
         sure = np.where(members[channels], scores[channels], -1.0)
         cells = np.where(sure.max(axis=0) >= 0, sure.argmax(axis=0) + 1, 0).astype(np.uint8)
         height, width = letterbox.canvas
@@ -103,7 +108,7 @@ def _frame(maps: npt.NDArray[Any], params: SegmentationParams, letterbox: Letter
     step = cell_size((maps.shape[1], maps.shape[2]), letterbox)
     pieces = [
         piece
-        for label, channel in enumerate(index for index in range(len(maps)) if index != params.background)
+        for label, channel in enumerate(index for index in range(len(maps)) if index != params.background_channel)
         for piece in _pieces(scores[channel], members[channel], label, params, step, letterbox)
     ]
     pieces.sort(key=lambda piece: -piece[0])
