@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from lineside_runtime.bundle import sample_inputs
+from lineside_runtime.errors import BadInputFormatError, DeviceError, EngineError
+from lineside_runtime.server.wire import METADATA_ACTION
 from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array, TensorSpec
@@ -64,6 +68,33 @@ class NetworkInterface:
         return self._session.manifest.outputs
 
     def run(self, inputs: Mapping[str, Array], deadline_s: float) -> Prediction:
-        """As `ModelInterface.run`."""
-        # `submit` and not `predict`: a native call can't be ended, but waiting for it can
-        return self._session.submit(inputs, deadline_s=deadline_s).result()
+        """As `ModelInterface.run`.
+
+        Raises:
+            BadInputFormatError: The network fails at these sizes of its free dimensions, and runs at those of a sample.
+        """
+        ends_s = time.perf_counter() + deadline_s
+        try:
+            # `submit` and not `predict`: a native call can't be ended, but waiting for it can
+            return self._session.submit(inputs, deadline_s=deadline_s).result()
+        except EngineError as error:
+            self._refuse_shape(inputs, error, ends_s - time.perf_counter())
+            raise
+
+    def _refuse_shape(self, inputs: Mapping[str, Array], error: EngineError, left_s: float) -> None:
+        manifest = self._session.manifest
+        sample = sample_inputs(manifest)
+        other = [spec for spec in manifest.inputs if inputs[spec.name].shape != sample[spec.name].shape]
+        if not other or left_s <= 0:
+            return
+        try:
+            self._session.submit(sample, deadline_s=left_s).result()
+        except DeviceError:
+            return
+        spec = other[0]
+        raise BadInputFormatError(
+            f"input {spec.name!r}: the network can't run this shape: {error.message[:500]}",
+            expected=f"{spec.describe()}, such as {sample[spec.name].shape}",
+            actual=inputs[spec.name].shape,
+            action=METADATA_ACTION,
+        ) from error
