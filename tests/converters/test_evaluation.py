@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lineside_converters.data.calibration_data import annotated_frame
 from lineside_converters.evaluation import (
     ClassifierEvaluation,
     DetectorEvaluation,
@@ -21,9 +23,12 @@ from lineside_converters.evaluation import (
 )
 from lineside_converters.evaluation.page import write_page_of
 from lineside_models import zoo
+from lineside_models.datasets import load_dataset
+from lineside_models.inspector import Inspector
 from lineside_models.simulator import render
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.converters import bright
 from tests.runtime.onnx_models import FLOAT, graph
@@ -135,6 +140,28 @@ def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the
     assert (first.weight, first.cost) == (0, round(verdict.false_rejects[-1].rate, 5))  # an escape costs nothing
     assert (last.weight, last.cost) == (1, round(1 - verdict.recall.rate, 5))  # a false reject costs nothing
     assert all(each.best <= min(each.cost, each.weight, 1 - each.weight) for each in verdict.cost_curve)
+
+
+def test_a_part_that_the_bundle_is_unsure_of_does_not_pass_here_as_on_the_line(
+    judged: tuple[DetectorEvaluation, Path], steel: Path, tmp_path: Path
+) -> None:
+    banded = shutil.copytree(SLIM, tmp_path / "banded")
+    manifest = json.loads((banded / "manifest.json").read_text())
+    params = manifest["postprocess"]["params"]
+    params["unsure_from"] = [0.02] * len(manifest["labels"])
+    (banded / "manifest.json").write_text(json.dumps(manifest))
+    result = judge(banded, steel, EvaluationRequest(fold="val"))
+    assert isinstance(result, DetectorEvaluation)
+    rejected = result.good_or_bad.recall.rejected + result.good_or_bad.false_rejects[0].rejected
+    with Session(banded) as session:
+        inspector = Inspector(session)
+        samples = load_dataset(steel, "val").samples
+        frames = [annotated_frame(one, session.manifest.labels, number) for number, one in enumerate(samples)]
+        verdicts = [inspector.inspect(one.frame).verdict for one in frames]
+    plain = judged[0].good_or_bad
+    assert rejected == sum(verdict != "good" for verdict in verdicts) and "unsure" in verdicts
+    assert rejected > plain.recall.rejected + plain.false_rejects[0].rejected
+    assert result.per_class == judged[0].per_class, "a doubt is no find"
 
 
 def test_templates_of_the_train_fold_are_no_good_parts_and_all_are_where_the_data_do_not_divide_themselves(

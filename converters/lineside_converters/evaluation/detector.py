@@ -32,7 +32,7 @@ from lineside_converters.evaluation.part_verdicts import (
     Floats,
     PartStrengths,
     good_or_bad,
-    strengths,
+    strength_of,
     with_faults,
 )
 from lineside_converters.evaluation.predictions import write_predictions
@@ -44,6 +44,7 @@ from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.folds import parts_of
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
+from lineside_models.verdict.decision import VerdictPolicy
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
@@ -161,7 +162,8 @@ def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationReque
 
 
 def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
-    return strengths(found, np.array(list(_bars(session).values())))
+    policy = VerdictPolicy(session.manifest)
+    return np.array([strength_of(policy.decide(each, (1, 1)), policy.thresholds) for each in found])  # no regions
 
 
 def _strong_in(
