@@ -70,6 +70,10 @@ MODEL_KEYS = frozenset((*PlacementConfig.__struct_fields__, "variant", "max_ms",
 """Keys of ``[inspect]`` that one of several models may have of its own."""
 
 
+_WHOLE_FRAME_KEYS = frozenset(("brightness", "frame_size", "min_contrast"))
+"""Keys that say which frames can be judged: what is cut out of one is not asked."""
+
+
 def model_inspect(inspect: InspectConfig, model: ModelEntry) -> InspectConfig:
     """Returns the ``[inspect]`` table of one of several models of a bundle.
 
@@ -77,7 +81,8 @@ def model_inspect(inspect: InspectConfig, model: ModelEntry) -> InspectConfig:
     and ``[inspect.models]`` alone, because one model's rules fit no other.
 
     Raises:
-        ConfigError: As `inspect_of`, a key that is the same for all models, or a file or server in the bundle.
+        ConfigError: As `inspect_of`, a key that is the same for all models, one of whole frames for a model that takes
+            boxes, or a file or server in the bundle.
     """
     refuse_files(model.inspect, f"$.models[{model.name}].inspect", "a bundle")
     shared = {name: getattr(inspect, name) for name in InspectConfig.__struct_fields__ if name not in _OF_ONE_MODEL}
@@ -86,6 +91,12 @@ def model_inspect(inspect: InspectConfig, model: ModelEntry) -> InspectConfig:
         (model.inspect, f"$.models[{model.name}].inspect"),
         (inspect.models.get(model.name, {}), f"$.inspect.models.{model.name}"),
     ):
+        if model.of and (unused := _WHOLE_FRAME_KEYS & given.keys()):
+            raise ConfigError(
+                f"{path}.{min(unused)}: {model.name} takes boxes of {model.of}",
+                expected="a model that takes whole frames",
+                action="Give it for the model that finds the boxes.",
+            )
         merged = _merged_with(merged, _checked(given, path), path)
     engine_settings(merged)
     return merged

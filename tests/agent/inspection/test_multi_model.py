@@ -104,6 +104,10 @@ def test_each_model_runs_where_bundle_and_device_say(parts: Path, tmp_path: Path
             InspectConfig(models={"shade": {"read": [{"name": "heat", "type": "code", "agrees_with": "heat_number"}]}}),
             r"\$\.inspect\.models\.shade\.read: the rule heat .* expected \$\.inspect\.models\.shade\.expected_values",
         ),
+        (
+            InspectConfig(models={"spots": {"brightness": [40, 220]}, "shade": {"brightness": [40, 220]}}),
+            r"\$\.inspect\.models\.shade\.brightness: shade takes boxes of spots; .*whole frames",
+        ),
         (InspectConfig(models={"shade": {"variant": "int8"}}), r"\$\.inspect\.models\.shade\.variant: .*'int8'"),
     ],
 )
