@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lineside.console import inform
 from lineside.extras import needs
@@ -46,7 +47,8 @@ class AgentTree:
         """Reads and checks the options of ``board prepare``, ``flash`` and ``provision``.
 
         Raises:
-            ConfigError: Hub, broker or site are not given, or a name or ``--config`` is invalid.
+            ConfigError: Hub, broker or site are not given, the hub's broker is on the hub's own machine only, or a name
+                or ``--config`` is invalid.
             InputNotFoundError: A file is missing.
             BundleError: The bundle is damaged.
         """
@@ -167,7 +169,7 @@ def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
     def identify() -> IdentityFiles:
         raise PayloadError("a token's identity is made on the board")
 
-    return options.broker or token.url, options.site or token.site, identify
+    return options.broker or _seen_from_board(token.url), options.site or token.site, identify
 
 
 def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], IdentityFiles]]:
@@ -182,7 +184,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
 
     hub = Path(options.hub)
     link = folder_config(hub).link
-    url = options.broker or link.url
+    url = options.broker or _seen_from_board(link.url)
 
     def identify() -> IdentityFiles:
         if not url.startswith("mqtts:"):
@@ -195,6 +197,21 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
         raise InputNotFoundError(f"{hub / 'root.json'} is not there", action="`lineside hub init` makes it.")
     Repository.open(hub).roles.check_group(options.group)  # before minutes of packing and copying
     return url, options.site or link.site, identify
+
+
+def _seen_from_board(url: str) -> str:
+    """Returns the hub's URL of the broker; raises `ConfigError` if a board would look for the broker on itself."""
+    from lineside_link.config import is_loopback
+
+    if is_loopback(urlsplit(url).hostname or ""):
+        raise ConfigError(
+            "the hub's broker, as the board would reach it",
+            expected="its name or address in the plant's network",
+            actual=url,
+            action="Give --broker with it, or `lineside hub secure --host ADDRESS`, which writes it into hub.toml. If "
+            "the broker does run on the board, give this URL by --broker.",
+        )
+    return url
 
 
 def _camera(given: str | None, profile: BoardProfile) -> dict[str, Any]:

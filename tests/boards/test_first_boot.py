@@ -186,7 +186,7 @@ def test_wpa_key_is_the_standards() -> None:
     [("hostname", "cam_07"), ("hostname", "a\nb"), ("hostname", ""), ("user", "root"), ("user", "lineside"),
      ("user", "a;reboot"), ("password_hash", "secret"), ("password_hash", "$6$x$y\nroot::0"),
      ("ssh_keys", ("-----BEGIN OPENSSH PRIVATE KEY-----",)), ("ssh_keys", (f"{KEY}\ncommand",)),
-     ("wifi", Wifi(ssid="x", key="", country="Germany"))],
+     ("wifi", Wifi(ssid="x", key="", country="Germany")), ("wifi", Wifi(ssid="x", key="", country="UK"))],
 )  # fmt: skip
 def test_settings_that_would_break_a_file_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):

@@ -119,7 +119,11 @@ def test_address_of_the_board_is_the_old_kind_where_there_are_both_and_one_that_
     assert found == ["10.0.0.7", "fd00::7", ""]
     for address, more in (
         ("10.0.0.7", {}), ("10.0.0/24", {}), ("10.0.0.7/24", {"gateway": "10.1.0.1"}), ("10.0.0.7/24", {"dns": ("x",)}),
-        ("10.0.0.7/24\nDNS=evil", {}),
+        ("10.0.0.7/24\nDNS=evil", {}), ("10.0.0.0/24", {}), ("10.0.0.255/24", {}), ("fd00::/64", {}),
+        ("10.0.0.7/24", {"gateway": "10.0.0.7"}), ("10.0.0.7/24", {"gateway": "10.0.0.0"}),
+        ("10.0.0.7/24", {"gateway": "10.0.0.255"}), ("10.0.0.7/24", {"gateway": "fd00::1"}),
     ):  # fmt: skip
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match="--gateway" if "gateway" in more else "--static"):
             StaticAddress(address=address, **more).checked()
+    for address, gateway in (("10.0.0.0/31", "10.0.0.1"), ("10.0.0.7/32", ""), ("fd00::7/64", "")):
+        StaticAddress(address=address, gateway=gateway).checked()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +121,10 @@ def test_image_goes_onto_a_card_in_the_same_command(
         ({"payload": "/absent"}, [], "[2002]"),
         ({}, ["--wifi", "hall"], "--wifi-country"),
         ({}, ["--wifi-password-file", "/absent"], "--wifi-password-file without --wifi"),
+        ({}, ["--wifi-country", "DE"], "--wifi-country without --wifi"),
+        ({}, ["--wifi", "hall", "--wifi-country", "UK"], "[2001] --wifi-country; expected a country of ISO 3166"),
         ({}, ["--wifi", "hall", "--wifi-country", "DE"], "nobody to ask"),
+        ({"ssh-key": os.devnull}, [], "--ssh-key /dev/null is empty"),
         ({}, ["--camera", "folder:relative"], "--camera"),
         ({}, ["--identity", "/absent", "--broker", "mqtts://x", "--site", "s"], "root.json is not there"),
         ({"board": "jetson-orin-nano"}, [], "[7002]"),
@@ -139,6 +144,22 @@ def test_what_can_not_be_is_said_and_leaves_no_image(
     assert prepare(desk, tmp_path / "out.img", extra, **changes) == 1
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_broker_that_only_the_hub_reaches_is_not_written_onto_a_card(
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    hub, out = tmp_path / "hub", tmp_path / "out.img"
+    shutil.copytree(desk.hub, hub)
+    text = (hub / "hub.toml").read_text()
+    (hub / "hub.toml").write_text(text.replace("mqtts://10.0.0.5:", f"mqtts://{host}:"))
+    assert prepare(desk, out, hub=str(hub)) == 1
+    told = capsys.readouterr().err
+    assert "[2001] the hub's broker, as the board would reach it; expected" in told
+    assert f"got mqtts://{host}:8883. Give --broker" in told
+    assert not out.exists()
+    assert prepare(desk, out, hub=str(hub), broker=f"mqtts://{host}:8883") == 0
 
 
 def test_password_of_the_wireless_network_keeps_its_blanks_and_is_text(tmp_path: Path) -> None:

@@ -197,6 +197,32 @@ def test_what_can_not_be_is_said_and_changes_nothing_on_the_board(
         assert not ssh_board.path(place).exists()
 
 
+@pytest.mark.parametrize(
+    ("way", "changes", "words"),
+    [
+        ("--serial", {"gateway": "10.0.0.1"}, "--gateway without --static"),
+        ("--serial", {"dns": "10.0.0.1"}, "--dns without --static"),
+        ("--serial", {"static": "10.0.0.255/24"}, "[2001] --static; expected an address of a device"),
+        ("--serial", {"wifi": "hall", "wifi-country": "Germany"}, "[2001] --wifi-country; expected a country"),
+        ("--ssh", {"static": "10.0.0.7/24"}, "--static with --ssh"),
+        ("--ssh", {"ssh-key": "EMPTY"}, "is empty; expected a line as in id_ed25519.pub"),
+    ],
+)
+def test_settings_that_could_not_hold_are_refused_before_the_board_is_reached(
+    desk: ProvisionInputs,
+    tmp_path: Path,
+    no_secrets_around: None,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
+    changes: dict[str, str],
+    words: str,
+) -> None:
+    (tmp_path / "empty.pub").write_text("\n")
+    told = {key: str(tmp_path / "empty.pub") if value == "EMPTY" else value for key, value in changes.items()}
+    assert main(desk.command(way, "/dev/absent" if way == "--serial" else "admin@10.255.255.1", **told)) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_full_board_is_said(
     desk: ProvisionInputs, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ class SshdBoard:
             *("board", "provision", "--ssh", f"admin@127.0.0.1:{self.port}", "--host-key", self.fingerprint),
             *("--ssh-key", self.key, "--name", name, "--group", GROUP, "--hub", site.folder, "--payload", payload.path),
             *("--bundle", "surface-12", "--camera", "folder:/opt/lineside/factory/golden", "--board", "x86", "--json"),
+            *("--broker", f"mqtts://127.0.0.1:{site.port}"),
         ]
 
 

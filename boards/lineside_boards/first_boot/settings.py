@@ -12,7 +12,17 @@ from lineside_runtime.errors import ConfigError
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _KEY = re.compile(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( .*)?")
-_COUNTRY = re.compile(r"[A-Z]{2}")
+_COUNTRIES = (
+    "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY "
+    "BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK "
+    "FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR "
+    "IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK "
+    "ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM "
+    "PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF "
+    "TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW"
+)
+"""Codes of ISO 3166-1: the kernel's rules for radios are named by them, and it ignores others."""
+
 _NEVER = ("root", "lineside")
 
 
@@ -65,9 +75,17 @@ class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
         for key in self.ssh_keys:
             if not _KEY.fullmatch(key):
                 raise ConfigError("ssh_keys", expected="a line as in id_ed25519.pub", actual=key[:24])
-        if self.wifi is not None and not _COUNTRY.fullmatch(self.wifi.country):
-            raise ConfigError("wifi.country", expected="two letters, such as DE", actual=self.wifi.country)
+        if self.wifi is not None:
+            check_country(self.wifi.country)
         return self
+
+
+def check_country(country: str) -> None:
+    """Raises `ConfigError` for what is no country code of ISO 3166, in capitals; with others the radio stays off."""
+    if country not in _COUNTRIES.split():
+        raise ConfigError(
+            "wifi.country", expected="a country of ISO 3166, such as DE, or GB for the United Kingdom", actual=country
+        )
 
 
 def wpa_key(ssid: str, password: str) -> str:

@@ -27,6 +27,8 @@ from lineside_boards.provision.steps import ProvisionStep
 from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import ConfigError
 
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 ADDRESS_WAIT_S = 60.0
 """DHCP behind a switch with spanning tree takes half a minute."""
 
@@ -53,7 +55,7 @@ class StaticAddress:
         """Validates the address and returns it.
 
         Raises:
-            ConfigError: It is no address, or the gateway isn't in its network.
+            ConfigError: It or the gateway is no address of a device, or the gateway is not another one of its network.
         """
         try:
             place = ipaddress.ip_interface(self.address)
@@ -66,7 +68,22 @@ class StaticAddress:
             raise ConfigError("--static", expected="an address with its prefix, such as /24", actual=self.address)
         if gateway is not None and gateway not in place.network:
             raise ConfigError("--gateway", expected=f"an address in {place.network}", actual=self.gateway)
+        if gateway == place.ip:
+            raise ConfigError("--gateway", expected="another address than the board's own", actual=self.gateway)
+        for option, given, ip in (("--static", self.address, place.ip), ("--gateway", self.gateway, gateway)):
+            if ip in _reserved(place.network):
+                expected = f"an address of a device: {ip} is of the network {place.network} itself"
+                raise ConfigError(option, expected=expected, actual=given)
         return self
+
+
+def _reserved(network: _Network) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
+    """Returns the addresses that no device may have: of the network and, with IPv4, of the broadcast."""
+    if network.prefixlen >= network.max_prefixlen - 1:  # a link of two, or a single address (RFC 3021, RFC 6164)
+        return ()
+    if isinstance(network, ipaddress.IPv4Network):
+        return network.network_address, network.broadcast_address
+    return (network.network_address,)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

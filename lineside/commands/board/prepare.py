@@ -170,7 +170,7 @@ def _settings(options: argparse.Namespace) -> FirstBootSettings:
 
     from lineside_boards.first_boot.settings import FirstBootSettings
 
-    keys = tuple(line for path in options.ssh_key for line in _text(path).splitlines() if line.strip())
+    keys = tuple(line for path in options.ssh_key for line in key_lines(path))
     settings = FirstBootSettings(
         hostname=hostname(options.name),
         user=options.user,
@@ -207,14 +207,18 @@ def wifi(options: argparse.Namespace) -> Wifi | None:
     Raises:
         ConfigError: Country or password are missing or invalid.
     """
-    from lineside_boards.first_boot.settings import Wifi, wpa_key
+    from lineside_boards.first_boot.settings import Wifi, check_country, wpa_key
 
     if options.wifi is None:
-        if options.wifi_password_file is not None:
-            raise ConfigError("--wifi-password-file without --wifi", expected="the network's name by --wifi")
+        for name in ("wifi_password_file", "wifi_country"):
+            if getattr(options, name):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} without --wifi", expected="the network's name by --wifi")
         return None
     if not options.wifi_country:
         raise ConfigError("--wifi-country is missing", expected="two letters, such as DE: the radio stays off without")
+    with option_names():
+        check_country(options.wifi_country.upper())
     if options.wifi_password_file is not None:
         password = _text(options.wifi_password_file)
     else:
@@ -222,6 +226,19 @@ def wifi(options: argparse.Namespace) -> Wifi | None:
     with option_names():
         key = wpa_key(options.wifi, password)
     return Wifi(ssid=options.wifi, key=key, country=options.wifi_country.upper())
+
+
+def key_lines(path: Path) -> list[str]:
+    """Returns the lines of a file with public SSH keys.
+
+    Raises:
+        InputNotFoundError: It can't be read.
+        ConfigError: It has none.
+    """
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"--ssh-key {path} is empty", expected="a line as in id_ed25519.pub", action="Give your key.")
+    return lines
 
 
 def _ask(question: str) -> str:

@@ -8,12 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.board.prepare import add_agent, add_identity, add_wifi, hostname, option_names, wifi
+from lineside.commands.board.prepare import (
+    add_agent,
+    add_identity,
+    add_wifi,
+    hostname,
+    key_lines,
+    option_names,
+    wifi,
+)
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside.provision.passwords import Passwords, add_secrets, confirm
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from lineside.provision.agent_steps import JoinedDevice
@@ -113,9 +121,17 @@ def _request(options: argparse.Namespace) -> ProvisionRequest:
     from lineside_boards.provision.network import NetworkSettings, StaticAddress
     from lineside_boards.provision.ssh_shell import Trust
 
+    network = ("wifi", "static", "gateway", "dns", "interface")
+    if options.serial is None and (given := [name for name in network if getattr(options, name)]):
+        action = "Leave it out: a board that SSH reaches has a network. Or give --serial."
+        raise ConfigError(f"--{given[0]} with --ssh", expected="a network with --serial only", action=action)
     static = None
     if options.static:
         static = StaticAddress(address=options.static, gateway=options.gateway, dns=tuple(options.dns)).checked()
+    elif options.gateway or options.dns:
+        name = "--gateway" if options.gateway else "--dns"
+        action = "Give --static too, or leave it out: DHCP gives the board its gateway and name servers."
+        raise ConfigError(f"{name} without --static", expected="the board's address by --static", action=action)
     texts, private = _keys(options)
     settings = FirstBootSettings(hostname=hostname(options.name), user=options.user or "admin", ssh_keys=texts)
     with option_names():
@@ -148,10 +164,7 @@ def _keys(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Path, ...
         own = public.with_suffix("")
         if own.is_file():
             private.append(own)
-        try:
-            texts += [line.strip() for line in public.read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise InputNotFoundError(f"{public}: {error.strerror}") from error
+        texts += key_lines(public)
     return tuple(texts), tuple(private)
 
 

@@ -117,8 +117,11 @@ class ModbusServer(LinePort):
         asyncio.run(self._run())
 
     async def _run(self) -> None:
+        from lineside_agent.line_io.modbus.request_decoder import RequestDecoder
+
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         server = self._server()
+        server.decoder = RequestDecoder()
         try:
             await server.serve_forever(background=True)
         except RuntimeError as error:  # what pymodbus raises when it can't listen, whatever the reason
