@@ -82,7 +82,7 @@ def wrap_onnx(
     reading = with_good_classes(facts.postprocess, facts.labels, good_classes)
     if good_classes is None and reading is not facts.postprocess:
         log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
-    preprocess = _sized(onnx.inputs, facts.preprocess, named)
+    preprocess = _resized(_sized(onnx.inputs, facts.preprocess, named), facts.postprocess)
     return _written(
         with_weights(model.read_bytes(), constants),  # an initializer with the name of an input is its value
         folder,
@@ -164,6 +164,16 @@ def _sized(inputs: Sequence[TensorSpec], how: Preprocess, model: Path) -> Prepro
             f"inputs of {model}", expected=f"one input, preprocess.input = {how.input!r}", actual=names
         )
     return how if how.colour == "none" else _fitting(inputs[0], how, model)
+
+
+def _resized(how: Preprocess, reading: Postprocess) -> Preprocess:
+    """Returns a classifier's pre-processing with the whole frame stretched to its size, unless it says how to resize.
+
+    Padding that it has not seen in training would change its answers.
+    """
+    if reading.name != "classification" or how.resize is not msgspec.UNSET or how.size is None:
+        return how
+    return msgspec.structs.replace(how, resize="stretch")
 
 
 def _fitting(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
