@@ -31,6 +31,10 @@ END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most;
 SELECTIONS = frozenset({"NonMaxSuppression", "TopK"})
 """Operators by one of which such a graph selects its boxes."""
 
+SCALING, SHIFTING = frozenset({"Exp", "Mul"}), frozenset({"Add", "Sub"})
+"""Operators that decode boxes: YOLOX has an exponent of width and height, YOLOv6 distances times the stride. Without
+the first a layer's bias alone may be added."""
+
 _TENSORFLOW = {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"}
 Tails = Mapping[str, frozenset[str]]
 """Types of the operators between an output and the layers before it, by the output's name."""
@@ -60,7 +64,7 @@ def recognise(
         raise UnknownHeadError(
             f"no decoder fits {classes} labels and these outputs",
             actual=shapes,
-            action=_advice(outputs, classes, tails or {})
+            action=_advice(canvas, outputs, classes, tails or {})
             or "Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
         )
     names = " or ".join(f"{one.name} {one.params}" if one.params else one.name for one in found)
@@ -69,8 +73,10 @@ def recognise(
     )
 
 
-def _advice(outputs: Sequence[TensorSpec], classes: int, tails: Tails) -> str:
-    """Returns what to do about one output that looks like a known one and cannot be read; empty if there is nothing."""
+def _advice(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int, tails: Tails) -> str:
+    """Returns what to do about outputs that look like known ones and cannot be read; empty if there is nothing."""
+    if any(how.name in ("yolov5", "yolov8") for how in _readings(canvas, outputs, classes, {})):
+        return "The graph gives logits of the classes, without a sigmoid: export the model with its last operators."
     if len(outputs) != 1:
         return ""
     shape, tail = outputs[0].shape, tails.get(outputs[0].name, frozenset())
@@ -149,7 +155,7 @@ def _readings(
     if len(flat) == 1 and len(deep) == len(shapes) - 1 <= 1:
         yield from _yolo(flat[0], deep[0].shape[1] if deep else 0, canvas, classes, tails)
     if len(flat) == len(shapes) == 1:
-        yield from _joined_distances(flat[0].shape, canvas, classes)
+        yield from _joined_distances(flat[0], canvas, classes, tails)
     if len(flat) == len(shapes) and len(shapes) in (2, 3):
         yield from _dense([spec.shape for spec in flat], canvas, classes)
     if len(flat) == len(shapes) == 2:
@@ -222,15 +228,16 @@ def _yolo(
 ) -> Iterator[Postprocess]:
     cells = _cells(canvas, YOLO_STRIDES)
     _, rows, columns = output.shape
-    if (rows, columns) == (4 + classes + masks, cells):
+    tail = tails.get(output.name)
+    squashed = tail is None or "Sigmoid" in tail
+    if (rows, columns) == (4 + classes + masks, cells) and squashed:
         yield Postprocess(name="yolov8")
-    if (rows, columns) == (ANCHORS_YOLOV5 * cells, 5 + classes + masks):
+    if (rows, columns) == (ANCHORS_YOLOV5 * cells, 5 + classes + masks) and squashed:
         yield Postprocess(name="yolov5")
     if (rows, columns) == (cells, 5 + classes) and not masks:
-        tail = tails.get(output.name)  # decoding raises the logarithms of width and height
-        if tail is None or "Exp" not in tail:
+        if tail is None or not tail & SCALING:
             yield Postprocess(name="yolox")
-        if tail is None or "Exp" in tail:
+        if tail is None or tail & (SCALING | SHIFTING):
             yield Postprocess(name="yolox", params={"decoded": True})
     if columns == 6 and 0 < rows <= END2END_MAX and not masks:
         yield Postprocess(name="yolo_end2end")
@@ -257,7 +264,8 @@ def _queries(
 ) -> Iterator[Postprocess]:
     """Yields ``detr`` for two outputs of as many rows as a transformer has queries."""
     rows = one.shape[1]
-    if other.shape[1] != rows or rows > QUERIES_MAX or rows == _cells(canvas, PYRAMID_STRIDES):
+    cells = [_cells(canvas, strides) for strides in (PYRAMID_STRIDES, YOLO_STRIDES)]  # RetinaNet's, YOLO-NAS's
+    if other.shape[1] != rows or rows > QUERIES_MAX or rows in cells:
         return
     wide = [spec for spec in (one, other) if spec.shape[2] in (classes, classes + 1)]
     boxes = [spec for spec in (one, other) if spec.shape[2] == 4]
@@ -290,15 +298,17 @@ def _box_scores(
             yield Postprocess(name="box_scores", params={"scores": scores.name, "boxes": boxes.name})
 
 
-def _joined_distances(shape: tuple[int, ...], canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:
+def _joined_distances(
+    output: TensorSpec, canvas: tuple[int, int] | None, classes: int, tails: Tails
+) -> Iterator[Postprocess]:
     """Yields ``distances`` for NanoDet's one output of scores and distributions."""
-    bins, rest = divmod(shape[2] - classes, 4)
+    bins, rest = divmod(output.shape[2] - classes, 4)
+    squash = {} if "Sigmoid" in tails.get(output.name, {"Sigmoid"}) else {"activation": "sigmoid"}
     for strides in LEVEL_STRIDES:
-        if shape[1] == _cells(canvas, strides) and not rest and bins > 1:
-            yield Postprocess(
-                name="distances",
-                params={"strides": list(strides), "reg_bins": bins, "offset": 0.0 if len(strides) > 3 else 0.5},
-            )
+        if output.shape[1] == _cells(canvas, strides) and not rest and bins > 1:
+            offset = 0.0 if len(strides) > 3 else 0.5
+            params = {"strides": list(strides), "reg_bins": bins, "offset": offset, **squash}
+            yield Postprocess(name="distances", params=params)
 
 
 def _level_distances(

@@ -84,15 +84,8 @@ def wrap_onnx(
     known = _known(given.over(from_sidecar(named)), onnx, named)
     onnx = msgspec.structs.replace(onnx, inputs=tuple(spec for spec in onnx.inputs if spec.name not in constants))
     facts = complete(known, named, onnx)
-    names = [spec.name for spec in onnx.inputs]
-    if not facts.preprocess.input and len(names) == 1:
-        facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
-    if names != [facts.preprocess.input]:
-        raise UnsupportedModelError(
-            f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
-        )
     _check_labels(onnx, facts.postprocess, facts.labels, named)
-    preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
+    preprocess = _resized(_sized(onnx.inputs, facts.preprocess, named), facts.postprocess)
     return _written(
         with_weights(model.read_bytes(), constants),  # an initializer with the name of an input is its value
         folder,
@@ -165,16 +158,36 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
     )
 
 
-def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
-    """Returns the pre-processing with the size of a fixed input.
+def _sized(inputs: Sequence[TensorSpec], how: Preprocess, model: Path) -> Preprocess:
+    """Returns the pre-processing with the name of the only input, and its size if that is fixed.
 
     Raises:
-        UnsupportedModelError: No frame can become such an input: another type, number of dimensions, frames in a batch
-            or channels than the pre-processing gives, or channels last.
+        UnsupportedModelError: There is no such input, or several, or no frame can become it: another type, number of
+            dimensions, frames in a batch or channels than the pre-processing gives, or channels last.
         ConfigError: The pre-processing says another size.
     """
-    if how.colour == "none":
+    names = [spec.name for spec in inputs]
+    if not how.input and len(names) == 1:
+        how = msgspec.structs.replace(how, input=names[0])
+    if names != [how.input]:
+        raise UnsupportedModelError(
+            f"inputs of {model}", expected=f"one input, preprocess.input = {how.input!r}", actual=names
+        )
+    return how if how.colour == "none" else _fitting(inputs[0], how, model)
+
+
+def _resized(how: Preprocess, reading: Postprocess) -> Preprocess:
+    """Returns a classifier's pre-processing with the whole frame stretched to its size, unless it says how to resize.
+
+    Padding that it has not seen in training would change its answers.
+    """
+    if reading.name != "classification" or how.resize is not msgspec.UNSET or how.size is None:
         return how
+    return msgspec.structs.replace(how, resize="stretch")
+
+
+def _fitting(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
+    """Returns the pre-processing with the size of a fixed input; raises as `_sized` does."""
     wanted = CHANNELS[how.colour]
     expected = f"(1 or free, {wanted}, height, width) for colour {how.colour!r}"
 

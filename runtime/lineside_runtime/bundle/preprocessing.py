@@ -126,7 +126,8 @@ class Preprocess(ManifestStruct, frozen=True, kw_only=True):
         input: Name of the input tensor.
         colour: Channel order that the model wants; ``none`` where the input is no image and the caller gives tensors.
         resize: ``fit`` keeps the aspect: the long side is brought into ``[min_side, max_side]`` and the
-            right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``.
+            right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``. Left out, it
+            is ``fit``, but a bare classifier of a known size becomes a bundle with ``stretch``.
         size: ``(height, width)`` in pixels for ``stretch``, or the fixed canvas for ``fit``; ``None`` if free.
         min_side: Shorter images are enlarged until their long side has this many pixels.
         max_side: Larger images are reduced until their long side has this many pixels.
@@ -143,7 +144,7 @@ class Preprocess(ManifestStruct, frozen=True, kw_only=True):
 
     input: str
     colour: Literal["grey", "bgr", "rgb", "none"]
-    resize: Literal["fit", "stretch"] = "fit"
+    resize: Literal["fit", "stretch"] | msgspec.UnsetType = msgspec.UNSET
     size: tuple[Side, Side] | None = None
     min_side: Side = 224
     max_side: Side = 640

@@ -83,6 +83,34 @@ def test_the_last_operators_tell_what_shapes_cannot() -> None:
     assert pixels.params["scores"] == ["output0", "output2", "output4"]
 
 
+def test_boxes_times_their_stride_are_decoded_and_a_bias_alone_decodes_nothing() -> None:
+    yolo = outputs((1, 8400, 85))
+    yolov6 = recognise([image()], yolo, COCO, {"output0": frozenset({"Add", "Concat", "Mul", "Sigmoid", "Sub"})})
+    assert yolov6.params == {"decoded": True}
+    with pytest.raises(UnknownHeadError, match=r"several decoders.*yolox.*yolox {'decoded': True}"):
+        recognise([image()], yolo, COCO, {"output0": frozenset({"Add", "Concat", "Sigmoid"})})
+
+
+def test_logits_where_a_head_gives_probabilities_are_refused_or_squashed() -> None:
+    without, squashed = frozenset({"Concat", "Mul"}), frozenset({"Concat", "Mul", "Sigmoid"})
+    for name, shapes in (
+        ("yolov8", [(1, 84, 8400)]),
+        ("yolov8", [(1, 116, 8400), (1, 32, 160, 160)]),
+        ("yolov5", [(1, 25200, 85)]),
+    ):
+        with pytest.raises(UnknownHeadError, match=r"no decoder fits.*logits of the classes, without a sigmoid"):
+            recognise([image()], outputs(*shapes), COCO, {"output0": without})
+        assert recognise([image()], outputs(*shapes), COCO, {"output0": squashed}).name == name
+    nanodet = outputs((1, 3598, 112))
+    assert recognise([image(416, 416)], nanodet, COCO, {"output0": without}).params["activation"] == "sigmoid"
+    assert "activation" not in recognise([image(416, 416)], nanodet, COCO, {"output0": squashed}).params
+
+
+def test_cells_of_a_grid_are_no_queries() -> None:
+    with pytest.raises(UnknownHeadError, match="no decoder fits"):  # YOLO-NAS, whose boxes are in pixels
+        recognise([image(160, 160)], outputs((1, 525, 4), (1, 525, COCO)), COCO)
+
+
 def test_four_classes_beside_four_sides_are_told_by_name_or_order_and_detr_by_its_column_of_no_object() -> None:
     rf_detr = outputs((1, 300, 4), (1, 300, 4), names=("dets", "labels"))
     found = recognise([image()], rf_detr, 3)

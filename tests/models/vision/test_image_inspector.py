@@ -331,19 +331,26 @@ def ultralytics_export(path: Path, *, task: str = "detect", side: int = 32) -> P
     mean = helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0)
     base = np.zeros((1, 6, cells), np.float32)
     base[0, :4, 0] = 16, 12, 8, 10
+    base[0, 4:] = -20
     slope = np.zeros((1, 6, cells), np.float32)
-    slope[0, 5, 0] = 1
+    slope[0, 5, 0] = 22
     nodes = [
         mean,
         helper.make_node("Mul", ["mean", "slope"], ["m"]),
-        helper.make_node("Add", ["m", "base"], ["output0"]),
+        helper.make_node("Add", ["m", "base"], ["sums"]),
+        helper.make_node("Split", ["sums", "sizes"], ["boxes", "logits"], axis=1),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["output0"], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, side, side])],
         [helper.make_tensor_value_info("output0", onnx.TensorProto.FLOAT, [1, 6, cells])],
-        [onnx.numpy_helper.from_array(base, "base"), onnx.numpy_helper.from_array(slope, "slope")],
+        [
+            onnx.numpy_helper.from_array(array, name)
+            for name, array in (("base", base), ("slope", slope), ("sizes", np.array([4, 2])))
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     said = {
@@ -366,7 +373,7 @@ def test_an_export_of_ultralytics_needs_no_sidecar(tmp_path: Path) -> None:
     assert dark.passed
     (detection,) = bright.detections
     assert (detection.type, detection.box) == ("glare", (24, 14, 40, 34))
-    assert detection.score == pytest.approx(250 / 255, abs=1e-5)
+    assert detection.score == pytest.approx(1 / (1 + np.exp(20 - 22 * 250 / 255)), abs=1e-4)
 
 
 def test_what_an_export_of_ultralytics_does_not_tell_is_asked_for(tmp_path: Path) -> None:

@@ -184,6 +184,20 @@ def test_a_fixed_size_is_taken_from_the_model_and_other_sizes_and_numbers_of_lab
             wrap_onnx(model, tmp_path / "other", facts(labels))
 
 
+def test_a_classifier_gets_the_whole_frame_stretched_unless_somebody_says_that_it_is_padded(tmp_path: Path) -> None:
+    model, free = (
+        classifier(tmp_path / "m.onnx", (1, 3, 64, 64)),
+        classifier(tmp_path / "free.onnx", ("n", 3, "h", "w")),
+    )
+    found = wrap_onnx(model, tmp_path / "stretched", facts()).manifest.preprocess
+    assert (found.resize, found.size) == ("stretch", (64, 64))
+    (tmp_path / "m.toml").write_text('[preprocess]\ninput = "pixels"\ncolour = "rgb"\nresize = "fit"\n')
+    assert wrap_onnx(model, tmp_path / "fit", facts(preprocess=None)).manifest.preprocess.resize == "fit"
+    assert wrap_onnx(free, tmp_path / "free", facts()).manifest.preprocess.resize is msgspec.UNSET
+    sized = from_arguments(None, {"colour": "rgb", "size": [32, 48]}, None)
+    assert wrap_onnx(free, tmp_path / "sized", sized.over(facts())).manifest.preprocess.resize == "stretch"
+
+
 def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> None:
     model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
     with pytest.raises(MissingModelFactsError, match="config schema model") as caught:

@@ -20,6 +20,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 LAYERS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv"})
 """Operators with weights, at which a tail begins."""
 
+SHAPED = frozenset({"Expand", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
+"""Operators whose inputs behind the first are sizes and places, and no values of the output."""
+
 PATCH_MIN = 8
 """Side of a convolution's kernel from which, with an equal stride, it cuts an image into patches (arXiv:2010.11929)."""
 
@@ -29,7 +32,7 @@ class GraphTails:
     """Facts about a graph's outputs, from its operators.
 
     Attributes:
-        tails: Types of the operators between each output and the layers before it.
+        tails: Types of the operators that make each output's values, back to the layers before it.
         patch_size: Side of the patches that a vision transformer cuts its input into, in pixels; 0 where none does.
     """
 
@@ -78,7 +81,8 @@ def _tail(output: str, maker: Mapping[str, _Node]) -> frozenset[str]:
         if node is None or node.kind in LAYERS:
             continue
         found.add(node.kind)
-        fresh = [name for name in node.inputs if name and name not in seen]
+        values = node.inputs[:1] if node.kind in SHAPED else node.inputs
+        fresh = [name for name in values if name and name not in seen]
         seen.update(fresh)
         waiting += fresh
     return frozenset(found)

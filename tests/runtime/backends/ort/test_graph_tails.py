@@ -41,6 +41,25 @@ def test_a_tail_ends_at_the_layers_before_the_output() -> None:
     assert read_tails(graph(decoded=False)).tails["out"] == {"Concat"}
 
 
+def test_the_arithmetic_of_a_shape_makes_no_value_of_the_output() -> None:
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["a"], kernel_shape=[1, 1]),
+        helper.make_node("Shape", ["a"], ["shape"]),
+        helper.make_node("Mul", ["shape", "factors"], ["new"]),
+        helper.make_node("Reshape", ["a", "new"], ["out"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.zeros((2, 3, 1, 1), np.float32), "w"),
+        numpy_helper.from_array(np.ones(4, np.int64), "factors"),
+    ]
+    value = helper.make_tensor_value_info
+    ends = value("image", TensorProto.FLOAT, [1, 3, 8, 8]), value("out", TensorProto.FLOAT, [1, 2, 8, 8])
+    built = helper.make_graph(nodes, "g", [ends[0]], [ends[1]], weights)
+    model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    assert read_tails(model.SerializeToString()).tails["out"] == {"Reshape"}
+
+
 @pytest.mark.parametrize(("kernel", "patch"), [(3, 0), (16, 16)])
 def test_a_kernel_as_wide_as_its_stride_cuts_patches(kernel: int, patch: int) -> None:
     assert read_tails(graph(kernel=kernel)).patch_size == patch
