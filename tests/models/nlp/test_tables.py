@@ -99,6 +99,26 @@ UNITS = {
         [("C", "0.17", "%"), ("Mn", "1.2", "%")],
         {},
     ),
+    "behind_the_numbers": (
+        "ReH\t57.7 ksi\nRm\t398kp\nKV\t-20 °C\t45 J\n",
+        [("ReH", "57.7", "ksi"), ("Rm", "398", "kp"), ("KV", "45", "J")],
+        {"mechanical.ReH": "ksi is none of the units", "mechanical.Rm": "kp is none of the units"},
+    ),
+    "behind_the_numbers_of_columns": (
+        "ReH\tRm\n398 kp\t520 MPa\n",
+        [("ReH", "398", "kp"), ("Rm", "520", "MPa")],
+        {"mechanical.ReH": "kp is none of the units"},
+    ),
+    "not_readable": (
+        "\tresult\nReH\t398 N/mm² (L)\nRm\t520\nKV\t45 47 51\n",
+        [("Rm", "520", "MPa")],
+        {"mechanical.ReH": "398 N/mm² (L) could not be read", "mechanical.KV": "45 47 51 could not be read"},
+    ),
+    "not_readable_beside_a_number": (
+        "C\t0.17 wt%\t0.20\nMn\t1.2\n",
+        [("C", "0.20", "%"), ("Mn", "1.2", "%")],
+        {"chemistry.C": "no head tells whether this or 0.17 wt% is the value"},
+    ),
     "one_unknown_unit_in_a_row": (
         "\tC\tCr\tNi\n\tx100\tfoo\t%\n\t1.7\t15\t0.1\n",
         [("C", "1.7", "x100"), ("Cr", "15", "foo"), ("Ni", "0.1", "%")],
@@ -235,6 +255,7 @@ def test_what_may_go_on_on_the_next_page_is_doubted_where_its_head_is_too_far() 
         ("\tReH\tRm\nA12345\t245-280\t500\n", [("Rm", "500")], {"ReH": "245-280"}),
         ("C\t0.17\nB\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
         ("\tC\tB\nmax\t0.2\t0.005\nresult\t0.17\t<0.0005\n", [("C", "0.17")], {"B": "<0.0005"}),
+        ("Rm\t470 MPa min\nReH\t355 MPa (min)\n", [], {"Rm": "470 MPa min", "ReH": "355 MPa (min)"}),
         ("ReH\t245/280\t398\nRm\t470/480\t510\n", [], {"ReH": "245/280", "Rm": "470/480"}),
         ("ReH\tRm\n245/280\t470/480\n", [], {"ReH": "245/280", "Rm": "470/480"}),
         ("\tmin\tmax\nReH\t355\t\nRm\t470\t630\n", [], {"ReH": "only limits", "Rm": "only limits"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -12,6 +13,9 @@ from lineside_models.nlp.document import Box, Document, Page, Word, union
 _STEP = 100.0
 """Width of a column and height of a row in documents without boxes."""
 
+
+_HEADING_ROWS, _HEADING_WORDS = 3, 4
+"""Rows above a table or lines that may be its heading, and words of one."""
 
 _APART_SHARE = 0.7
 """Of a cell's words: one of them may be misread."""
@@ -92,6 +96,25 @@ def divided(row: Row, apart: Callable[[str], bool]) -> Row:
         alone = sum(apart(word.text) for word in cell.words)
         parts += cell.words if alone > 1 and alone >= _APART_SHARE * len(cell.words) else (cell,)
     return parts
+
+
+def heading_above(rows: list[Row], at: int, is_data: Callable[[Row], bool], *, over: bool = True) -> str:
+    """Returns the short lines without numbers that stand as a heading within three rows, the nearest one last.
+
+    Args:
+        is_data: Whether a row belongs to the rows below the heading.
+        over: Whether such rows stand between, or nothing does.
+    """
+    lines: list[str] = []
+    steps = 0
+    for row in reversed(rows[:at]):
+        if row[0].page != rows[at][0].page or steps == _HEADING_ROWS or (is_data(row) and (steps or not over)):
+            break
+        if not is_data(row):
+            steps += 1
+            short = len(row) == 1 and len(row[0].text.split()) <= _HEADING_WORDS and not re.search(r"\d", row[0].text)
+            lines += [row[0].text] if short else []
+    return " ".join(reversed(lines))
 
 
 def _cell(text: str, start: int, corner: tuple[float, float], words: list[tuple[Page, Word]]) -> Cell:

@@ -11,7 +11,8 @@ import msgspec
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.rules.cells import Cell, rows_of
 from lineside_models.nlp.rules.fields import FieldCandidate, candidates
-from lineside_models.nlp.rules.tables import Measured, TableReader, Unread
+from lineside_models.nlp.rules.measurements import Measured, Unread
+from lineside_models.nlp.rules.tables import TableReader
 from lineside_models.nlp.rules.values import identifier
 from lineside_models.nlp.schemas import FieldSchema, Schema, TableSchema
 

@@ -17,6 +17,9 @@ from lineside_models.nlp.schemas import FieldSchema, Schema
 _BEHIND, _BESIDE, _BELOW, _SEARCHED = 0.97, 0.95, 0.93, 0.75
 """Scores of a value by where it stands: how often such a value is the right one on well read certificates."""
 
+_ODD = 0.8
+"""Times the score of a number with a word behind it that is no known unit: "Net 30 days" is no weight."""
+
 _BARE = re.compile(r"(?<!\d)[.,](\d+)")
 """A number without a digit before the separator."""
 
@@ -210,13 +213,20 @@ def _identifier(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate 
 
 
 def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
+    """Reads a number with its unit; in doubt if the unit is not the field's, it is a limit, or anything follows."""
     found = values.quantities(cell.text)
-    if len(found) != 1 or found[0].bound:
+    one, rest = (found[0], "") if found else values.leading_quantity(cell.text) or (None, "")
+    if one is None:
         return None
-    (one,) = found
     unit = one.unit or (field.units[0] if field.units else "")
-    if field.units and unit.casefold() not in {known.casefold() for known in field.units}:
-        return None
+    doubts = (
+        unit_doubt(unit, field.units),
+        f"{cell.text} is a limit or a range" if one.bound else "",
+        f"{rest} follows it" if rest else "",
+        number_doubt(cell.text, one.number, field.min, field.max),
+    )
+    if any(doubts[:3]) and not values.known_unit(one.unit):
+        score *= _ODD
     return FieldCandidate(
         field=field,
         cell=cell,
@@ -224,7 +234,7 @@ def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | No
         unit=unit,
         has_unit=bool(one.unit),
         score=score * cell.score,
-        doubt=number_doubt(cell.text, one.number, field.min, field.max),
+        doubt=next(filter(None, doubts), ""),
     )
 
 

@@ -55,6 +55,10 @@ class LabelIndex:
         self._long = [label for label in self._names if len(label) >= _FUZZY_FROM]
         self._similar = functools.lru_cache(maxsize=4096)(self._most_similar)
 
+    def is_spelled(self, text: str) -> bool:
+        """Returns whether a text is a label as the schema spells it."""
+        return _key(text) in self._names
+
     def whole(self, text: str) -> Match | None:
         """Returns the field of a cell that is nothing but a label, also in two languages."""
         found = self._known(text.rstrip(" :.="), misread=True)

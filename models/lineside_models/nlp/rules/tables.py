@@ -9,46 +9,20 @@ A quantity that no table has is looked for in lines such as "Yield strength Re: 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
 import msgspec
 
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, divided
-from lineside_models.nlp.rules.fields import number_doubt, unit_doubt, without_speck
-from lineside_models.nlp.rules.labels import LabelIndex, Match
-from lineside_models.nlp.schemas import QuantitySchema, TableSchema
-
-Role = Literal["value", "min", "max", "limit", "unit", "other", ""]
-
-_WORDS: dict[Role, str] = {
-    "min": "min minimum mindestwert mindestens untergrenze lower",
-    "max": "max maximum hochstwert hochstens obergrenze upper",
-    "unit": "unit units einheit",
-    "value": "value values result results actual ist istwert ergebnis measured analysis analyse wert messwert heat "
-    "schmelze ladle cast melt product gemessen prufwert charge sample samples specimen probe proben prufling "
-    "average mean mittelwert",
-    "limit": "requirement requirements limit limits spec specification specified soll sollwert anforderung "
-    "anforderungen grenzwert grenzwerte required norm standard vorgabe",
-    "other": "temperature temp temperatur direction richtung position lage location method methode verfahren",
-}
-_ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-"""Words, without accents, that tell what a row or column holds; the first role with one of its words counts."""
-
-_ALIKE, _ALIKE_FROM = 0.8, 5
-"""Share of letters of a misread word, and letters that it has at least."""
-
-_LONG_WORDS = [word for words in _ROLES.values() for word in words if len(word) >= _ALIKE_FROM]
-
-_IN_LINE = re.compile(r"(?P<label>[^\W\d_][^:=;,\n]{0,50}?)\s*[:=]\s*(?P<value>[^:=;]+?)(?=[.,;]?\s*$|[,;]\s)")
-"""A label, a colon, and what may be a value with its unit, in a line of text."""
-
-_LABEL_WORDS, _SYMBOL_MAX = 4, 3
-"""Words of a label in a line at most; letters of a symbol, which names no quantity behind other words."""
+from lineside_models.nlp.rules.fields import unit_doubt, without_speck
+from lineside_models.nlp.rules.labels import LabelIndex
+from lineside_models.nlp.rules.lines import RunningLineReader
+from lineside_models.nlp.rules.measurements import Measured, Unread, measure
+from lineside_models.nlp.rules.roles import Role, role_of
+from lineside_models.nlp.schemas import TableSchema
 
 _SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
 """Between the values of two samples."""
@@ -56,7 +30,6 @@ _SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
 _UNITS_OF_GOODS = frozenset(("kg", "t", "g", "lb", "lbs", "mm", "cm", "m", "in", "µm", "°C", "°F"))
 """Units above a table that are of sizes, weights and temperatures, unless the table has such a quantity."""
 
-_SCORE = 0.97
 _DASHES = "-–—"
 _GAP_ROWS = 1
 """Rows without numbers that a table goes over."""
@@ -67,44 +40,6 @@ _PAGE_ROWS = 8
 
 _LOST_HEAD = 3
 """Quantities in a row from which it is the head of a table, also if no number stands below it."""
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A number of a table.
-
-    Attributes:
-        role: ``value``, ``min`` or ``max``.
-        text: With a decimal point.
-        unit: Stated, or the quantity's first one.
-        score: Probability that all of this is right.
-        doubt: Why a person should look at it.
-        group: Numbers of one group belong to each other: a limit to the values of its group.
-    """
-
-    table: str
-    quantity: str
-    role: Role
-    cell: Cell
-    number: float
-    text: str
-    unit: str
-    score: float
-    doubt: str
-    group: int
-
-
-class Unread(msgspec.Struct, frozen=True):
-    """A cell of a table from which no number could be taken.
-
-    Attributes:
-        field: The quantity as in `Entity.type`; the table where that is not known.
-        cell: The cell, or the head of its column or row.
-        text: What is wrong.
-    """
-
-    field: str
-    cell: Cell
-    text: str
 
 
 class TableReader:
@@ -133,7 +68,9 @@ class TableReader:
         """
         found = self._read_tables(rows)
         named = {one.quantity for one in found}
-        found += [one for row in rows for cell in row for one in self._in_lines(cell) if one.quantity not in named]
+        in_lines, limits = RunningLineReader(self._table, self._index).read(rows, named, self._group + 1)
+        found += in_lines
+        self.unread += limits
         self._look_for_values(found)
         return found
 
@@ -156,6 +93,7 @@ class TableReader:
                 at += 1
                 continue
             numbers = [place for place, cell in enumerate(row) if values.quantities(cell.text)]
+            behind = row[named[0][0] + 1 :]
             if any(place > named[0][0] for place in numbers):
                 self._look_for_gap(rows, last_down, at)
                 found += self._down(rows, at, row, named)
@@ -164,44 +102,16 @@ class TableReader:
                 across, at = self._across(rows, at, row, named)
                 found += across
             else:
+                unreadable = [cell for cell in behind if _is_unreadable(cell)]
+                if unreadable:
+                    self._could_not_read(named[0][1], unreadable[0])
+                    last_down = at
                 at += 1
         unread = {one.field for one in self.unread} - {self._table.name}
         if len({f"{self._table.name}.{one.quantity}" for one in found} | unread) > 1:
             return found
         self.unread = self._lost
         return []
-
-    def _in_lines(self, cell: Cell) -> Iterator[Measured]:
-        """Yields the values of a line of text that state their unit; a limit and a range are none."""
-        for part in _IN_LINE.finditer(cell.text):
-            numbers = values.quantities(part["value"])
-            if len(numbers) != 1 or numbers[0].bound or not numbers[0].unit:
-                continue
-            (one,) = numbers
-            match = self._label_in_line(part["label"].split())
-            if match is None or not self._unit_fits(match.name, one.unit):
-                continue
-            self._group += 1
-            measured = self._measured(
-                self._quantities[match.name], cell.part(*part.span("value")), "value", one, one.unit
-            )
-            yield msgspec.structs.replace(measured, score=measured.score * match.score)
-
-    def _label_in_line(self, words: list[str]) -> Match | None:
-        """Returns the quantity that the last words of a line name, also twice: "Yield strength Re"."""
-        if _role(" ".join(words)) not in ("", "value"):
-            return None
-        found: list[Match] = []
-        for first in range(max(0, len(words) - _LABEL_WORDS), len(words)):
-            named = words[first:]
-            for cut in range(1, len(named)):
-                one, other = (self._index.whole(" ".join(part)) for part in (named[:cut], named[cut:]))
-                if one is not None and other is not None and one.name == other.name:
-                    found.append(one)
-            match = self._index.whole(" ".join(named))
-            if match is not None and (first == 0 or len(named[0]) > _SYMBOL_MAX):
-                found.append(match)
-        return max(found, key=lambda one: one.score, default=None)
 
     def _look_for_gap(self, rows: list[Row], before: int, after: int) -> None:
         """Notes a row between two rows of a table whose head is not known, or that has no number."""
@@ -265,7 +175,7 @@ class TableReader:
                         break
                     continue
                 page = row[0].page
-            role = _role(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
+            role = role_of(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
             stated = self._row_of_units(role, placed)
             if stated:
                 units |= {name: self._with_title(name, unit, title) for name, unit in stated.items()}
@@ -339,8 +249,8 @@ class TableReader:
         """Reads a row that begins with a quantity; several such tables may stand side by side."""
         heads, first = _heads_above(rows, at, row[named[0][0]])
         left = row[named[0][0]].centre
-        own = [cell for cell in rows[first] if heads and (cell.centre <= left or _role(cell.text) not in ("other", ""))]
-        title = self._title_unit(rows, first, own)
+        corner = [cell for cell in rows[first] if cell.centre <= left or role_of(cell.text) not in ("other", "")]
+        title = self._title_unit(rows, first, corner if heads else [])
         for order, (place, name, unit) in enumerate(named):
             end = named[order + 1][0] if order + 1 < len(named) else len(row)
             cells = row[place + 1 : end]
@@ -352,10 +262,10 @@ class TableReader:
         """Reads the cells beside a quantity, each by the head of its column."""
         field = f"{self._table.name}.{name}"
         results = any(role == "value" for _, role in heads)
-        numeric = [cell for cell in cells if values.quantities(cell.text)]
-        found: list[Measured] = []
-        rivals: list[str] = []
         before = len(self.unread)
+        numeric = self._numeric_of_row(name, cells, heads)
+        found: list[Measured] = []
+        rivals = [cell.text for cell in cells if not heads and _is_unreadable(cell)]
         beside = any(not _is_bound(cell) for cell in numeric)
         for cell in numeric:
             head, role = _nearest_head(cell, heads)
@@ -380,6 +290,19 @@ class TableReader:
             found = [msgspec.structs.replace(one, doubt=doubt) if one.role == "value" else one for one in found]
         return found
 
+    def _numeric_of_row(self, name: str, cells: Row, heads: list[tuple[Cell, Role]]) -> Row:
+        """Returns the cells beside a quantity that hold numbers, those of another unit only if there is no other."""
+        numeric = [cell for cell in cells if values.quantities(cell.text)]
+        own = [cell for cell in numeric if self._unit_fits(name, values.quantities(cell.text)[0].unit)]
+        for cell in cells:
+            if _is_unreadable(cell) and _nearest_head(cell, heads)[1] in ("value", "min", "max", "limit"):
+                self._could_not_read(name, cell)
+        return [cell for cell in numeric if cell in own or not own or _nearest_head(cell, heads)[1]]
+
+    def _could_not_read(self, name: str, cell: Cell) -> None:
+        text = f"{cell.text} could not be read as a number with its unit"
+        self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
+
     def _numbers(self, name: str, cell: Cell, role: Role, unit: str, doubt: str = "") -> Iterator[Measured]:
         quantity = self._quantities[name]
         if role == "value" and _is_bound(cell):
@@ -387,8 +310,6 @@ class TableReader:
             self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
             return
         for one in values.quantities(cell.text):
-            if one.unit and not self._unit_fits(name, one.unit):
-                continue
             if plain := without_speck(cell.text, one.number, quantity.min, quantity.max):
                 one = msgspec.structs.replace(one, number=float(plain), text=plain)
             as_bound = one.bound or role
@@ -396,27 +317,19 @@ class TableReader:
                 text = f"{cell.text} is a limit, and neither least nor largest value is stated"
                 self.unread.append(Unread(f"{self._table.name}.{name}", cell, text))
             if as_bound in ("value", "min", "max"):
-                measured = self._measured(quantity, cell, as_bound, one, one.unit or unit)
-                yield msgspec.structs.replace(measured, doubt=measured.doubt or doubt)
-
-    def _measured(self, quantity: QuantitySchema, cell: Cell, role: Role, one: values.Quantity, unit: str) -> Measured:
-        doubt = unit_doubt(unit, quantity.units) if unit else ""
-        doubt = doubt or number_doubt(cell.text, one.number, quantity.min, quantity.max)
-        return Measured(
-            table=self._table.name,
-            quantity=quantity.name,
-            role=role,
-            cell=cell,
-            number=one.number,
-            text=one.text,
-            unit=unit or (quantity.units[0] if quantity.units else ""),
-            score=_SCORE * cell.score,
-            doubt=doubt,
-            group=self._group,
-        )
+                yield measure(
+                    self._table.name,
+                    quantity,
+                    as_bound,
+                    cell,
+                    one,
+                    unit=one.unit or unit,
+                    doubt=doubt,
+                    group=self._group,
+                )
 
     def _unit_fits(self, name: str, unit: str) -> bool:
-        return not unit_doubt(unit, self._quantities[name].units)
+        return not unit or not unit_doubt(unit, self._quantities[name].units)
 
 
 def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tuple[dict[str, Cell], list[Cell]]:
@@ -432,6 +345,11 @@ def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tup
         elif cell.centre > min(columns)[0]:
             beside.append(cell)
     return {name: cell for name, (_, cell) in placed.items()}, beside
+
+
+def _is_unreadable(cell: Cell) -> bool:
+    """Returns whether a cell begins with a number, but is none: "398 N/mm² (L)", "45 47 51"."""
+    return not values.quantities(cell.text) and values.leading_quantity(cell.text) is not None
 
 
 def _is_bound(cell: Cell) -> bool:
@@ -459,7 +377,7 @@ def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell
         if any(values.quantities(cell.text) for cell in row):
             first = first if steps else place
             continue  # another row of the same table
-        heads = [(cell, _role(cell.text)) for cell in row if cell.centre > label.centre]
+        heads = [(cell, role_of(cell.text)) for cell in row if cell.centre > label.centre]
         if any(role for _, role in heads):
             near = steps < _HEADER_ROWS or row[0].page != label.page
             return (heads, place) if near else ([], first)
@@ -467,18 +385,6 @@ def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell
         if steps >= _PAGE_ROWS:
             break
     return [], first
-
-
-def _role(text: str) -> Role:
-    words = {_role_word(word) for word in values.folded(text).split()}
-    named = [role for role, known in _ROLES.items() if words & known]
-    return "limit" if {"min", "max"} <= set(named) else next(iter(named), "")
-
-
-def _role_word(word: str) -> str:
-    """Returns the word that tells a role which a longer word was misread from, or the word."""
-    near = difflib.get_close_matches(word, _LONG_WORDS, n=1, cutoff=_ALIKE) if len(word) >= _ALIKE_FROM else []
-    return near[0] if near else word
 
 
 def _doubt_of_row(row: Row, columns: list[tuple[float, str]]) -> str:

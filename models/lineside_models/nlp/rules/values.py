@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from typing import Literal
@@ -17,6 +18,10 @@ _BOUNDS: dict[str, Bound] = {
 }
 _BOUND = "|".join(re.escape(one) for one in sorted(_BOUNDS, key=len, reverse=True))
 _QUANTITY = re.compile(rf"(?:(?P<before>{_BOUND})\s*)?(?P<number>{_NUMBER})\s*(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_BOUND_BEHIND = re.compile(
+    rf"(?P<unit>(?:.*[^a-z])?)[(\[]?(?P<bound>{'|'.join(one for one in _BOUNDS if one.isalpha())})[.)\]]*",
+    re.IGNORECASE,
+)
 _RANGE = re.compile(
     rf"(?P<low>{_NUMBER})\.?\s*(?:-|–|—|\.\.\.?|…|to|bis|/)\s*(?P<high>{_NUMBER})\s*(?P<rest>.*)", re.DOTALL
 )
@@ -53,6 +58,10 @@ _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
 
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"})
+
+
+_WORDS_MAX = 4
+"""Words of a number with its unit: "23 450 kg"."""
 
 
 class Quantity(msgspec.Struct, frozen=True):
@@ -107,11 +116,23 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         return ()
     rest = match["rest"].strip()
     before = (match["before"] or "").lower()
-    after = rest.lower().rstrip(".")
-    if not before and after in _BOUNDS:
-        before, rest = after, ""
+    if not before and (after := _BOUND_BEHIND.fullmatch(rest)):
+        before, rest = after["bound"].lower(), after["unit"]
     unit = unit_of(rest)
     return () if unit is None else (Quantity(float(plain), plain, _BOUNDS.get(before, ""), unit),)
+
+
+def leading_quantity(text: str) -> tuple[Quantity, str] | None:
+    """Returns the number that a text begins with, its unit if one follows, and what stands behind them."""
+    ends = [one.end() for one in itertools.islice(re.finditer(r"\S+", text), _WORDS_MAX)]
+    for end in reversed(ends):
+        found = quantities(text[:end])
+        if len(found) == 1 and (not found[0].unit or known_unit(found[0].unit)):
+            return found[0], text[end:].strip(" ,;")
+    glued = re.match(rf"[^\w+-]*({_NUMBER})(?![\d.,:/-])", text.translate(_DASHES))
+    if glued is None or (plain := number(glued[1])) is None:
+        return None
+    return Quantity(float(plain), plain), text[glued.end() :].strip(" ,;")
 
 
 def unit_of(text: str) -> str | None:

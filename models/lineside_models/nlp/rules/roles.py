@@ -1,0 +1,68 @@
+"""What a row, column, heading or line says that its numbers are: measured values, least or largest ones, units."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Literal
+
+from lineside_models.nlp.rules.values import folded
+
+Role = Literal["value", "min", "max", "limit", "unit", "other", ""]
+
+_WORDS: dict[Role, str] = {
+    "min": "min minimum mindestwert mindestens untergrenze lower least",
+    "max": "max maximum hochstwert hochstens obergrenze upper",
+    "unit": "unit units einheit",
+    "value": "value values result results actual ist istwert ergebnis measured analysis analyse wert messwert heat "
+    "schmelze ladle cast melt product gemessen prufwert charge sample samples specimen probe proben prufling "
+    "average mean mittelwert",
+    "limit": "requirement requirements limit limits spec specification specified soll sollwert anforderung "
+    "anforderungen grenzwert grenzwerte required norm standard vorgabe",
+    "other": "temperature temp temperatur direction richtung position lage location method methode verfahren",
+}
+_ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
+"""Words, without accents, that tell what a row or column holds; the first role with one of its words counts."""
+
+_RESULTS = frozenset(
+    ("result", "results", "actual", "ist", "istwert", "ergebnis", "measured", "gemessen", "messwert", "prufwert")
+)
+"""Words that tell measured values from required ones."""
+
+_STANDARDS = frozenset(("norm", "standard"))
+"""Words of a line that also stand above measured values: "tested to standard"."""
+
+_ALIKE, _ALIKE_FROM = 0.8, 5
+"""Share of letters of a misread word, and letters that it has at least."""
+
+_LONG_WORDS = [word for words in _ROLES.values() for word in words if len(word) >= _ALIKE_FROM]
+
+
+def role_of(text: str) -> Role:
+    """Returns what the words of a head say of its numbers; ``limit`` if both ``min`` and ``max``; empty if nothing."""
+    words = {_role_word(word) for word in folded(text).split()}
+    named = [role for role, known in _ROLES.items() if words & known]
+    return "limit" if {"min", "max"} <= set(named) else next(iter(named), "")
+
+
+def limit_word(text: str) -> str:
+    """Returns the last word by which a heading or line announces limits, unless it speaks of results behind it."""
+    found = ""
+    for raw in re.findall(r"\w+", text):
+        word = _role_word(folded(raw))
+        if word in _RESULTS:
+            found = ""
+        elif is_limit_word(raw):
+            found = raw
+    return found
+
+
+def is_limit_word(word: str) -> bool:
+    """Returns whether a word says that a number is a limit."""
+    return role_of(word) in ("min", "max", "limit") and folded(word) not in _STANDARDS
+
+
+def _role_word(word: str) -> str:
+    """Returns the word that tells a role which a longer word was misread from, or the word."""
+    near = difflib.get_close_matches(word, _LONG_WORDS, n=1, cutoff=_ALIKE) if len(word) >= _ALIKE_FROM else []
+    return near[0] if near else word
