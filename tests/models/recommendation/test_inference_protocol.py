@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
-from lineside_runtime.errors import BadInputFormatError
+from lineside_models.recommendation.inference_interface import interface_of
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BadInputFormatError, RequestError
+from lineside_runtime.server.calls import InferRequest
+from lineside_runtime.server.limits import ServerLimits
+from lineside_runtime.server.repository import ModelRepository
+from lineside_runtime.server.service import Service
 from lineside_runtime.server.wire import GivenTensor, datatype_of, to_array, to_bytes
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.server.serving import Serving
@@ -63,6 +70,32 @@ def test_what_leaves_no_candidate_is_answered_with_none_and_an_empty_history_is_
             assert client.infer("parts", [history]).as_numpy("items").tolist() == []
         answer = posted(server, "models/parts/infer", {"inputs": [texts("history", ())]})
         assert answer["outputs"][0]["shape"] == [10]
+
+
+def test_a_call_that_has_begun_ends_on_the_old_bundle(tmp_path: Path) -> None:
+    bundle = make_recommender(tmp_path / "parts").path
+    repository = ModelRepository([bundle], Config(engines=("ort",), threads=1), interface_of)
+    service = Service(repository, ServerLimits(), version="0")
+    request = InferRequest("parts", "", "", (), (), None, "rest")
+
+    def load_another() -> bool:
+        shutil.rmtree(bundle)
+        make_recommender(bundle, version="1.1.0")
+        repository.get("parts").load()
+        return True
+
+    def unload() -> bool:
+        repository.get("parts").unload()
+        return True
+
+    try:
+        for change, answered in ((load_another, "1.0.0"), (unload, "1.1.0")):
+            answer = service.infer(request, arrived_s=time.perf_counter(), wanted=change)
+            assert (answer.version, len(answer.prediction.outputs["items"])) == (answered, 10)
+        with pytest.raises(RequestError, match="not loaded"):
+            service.infer(request, arrived_s=time.perf_counter())
+    finally:
+        repository.close()
 
 
 def texts(name: str, values: Sequence[str]) -> dict[str, Any]:
