@@ -43,7 +43,7 @@ class RankingInterface:
         self._session, self._recommender = session, Recommender(session)
 
     def run(self, inputs: Mapping[str, Array], deadline_s: float) -> Prediction:
-        """As `ModelInterface.run`."""
+        """As `ModelInterface.run`; where no candidate is left to rank, the answer is empty and no device is used."""
         top = int(inputs["top"][0]) if "top" in inputs else TOP
         if not 1 <= top <= TOP_MAX:
             raise BadInputFormatError("input 'top'", expected=f"1 to {TOP_MAX}", actual=top, action="Send another.")
@@ -51,6 +51,8 @@ class RankingInterface:
         given = inputs.get("candidates")
         wanted = None if given is None else [str(item) for item in given]
         names, rows = self._recommender.candidates(history, wanted)
+        if not len(rows):
+            return self._nothing()
         tensors = self._recommender.inputs(history, names, rows)
         prediction = self._session.submit(tensors, deadline_s=deadline_s).result()
         scores = prediction.outputs[SCORES][0]
@@ -58,6 +60,16 @@ class RankingInterface:
         items = np.empty(len(order), object)
         items[:] = self._recommender.names_of(names, rows, order)
         return msgspec.structs.replace(prediction, outputs={"items": items, "scores": scores[order]})
+
+    def _nothing(self) -> Prediction:
+        return Prediction(
+            outputs={"items": np.empty(0, object), "scores": np.empty(0, np.float32)},
+            requested_device=self._session.requested_device,
+            used_device="",
+            fell_back=False,
+            inference_ms=0.0,
+            bundle=self._session.manifest.identity,
+        )
 
 
 def interface_of(session: Session) -> ModelInterface | None:

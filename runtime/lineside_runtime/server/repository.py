@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,22 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.server.model_interface import InterfaceMaker, ModelInterface, NetworkInterface
 from lineside_runtime.server.wire import datatype_of, servable
+from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 
 log = logging.getLogger("lineside.server")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A bundle as it was loaded, with what clients send and get."""
+
+    session: Session
+    interface: ModelInterface
+
+    def close(self) -> None:
+        self.session.close(wait_s=0)  # whoever waited for an answer has it
 
 
 class ServedModel:
@@ -31,8 +45,6 @@ class ServedModel:
 
     Attributes:
         name: Of the model, from the manifest that was loaded first; it stays.
-        interface: What clients send and get.
-        manifest: The one that was loaded last.
         reason: Why it isn't ready; empty if it is.
     """
 
@@ -50,56 +62,90 @@ class ServedModel:
         self._config = config
         self._interface_of = interface_of
         self._changing = threading.Lock()
-        self._session: Session | None = _opened(source, config)
-        self.interface = self._interface(self._session)
-        self.manifest: Manifest = self._session.manifest
+        self._loaded = self._opened()
+        self._shared: Shared[_Loaded] | None = Shared(self._loaded)
         self.name = self.manifest.name
         self.reason = ""
 
     @property
     def session(self) -> Session | None:
         """What runs it; ``None`` while it is unloaded."""
-        return self._session
+        return self._loaded.session if self._shared is not None else None
+
+    @property
+    def interface(self) -> ModelInterface:
+        """What clients send and get; of the bundle that was loaded last."""
+        return self._loaded.interface
+
+    @property
+    def manifest(self) -> Manifest:
+        """The one that was loaded last."""
+        return self._loaded.session.manifest
 
     @property
     def variant(self) -> str:
         """The variant that leads, empty while the model is unloaded."""
-        session = self._session
+        session = self.session
         return session.variant if session else ""
 
-    def load(self) -> None:
-        """Loads the bundle again from its folder and replaces the old one, while calls go on.
+    @contextlib.contextmanager
+    def use(self) -> Iterator[ModelInterface]:
+        """Holds what is loaded open, so that a call ends on it while another bundle is loaded, or none.
 
         Raises:
+            RequestError: It is unloaded (404).
+        """
+        shared, loaded = self._enter()
+        try:
+            yield loaded.interface
+        finally:
+            shared.leave()
+
+    def _enter(self) -> tuple[Shared[_Loaded], _Loaded]:
+        while (shared := self._shared) is not None:
+            with contextlib.suppress(Retired):  # replaced in between: take the successor
+                return shared, shared.enter()
+        raise RequestError(
+            f"the model {self.name!r} is not loaded", status=404, action=f"POST /v2/repository/models/{self.name}/load"
+        )
+
+    def load(self) -> None:
+        """Loads the bundle again from its folder and replaces the old one; calls that have begun end on that one.
+
+        Raises:
+            RequestError: It is another model's bundle (409); the old one goes on.
             LinesideError: It can't be loaded; the old one, if there was one, goes on.
         """
         with self._changing:
-            session = self._session
-            old = None
-            if session is None or not isinstance(self.interface, NetworkInterface):
-                old, session = session, _opened(self._source, self._config)  # an interface belongs to its tables
-            else:
-                session.reload(self._source)
-                _warm(session)
-            self.interface = self._interface(session)
-            self._session, self.manifest, self.reason = session, session.manifest, ""
+            loaded = self._opened()
+            if loaded.session.manifest.name != self.name:
+                loaded.close()
+                raise RequestError(
+                    f"{self._source} is another model's bundle",
+                    status=409,
+                    expected=self.name,
+                    actual=loaded.session.manifest.name,
+                    action="Put a bundle of this model there; start another server for the other model.",
+                )
+            old, self._loaded, self._shared, self.reason = self._shared, loaded, Shared(loaded), ""
             if old is not None:
-                old.close()
+                old.retire()
             log.info("%s: loaded from %s", self.manifest.identity, self._source)
 
-    def _interface(self, session: Session) -> ModelInterface:
+    def _opened(self) -> _Loaded:
+        session = _opened(self._source, self._config)
         try:
-            return self._interface_of(session) or NetworkInterface(session)
+            return _Loaded(session, self._interface_of(session) or NetworkInterface(session))
         except BaseException:
             session.close()
             raise
 
     def unload(self) -> None:
-        """Lets running calls end and gives the devices back; done twice it changes nothing."""
+        """Gives the devices back as soon as no call runs any more; done twice it changes nothing."""
         with self._changing:
-            session, self._session, self.reason = self._session, None, "unloaded"
-            if session is not None:
-                session.close()
+            old, self._shared, self.reason = self._shared, None, "unloaded"
+            if old is not None:
+                old.retire()
                 log.info("%s: unloaded", self.manifest.identity)
 
 
@@ -183,20 +229,6 @@ class ModelRepository:
                 f"no such version of {name!r}", status=404, expected=model.manifest.version, actual=version[:100]
             )
         return model
-
-    def session(self, name: str, version: str = "") -> Session:
-        """Returns what runs a model.
-
-        Raises:
-            RequestError: There is no such model, or it is unloaded (404).
-        """
-        model = self.get(name, version)
-        session = model.session
-        if session is None:
-            raise RequestError(
-                f"the model {name!r} is not loaded", status=404, action=f"POST /v2/repository/models/{name}/load"
-            )
-        return session
 
     def close(self) -> None:
         """Unloads everything."""

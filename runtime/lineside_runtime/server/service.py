@@ -88,23 +88,24 @@ class Service:
         Raises:
             Cancelled: Nobody does.
             BadInputFormatError: An input doesn't fit.
-            RequestError: There is no such model or output, or the model was reloaded and isn't what was asked for.
+            RequestError: There is no such model or output, the model is not loaded, or it was reloaded just now and is
+                another version than the one asked for.
             DeadlineExceededError: It was not answered in time.
             DeviceError: No device could answer it.
         """
         timeout_s = min(request.timeout_s or self.limits.request_timeout_s, self.limits.request_timeout_s)
         ends_s = arrived_s + timeout_s
-        self.repository.session(request.model, request.version)
-        interface = self.repository.get(request.model).interface
-        names = _wanted_outputs(request, interface)
-        inputs = _arrays(request, interface)
-        with self.gate.turn(ends_s - time.perf_counter()):
-            if not wanted():
-                raise Cancelled
-            queued_s = time.perf_counter() - arrived_s
-            prediction = interface.run(inputs, max(ends_s - time.perf_counter(), SOON_S))
+        model = self.repository.get(request.model, request.version)
+        with model.use() as interface:
+            names = _wanted_outputs(request, interface)
+            inputs = _arrays(request, interface)
+            with self.gate.turn(ends_s - time.perf_counter()):
+                if not wanted():
+                    raise Cancelled
+                queued_s = time.perf_counter() - arrived_s
+                prediction = interface.run(inputs, max(ends_s - time.perf_counter(), SOON_S))
         version = prediction.bundle.rpartition("@")[2]
-        if request.version not in ("", version) or not prediction.outputs.keys() >= set(names):
+        if request.version not in ("", version):
             raise RequestError(f"{request.model!r} was reloaded meanwhile", status=409, action="Ask again.")
         took_s = time.perf_counter() - arrived_s
         self.metrics.answered(request.model, request.protocol, prediction, queued_s=queued_s, took_s=took_s)

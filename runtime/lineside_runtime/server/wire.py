@@ -147,10 +147,11 @@ def _split(given: GivenTensor, data: memoryview) -> list[bytes]:
 
 def _check(given: GivenTensor, spec: TensorSpec) -> None:
     shape = given.shape
+    least = 0 if spec.dtype == "string" else 1  # a list of texts may be empty; few networks take an empty tensor
     fits = (
         given.datatype == datatype_of(spec.dtype)
         and len(shape) == len(spec.shape)
-        and all(have > 0 and want in (DYNAMIC, have) for want, have in zip(spec.shape, shape, strict=True))
+        and all(have >= least and want in (DYNAMIC, have) for want, have in zip(spec.shape, shape, strict=True))
     )
     if not fits:
         raise _bad(given, "it does not fit", f"{spec.describe()}, which is {datatype_of(spec.dtype)}", _said(given))

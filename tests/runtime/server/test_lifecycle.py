@@ -232,6 +232,11 @@ def test_a_reload_changes_the_answers_and_loses_no_call(tmp_path: Path) -> None:
         assert sorted(answers) == answers
         assert server.json("GET", "/v2/models/test")[1]["versions"] == ["2"]
         assert server.json("POST", "/v2/models/test/versions/1/infer", numbers(1, 1, 1, 1))[0] == 404
+        folder.rename(tmp_path / "second")
+        make_bundle(folder, scaler(4.0), name="other", version="3")
+        status, error = server.json("POST", "/v2/repository/models/test/load")
+        assert (status, error["code"], error["expected"], error["actual"]) == (409, 2011, "test", "other")
+        assert server.json("GET", "/v2/models/test")[1]["versions"] == ["2"]
         (folder / "manifest.json").write_text("{}")
         status, error = server.json("POST", "/v2/repository/models/test/load")
         assert (status, error["code"]) == (409, 3001)
