@@ -75,7 +75,8 @@ def private_settings(*, clip: float, noise: float, delta: float, rounds: int) ->
     sums = rounds + SPARE_SUMS
     for name, value, largest in (("clip", clip, 1e6), ("noise", noise, 1e4), ("delta", delta, 0.01)):
         if not 0 < value <= largest:
-            raise ConfigError(name, expected=f"more than 0, at most {largest:g}", actual=value)
+            expected = f"more than 0, at most {largest:g}"
+            raise ConfigError(name, expected=expected, actual=value, action=f"Give another --{name}.")
     epsilon = spent_epsilon(noise=noise, delta=delta, sums=sums)
     return PrivacySettings(clip=clip, noise=noise, delta=delta, sums=sums, epsilon=epsilon)
 
@@ -112,7 +113,10 @@ def check_privacy(privacy: PrivacySettings | None, epsilon_max: float | None) ->
         spent = spent_epsilon(noise=privacy.noise, delta=privacy.delta, sums=privacy.sums)
         if abs(spent - privacy.epsilon) > EPSILON_AGREES * spent:
             raise AggregationError(
-                "epsilon of the training", expected=f"{spent:.4f}, by this plant's accountant", actual=privacy.epsilon
+                "epsilon of the training",
+                expected=f"{spent:.4f}, by this plant's accountant",
+                actual=privacy.epsilon,
+                action="Nothing was sent. Bring coordinator and plant to the same release of lineside and of opacus.",
             )
     if epsilon_max is not None and (privacy is None or privacy.epsilon > epsilon_max):
         raise AggregationError(
@@ -138,7 +142,10 @@ def step_exponent(privacy: PrivacySettings, plants: int) -> int:
     exponent = math.frexp((privacy.clip + TAIL * deviation) / (largest_value(plants, WORD_BITS) - 1))[1]
     if deviation * 2.0**-exponent < SPREAD_MIN:
         raise ConfigError(
-            "noise of a private training", expected="more of it for so many plants", actual=f"{privacy.noise:g}"
+            "noise of a private training",
+            expected="more of it for so many plants",
+            actual=f"{privacy.noise:g}",
+            action="Make the training anew with a larger --noise: lineside federate init.",
         )
     return exponent
 

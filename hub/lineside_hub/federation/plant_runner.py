@@ -151,7 +151,10 @@ class PlantRunner:
     def _on_plan(self, data: bytes) -> None:
         signed = envelopes.signed_plan.decode(data)
         if not is_signed(self._pool.coordinator, signed.signature, signed.plan):
-            raise AggregationError("a plan that the pool's coordinator did not sign")
+            raise AggregationError(
+                "a plan that the pool's coordinator did not sign",
+                action="Nothing was sent. Compare coordinator in pool.toml with the coordinator's public key.",
+            )
         if self._takes_other(signed.plan):
             return
         plan = read_plan(signed.plan)

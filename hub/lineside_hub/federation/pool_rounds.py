@@ -58,7 +58,10 @@ def plan_round(pool: PoolConfig, question: QualityQuestion) -> RoundPlan:
             threshold=least_threshold(len(pool.plants)),
         )
     except ValueError as error:
-        raise ConfigError(f"the round can't be planned: {error}") from error
+        raise ConfigError(
+            f"the round can't be planned: {error}",
+            action="Correct plants or parts_max in pool.toml, alike at the coordinator and all plants.",
+        ) from error
 
 
 def run_round(

@@ -90,7 +90,8 @@ def read_question(text: str) -> QualityQuestion:
     except msgspec.DecodeError as error:
         raise ConfigError(f"a question of another release: {error}", action="Update this plant's hub.") from error
     if question.kind != "quality":
-        raise ConfigError("kind of a question", expected="quality", actual=question.kind)
+        action = "Update this plant's hub, or ask from a coordinator of the same release."
+        raise ConfigError("kind of a question", expected="quality", actual=question.kind, action=action)
     return question
 
 

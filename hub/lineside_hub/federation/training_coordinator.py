@@ -151,7 +151,8 @@ def read_federation(folder: Path) -> FederationState:
     try:
         return _STATE.decode(path.read_bytes())
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} can't be read: {error}") from error
+        action = "Restore it from a backup, or run the release that wrote it."
+        raise ConfigError(f"{path} can't be read: {error}", action=action) from error
 
 
 def _write(folder: Path, state: FederationState) -> None:

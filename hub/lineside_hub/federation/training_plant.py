@@ -62,6 +62,8 @@ HAS_RESULT_NAME = "has-result"
 WAITING = Backoff(30.0, 1800.0)
 """How often a plant without a round says what it waits for."""
 
+_SAME_RELEASE = "Nothing was sent. Bring coordinator and plants to the same release of lineside."
+
 RETRY_S = 5.0
 OVER_S = 10.0
 _SCORE, _PRIVATE = "/score", "/private"
@@ -253,7 +255,12 @@ class TrainingPlant:
 
     def _fetch(self, reference: BundleRef) -> tuple[TrainingRound, Weights]:
         if not reference.target.startswith(f"{GROUP}/"):
-            raise SignatureError("a round of another group", expected=GROUP, actual=reference.target)
+            raise SignatureError(
+                "a round of another group",
+                expected=GROUP,
+                actual=reference.target,
+                action="Nothing was trained or sent. Ask who runs the coordinator: another program writes its topic.",
+            )
         data = self._trust.fetch_target(reference.target, reference.sha256, should_stop=lambda: self._is_old(reference))
         content = read_round(data)
         check_privacy(content.federation.privacy, self._epsilon_max)
@@ -315,7 +322,10 @@ class TrainingPlant:
         subject = f"{question.kind} of round {content.number}.{content.attempt} ({question.round[:16]})"
         if privacy is not None and (question.kind == "exponents") != content.is_result:
             raise AggregationError(
-                "a private training sums nothing but updates", expected="update", actual=question.kind
+                "a private training sums nothing but updates",
+                expected="update",
+                actual=question.kind,
+                action=_SAME_RELEASE,
             )
         if question.kind == "exponents":
             values = exponents_vector(needed_exponents(change, shared, value_max), ready.update.score)
@@ -324,7 +334,12 @@ class TrainingPlant:
                 self._watch_result()
         else:
             if len(question.exponents) != len(shared):
-                raise AggregationError("step sizes of an update", expected=len(shared), actual=len(question.exponents))
+                raise AggregationError(
+                    "step sizes of an update",
+                    expected=len(shared),
+                    actual=len(question.exponents),
+                    action=_SAME_RELEASE,
+                )
             values = self._numbers(ready, question, count)
             expected = (len(values), value_max, bits)
         if (plan.length, plan.value_max, plan.bits) != expected:
@@ -332,7 +347,7 @@ class TrainingPlant:
                 "a sum of another form than this round's",
                 expected=expected,
                 actual=(plan.length, plan.value_max, plan.bits),
-                action="Update coordinator and plants to the same release.",
+                action=_SAME_RELEASE,
             )
         return PlantAnswer(values, (subject,), subject)
 
@@ -342,7 +357,9 @@ class TrainingPlant:
         if federation.privacy is None or ready.private is None:
             return quantized_update(ready.update.change, federation.shared, question.exponents)
         if set(question.exponents) != {step_exponent(federation.privacy, plants)}:
-            raise AggregationError("step sizes of a private update", expected="those that follow from its settings")
+            raise AggregationError(
+                "step sizes of a private update", expected="those that follow from its settings", action=_SAME_RELEASE
+            )
         self._released.add(ready.digest, federation.privacy.sums)
         return ready.private
 

@@ -179,7 +179,9 @@ def read_round(data: bytes) -> TrainingRound:
     except msgspec.DecodeError as error:
         raise BundleFormatError(f"a training round: {error}", action="Update this plant.") from error
     if set(found.files) != {WEIGHTS_NAME}:
-        raise BundleFormatError("files of a training round", expected=WEIGHTS_NAME, actual=sorted(found.files))
+        raise BundleFormatError(
+            "files of a training round", expected=WEIGHTS_NAME, actual=sorted(found.files), action="Update this plant."
+        )
     return found
 
 
@@ -200,7 +202,8 @@ def read_weights(path: Path) -> Weights:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleFormatError(f"{path} holds no weights: {error}") from error
+        action = "It is damaged: restore it from a backup, or begin the training anew."
+        raise BundleFormatError(f"{path} holds no weights: {error}", action=action) from error
 
 
 def word_bits(plants: int, privacy: PrivacySettings | None = None) -> Literal[16, 32]:

@@ -169,6 +169,7 @@ def _privacy(options: argparse.Namespace) -> PrivacySettings | None:
             "differential privacy that is half configured",
             expected="--clip, --noise, --delta and --local-norms",
             actual=f"no {', '.join(missing)}",
+            action="Add what is missing, or leave out --clip, --noise and --delta for a training without it.",
         )
     from lineside_hub.federation.differential_privacy import private_settings
 

@@ -170,7 +170,8 @@ def _question(options: argparse.Namespace, pool: PoolConfig) -> QualityQuestion:
     from lineside_hub.federation.quality_counts import DAYS_MAX, QualityQuestion
 
     if options.days > DAYS_MAX:
-        raise ConfigError("--days", expected=f"at most {DAYS_MAX}", actual=options.days)
+        action = "Ask for fewer days, several times."
+        raise ConfigError("--days", expected=f"at most {DAYS_MAX}", actual=options.days, action=action)
     return QualityQuestion(since=options.since, days=options.days, types=pool.types)
 
 

@@ -42,7 +42,9 @@ def read_key(path: Path) -> PlantKey:
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
     except ValueError as error:
-        raise ConfigError(f"{path} holds no key", expected=f"{2 * KEY_BYTES} hexadecimal digits") from error
+        action = "Restore it, or make another (lineside fleet pool key --out FILE) and name it in pool.toml."
+        expected = f"{2 * KEY_BYTES} hexadecimal digits"
+        raise ConfigError(f"{path} holds no key", expected=expected, action=action) from error
 
 
 def is_signed(public: str, signature: bytes, content: bytes) -> bool:

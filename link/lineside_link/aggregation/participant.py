@@ -42,7 +42,12 @@ class Participant:
 
     def __init__(self, plan: RoundPlan, name: str, key: PlantKey, values: npt.NDArray[np.int64]) -> None:
         if plan.plants.get(name) != public_hex(key):
-            raise ConfigError(f"the plan's key of {name!r}", expected=public_hex(key), actual=plan.plants.get(name))
+            raise ConfigError(
+                f"the plan's key of {name!r}",
+                expected=public_hex(key),
+                actual=plan.plants.get(name),
+                action="Nothing was sent. Compare pool.toml here and at the coordinator.",
+            )
         if values.shape != (plan.length,) or values.dtype != np.int64:
             raise ConfigError("values", expected=f"({plan.length},) int64", actual=f"{values.shape} {values.dtype}")
         largest = max(int(values.max()), -int(values.min()))
@@ -101,7 +106,11 @@ class Participant:
         self._check_enough(message.keys, "plants take part")
         for plant, keys in message.keys.items():
             if not is_signed(self.plan.plants[plant], keys.signature, keys.signed(self.plan, plant)):
-                raise AggregationError(f"the keys of {plant} are not signed by it")
+                raise AggregationError(
+                    f"the keys of {plant} are not signed by it",
+                    action=f"No number was sent. Ask {plant} and the coordinator: one of them, or somebody between, is "
+                    "not honest.",
+                )
         if message.keys.get(self.name) != self.join().keys:
             raise AggregationError("the list holds other keys of this plant than it sent")
         self._keys = message.keys
@@ -144,7 +153,10 @@ class Participant:
         content = self._survivors.signed(self.plan)
         for plant, signature in message.signatures.items():
             if not is_signed(self.plan.plants[plant], signature, content):
-                raise AggregationError(f"{plant} signed another list of survivors: the coordinator is not honest")
+                raise AggregationError(
+                    f"{plant} signed another list of survivors: the coordinator is not honest",
+                    action="No number was shown. Take part in no more rounds until the coordinator has explained it.",
+                )
         own_masks: dict[str, bytes] = {}
         masking_keys: dict[str, bytes] = {}
         for plant, sealed in self._sealed.items():

@@ -160,6 +160,7 @@ def test_plants_refuse_other_questions_than_pool_toml_allows(plants: Plants) -> 
         with pytest.raises(AggregationError):
             run_round(forged, stranger, QUESTION, step_timeout_s=2.0)
         wait_for(lambda: all("did not sign" in lines[-1] for lines in said.values()), what="refusals")
+        assert all("Compare coordinator in pool.toml" in lines[-1] for lines in said.values())
 
 
 @pytest.mark.parametrize("step", ["keys", "shares", "masked", "survivors"])
@@ -213,6 +214,11 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
     assert len(capsys.readouterr().out.strip()) == 64
     assert key.stat().st_mode & 0o077 == 0
     assert main(["fleet", "pool", "key", "--out", str(key)]) == 1
+    common = ("--pool", str(plants.pool), "--key", str(key), "--since", str(SINCE))
+    key.write_text("no key\n")
+    for more, words in (((), "Restore it, or make another"), (("--days", "93"), "Ask for fewer days, several times")):
+        assert main(["fleet", "pool", "run", *common, *more]) == 1
+        assert words in capsys.readouterr().err
     with pytest.raises(InputNotFoundError):
         load_pool(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="the key of 'plant-0'"):

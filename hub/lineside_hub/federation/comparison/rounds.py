@@ -63,7 +63,10 @@ def plan_comparison(pool: PoolConfig, question: QualityQuestion, measure: Measur
     try:
         return msgspec.convert(msgspec.to_builtins(plan), ComparisonPlan)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"the comparison can't be planned: {error}") from error
+        raise ConfigError(
+            f"the comparison can't be planned: {error}",
+            action="Correct plants or parts_max in pool.toml, alike at the coordinator and all plants.",
+        ) from error
 
 
 def run_comparison(
@@ -158,7 +161,12 @@ def _agreed(plan: ComparisonPlan, found: dict[str, ComparisonAnswer]) -> int:
     places = {each.worst for each in found.values()}
     if len(places) != 1 or not 0 <= min(places) < len(plan.choices):
         actual = {name: each.worst for name, each in found.items()}
-        raise AggregationError("plants found different results", expected="one", actual=actual)
+        raise AggregationError(
+            "plants found different results",
+            expected="one",
+            actual=actual,
+            action="No number was shown. Bring all plants to the same release of lineside, and ask again.",
+        )
     return places.pop()
 
 
