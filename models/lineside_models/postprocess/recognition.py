@@ -5,6 +5,7 @@ Nothing is guessed: where two readings fit, or none, the error names them, and t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -39,6 +40,15 @@ _TENSORFLOW = {"boxes": "detection_boxes", "scores": "detection_scores", "labels
 Tails = Mapping[str, frozenset[str]]
 """Types of the operators between an output and the layers before it, by the output's name."""
 
+MEANINGS = {
+    "activation": "what makes probabilities of the scores",
+    "background": "the channel, or the last column, that means nothing is there",
+    "decoded": "whether boxes are in pixels already",
+    "first_class": "number that the model gives to the first label",
+    "shares": "whether boxes are in shares of the input instead of pixels",
+}
+"""Parameters by which readings differ, in words for who has to choose."""
+
 _SSD = {(300, 8732): SSD300_VGG16, (320, 3234): SSDLITE320}
 
 
@@ -52,11 +62,9 @@ def recognise(
         tails: Of the graph, if it can be read: they tell whether it applies a sigmoid or decodes its boxes.
 
     Raises:
-        UnknownHeadError: No reading or several fit.
+        UnknownHeadError: No reading fits, or several do: then the action has the block of each for a TOML file.
     """
-    canvas = _canvas(inputs)
-    by_name = _by_name(outputs, has_sizes=any(spec.name == SIZES_INPUT for spec in inputs))
-    found = [*by_name, *_readings(canvas, outputs, classes, tails or {})]
+    found = readings(inputs, outputs, classes, tails)
     if len(found) == 1:
         return found[0]
     shapes = "; ".join(spec.describe() for spec in outputs)
@@ -64,13 +72,37 @@ def recognise(
         raise UnknownHeadError(
             f"no decoder fits {classes} labels and these outputs",
             actual=shapes,
-            action=_advice(canvas, outputs, classes, tails or {})
+            action=_advice(_canvas(inputs), outputs, classes, tails or {})
             or "Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
         )
-    names = " or ".join(f"{one.name} {one.params}" if one.params else one.name for one in found)
     raise UnknownHeadError(
-        "several decoders fit these outputs", expected=f"postprocess to name one of {names}", actual=shapes
+        "several decoders fit these outputs",
+        expected=f"one of {len(found)} readings to be named",
+        actual=shapes,
+        action=f"Paste the block that is right into the .toml file beside the model:\n\n{toml_blocks(found)}",
     )
+
+
+def readings(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], classes: int, tails: Tails | None = None
+) -> list[Postprocess]:
+    """Returns all decoders that fit a model, see `recognise`."""
+    by_name = _by_name(outputs, has_sizes=any(spec.name == SIZES_INPUT for spec in inputs))
+    return [*by_name, *_readings(_canvas(inputs), outputs, classes, tails or {})]
+
+
+def toml_blocks(found: Sequence[Postprocess]) -> str:
+    """Returns the ``[postprocess]`` table of each reading as it is written into a model's TOML file."""
+    return "\n# or\n\n".join(_block(one) for one in found)
+
+
+def _block(how: Postprocess) -> str:
+    lines = ["[postprocess]", f"name = {json.dumps(how.name)}"]
+    lines += ["", "[postprocess.params]"] if how.params else []
+    for name, value in how.params.items():
+        written = json.dumps("none" if value is None else value, ensure_ascii=False)  # TOML has no null
+        lines.append(f"{name} = {written}" + (f"  # {MEANINGS[name]}" if name in MEANINGS else ""))
+    return "\n".join(lines) + "\n"
 
 
 def _advice(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int, tails: Tails) -> str:
@@ -85,8 +117,8 @@ def _advice(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], class
     if len(shape) == 4 and shape[1] == classes and activation_in_graph(tail) == SOFTMAX_IN_GRAPH:
         return (
             f"Each pixel is one of {classes} classes (softmax): if channel 0 is the background, leave its label out. "
-            'If no channel is, name the decoder segmentation, with background = "none" and activation = "none" in '
-            "postprocess.params."
+            "If no channel is, paste this into the .toml file beside the model:\n\n"
+            + _block(Postprocess(name="segmentation", params={"background": None, **SOFTMAX_IN_GRAPH}))
         )
     return ""
 
@@ -179,12 +211,12 @@ def _by_name(outputs: Sequence[TensorSpec], *, has_sizes: bool) -> Iterator[Post
         yield Postprocess(name="dfl_anchor_free", params={"strides": strides, "reg_bins": bins})
     if names == {"boxes", "scores", "labels"}:
         if len(dfl["boxes"]) == 2:  # 0 is the background in torchvision, and the first class in other projects
-            yield Postprocess(name="detections", params={"first_class": 1})
-            yield Postprocess(name="detections")
+            for first in (1, 0):
+                yield Postprocess(name="detections", params={"first_class": first})
         else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1; else boxes may be in pixels
             yield Postprocess(name="detections", params={"shares": True})
             if not has_sizes:
-                yield Postprocess(name="detections")
+                yield Postprocess(name="detections", params={"shares": False})
     if [len(spec.shape) for spec in outputs] == [2, 1] and outputs[0].shape[1] == 6:  # PaddleDetection with suppression
         yield Postprocess(name="detections", params={"rows": outputs[0].name})
     if names == {"dets", "labels"} and dfl["dets"][2:] == (5,):  # mmdeploy
@@ -218,7 +250,8 @@ def _whole_frame(output: TensorSpec, classes: int, tails: Tails) -> Iterator[Pos
         if shape[1] == classes + 1:
             yield Postprocess(name="segmentation", params=dict(done))
         if shape[1] == classes and done != SOFTMAX_IN_GRAPH:  # else one of the labels may be the background's
-            yield Postprocess(name="segmentation", params={"background": None, **done})
+            squash = done or {"activation": "softmax"}
+            yield Postprocess(name="segmentation", params={"background": None, **squash})
         if shape[1] == classes and not done:
             yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})
 
@@ -235,9 +268,10 @@ def _yolo(
     if (rows, columns) == (ANCHORS_YOLOV5 * cells, 5 + classes + masks) and squashed:
         yield Postprocess(name="yolov5")
     if (rows, columns) == (cells, 5 + classes) and not masks:
+        decoded = tail is None or bool(tail & (SCALING | SHIFTING))
         if tail is None or not tail & SCALING:
-            yield Postprocess(name="yolox")
-        if tail is None or tail & (SCALING | SHIFTING):
+            yield Postprocess(name="yolox", params={"decoded": False} if decoded else {})
+        if decoded:
             yield Postprocess(name="yolox", params={"decoded": True})
     if columns == 6 and 0 < rows <= END2END_MAX and not masks:
         yield Postprocess(name="yolo_end2end")
@@ -284,6 +318,7 @@ def _queries(
         yield Postprocess(name="detr", params={**params, "activation": "softmax"})
         if scores[0].name == LOGITS_DETR:
             return
+        params["activation"] = "sigmoid"
     yield Postprocess(name="detr", params=params)
 
 

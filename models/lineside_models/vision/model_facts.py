@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from lineside_models.postprocess.recognition import readings, toml_blocks
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.decoding import decode_json, decode_toml
 from lineside_runtime.errors import ConfigError, MissingModelFactsError
@@ -28,6 +29,8 @@ _DETECTOR = """name = "dfl_anchor_free"
 [postprocess.params]
 strides = [8, 16, 32]
 """
+
+_CLASSIFIER = 'name = "classification"\n'
 
 EXAMPLE_LABELS_MAX = 20
 
@@ -182,7 +185,8 @@ def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
             expected=f"{', '.join(missing)} as arguments, in {sidecar_path(model)}, or as JSON under "
             f"{METADATA_KEY!r} in the ONNX metadata",
             action=f"For example, write {sidecar_path(model).name} (`lineside config schema model` lists what can be "
-            f"said; `lineside optimize` takes --labels, --colour, --size, --mean and --std too):\n\n{example_of(onnx)}",
+            f"said; `lineside optimize` takes --labels, --colour, --size, --mean and --std too):\n\n"
+            + example_of(onnx, facts),
         )
     _check_distinct(facts.labels, str(model))
     return CompleteFacts(labels=facts.labels, preprocess=facts.preprocess, postprocess=facts.postprocess)
@@ -201,8 +205,11 @@ def _check_distinct(labels: Sequence[str], where: str) -> None:
         )
 
 
-def example_of(onnx: OnnxFacts) -> str:
-    """Returns an example sidecar file with the names and shapes of a model."""
+def example_of(onnx: OnnxFacts, known: ModelFacts) -> str:
+    """Returns an example sidecar file with the names and shapes of a model, and all decoders that fit its labels."""
+    found = [known.postprocess] if known.postprocess else []
+    if known.labels and not found:
+        found = readings(onnx.inputs, onnx.outputs, len(known.labels), onnx.tails)
     image = next((spec for spec in onnx.inputs if len(spec.shape) == 4), None)
     channels = image.shape[1] if image is not None else 1
     whole = len(onnx.outputs) == 1 and len(onnx.outputs[0].shape) == 2
@@ -225,8 +232,7 @@ def example_of(onnx: OnnxFacts) -> str:
             f"mean = {[127.0] * each}",
             f"std = {[128.0] * each}",
             "",
-            "[postprocess]",
-            'name = "classification"\n' if whole else _DETECTOR,
+            toml_blocks(found) if found else f"[postprocess]\n{_CLASSIFIER if whole else _DETECTOR}",
         ]
     )
 

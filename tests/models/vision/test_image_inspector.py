@@ -15,7 +15,7 @@ import pytest
 import lineside.vision
 from lineside_models.simulator import render
 from lineside_models.vision import ImageInspector
-from lineside_models.vision.model_facts import METADATA_KEY, example_of
+from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts, example_of
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.config import Config
@@ -140,7 +140,7 @@ def test_missing_facts_are_named_with_an_example_that_works(model: Path) -> None
     assert caught.value.code == 2004
     assert caught.value.message.endswith("does not say its preprocess")  # the decoder is known by names of outputs
     assert str(model.with_suffix(".toml")) in str(caught.value.expected)
-    example = example_of(read_onnx(model))
+    example = example_of(read_onnx(model), ModelFacts(labels=LABELS))
     assert example in caught.value.action
     model.with_suffix(".toml").write_text(example)
     with ImageInspector(model) as inspector:

@@ -16,7 +16,7 @@ from lineside_models.vision import ImageInspector
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess, Preprocess
-from lineside_runtime.errors import ConfigError, MissingModelFactsError, UnsupportedModelError
+from lineside_runtime.errors import ConfigError, MissingModelFactsError, UnknownHeadError, UnsupportedModelError
 
 RGB = Preprocess(input="pixels", colour="rgb")
 CLASSES = Postprocess(name="classification")
@@ -212,6 +212,37 @@ def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> N
         ("class 0", "class 1", "class 2"),
         "rgb",
     )
+
+
+def test_where_several_decoders_fit_the_block_of_each_is_shown_and_works_in_the_sidecar(tmp_path: Path) -> None:
+    """Boxes of a detector, whose label 0 may be a class or the background."""
+    value, make = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    names = ("boxes", "scores", "labels")
+    kinds, shapes = (1, 1, 7), (["n", 4], ["n"], ["n"])
+    nodes = [
+        make("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
+        for name, array in zip(
+            names, (np.zeros((2, 4), np.float32), np.zeros(2, np.float32), np.zeros(2, np.int64)), strict=True
+        )
+    ]
+    ends = [value(name, kind, shape) for name, kind, shape in zip(names, kinds, shapes, strict=True)]
+    graph = onnx.helper.make_graph(nodes, "net", [value("pixels", 1, [1, 3, 64, 64])], ends)
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "m.onnx")
+    known = facts(postprocess=None)
+    with pytest.raises(UnknownHeadError) as caught:
+        wrap_onnx(tmp_path / "m.onnx", tmp_path / "b", known)
+    assert caught.value.action is not None
+    blocks = caught.value.action.partition(":\n\n")[2].split("# or\n\n")
+    with pytest.raises(MissingModelFactsError, match="does not say its preprocess, postprocess") as missing:
+        wrap_onnx(tmp_path / "m.onnx", tmp_path / "b", msgspec.structs.replace(known, preprocess=None))
+    assert missing.value.action is not None and missing.value.action.endswith("# or\n\n".join(blocks))
+    found = []
+    for number, block in enumerate(blocks):
+        (tmp_path / "m.toml").write_text(block)
+        how = wrap_onnx(tmp_path / "m.onnx", tmp_path / f"b{number}", known).manifest.postprocess
+        found.append((how.name, how.params))
+    assert found == [("detections", {"first_class": 1}), ("detections", {"first_class": 0})]
 
 
 def test_the_only_input_need_not_be_named_and_a_background_column_has_no_label(tmp_path: Path) -> None:
