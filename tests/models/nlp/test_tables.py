@@ -185,6 +185,78 @@ HEADS = {
         [("ReH", "355"), ("Rm", "470")],
         {"mechanical.ReH": "no head tells", "mechanical.Rm": "no head tells"},
     ),
+    "limits_of_columns": (
+        "ReH (min)\tReH\tRm min.\tRm max\tRm\n355\t398\t470\t630\t521\n",
+        [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm.max", "630"), ("Rm", "521")],
+        {},
+    ),
+    "limits_of_rows": (
+        "ReH (min)\t355\nTensile strength min\t470\nReH\t398\nRm (measured)\t521\n",
+        [("ReH.min", "355"), ("Rm.min", "470"), ("ReH", "398"), ("Rm", "521")],
+        {},
+    ),
+    "minima_alone": (
+        "ReH (min)\tRm (min)\n355\t470\n",
+        [("ReH.min", "355"), ("Rm.min", "470")],
+        {"mechanical.ReH": "no value could be read", "mechanical.Rm": "no value could be read"},
+    ),
+    "upper_yield_is_no_limit": (
+        "Upper yield\tRm\n398\t521\n",
+        [("ReH", "398"), ("Rm", "521")],
+        {},
+    ),
+    "specimens_of_columns": (
+        "KV\tKV\tKV\tRm\n45\t47\t51\t520\n",
+        [("KV", "45"), ("KV", "47"), ("KV", "51"), ("Rm", "520")],
+        {},
+    ),
+    "heading_of_rows": (
+        "Requirements\nReH\t355\nRm\t470\n",
+        [("ReH", "355"), ("Rm", "470")],
+        {"mechanical.ReH": "Requirements stands above it", "mechanical.Rm": "Requirements stands above it"},
+    ),
+    "heading_of_columns": (
+        "Minimum values\nMechanical tests\nReH\tRm\n355\t470\n",
+        [("ReH", "355"), ("Rm", "470")],
+        {"mechanical.ReH": "Minimum stands above it", "mechanical.Rm": "Minimum stands above it"},
+    ),
+    "heading_of_rows_below_others": (
+        "Results\nProperty\tvalue\nReH\t398\nRequirements\nRm\t470\n",
+        [("ReH", "398"), ("Rm", "470")],
+        {"mechanical.Rm": "Requirements stands above it"},
+    ),
+    "heading_above_heads": (
+        "Specification and results\nProperty\tmin\tresult\nReH\t355\t398\nRm\t470\t521\n",
+        [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
+        {},
+    ),
+    "one_column": (
+        "Rm (min)\n470\n",
+        [("Rm.min", "470")],
+        {"mechanical.Rm.min": "no column stands beside it", "mechanical.Rm": "only limits"},
+    ),
+    "unknown_rows": (
+        "\tmin\tresult\nYield Rp1.0\t300\t355\nReH\t355\t398\nRm\t470\t521\n"
+        "Temperature\t\t20 °C\nNet weight\t\t6560 kg\n",
+        [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
+        {"mechanical": "the head of the row of Yield Rp1.0 300 355 is not known"},
+    ),
+    "one_row": (
+        "Tensile strength\t521\n",
+        [("Rm", "521")],
+        {"mechanical.Rm": "no other quantity of its table"},
+    ),
+    "a_title_is_no_column": (
+        "Tensile strength\nReH\t398\nRm\t521\n",
+        [("ReH", "398"), ("Rm", "521")],
+        {},
+    ),
+    "a_letter_is_no_quantity": ("Item\tA\n\t5\nA\t12\n", [], {}),
+    "several_numbers_in_a_cell": (
+        "\tReH\tRm\n\t355 510 398\t470 630 520\n",
+        [("ReH", "355"), ("Rm", "470")],
+        {"mechanical.ReH": "stand in one column", "mechanical.Rm": "stand in one column", "mechanical": "not known"},
+    ),
     "unknown_row": (
         "\tC\tMn\nXyz\t0.20\t1.40\nresult\t0.17\t1.20\n",
         [("C", "0.20"), ("Mn", "1.40"), ("C", "0.17"), ("Mn", "1.20")],

@@ -10,7 +10,7 @@ import msgspec
 
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.rules.cells import Cell, rows_of
-from lineside_models.nlp.rules.fields import FieldCandidate, candidates
+from lineside_models.nlp.rules.fields import FieldCandidate, candidates, field_labels
 from lineside_models.nlp.rules.measurements import Measured, Unread
 from lineside_models.nlp.rules.tables import TableReader
 from lineside_models.nlp.rules.values import identifier
@@ -34,8 +34,9 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
     found = candidates(document, rows, schema)
     for field in schema.fields:
         report.add_field(field, [one for one in found if one.field.name == field.name])
+    labels = field_labels(schema)
     for table in schema.tables:
-        reader = TableReader(table, [other for other in schema.tables if other is not table])
+        reader = TableReader(table, [other for other in schema.tables if other is not table], labels)
         report.add_table(table, reader.read(rows))
         report.add_unread(reader.unread)
     return report.finished()

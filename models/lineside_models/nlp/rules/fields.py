@@ -62,10 +62,15 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
 def candidates(document: Document, rows: list[Row], schema: Schema) -> list[FieldCandidate]:
     """Returns all values that may belong to a field, in the order of the text."""
     fields = {one.name: one for one in schema.fields}
-    index = LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
+    index = field_labels(schema)
     found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields)]
     found += [one for field in schema.fields for one in _searched(document, field)]
     return sorted(found, key=lambda one: one.cell.start)
+
+
+def field_labels(schema: Schema) -> LabelIndex:
+    """Returns the labels of a schema's fields."""
+    return LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
 
 
 def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[FieldCandidate]:

@@ -57,6 +57,13 @@ def limit_word(text: str) -> str:
     return found
 
 
+def without_role(text: str) -> tuple[str, Role]:
+    """Returns a head without its words of limits and results, and what these say: "Rm (min)", "C max"."""
+    words = [word for word in re.findall(r"\w+", text) if is_limit_word(word) or _role_word(folded(word)) in _RESULTS]
+    plain = re.sub(r"\w+", lambda word: "" if word[0] in words else word[0], text)
+    return plain.strip(), role_of(" ".join(words))
+
+
 def is_limit_word(word: str) -> bool:
     """Returns whether a word says that a number is a limit."""
     return role_of(word) in ("min", "max", "limit") and folded(word) not in _STANDARDS

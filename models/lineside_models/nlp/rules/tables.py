@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from lineside_models.nlp.rules import values
-from lineside_models.nlp.rules.cells import Cell, Row, divided
+from lineside_models.nlp.rules.cells import Cell, Row, divided, heading_above
 from lineside_models.nlp.rules.fields import unit_doubt, without_speck
 from lineside_models.nlp.rules.labels import LabelIndex
 from lineside_models.nlp.rules.lines import RunningLineReader
 from lineside_models.nlp.rules.measurements import Measured, Unread, measure
-from lineside_models.nlp.rules.roles import Role, role_of
+from lineside_models.nlp.rules.roles import Role, limit_word, role_of, without_role
 from lineside_models.nlp.schemas import TableSchema
 
 _SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
@@ -38,8 +38,27 @@ _HEADER_ROWS = 3
 _PAGE_ROWS = 8
 """Rows of the foot of a page and the head of the next one, between two parts of a table, at most."""
 
+_SYMBOL_MAX = 3
+"""Letters of a symbol, which may stand for anything else where it is alone."""
+
 _LOST_HEAD = 3
 """Quantities in a row from which it is the head of a table, also if no number stands below it."""
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """A cell that names a quantity.
+
+    Attributes:
+        place: Number of the cell in its row.
+        unit: That stands with the name; empty without one.
+        role: What words with the name say of its numbers.
+    """
+
+    place: int
+    cell: Cell
+    name: str
+    unit: str
+    role: Role
 
 
 class TableReader:
@@ -50,10 +69,11 @@ class TableReader:
 
     Args:
         others: Tables that may stand beside or below it.
+        fields: Labels of fields, whose rows belong to no table.
     """
 
-    def __init__(self, table: TableSchema, others: Sequence[TableSchema] = ()) -> None:
-        self._table = table
+    def __init__(self, table: TableSchema, others: Sequence[TableSchema], fields: LabelIndex) -> None:
+        self._table, self._fields = table, fields
         quantities = [quantity for other in others for quantity in other.quantities]
         self._others = LabelIndex({one.name: (one.name, *one.labels) for one in quantities})
         self._quantities = {one.name: one for one in table.quantities}
@@ -64,7 +84,8 @@ class TableReader:
     def read(self, rows: list[Row]) -> list[Measured]:
         """Returns the numbers in the order of the text.
 
-        A table has two quantities or more; values of other quantities are taken from lines of text.
+        A quantity that is alone in its table is doubted, and taken for none if a symbol of it is all that names it.
+        Values of other quantities are taken from lines of text.
         """
         found = self._read_tables(rows)
         named = {one.quantity for one in found}
@@ -85,6 +106,7 @@ class TableReader:
     def _read_tables(self, rows: list[Row]) -> list[Measured]:
         found: list[Measured] = []
         self._lost: list[Unread] = []
+        self._certain: set[str] = set()
         at, last_down = 0, len(rows)
         while at < len(rows):
             row = divided(rows[at], self._is_quantity)
@@ -93,51 +115,85 @@ class TableReader:
                 at += 1
                 continue
             numbers = [place for place, cell in enumerate(row) if values.quantities(cell.text)]
-            behind = row[named[0][0] + 1 :]
-            if any(place > named[0][0] for place in numbers):
+            behind = row[named[0].place + 1 :]
+            certain = [one for one in named if self._says_more(one)]
+            if any(place > named[0].place for place in numbers):
                 self._look_for_gap(rows, last_down, at)
                 found += self._down(rows, at, row, named)
                 last_down, at = at, at + 1
-            elif len(named) > 1:
+            elif len(named) == 1 and (unreadable := [cell for cell in behind if _is_unreadable(cell)]):
+                self._could_not_read(named[0].name, unreadable[0])
+                last_down, at = at, at + 1
+            elif len(named) > 1 or certain:
                 across, at = self._across(rows, at, row, named)
-                found += across
+                found += across if len(named) > 1 else [_doubted(one, "no column stands beside it") for one in across]
             else:
-                unreadable = [cell for cell in behind if _is_unreadable(cell)]
-                if unreadable:
-                    self._could_not_read(named[0][1], unreadable[0])
-                    last_down = at
                 at += 1
         unread = {one.field for one in self.unread} - {self._table.name}
-        if len({f"{self._table.name}.{one.quantity}" for one in found} | unread) > 1:
+        names = {f"{self._table.name}.{one.quantity}" for one in found} | unread
+        if len(names) > 1:
             return found
+        if names <= self._certain:
+            return [_doubted(one, "no other quantity of its table was found") for one in found]
         self.unread = self._lost
         return []
+
+    def _says_more(self, one: _Named) -> bool:
+        """Returns whether a cell names a quantity beyond doubt: with a unit, a limit, or a word and no symbol."""
+        plain, _ = without_role(values.split_unit(one.cell.text)[0])
+        certain = self._index.is_spelled(plain) and bool(one.unit or one.role or len(plain) > _SYMBOL_MAX)
+        self._certain |= {f"{self._table.name}.{one.name}"} if certain else set()
+        return certain
 
     def _look_for_gap(self, rows: list[Row], before: int, after: int) -> None:
         """Notes a row between two rows of a table whose head is not known, or that has no number."""
         for row in rows[before + 1 : after] if after - before == 2 else ():
-            if row[0].page == rows[after][0].page and len(row) > 1:
+            if row[0].page == rows[after][0].page and len(row) > 1 and not self._is_unknown(row):
                 named = self._named(row)
-                field = f"{self._table.name}.{named[0][1]}" if named else self._table.name
+                field = f"{self._table.name}.{named[0].name}" if named else self._table.name
                 self.unread.append(Unread(field, row[0], " ".join(cell.text for cell in row)))
 
-    def _named(self, row: Row) -> list[tuple[int, str, str]]:
-        """Returns the quantities of a row: number of the cell, name, and the unit that stands with it."""
-        named: list[tuple[int, str, str]] = []
+    def _look_for_unknown_rows(self, rows: list[Row], at: int, first: int) -> None:
+        """Notes rows of numbers that follow a row of the table, or stand between it and its heads, row ``first``."""
+        told = {one.cell for one in self.unread}
+        for step in (-1, 1):
+            place = at + step
+            while (
+                first < place < len(rows) and self._is_unknown(rows[place]) and rows[place][0].page == rows[at][0].page
+            ):
+                if rows[place][0] not in told:
+                    text = f"the head of the row of {' '.join(cell.text for cell in rows[place])} is not known"
+                    self.unread.append(Unread(self._table.name, rows[place][0], text))
+                place += step
+
+    def _is_unknown(self, row: Row) -> bool:
+        """Returns whether a row has a head and numbers, and its head is not known."""
+        head = row[0].text
+        is_head = re.search(r"[^\W\d_]{2}", head) and not head.endswith(":") and not _has_quantity(row[:1])
+        others = self._fields.leading(head) or any(self._others.whole(cell.text) for cell in row)
+        return bool(is_head and _has_quantity(row[1:]) and not (role_of(head) or others or self._named(row)))
+
+    def _named(self, row: Row) -> list[_Named]:
+        """Returns the quantities of a row."""
+        named: list[_Named] = []
         for place, cell in enumerate(row):
             label = self._label(cell.text)
             unit = values.unit_of(cell.text)
-            if label is not None and not (named and unit and self._unit_fits(named[-1][1], unit)):  # "HBW" is both
-                named.append((place, *label))
+            if label is not None and not (named and unit and self._unit_fits(named[-1].name, unit)):  # "HBW" is both
+                named.append(_Named(place, cell, *label))
         return named
 
-    def _label(self, text: str) -> tuple[str, str] | None:
-        """Returns the quantity that a cell names, and the unit or factor that it states."""
+    def _label(self, text: str) -> tuple[str, str, Role] | None:
+        """Returns the quantity that a cell names, the unit or factor that it states, and what it says of numbers."""
         label, unit = values.split_unit(text)
-        if unit and (match := self._index.whole(label)):
-            return match.name, unit
-        match = self._index.whole(text)
-        return None if match is None else (match.name, "")
+        for head, stated in ((label, unit), (text, "")) if unit else ((text, ""),):
+            plain, role = without_role(head)
+            if self._index.is_spelled(head):  # "Upper yield"
+                plain, role = head, ""
+            match = self._index.whole(plain) if plain else None
+            if match is not None:
+                return match.name, stated, role
+        return None
 
     def _unit(self, name: str, text: str) -> str:
         """Returns the unit or factor that a cell holds; empty if it holds something else."""
@@ -148,27 +204,28 @@ class TableReader:
         return self._label(text) is not None
 
     def _begins_a_table(self, row: Row) -> bool:
-        return any(sum(index.whole(cell.text) is not None for cell in row) > 1 for index in (self._index, self._others))
+        others = sum(self._others.whole(cell.text) is not None for cell in row)
+        return others > 1 or sum(self._is_quantity(cell.text) for cell in row) > 1
 
-    def _across(
-        self, rows: list[Row], at: int, header: Row, named: list[tuple[int, str, str]]
-    ) -> tuple[list[Measured], int]:
+    def _across(self, rows: list[Row], at: int, header: Row, named: list[_Named]) -> tuple[list[Measured], int]:
         """Reads the rows below a row of quantities; returns where they end."""
-        columns = [(header[place].centre, name) for place, name, _ in named]
-        title = self._title_unit(rows, at, header[: named[0][0]])
-        units = {name: self._with_title(name, unit, title) for _, name, unit in named}
-        apart = min((b[0] - a[0] for a, b in itertools.pairwise(columns)), default=1.0)
-        page = header[named[0][0]].page
+        title = self._title_unit(rows, at, header[: named[0].place])
+        heading = _heading_doubt(rows, at, over=False)
+        units = {one.place: self._with_title(one.name, one.unit, title) for one in named}
+        apart = min(
+            (b.cell.centre - a.cell.centre for a, b in itertools.pairwise(named)), default=_alone(named[0].cell)
+        )
+        page = named[0].cell.page
         self._group += 1
         found: list[Measured] = []
         empty, last = 0, at + 1
         for number in range(at + 1, len(rows)):
             row = divided(rows[number], lambda text: bool(values.quantities(text)) or text in _DASHES)
-            if self._begins_a_table(row):
+            if self._begins_a_table(row) or (len(named) == 1 and self._named(row)):
                 break
-            placed, beside = _in_columns(row, columns, 0.7 * apart)
+            placed, beside, doubts = _in_columns(row, named, 0.7 * apart)
             if empty > _GAP_ROWS or row[0].page != page:
-                whole = len(placed) == len(columns) and all(values.quantities(cell.text) for cell in placed.values())
+                whole = len(placed) == len(named) and all(values.quantities(cell.text) for cell in placed.values())
                 if row[0].page == page or not whole:
                     empty += 1
                     if empty > _PAGE_ROWS or self._named(row):
@@ -176,34 +233,50 @@ class TableReader:
                     continue
                 page = row[0].page
             role = role_of(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
-            stated = self._row_of_units(role, placed)
+            stated = self._row_of_units(role, named, placed)
             if stated:
-                units |= {name: self._with_title(name, unit, title) for name, unit in stated.items()}
+                units |= {
+                    one.place: self._with_title(one.name, stated[one.place], title)
+                    for one in named
+                    if one.place in stated
+                }
                 last = number + 1
                 continue
-            doubt = "" if role else _doubt_of_row(row, columns)
+            doubt = "" if role else _doubt_of_row(row, named) or heading
             role = role or ("limit" if _is_row_of_limits(placed.values()) else "value")
             numbers = [
-                one for name, cell in placed.items() for one in self._numbers(name, cell, role, units[name], doubt)
+                one
+                for head in named
+                if head.place in placed
+                for one in self._below_head(
+                    head, placed[head.place], role, units[head.place], doubts.get(head.place, doubt)
+                )
             ]
             empty = 0 if numbers else empty + 1
             last = number + 1 if numbers else last
             found += numbers
             if numbers and role == "value":
-                self._look_for_columns(header, named, placed, beside)
+                self._look_for_columns(named, placed, beside)
         if not found and len(named) >= _LOST_HEAD:
-            text = f"no number could be read below {', '.join(name for _, name, _ in named)}"
-            self._lost.append(Unread(self._table.name, header[named[0][0]], text))
+            text = f"no number could be read below {', '.join(one.name for one in named)}"
+            self._lost.append(Unread(self._table.name, named[0].cell, text))
             self.unread.append(self._lost[-1])
         return found, max(last, at + 1)
 
-    def _row_of_units(self, role: Role, placed: dict[str, Cell]) -> dict[str, str]:
+    def _below_head(self, head: _Named, cell: Cell, role: Role, unit: str, doubt: str) -> Iterator[Measured]:
+        """Reads a cell in a row of a role, of which the head of its column may say more."""
+        if head.role and role in ("value", "limit"):
+            role, doubt = head.role, "" if head.role == "value" else doubt
+        return self._numbers(head.name, cell, role, unit, doubt)
+
+    def _row_of_units(self, role: Role, named: list[_Named], placed: dict[int, Cell]) -> dict[int, str]:
         """Returns the units of a row that holds no numbers, as they stand there if they are not known; or none."""
-        cells = {name: cell.text for name, cell in placed.items() if cell.text not in _DASHES}
+        cells = {one: placed[one.place].text for one in named if one.place in placed}
+        cells = {one: text for one, text in cells.items() if text not in _DASHES}
         if role not in ("unit", "") or any(values.quantities(text) for text in cells.values()):
             return {}
-        known = {name: self._unit(name, text) for name, text in cells.items()}
-        return {name: known[name] or text for name, text in cells.items()} if any(known.values()) else {}
+        known = {one.place: self._unit(one.name, text) for one, text in cells.items()}
+        return {one.place: known[one.place] or text for one, text in cells.items()} if any(known.values()) else {}
 
     def _title_unit(self, rows: list[Row], at: int, corner: Row) -> str:
         """Returns the factor that the lines above a table state, or the unit that the next one does."""
@@ -226,18 +299,12 @@ class TableReader:
         for_some = any(self._unit_fits(other, title) for other in self._quantities)
         return unit or (title if not for_some or self._unit_fits(name, title) else "")
 
-    def _look_for_columns(
-        self,
-        header: Row,
-        named: list[tuple[int, str, str]],
-        placed: dict[str, Cell],
-        beside: list[Cell],
-    ) -> None:
+    def _look_for_columns(self, named: list[_Named], placed: dict[int, Cell], beside: list[Cell]) -> None:
         """Notes what a row of values lacks: a number below a head, and a head above a number."""
-        for place, name, _ in named:
-            if name not in placed or not values.quantities(placed[name].text):
-                cell = placed.get(name, header[place])
-                self.unread.append(Unread(f"{self._table.name}.{name}", cell, f"no value could be read for {name}"))
+        for one in named:
+            if one.role in ("", "value") and (one.place not in placed or not values.quantities(placed[one.place].text)):
+                text = f"no value could be read for {one.name}"
+                self.unread.append(Unread(f"{self._table.name}.{one.name}", placed.get(one.place, one.cell), text))
         for cell in beside:
             if values.quantities(cell.text):
                 self._unknown_head(self._table.name, cell)
@@ -245,21 +312,28 @@ class TableReader:
     def _unknown_head(self, field: str, cell: Cell) -> None:
         self.unread.append(Unread(field, cell, f"the head of the column of {cell.text} is not known"))
 
-    def _down(self, rows: list[Row], at: int, row: Row, named: list[tuple[int, str, str]]) -> Iterator[Measured]:
+    def _down(self, rows: list[Row], at: int, row: Row, named: list[_Named]) -> Iterator[Measured]:
         """Reads a row that begins with a quantity; several such tables may stand side by side."""
-        heads, first = _heads_above(rows, at, row[named[0][0]])
-        left = row[named[0][0]].centre
+        heads, first = _heads_above(rows, at, named[0].cell)
+        self._look_for_unknown_rows(rows, at, first if heads else at)
+        left = named[0].cell.centre
         corner = [cell for cell in rows[first] if cell.centre <= left or role_of(cell.text) not in ("other", "")]
         title = self._title_unit(rows, first, corner if heads else [])
-        for order, (place, name, unit) in enumerate(named):
-            end = named[order + 1][0] if order + 1 < len(named) else len(row)
-            cells = row[place + 1 : end]
-            unit = unit or next((stated for cell in cells if (stated := self._unit(name, cell.text))), "")
+        below = rows[first + 1 if heads else 0 : at + 1]
+        near, far = _heading_doubt(below, len(below) - 1), _heading_doubt(rows, first, over=False) if heads else ""
+        for one, following in itertools.zip_longest(named, named[1:]):
+            cells = row[one.place + 1 : following.place if following else len(row)]
+            unit = one.unit or next((stated for cell in cells if (stated := self._unit(one.name, cell.text))), "")
             self._group += 1
-            yield from self._of_row(name, cells, heads, self._with_title(name, unit, title))
+            found = self._of_row(one, cells, heads, self._with_title(one.name, unit, title))
+            for number in found:
+                plain = number.role == "value" and one.role != "value"
+                doubt = near or (far if _nearest_head(number.cell, heads)[1] != "value" else "")
+                yield _doubted(number, doubt) if plain else number
 
-    def _of_row(self, name: str, cells: Row, heads: list[tuple[Cell, Role]], unit: str) -> list[Measured]:
-        """Reads the cells beside a quantity, each by the head of its column."""
+    def _of_row(self, named: _Named, cells: Row, heads: list[tuple[Cell, Role]], unit: str) -> list[Measured]:
+        """Reads the cells beside a quantity, each by the head of its column or what stands with the quantity."""
+        name = named.name
         field = f"{self._table.name}.{name}"
         results = any(role == "value" for _, role in heads)
         before = len(self.unread)
@@ -269,6 +343,7 @@ class TableReader:
         beside = any(not _is_bound(cell) for cell in numeric)
         for cell in numeric:
             head, role = _nearest_head(cell, heads)
+            role = named.role if role in ("", "value", "limit") and named.role else role
             if role:
                 found += self._numbers(name, cell, role, unit)
             elif _is_bound(cell) and beside and _SAMPLES.search(cell.text):
@@ -287,7 +362,7 @@ class TableReader:
             self.unread.append(Unread(field, numeric[0], f"no value could be read for {name}"))
         if rivals:
             doubt = f"no head tells whether this or {' or '.join(rivals)} is the value"
-            found = [msgspec.structs.replace(one, doubt=doubt) if one.role == "value" else one for one in found]
+            found = [_doubted(one, doubt) if one.role == "value" else one for one in found]
         return found
 
     def _numeric_of_row(self, name: str, cells: Row, heads: list[tuple[Cell, Role]]) -> Row:
@@ -332,19 +407,26 @@ class TableReader:
         return not unit or not unit_doubt(unit, self._quantities[name].units)
 
 
-def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tuple[dict[str, Cell], list[Cell]]:
-    """Returns the nearest cell of each column, and the cells right of the first column that are in none."""
-    placed: dict[str, tuple[float, Cell]] = {}
+def _in_columns(row: Row, named: list[_Named], reach: float) -> tuple[dict[int, Cell], list[Cell], dict[int, str]]:
+    """Returns the nearest cell of each column, the cells right of the first column in none, and doubts of columns."""
+    placed: dict[int, tuple[float, Cell]] = {}
+    doubts: dict[int, str] = {}
     beside: list[Cell] = []
     for cell in row:
-        far, name = min((abs(cell.centre - centre), name) for centre, name in columns)
-        other = placed.get(name)
+        far, place = min((abs(cell.centre - one.cell.centre), one.place) for one in named)
+        other = placed.get(place)
+        if far < reach and other is not None and values.quantities(cell.text) and values.quantities(other[1].text):
+            doubts[place] = f"{other[1].text} and {cell.text} stand in one column"
         if far < reach and (other is None or far < other[0]):
-            placed[name] = (far, cell)
+            placed[place] = (far, cell)
             beside += [other[1]] if other else []
-        elif cell.centre > min(columns)[0]:
+        elif cell.centre > named[0].cell.centre:
             beside.append(cell)
-    return {name: cell for name, (_, cell) in placed.items()}, beside
+    return {place: cell for place, (_, cell) in placed.items()}, beside, doubts
+
+
+def _doubted(one: Measured, doubt: str) -> Measured:
+    return msgspec.structs.replace(one, doubt=one.doubt or doubt)
 
 
 def _is_unreadable(cell: Cell) -> bool:
@@ -387,9 +469,26 @@ def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell
     return [], first
 
 
-def _doubt_of_row(row: Row, columns: list[tuple[float, str]]) -> str:
+def _heading_doubt(rows: list[Row], at: int, *, over: bool = True) -> str:
+    """Returns why the values of a table may be limits: the heading above it says so."""
+    word = limit_word(heading_above(rows, at, _has_quantity, over=over))
+    return f"{word} stands above it" if word else ""
+
+
+def _has_quantity(row: Row) -> bool:
+    return any(values.quantities(cell.text) for cell in row)
+
+
+def _alone(head: Cell) -> float:
+    """Returns the distance to the next column of a table that has only one."""
+    return max(head.box[2] - head.box[0], 4 * head.height)
+
+
+def _doubt_of_row(row: Row, named: list[_Named]) -> str:
     """Returns why a row of a table may hold no values: words before its first column that are not known."""
-    words = " ".join(cell.text for cell in row if cell.centre < min(columns)[0] and not values.quantities(cell.text))
+    words = " ".join(
+        cell.text for cell in row if cell.centre < named[0].cell.centre and not values.quantities(cell.text)
+    )
     return f"its row says {words}" if re.search(r"[^\W\d_]{3}", words) and not re.search(r"\d", words) else ""
 
 
