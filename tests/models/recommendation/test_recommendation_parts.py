@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lineside_models.recommendation import Recommender
 from lineside_models.recommendation.exploration import draw_order
 from lineside_models.recommendation.metrics import auc, ndcg, ranks, user_auc
-from lineside_models.recommendation.tables import ItemTables, encode_ids, quantize_rows
+from lineside_models.recommendation.tables import ItemTables, encode_ids, open_tables, quantize_rows
+from lineside_runtime.bundle import Rows
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleIntegrityError
+from tests.worlds.recommenders import make_recommender
 
 
 def tables() -> ItemTables:
@@ -70,3 +77,16 @@ def test_metrics_agree_with_their_definitions() -> None:
     mine = [np.mean([(a > b) + 0.5 * (a == b) for b in row]) for a, row in zip(chosen, others, strict=True)]
     assert user_auc(chosen, others) == pytest.approx(mine)
     assert ndcg(ranks(np.array([1.0]), np.array([[2.0, 0.0]])), 10) == pytest.approx(1 / np.log2(3))
+
+
+def test_a_bundle_that_is_written_over_changes_no_answer_of_who_has_it_open(tmp_path: Path) -> None:
+    bundle = make_recommender(tmp_path / "parts")
+    rows = bundle.manifest.preprocess.rows
+    assert isinstance(rows, Rows)
+    with Recommender(bundle, Config(engines=("ort",), threads=1)) as recommender:
+        before = recommender.recommend(["seal-1"], top=3)
+        for path in rows.tables.values():
+            os.truncate(bundle.path / path, 0)
+        assert recommender.recommend(["seal-1"], top=3) == before
+    with pytest.raises(BundleIntegrityError, match="was replaced"):
+        open_tables(bundle, rows)
