@@ -56,12 +56,13 @@ def test_rows_are_quantized_alone_and_within_half_a_step() -> None:
     assert not quantize_rows(np.zeros((2, 3)))[0].any()
 
 
-def test_propensities_are_the_frequencies_of_the_draws() -> None:
-    scores, rng, count = np.array([0.0, 1.0, 2.0], np.float32), np.random.default_rng(2), 20_000
+@pytest.mark.parametrize("scores", [(0, 1, 2), (0, 0.5, 37), (0, 1, 100), (-3000, -2999, 800)], ids=str)
+def test_propensities_are_the_frequencies_of_the_draws(scores: tuple[float, ...]) -> None:
+    rng, count = np.random.default_rng(2), 20_000
     seen: dict[tuple[int, ...], int] = dict.fromkeys(itertools.permutations(range(3), 2), 0)
     chances: dict[tuple[int, ...], float] = {}
     for _ in range(count):
-        order, propensity = draw_order(scores, 2, 0.8, rng)
+        order, propensity = draw_order(np.array(scores, np.float32), 2, 0.8, rng)
         seen[tuple(order.tolist())] += 1
         chances[tuple(order.tolist())] = propensity.prod()
     assert sum(chances.values()) == pytest.approx(1)
