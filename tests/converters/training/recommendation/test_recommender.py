@@ -220,6 +220,24 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     assert (shop.count, shop.attributes) == (5, ("4", "q"))
 
 
+@pytest.mark.parametrize("item", [None, float("nan"), ""], ids=repr)
+def test_a_row_without_an_item_is_refused_and_one_without_a_user_describes_its_item(item: object) -> None:
+    with pytest.raises(DatasetError, match="the data, row 2 breaks the format"):
+        collect([("u", "a"), ("u", item), ("u", "b")])
+    for missing in (None, float("nan"), ""):
+        data = collect([("u", "a"), ("u", "b"), (missing, "c", None, None, "x"), ("v", "a"), ("v", "c", 1, 1, missing)])
+        assert (data.users, data.attributes) == (("u", "v"), ("x",))
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item\nu,a\n\nu,b\n\n")
+    (tmp_path / "b.jsonl").write_text('{"user": "u", "item": "a"}\n\n{"user": "u", "item": "b"}\n\n')
+    (tmp_path / "short.csv").write_text("user,item\nu,a\nu\nu,b\n")
+    assert [read_interactions(tmp_path / name).items for name in ("a.csv", "b.jsonl")] == [("a", "b")] * 2
+    with pytest.raises(DatasetError, match=r"short\.csv, row 2"):
+        read_interactions(tmp_path / "short.csv")
+
+
 def test_parquet_and_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
     rows = [("u", "a", 3.0, 1, "x", None), ("u", "b", 1.0, 1, "", 0.5), ("u", "c", 2.0, 0, "", 0.25)]
     types = {"user": str, "item": str, "time": float, "label": int, "attributes": str, "propensity": float}
