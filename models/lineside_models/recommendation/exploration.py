@@ -22,9 +22,7 @@ def draw_order(
         temperature: Above 0; a score that is lower by this much is e times less likely.
     """
     logits = scores.astype(np.float64) / temperature
-    logits -= logits.max(initial=0.0)
-    order = np.argsort(-(logits + rng.gumbel(size=len(logits))), kind="stable")[:top]
-    weights = np.exp(logits)
-    taken = np.concatenate([[0.0], np.cumsum(weights[order])[:-1]]) if len(order) else np.zeros(0)
-    left = np.maximum(weights.sum() - taken, weights[order])
-    return order.astype(np.int64), weights[order] / np.maximum(left, np.finfo(np.float64).tiny)
+    order = np.argsort(-(logits + rng.gumbel(size=len(logits))), kind="stable").astype(np.int64)
+    # Summed from the last place on, as logarithms: what is left beside a far better item would cancel in a difference.
+    left = np.logaddexp.accumulate(logits[order][::-1])[::-1]
+    return order[:top], np.exp(logits[order] - left)[:top]

@@ -1,4 +1,4 @@
-"""Tables of a recommender's bundle: ids, INT8 embeddings and attributes of the items, mapped into memory.
+"""Tables of a recommender's bundle: ids, INT8 embeddings and attributes of the items, read into memory.
 
 Rows are quantized one by one: a row that did not change has the same bytes in the next version, so that a patch holds
 only the others.
@@ -6,6 +6,7 @@ only the others.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_runtime.bundle import Bundle, Rows
-from lineside_runtime.errors import BadInputFormatError, BundleFormatError
+from lineside_runtime.errors import BadInputFormatError, BundleFormatError, BundleIntegrityError
 from lineside_runtime.files import write_atomic
 
 FOLDER = "tables"
@@ -117,16 +118,17 @@ class ItemTables:
 
 
 def open_tables(bundle: Bundle, rows: Rows) -> ItemTables:
-    """Maps the tables of a bundle into memory.
+    """Reads the tables of a bundle. They are not mapped: whoever writes over their files must not change or end this.
 
     Raises:
         BundleFormatError: A table is missing, or has another type or size.
+        BundleIntegrityError: The file of a table was replaced since the bundle was opened.
     """
     if rows.tables.keys() != _FORMS.keys():
         raise BundleFormatError(
             f"tables of {bundle.manifest.identity}", expected=", ".join(_FORMS), actual=", ".join(rows.tables)
         )
-    arrays = {name: _mapped(bundle.file(rows.tables[name]), form) for name, form in _FORMS.items()}
+    arrays = {name: _read(bundle, rows.tables[name], form) for name, form in _FORMS.items()}
     items, names = len(arrays["items"]) + 2, len(arrays["attributes"]) + 1
     for name in _FORMS:
         expected = {"items": items - 2, "attributes": names - 1}.get(name, items if name.startswith("item") else names)
@@ -193,13 +195,16 @@ def _places(ids: Sequence[str], known: npt.NDArray[Any]) -> Ints:
     return np.where(known[places] == wanted, places, -1).astype(np.int64)
 
 
-def _mapped(path: Path, form: _Form) -> npt.NDArray[Any]:
+def _read(bundle: Bundle, relative: str, form: _Form) -> npt.NDArray[Any]:
+    path = bundle.file(relative)
+    data = path.read_bytes()
+    entry = bundle.manifest.files[relative]
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleIntegrityError(f"{path} was replaced", expected=f"sha256 {entry.sha256}")
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=10_000)
-    except ValueError as error:  # an empty array can't be mapped, nor objects
-        if path.stat().st_size > 4096:
-            raise BundleFormatError(f"{path} is not an array: {error}") from error
-        array = np.load(path, allow_pickle=False, max_header_size=10_000)
+        array: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False, max_header_size=10_000)
+    except (ValueError, EOFError) as error:
+        raise BundleFormatError(f"{path} is not an array: {error}") from error
     if array.ndim != form.ndim or (array.dtype.kind + str(array.dtype.itemsize) != form.kind and form.kind != "S"):
         raise BundleFormatError(f"{path}", expected=f"{form.ndim} dimensions of {form.kind}", actual=str(array.dtype))
     if form.kind == "S" and (array.dtype.kind != "S" or array.dtype.itemsize > ID_MAX_BYTES):

@@ -94,15 +94,8 @@ class EncryptedHead:
         self.description = description_of(opened, split)
         self._keys = open_keys(self.description, keys)
         self._transport = HttpTransport(server, token=token, ca_file=ca_file) if isinstance(server, str) else server
-        served = self._transport.describe()
-        if served != self.description:
-            raise IncompatibleBundleError(
-                "the server's head was not split from the classifier that this trunk is of",
-                expected=self.description.name,
-                actual=served.name,
-                action="Use trunk and head of one call of lineside privacy split.",
-            )
-        self._name = self._transport.send_keys(self._keys.evaluation_keys)
+        self._name: str | None = None
+        self._set_up()
         self._session = Session(opened, config)
         self.least_noise_budget_bits: int | None = None
 
@@ -117,6 +110,7 @@ class EncryptedHead:
 
         Raises:
             RequestError: The server refuses, such as when the day's queries are used up.
+            IncompatibleBundleError: The server was started again with another head.
             BadInputFormatError: Its answer has no noise budget left.
         """
         features = self._session.predict(inputs)[self.description.feature_output]
@@ -132,16 +126,34 @@ class EncryptedHead:
     def _ask(self, features: Ints) -> Ints:
         ciphertext = self._keys.encrypt(features)
         try:
-            answer = self._transport.query(self._name, ciphertext)
+            answer = self._transport.query(self._name or self._set_up(), ciphertext)
         except RequestError as error:
             if error.status != UNKNOWN_KEYS:
                 raise
-            self._name = self._transport.send_keys(self._keys.evaluation_keys)  # the server was started again
-            answer = self._transport.query(self._name, ciphertext)
+            answer = self._transport.query(self._set_up(), ciphertext)  # the server was started again
         sums, budget = self._keys.decrypt(answer)
         if self.least_noise_budget_bits is None or budget < self.least_noise_budget_bits:
             self.least_noise_budget_bits = budget
         return sums
+
+    def _set_up(self) -> str:
+        """Sends the keys, and returns their name; the head may change before they are sent, or meanwhile."""
+        self._name = None
+        self._check_head()
+        name = self._transport.send_keys(self._keys.evaluation_keys)
+        self._check_head()
+        self._name = name
+        return name
+
+    def _check_head(self) -> None:
+        served = self._transport.describe()
+        if served != self.description:
+            raise IncompatibleBundleError(
+                "the server's head was not split from the classifier that this trunk is of",
+                expected=self.description.name,
+                actual=served.name if served.name != self.description.name else "another one of this name",
+                action="Use trunk and head of one call of lineside privacy split.",
+            )
 
     @property
     def session(self) -> Session:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lineside_models.recommendation import Recommender
 from lineside_models.recommendation.exploration import draw_order
 from lineside_models.recommendation.metrics import auc, ndcg, ranks, user_auc
-from lineside_models.recommendation.tables import ItemTables, encode_ids, quantize_rows
+from lineside_models.recommendation.tables import ItemTables, encode_ids, open_tables, quantize_rows
+from lineside_runtime.bundle import Rows
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleIntegrityError
+from tests.worlds.recommenders import make_recommender
 
 
 def tables() -> ItemTables:
@@ -49,12 +56,13 @@ def test_rows_are_quantized_alone_and_within_half_a_step() -> None:
     assert not quantize_rows(np.zeros((2, 3)))[0].any()
 
 
-def test_propensities_are_the_frequencies_of_the_draws() -> None:
-    scores, rng, count = np.array([0.0, 1.0, 2.0], np.float32), np.random.default_rng(2), 20_000
+@pytest.mark.parametrize("scores", [(0, 1, 2), (0, 0.5, 37), (0, 1, 100), (-3000, -2999, 800)], ids=str)
+def test_propensities_are_the_frequencies_of_the_draws(scores: tuple[float, ...]) -> None:
+    rng, count = np.random.default_rng(2), 20_000
     seen: dict[tuple[int, ...], int] = dict.fromkeys(itertools.permutations(range(3), 2), 0)
     chances: dict[tuple[int, ...], float] = {}
     for _ in range(count):
-        order, propensity = draw_order(scores, 2, 0.8, rng)
+        order, propensity = draw_order(np.array(scores, np.float32), 2, 0.8, rng)
         seen[tuple(order.tolist())] += 1
         chances[tuple(order.tolist())] = propensity.prod()
     assert sum(chances.values()) == pytest.approx(1)
@@ -70,3 +78,16 @@ def test_metrics_agree_with_their_definitions() -> None:
     mine = [np.mean([(a > b) + 0.5 * (a == b) for b in row]) for a, row in zip(chosen, others, strict=True)]
     assert user_auc(chosen, others) == pytest.approx(mine)
     assert ndcg(ranks(np.array([1.0]), np.array([[2.0, 0.0]])), 10) == pytest.approx(1 / np.log2(3))
+
+
+def test_a_bundle_that_is_written_over_changes_no_answer_of_who_has_it_open(tmp_path: Path) -> None:
+    bundle = make_recommender(tmp_path / "parts")
+    rows = bundle.manifest.preprocess.rows
+    assert isinstance(rows, Rows)
+    with Recommender(bundle, Config(engines=("ort",), threads=1)) as recommender:
+        before = recommender.recommend(["seal-1"], top=3)
+        for path in rows.tables.values():
+            os.truncate(bundle.path / path, 0)
+        assert recommender.recommend(["seal-1"], top=3) == before
+    with pytest.raises(BundleIntegrityError, match="was replaced"):
+        open_tables(bundle, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,6 +26,7 @@ from lineside_runtime.errors import (
     GraphError,
     IncompatibleBundleError,
     InputNotFoundError,
+    RequestError,
 )
 from lineside_runtime.session import Session
 from tests.runtime.encrypted.heads import CHANNELS, LABELS, images, linear_head, make_classifier
@@ -38,9 +40,12 @@ class LocalHead:
     """A server in this process."""
 
     def __init__(self, head: LinearHead) -> None:
+        self.start(head)
+        self.sent: list[bytes] = []
+
+    def start(self, head: LinearHead) -> None:
         self._head = CipherHead(head)
         self._keys: dict[str, object] = {}
-        self.sent: list[bytes] = []
 
     def describe(self) -> HeadDescription:
         return self._head.description
@@ -51,6 +56,8 @@ class LocalHead:
 
     def query(self, keys: str, ciphertext: bytes) -> bytes:
         self.sent.append(ciphertext)
+        if keys not in self._keys:
+            raise RequestError("no keys of this name are held", status=404)
         return self._head.apply(ciphertext, self._keys[keys])
 
 
@@ -178,6 +185,24 @@ def test_a_bundle_that_is_no_trunk_and_the_trunk_of_another_head_are_refused(
     split_classifier(other, tmp_path / "out")
     with pytest.raises(IncompatibleBundleError, match="not split from"):
         EncryptedHead(tmp_path / "out" / TRUNK_FOLDER, server=server)
+
+
+def test_a_server_that_is_started_again_is_asked_on_only_with_the_same_head(split: tuple[Bundle, Path]) -> None:
+    head = read_head(split[1] / HEAD_NAME)
+    scales = tuple(2 * scale for scale in head.description.scales)
+    other = LinearHead(-head.weights, head.bias, msgspec.structs.replace(head.description, scales=scales))
+    server = LocalHead(head)
+    with EncryptedHead(split[1] / TRUNK_FOLDER, server=server) as device:
+        features = np.ones((1, head.description.features), np.int8)
+        wanted = head.sums(features).tolist()
+        for served in (head, other, head):
+            server.start(served)
+            if served is head:
+                assert device.sums(features).tolist() == wanted
+            else:
+                for _ in range(2):
+                    with pytest.raises(IncompatibleBundleError, match="another one of this name"):
+                        device.sums(features)
 
 
 def test_an_answer_of_other_keys_is_refused_and_never_decrypted_to_noise() -> None:

@@ -259,14 +259,14 @@ def _choices(ordered: Sequence[tuple[int, float]]) -> tuple[Ints, Ints]:
 def _checked(row: Row, number: int, source: str) -> tuple[str, str, float, float, tuple[str, ...]]:
     try:
         values = [*row, *(None,) * (len(COLUMNS) - len(row))]
-        user, item = "" if values[0] is None else str(values[0]), str(values[1])
+        user, item = ("" if _is_missing(value) else str(value) for value in values[:2])
         time = float(number) if values[2] in (None, "") else float(values[2])
         label = 1.0 if values[3] in (None, "") else float(values[3])
-        given = values[4] or ()
+        given = () if _is_missing(values[4]) else values[4]
         names = tuple(name for name in (given.split("|") if isinstance(given, str) else map(str, given)) if name)
     except (TypeError, ValueError, IndexError) as error:
         raise _bad_row(source, number, repr(row)) from error
-    if not (np.isfinite(time) and np.isfinite(label)) or len(values) > len(COLUMNS):
+    if not (item and np.isfinite(time) and np.isfinite(label)) or len(values) > len(COLUMNS):
         raise _bad_row(source, number, repr(row))
     for name in (item, *names):
         if not 1 <= len(name.encode()) <= ID_MAX_BYTES or "\0" in name:
@@ -277,6 +277,10 @@ def _checked(row: Row, number: int, source: str) -> tuple[str, str, float, float
                 action="Give the items shorter ids.",
             )
     return user, item, time, label, names
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or bool(value != value)  # NaN, as a data frame has it
 
 
 def _bad_row(source: str, number: int, actual: str) -> DatasetError:
@@ -329,7 +333,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
         names = next(reader, [])
         _check_columns(names, file.name)
         places = {COLUMNS.index(name): place for place, name in enumerate(names) if name in COLUMNS}
-        for values in reader:
+        for values in filter(None, reader):
             yield _placed({column: values[place] for column, place in places.items() if place < len(values)})
     except csv.Error as error:
         raise DatasetError(f"{file.name} is no CSV file: {error}", action="Save it again as CSV UTF-8.") from error
@@ -337,7 +341,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
 
 def _json_rows(file: Path) -> Iterator[Row]:
     try:
-        yield from as_rows(decode_json(line, type=dict[str, Any]) for line in _lines(file))
+        yield from as_rows(decode_json(line, type=dict[str, Any]) for line in filter(str.strip, _lines(file)))
     except msgspec.DecodeError as error:
         raise DatasetError(
             f"{file.name} breaks the format", expected="a JSON object a line", actual=str(error), action="Correct it."

@@ -145,7 +145,6 @@ def test_a_new_item_is_ranked_by_its_attributes_and_exploration_is_drawn_with_it
         assert [one.item for one in found] == ["new", "other"]
         best = recommender.recommend(["i4-1"], top=5)
         drawn_ = [recommender.recommend(["i4-1"], top=5, exploration=2.0) for _ in range(5)]
-        assert isinstance(recommender.tables._arrays["item_vectors"], np.memmap)
     assert all(one.propensity == 1 for one in best)
     assert any(found != best for found in drawn_)
     assert all(0 < one.propensity < 1 for found in drawn_ for one in found)
@@ -219,6 +218,24 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "s" / "shop_item2attributes.json").write_text(json.dumps({"a": [4, "q"]}))
     shop = read_interactions(tmp_path / "s" / "shop.txt")
     assert (shop.count, shop.attributes) == (5, ("4", "q"))
+
+
+@pytest.mark.parametrize("item", [None, float("nan"), ""], ids=repr)
+def test_a_row_without_an_item_is_refused_and_one_without_a_user_describes_its_item(item: object) -> None:
+    with pytest.raises(DatasetError, match="the data, row 2 breaks the format"):
+        collect([("u", "a"), ("u", item), ("u", "b")])
+    for missing in (None, float("nan"), ""):
+        data = collect([("u", "a"), ("u", "b"), (missing, "c", None, None, "x"), ("v", "a"), ("v", "c", 1, 1, missing)])
+        assert (data.users, data.attributes) == (("u", "v"), ("x",))
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item\nu,a\n\nu,b\n\n")
+    (tmp_path / "b.jsonl").write_text('{"user": "u", "item": "a"}\n\n{"user": "u", "item": "b"}\n\n')
+    (tmp_path / "short.csv").write_text("user,item\nu,a\nu\nu,b\n")
+    assert [read_interactions(tmp_path / name).items for name in ("a.csv", "b.jsonl")] == [("a", "b")] * 2
+    with pytest.raises(DatasetError, match=r"short\.csv, row 2"):
+        read_interactions(tmp_path / "short.csv")
 
 
 def test_parquet_and_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
