@@ -48,6 +48,13 @@ def test_class_folders_tell_good_from_bad_masks_are_no_photos_and_folds_divide_t
     assert int(read_mask(mask).sum()) == 8
 
 
+@pytest.mark.parametrize("bad", ["not_ok", "Not-Good", "no good", "n_ok", "ab_normal"])
+def test_a_folder_whose_name_denies_that_its_parts_are_good_holds_bad_parts(tmp_path: Path, bad: str) -> None:
+    _write(tmp_path / "ok" / "a.png")
+    _write(tmp_path / bad / "b.png")
+    assert {part.kind: part.good for part in load_part_images(tmp_path).images} == {"ok": True, bad: False}
+
+
 def test_mvtecs_layout_is_read_with_its_masks(tmp_path: Path) -> None:
     _write(tmp_path / "train" / "good" / "000.png")
     _write(tmp_path / "test" / "good" / "001.png")
