@@ -1,8 +1,8 @@
 """When a device may activate an update, in the plant's local time. Pure.
 
 The message is `lineside_link.messages.MaintenanceWindow`. A window opens at ``start`` of each of its days and closes at
-the next ``end``. On the night when the clock springs forward over ``start``, it opens at the first minute after, for as
-long as in other nights.
+the next ``end``. On the night when the clock springs forward over ``start``, it opens at the first minute after; if it
+would have closed by then, it stays open for as long as in other nights.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _spans(window: MaintenanceWindow, now: datetime.datetime) -> Iterator[tuple[
         while (begins := first.astimezone(datetime.timezone.utc)).astimezone(first.tzinfo) != first:
             first += datetime.timedelta(minutes=1)  # the clock springs over it
         length = end - start  # by the wall clock: both are of one zone
-        yield begins, end.astimezone(datetime.timezone.utc) if first == start else begins + length
+        closes = end.astimezone(datetime.timezone.utc)
+        yield begins, closes if closes > begins else begins + length
 
 
 def _local(window: MaintenanceWindow, day: datetime.date, text: str) -> datetime.datetime:
