@@ -76,9 +76,9 @@ def partial_date(text: str) -> str | None:
 
 
 def date_doubt(text: str) -> str:
-    """Returns why a date of numbers may be another one: 03/04/2026, 26/02/01; empty if nothing speaks for it.
+    """Returns why a date of numbers may be another one: 03/04/2026, 03-04-2026, 26/02/01; or nothing.
 
-    With dots the day comes first and the year last.
+    With dots, as in most of Europe, the day comes first and the year last.
     """
     match = _NUMERIC.search(text)
     if match is None or "." in match[0]:
@@ -86,7 +86,7 @@ def date_doubt(text: str) -> str:
     first, second = int(match["first"]), int(match["second"])
     if len(match["year"]) == 2 and _iso(2000 + first, second, int(match["year"])) and match["first"] != match["year"]:
         return "its first number may be the year"
-    exchanged = "/" in match[0] and first != second and max(first, second) <= 12
+    exchanged = first != second and max(first, second) <= 12
     return "day and month may be exchanged" if exchanged else ""
 
 
