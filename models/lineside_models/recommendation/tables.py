@@ -83,7 +83,7 @@ class ItemTables:
         """Returns the row of each item; `unknown` for one without.
 
         Raises:
-            BadInputFormatError: An id is no text, or too long for one.
+            BadInputFormatError: An id is no text.
         """
         return np.where((rows := _places(ids, self.ids)) < 0, self.unknown, rows)
 
@@ -183,16 +183,23 @@ def _floats(table: npt.NDArray[Any], scales: npt.NDArray[Any], rows: Ints) -> Fl
 
 def _places(ids: Sequence[str], known: npt.NDArray[Any]) -> Ints:
     """Returns the place of each id among the sorted known ones; -1 where it is not among them."""
-    for each in ids:
-        if not isinstance(each, str):
-            raise BadInputFormatError(
-                "an id is no text", expected="str", actual=f"{type(each).__name__} {each!r}"[:80], action="Give texts."
-            )
+    encoded = [_encoded(each) for each in ids]
     if not len(known) or not len(ids):
         return np.full(len(ids), -1, np.int64)
-    wanted = np.array([each.encode() for each in ids])
+    wanted = np.array(encoded)
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return np.where(known[places] == wanted, places, -1).astype(np.int64)
+
+
+def _encoded(name: str) -> bytes:
+    """Returns an id in UTF-8; empty, which is no id, for one that no table can hold."""
+    try:
+        encoded = name.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise BadInputFormatError(
+            "an id is no text", expected="UTF-8", actual=f"{type(name).__name__} {name!r}"[:80], action="Give texts."
+        ) from error
+    return encoded if len(encoded) <= ID_MAX_BYTES and b"\0" not in encoded else b""
 
 
 def _read(bundle: Bundle, relative: str, form: _Form) -> npt.NDArray[Any]:

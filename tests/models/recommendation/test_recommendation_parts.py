@@ -15,7 +15,7 @@ from lineside_models.recommendation.metrics import auc, ndcg, ranks, user_auc
 from lineside_models.recommendation.tables import ItemTables, encode_ids, open_tables, quantize_rows
 from lineside_runtime.bundle import Rows
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleIntegrityError
+from lineside_runtime.errors import BadInputFormatError, BundleIntegrityError
 from tests.worlds.recommenders import make_recommender
 
 
@@ -43,6 +43,15 @@ def test_an_unknown_item_has_the_vector_of_its_attributes() -> None:
     vectors, _ = found.vectors(np.array([0, 3]), {1: ["red", "round", "unheard of"]})
     assert np.array_equal(vectors[0, 4:], vectors[1, 4:])
     assert np.array_equal(found.vectors(np.array([3]))[0][0, 4:], np.zeros(4))
+
+
+def test_an_id_that_no_table_can_hold_is_unknown_and_takes_no_room_and_one_that_is_no_text_is_refused() -> None:
+    found = tables()
+    many = ["a", "a\0", "x" * 100_000, *["a"] * 1_000_000]  # 100 GB, if each had the room of the longest
+    assert found.rows_of(many)[:4].tolist() == [0, found.unknown, found.unknown, 0]
+    for wrong in ("\udcff", 7):
+        with pytest.raises(BadInputFormatError, match="an id is no text"):
+            found.rows_of(["a", wrong])  # type: ignore[list-item]
 
 
 def test_rows_are_quantized_alone_and_within_half_a_step() -> None:

@@ -375,7 +375,15 @@ def _sequences(file: Path) -> Iterator[Row]:
 
 
 def _described(file: Path) -> dict[str, list[str]]:
-    content = decode_json(file.read_bytes(), type=dict[str, list[int | str]])
+    try:
+        content = decode_json(file.read_bytes(), type=dict[str, list[int | str]])
+    except msgspec.DecodeError as error:
+        raise DatasetError(
+            f"{file.name} breaks the format",
+            expected="a JSON object: a list of attributes by item",
+            actual=str(error),
+            action="Correct it.",
+        ) from error
     return {item: [str(name) for name in names] for item, names in content.items()}
 
 

@@ -218,6 +218,9 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "s" / "shop_item2attributes.json").write_text(json.dumps({"a": [4, "q"]}))
     shop = read_interactions(tmp_path / "s" / "shop.txt")
     assert (shop.count, shop.attributes) == (5, ("4", "q"))
+    (tmp_path / "s" / "shop_item2attributes.json").write_bytes(b'{"a": \xff}')
+    with pytest.raises(DatasetError, match="shop_item2attributes"):
+        read_interactions(tmp_path / "s" / "shop.txt")
 
 
 @pytest.mark.parametrize("item", [None, float("nan"), ""], ids=repr)
