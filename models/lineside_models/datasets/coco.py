@@ -19,6 +19,7 @@ from lineside_models.datasets.base import (
     check_box,
     choose,
     inside,
+    log,
     not_empty,
     sample_of,
     shared_image,
@@ -28,6 +29,7 @@ from lineside_models.datasets.base import (
 )
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError
+from lineside_runtime.wording import counted
 
 FILE_MAX_BYTES = 1 << 30
 _PREFIX = "instances_"
@@ -77,6 +79,7 @@ def files_of(root: Path) -> dict[str, Path]:
 def read(root: Path, fold: str) -> Dataset:
     """Reads one fold; ``train`` finds ``instances_train2017.json`` too. Crowds are left out, as the set's own tools do.
 
+    An image that shows crowds alone is no good part, and is left out with a warning.
     Where a ``folds.csv`` lies beside one JSON file for all, it divides the images; its paths start at ``root``.
     """
     files = files_of(root)
@@ -133,26 +136,47 @@ def _samples(
     label_of = {one.id: names.index(one.name) for one in content.categories}
     images = {image.id: image for image in content.images}
     places = {image.id: _place(root, path, image.file_name) for image in content.images}
-    boxed = {one.image_id for one in content.annotations if one.bbox is not None}
+    boxed = {one.image_id for one in content.annotations}
     sizes = {number: size_in_file(place) for number, place in places.items() if number in boxed}
     differing = [
         (places[number], stated, size)
         for number, size in sizes.items()
         if size is not None and (stated := images[number].stated) is not None and stated != size
     ]
+    _check_numbers(path, content, places)
     boxes: dict[int, list[tuple[float, ...]]] = {number: [] for number in images}
     labels: dict[int, list[int]] = {number: [] for number in images}
     for number, one in enumerate(content.annotations):
         where = f"{path}: annotations[{number}]"
         if one.image_id not in images or one.category_id not in label_of:
             raise DatasetError(where, expected="an image and a category of the file", actual=msgspec.to_builtins(one))
-        if one.bbox is not None and not one.iscrowd:
+        if one.bbox is None:
+            action = "Export with boxes (bbox): without one the image would be taken for a good part."
+            raise DatasetError(f"{where} has no bbox", expected="x, y, width, height", actual=None, action=action)
+        if not one.iscrowd:
             x, y, width, height = one.bbox
             box, image = (x, y, x + width, y + height), images[one.image_id]
             boxes[image.id].append(check_box(box, f"{where} of {image.file_name}", sizes[image.id], image.stated))
             labels[image.id].append(label_of[one.category_id])
     warn_of_sizes(root, differing)
-    return [(places[image.id], boxes[image.id], labels[image.id]) for image in content.images]
+    unplaced = {one.image_id for one in content.annotations if not boxes[one.image_id]}
+    if unplaced:
+        log.warning("%s: %s left out, with crowds (iscrowd) and no box", path, counted(len(unplaced), "image"))
+    kept = [image for image in content.images if image.id not in unplaced]
+    return [(places[image.id], boxes[image.id], labels[image.id]) for image in kept]
+
+
+def _check_numbers(path: Path, content: _File, places: dict[int, Path]) -> None:
+    """Refuses numbers and files that are there twice: annotations would be counted to another image or type."""
+    for what, numbers in (
+        ("image id", [str(one.id) for one in content.images]),
+        ("category id", [str(one.id) for one in content.categories]),
+        ("image", [str(places[one.id]) for one in content.images]),
+    ):
+        if len(set(numbers)) < len(numbers):
+            twice = next(one for one in numbers if numbers.count(one) > 1)
+            action = "Number images and categories anew where files are joined, and list each image once."
+            raise DatasetError(f"{path}: the {what} {twice} is there twice", expected="it once", action=action)
 
 
 def _place(root: Path, path: Path, file_name: str) -> Path:

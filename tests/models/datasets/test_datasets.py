@@ -246,6 +246,10 @@ def test_coco_is_read_by_fold_without_its_crowds(tmp_path: Path) -> None:
         (coco_file(images=[{"id": 7, "file_name": "../../etc/passwd"}], annotations=[]), "below"),
         (coco_file(images=[{"id": 7, "file_name": "none.jpg"}], annotations=[]), "none.jpg is missing"),
         (coco_file(images=[], annotations=[]), "no annotated image"),
+        (coco_file(annotations=[{"image_id": 7, "category_id": 9, "segmentation": [[1, 1, 9, 1, 9, 9]]}]), "no bbox"),
+        (coco_file(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]), "image id 7 .*twice"),
+        (coco_file(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "a.jpg"}]), "a.jpg is .*twice"),
+        (coco_file(categories=[{"id": 9, "name": "dent"}, {"id": 9, "name": "hole"}]), "category id 9 .* twice"),
     ],
 )
 def test_damaged_coco_is_named(tmp_path: Path, data: bytes, says: str) -> None:
@@ -253,6 +257,19 @@ def test_damaged_coco_is_named(tmp_path: Path, data: bytes, says: str) -> None:
     (tmp_path / "annotations" / "instances_val.json").write_bytes(data)
     with pytest.raises(DatasetError, match=says):
         load_dataset(tmp_path, "val")
+
+
+def test_a_coco_image_that_shows_a_crowd_alone_is_no_good_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "annotations").mkdir()
+    crowd = {"image_id": 7, "category_id": 3, "bbox": [0, 0, 60, 40], "iscrowd": 1}
+    (tmp_path / "annotations" / "instances_all.json").write_bytes(coco_file(annotations=[crowd]))
+    with caplog.at_level(logging.WARNING, "lineside.datasets"):
+        assert [sample.part_id for sample in load_dataset(tmp_path).samples] == ["b"]
+    assert "1 image left out" in caplog.text
 
 
 def yolo(root: Path, text: str, names: str = "names: [dent, hole]\n") -> Path:
