@@ -94,6 +94,7 @@ def test_the_servers_memory_disk_and_log_hold_no_feature_and_no_answer(world: Pa
             for kind in (np.int8, np.int16, np.int32, np.int64, np.float32, np.float64):
                 plain[f"features {number} as {kind.__name__}"] = row.astype(kind).tobytes()
             plain[f"sums {number}"] = answer.tobytes()
+        assert device._name is not None
         try:
             found = memory_holds(pid, {**plain, "name of the keys": device._name.encode()})
         except PermissionError:
