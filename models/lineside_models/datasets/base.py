@@ -317,6 +317,24 @@ def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:
         raise DatasetError(f"the annotation {path} cannot be read", actual=error.strerror) from error
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Returns the lines of ``classes.txt``, which number the classes.
+
+    Raises:
+        DatasetError: It isn't in UTF-8, has an empty line between names, which would shift the numbers, names a class
+            twice, or none.
+    """
+    try:
+        names = [line.strip() for line in annotation_bytes(path).decode("utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        action = "Save it again as UTF-8."
+        raise DatasetError(f"{path}: {error}", expected="a text file in UTF-8", action=action) from error
+    for number, name in enumerate(names or [""]):
+        if not name or name in names[:number]:
+            raise DatasetError(f"{path}: line {number + 1}", expected="a class of its own in each line", actual=name)
+    return tuple(names)
+
+
 def image_beside(folder: Path, stem: str) -> Path:
     """Returns the image of this name with any ending; a path that does not exist if there is none."""
     candidates = [folder / f"{stem}{ending}" for ending in (*ENDINGS, *(ending.upper() for ending in ENDINGS))]

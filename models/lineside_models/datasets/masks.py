@@ -22,11 +22,11 @@ import numpy.typing as npt
 from lineside_models.datasets.base import (
     Dataset,
     Sample,
-    annotation_bytes,
     choose,
     images_in,
     not_empty,
     open_rows,
+    read_class_names,
     read_pixels,
     sample_of,
 )
@@ -142,7 +142,7 @@ def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[int, tuple[float, ...]]]:
 def _pairs(root: Path, fold: str) -> MaskDataset:
     names_file = root / "classes.txt"
     named = names_file.is_file()
-    labels = tuple(line.strip() for line in annotation_bytes(names_file).decode().splitlines()) if named else (DEFECT,)
+    labels = read_class_names(names_file) if named else (DEFECT,)
     masks = {image: root / "masks" / f"{image.stem}.png" for image in images_in(root / "images")}
     chosen = choose(root, fold, not_empty(sorted(masks), root), root / "images")
     samples = []
