@@ -369,3 +369,20 @@ def read_pixels(path: Path, how: int) -> npt.NDArray[np.uint8]:
             expected="a JPEG or PNG image",
             action="Copy the whole data set again.",
         ) from error
+
+
+def check_level(path: Path, mask: npt.NDArray[np.uint8], level: int) -> None:
+    """Refuses a mask that is not empty, and yet shows nothing: its part would be taken for a good one.
+
+    Raises:
+        DatasetError: It has values above 0, and none above ``level``.
+    """
+    brightest = int(mask.max(initial=0))
+    if 0 < brightest <= level:
+        raise DatasetError(
+            f"{path} shows nothing: its values are 0 to {brightest}",
+            expected=f"values above {level} where a defect is, such as 255",
+            actual=brightest,
+            action="Write 255; or, where values are the numbers of types, name these in classes.txt beside images and "
+            "masks.",
+        )

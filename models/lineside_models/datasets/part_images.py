@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import ALL, choose, folders_in, images_in, read_pixels, unknown_fold
+from lineside_models.datasets.base import ALL, check_level, choose, folders_in, images_in, read_pixels, unknown_fold
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 _GOOD = re.compile(r"(.*[_\- ])?(good|ok|free|normal|clean)", re.IGNORECASE)
@@ -97,9 +97,11 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Reads a mask ``(H, W)``: where the defect is.
 
     Raises:
-        DatasetError: It can't be read.
+        DatasetError: It can't be read, or has values above 0 and none that shows a defect.
     """
-    return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
+    mask = read_pixels(path, cv2.IMREAD_GRAYSCALE)
+    check_level(path, mask, _LEVEL)
+    return np.asarray(mask > _LEVEL)
 
 
 def _divided(root: Path, fold: str) -> list[PartImage]:
