@@ -28,6 +28,7 @@ from lineside_runtime.errors import DatasetError
 
 LISTS = ("dataset.txt", "val.txt", "labels.txt")
 TABLE = "labels.csv"
+_FOLDS = {"train", "val", "valid", "test"}
 LIST_MAX_BYTES = 64 << 20
 _LINE = re.compile(r"(?P<path>.+?)(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
 
@@ -146,6 +147,13 @@ def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
     if fold != ALL and fold not in {one.name for one in folds}:
         raise unknown_fold(root, fold, {one.name for one in folds})
     taken = [one for one in folds if fold in (ALL, one.name)]
+    if len(names) == 1 and len(folds) > 1 and {one.name for one in folds}.isdisjoint(_FOLDS):
+        raise DatasetError(
+            f"all images of {root} lie in folders called {names[0]}",
+            expected="<class>/x.jpg, or <fold>/<class>/x.jpg with folds called train, val or test",
+            actual=f"{folds[0].name}/{names[0]}",
+            action="Move the images one folder up.",
+        )
     _refuse_nested([one for each in taken for one in folders_in(each)])
     images = {image: names.index(one.name) for each in taken for one in folders_in(each) for image in images_in(one)}
     return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})

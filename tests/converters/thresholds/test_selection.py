@@ -232,7 +232,7 @@ def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(
     assert first.miss.of == FRAMES and not first.kept
     assert first.unsure_from is not None
     assert all(each.kept == "no frame shows it" for each in others)
-    for name, source in (("good", good), ("scratch", data)):  # a folder a class
+    for name, source in (("lot1_good", good), ("scratch", data)):  # a folder a class
         (tmp_path / "parts" / name).mkdir(parents=True)
         for path in sorted(source.rglob("*.[pj][np]g"))[:12]:
             shutil.copy(path, tmp_path / "parts" / name)

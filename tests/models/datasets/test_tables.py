@@ -74,6 +74,14 @@ def test_a_class_whose_images_lie_one_folder_deeper_is_refused(photos: Path) -> 
         load_dataset(photos)
 
 
+def test_folders_of_one_name_in_each_class_are_not_made_one_class(photos: Path) -> None:
+    for name in ("dent/a.jpg", "hole/b.jpg"):
+        (photos / name).parent.joinpath("Imgs").mkdir()
+        (photos / name).rename((photos / name).parent / "Imgs" / "x.jpg")
+    with pytest.raises(DatasetError, match=r"lie in folders called Imgs.*dent/Imgs"):
+        load_dataset(photos)
+
+
 def test_a_list_that_gives_an_image_two_classes_or_lacks_one_of_a_fold_is_refused(photos: Path) -> None:
     (photos / "dataset.txt").write_text("dent/a.jpg 0\n")
     (photos / "folds.csv").write_text("image,fold\ndent/a.jpg,train\nhole/b.jpg,train\n")
