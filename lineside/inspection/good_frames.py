@@ -20,7 +20,7 @@ from lineside_models.datasets.folds import groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.image_file import SUFFIXES
-from lineside_models.vision.images import image_files, read_image
+from lineside_models.vision.images import photo_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError, LinesideError
 from lineside_runtime.wording import counted
 
@@ -124,7 +124,7 @@ def bad_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[Frame]:
         BadInputFormatError: No photo of a folder is an image.
     """
     for folder in folders:
-        yield from _of_files(files := image_files(folder), len(files), photos)
+        yield from _of_files(files := photo_files(folder), len(files), photos)
 
 
 def marked_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[MarkedFrame]:
@@ -146,7 +146,7 @@ def marked_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[Mark
 def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
     """Returns the bad parts, and the type of each of their boxes; without boxes, that of the frame."""
     if all(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir()):
-        return [(sample_of(file, [], []), ()) for file in image_files(folder)]
+        return [(sample_of(file, [], []), ()) for file in photo_files(folder)]
     dataset = load_dataset(folder)
     found = [sample for sample in dataset.samples if len(sample.labels)]
     if has_good(folder) and not any(len(sample.boxes) for sample in found):
@@ -158,7 +158,7 @@ def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
         return [part.path for part in load_part_images(folder, fold).images if part.good]
-    return image_files(folder)
+    return photo_files(folder)
 
 
 def _of_files(

@@ -14,6 +14,7 @@ import scipy
 
 from lineside.cli import main
 from lineside.demo.strip_frames import write_frames
+from lineside.inspection.good_frames import PhotoReader, bad_frames, good_frames, marked_frames
 from lineside_models.simulator import render
 
 GOOD = 12
@@ -40,6 +41,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{kind}/{number:02d}.png,{'train' if kind == 'good' and number < GOOD else 'val'}")
     (root / "folds.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+def test_masks_beside_photos_are_no_parts(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), np.full((40, 40), 100 + number, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((40, 40), np.uint8))
+    photos = PhotoReader()
+    for found in (good_frames([str(tmp_path)], 9, photos), bad_frames([tmp_path], photos)):
+        assert [Path(frame.source).name for frame in found] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [Path(one.frame.source).name for one in marked_frames([tmp_path], photos)] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert not photos.copies
 
 
 @pytest.fixture(scope="module")
