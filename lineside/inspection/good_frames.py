@@ -15,8 +15,8 @@ from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
 from lineside_models.anomaly.defect_head import MarkedFrame
 from lineside_models.datasets import load_dataset
-from lineside_models.datasets.base import Sample, evenly_spread, sample_of
-from lineside_models.datasets.folds import groups_of
+from lineside_models.datasets.base import ALL, Sample, choose, evenly_spread, sample_of
+from lineside_models.datasets.folds import check_fold, groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.image_file import SUFFIXES
@@ -76,7 +76,7 @@ class PhotoReader:
 
 
 def good_frames(
-    source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = "all", parts: str = ""
+    source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = ALL, parts: str = ""
 ) -> Iterator[Frame]:
     """Yields frames lazily, without copies of one picture.
 
@@ -89,7 +89,8 @@ def good_frames(
             column of ``folds.csv``, else each photo shows a part of its own.
 
     Raises:
-        ConfigError: Fewer than one frame is asked for, or the camera's settings are wrong.
+        ConfigError: Fewer than one frame is asked for, the camera's settings are wrong, or a fold or parts are given
+            for something else than a folder.
         InputNotFoundError: There is no such path, or a folder holds no image.
         BadInputFormatError: No photo is an image.
         DatasetError: The data set has no such fold, or no good part in it.
@@ -98,6 +99,9 @@ def good_frames(
     if count < 1:
         raise ConfigError("frames", expected="at least 1", actual=count)
     path = Path(source[0])
+    if not path.is_dir() and (fold != ALL or parts):
+        name, value = ("--fold", fold) if fold != ALL else ("--parts", parts)
+        raise ConfigError(name, expected="a folder as --source", actual=f"{value} with {' '.join(source)}")
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
         return photos.distinct(_of_camera(source, count))
     if path.is_dir():
@@ -158,7 +162,8 @@ def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
         return [part.path for part in load_part_images(folder, fold).images if part.good]
-    return photo_files(folder)
+    check_fold(folder, fold)
+    return choose(folder, fold, photo_files(folder), folder)
 
 
 def _of_files(
