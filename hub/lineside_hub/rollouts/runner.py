@@ -290,7 +290,8 @@ class Rollouts:
                 desired = self._with_part(group_desired, rollout, rollout.target, rollout.plan.window)
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
-            self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+            withdrawn = msgspec.structs.replace(own, withdrawn=True)
+            self._database.add_desired(scope, withdrawn, rollout=rollout.id, changed=rollout.kind)
 
     def _bring_to_other_targets(self, rollout: Rollout, group_desired: Desired) -> None:
         """Gives the group's new artifact to the devices that have a desired state of another rollout, too.
@@ -305,7 +306,7 @@ class Rollouts:
                 desired = self._with_part(group_desired, other, other.target, other.plan.window)
                 gens = desired.gens | {other.kind: own.generation_of(other.kind)}
                 desired = msgspec.structs.replace(desired, gens=gens, pushes=desired.pushes | {other.kind: other.id})
-                self._database.add_desired(f"d/{name}", desired, rollout=other.id)
+                self._database.add_desired(f"d/{name}", desired, rollout=other.id, changed=rollout.kind)
 
     def _with_part(
         self, known: Desired, rollout: Rollout, given: BundleRef | None, window: MaintenanceWindow | None
