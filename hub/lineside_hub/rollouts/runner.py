@@ -10,6 +10,7 @@ that failed because the hub, the broker or an engine was busy or offline (`SHED`
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -85,8 +86,10 @@ def plan_for(
         raise RolloutError("phases", expected="rising shares that end with 100%", actual=str(list(phases)))
     if max_failed is not None and not 0 <= max_failed <= 1:
         raise RolloutError("max_failed", expected="0 to 1", actual=max_failed)
-    if healthy_for_s is not None and healthy_for_s < 0:
-        raise RolloutError("healthy_for_s", expected="0 or more", actual=healthy_for_s)
+    if healthy_for_s is not None and not 0 <= healthy_for_s < math.inf:
+        raise RolloutError("healthy_for_s", expected="a number from 0", actual=healthy_for_s)
+    if canary == ():
+        raise RolloutError("canary", expected="a number, or names of devices", actual="no name")
     if window is not None:
         check_window(window)
     first = canary if canary is not None else (1 if members > 1 and not phases else 0)
