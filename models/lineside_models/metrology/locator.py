@@ -68,7 +68,8 @@ def find_part(grey: UInt8Array, inside: Tone, level: float) -> PartPose:
     """
     height, width = grey.shape
     scale = min(1.0, SIDE_PX / max(height, width))
-    small = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = grey if scale == 1 else cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     marked = ((small < level) if inside == "dark" else (small >= level)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marked, connectivity=8)
     if len(stats) < 2:
