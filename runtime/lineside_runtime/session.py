@@ -396,7 +396,8 @@ class Session:
                 raise UnsupportedModelError(
                     f"{bundle.manifest.identity} is a bundle of several models",
                     expected="a bundle of one model",
-                    action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
+                    action="Run its folder (`lineside bundle unpack` makes one of an archive) on the agent or with "
+                    "`lineside inspect`, or open one of the models in it.",
                 )
             plan = self._plan_of(bundle) if level is None else AS_CONFIGURED
             if plan != AS_CONFIGURED:

@@ -46,6 +46,10 @@ class Locator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     angle: Annotated[float, msgspec.Meta(ge=-90, le=90)] | None = None
     area: Annotated[float, msgspec.Meta(gt=0)]
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.centre)):
+            raise ValueError("the centre of locate is not finite")
+
 
 class PartPose(msgspec.Struct, frozen=True, kw_only=True):
     """Where a part lies: centre and area in pixels, the axis in degrees; ``None`` for one without an axis."""

@@ -211,6 +211,11 @@ def test_a_part_is_found_in_a_strip_that_is_shrunk_to_a_line() -> None:
         find_part(strip, "bright", 100)
 
 
+def test_a_place_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not finite"):
+        read_rules({"locate": {"inside": "dark", "level": 5, "centre": [float("nan"), 1], "area": 4}})
+
+
 def test_rules_are_read_from_plain_values_and_refused_with_their_path() -> None:
     rule = {"type": "length", "name": "w", "line": [[0, 0], [50, 0]], "min": 1.0}
     assert isinstance(read_rules({"measure": [rule], "px_per_mm": 2.0}).measure[0], LengthRule)
