@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from lineside_converters.data.calibration_data import AnnotatedFrames, ModelInputs
 from lineside_converters.options import CallerMetric
@@ -90,6 +93,7 @@ def gather_documents(
         evaluation_source=f"{len(judged_on)} documents of {names}" if judged_on else "",
         simulated_truth=False,
         tuning_metric=DocumentMetric(chosen_on, manifest, tokenizer) if chosen_on else None,
+        tuning_hash=_hash(chosen_on),
     )
     return inputs, DocumentMetric(judged_on, manifest, tokenizer) if judged_on else None
 
@@ -101,6 +105,12 @@ def _documents(data: Sequence[Path], fold: str) -> list[AnnotatedDocument]:
             f"no documents in fold {fold!r}", expected="annotated documents", action="Give data with such a fold."
         )
     return found
+
+
+def _hash(documents: Sequence[AnnotatedDocument]) -> str:
+    """Returns the sha256 over texts and their values, hexadecimal; empty without documents."""
+    values = [(one.text, {name: sorted(keys) for name, keys in one.values.items()}) for one in documents]
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest() if documents else ""
 
 
 T = TypeVar("T")
