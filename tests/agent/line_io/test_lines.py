@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,10 @@ def test_retained_reset_ends_no_fault_at_a_reconnection_and_a_retained_trigger_i
     client = LinkClient(broker.config(), "plc")
     client.subscribe("cell/4/result", lambda _, data: heard.append(json.loads(data)))
     client.start()
+
+    def retained(count: int) -> bool:
+        return agent.log.count("is retained") >= count
+
     try:
         assert client.wait_connected(20.0)
         for name, payload in (("reset", b"x"), ("challenge", b"x"), ("trigger", b'{"part_id": "old", "tag": 3}')):
@@ -196,7 +201,7 @@ def test_retained_reset_ends_no_fault_at_a_reconnection_and_a_retained_trigger_i
         for _ in range(2):
             proxy.cut()
             came = agent.log.count("is retained")
-            wait_for(lambda came=came: agent.log.count("is retained") >= came + 2, what="the retained messages again")
+            wait_for(partial(retained, came + 2), what="the retained messages again")
         wait_for(lambda: agent.status["updated_at_ns"] > wrote_ns + 10**9, what="a later status")
         assert (agent.line["fault"], agent.line["triggers"]) == ("CHALLENGE", 2)
         client.publish("cell/4/reset", b"x")
