@@ -57,7 +57,7 @@ class RunningLineReader:
             group: Number of the first group of numbers.
         """
         found: list[Measured] = []
-        limits: list[tuple[str, Unread]] = []
+        limits: dict[str, Unread] = {}
         numbers = itertools.count(group)
         for at, row in enumerate(rows):
             for column, cell in enumerate(row):
@@ -66,11 +66,11 @@ class RunningLineReader:
                     name = place.label.name
                     if place.is_limit:
                         text = f"{place.cell.text} is a limit, and no measured value could be read for {name}"
-                        limits.append((name, Unread(f"{self._table.name}.{name}", place.cell, text)))
+                        limits.setdefault(name, Unread(f"{self._table.name}.{name}", place.cell, text))
                     elif place.one.unit or len(places) > 1:
                         found.append(self._measured(place, heading_above(rows, at, _has_number), next(numbers)))
         read = {one.quantity for one in found}
-        return found, [unread for name, unread in limits if name not in read]
+        return found, [unread for name, unread in limits.items() if name not in read]
 
     def _measured(self, place: _Place, heading: str, group: int) -> Measured:
         announced = place.announced or limit_word(heading)
@@ -86,8 +86,9 @@ class RunningLineReader:
         return msgspec.structs.replace(found, score=found.score * place.label.score)
 
     def _places(self, cell: Cell, before: Row) -> Iterator[_Place]:
-        heads = " ".join(one.text for one in before if not re.search(r"[\d:=]", one.text))
+        announced, read = limit_word(" ".join(one.text for one in before if not re.search(r"[\d:=]", one.text))), 0
         for part in _IN_LINE.finditer(cell.text):
+            announced, read = limit_word(cell.text[read : part.start("label")], announced), part.start("label")
             words = part["label"].split()
             plain = [word for word in words if not is_limit_word(word)]
             is_limit = len(plain) < len(words) and not self._is_spelled(words)
@@ -108,7 +109,7 @@ class RunningLineReader:
                 one=one,
                 rest=rest,
                 odd=odd,
-                announced=limit_word(f"{heads} {cell.text[: part.start('label')]}"),
+                announced=announced,
                 is_limit=bool(is_limit or one.bound or limit_word(rest)),
             )
 

@@ -57,6 +57,9 @@ _PIECES = frozenset(
 )
 """Words of the head of a column whose numbers are of no heats."""
 
+_LABEL_LENGTH = 120
+"""Characters of a cell that names a quantity, at most."""
+
 _SYMBOL_MAX = 3
 """Letters of a symbol, which may stand for anything else where it is alone."""
 
@@ -206,6 +209,8 @@ class TableReader:
 
     def _label(self, text: str) -> tuple[str, str, Role] | None:
         """Returns the quantity that a cell names, the unit or factor that it states, and what it says of numbers."""
+        if len(text) > _LABEL_LENGTH:
+            return None
         label, unit = values.split_unit(text)
         for head, stated in ((label, unit), (text, "")) if unit else ((text, ""),):
             plain, role = without_role(head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -60,6 +61,9 @@ _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"})
 
 
+_CACHED_LENGTH = 64
+"""Characters of a cell that is read once: the rows of a table look at those above them."""
+
 _WORDS_MAX = 4
 """Words of a number with its unit: "23 450 kg"."""
 
@@ -106,6 +110,10 @@ def number(text: str) -> str | None:
 
 def quantities(text: str) -> tuple[Quantity, ...]:
     """Reads a cell: one number, a bound such as ``≤ 0,20`` or ``min. 355 MPa``, or a range as two bounds."""
+    return _short_quantities(text) if len(text) <= _CACHED_LENGTH else _quantities(text)
+
+
+def _quantities(text: str) -> tuple[Quantity, ...]:
     text = _STRAY.sub("", re.sub(r"\.{2,}\s*", ". ", text.translate(_DASHES))).strip()
     if (match := _RANGE.fullmatch(text)) and (low := number(match["low"])) and (high := number(match["high"])):
         unit = unit_of(match["rest"])
@@ -120,6 +128,9 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         before, rest = after["bound"].lower(), after["unit"]
     unit = unit_of(rest)
     return () if unit is None else (Quantity(float(plain), plain, _BOUNDS.get(before, ""), unit),)
+
+
+_short_quantities = functools.lru_cache(maxsize=8192)(_quantities)
 
 
 def leading_quantity(text: str) -> tuple[Quantity, str] | None:
