@@ -105,6 +105,8 @@ IN_LINES = {
     "Requirements\tRe: 355 MPa": ("355", "Requirements stands before it"),
     "Mechanical requirements\nRm: 470 MPa\nRe: 355 MPa": ("355", "requirements stands before it"),
     "Rm: 470, Re: 355": ("355", "no unit is stated"),
+    "Re: 398 MPa (min. 355 MPa)": ("398", "(min. 355 MPa) follows it"),
+    "Re: 398/401/402 MPa": ("", "398/401/402 MPa could not be read"),
     "Re: 355 MPa min": ("", "355 MPa min is a limit"),
     "Re: 355 MPa (min.)": ("", "355 MPa (min.) is a limit"),
     "At least Re: 355 MPa must be reached.": ("", "355 MPa must be reached is a limit"),

@@ -33,6 +33,11 @@ _RESULTS = frozenset(
 _STANDARDS = frozenset(("norm", "standard"))
 """Words of a line that also stand above measured values: "tested to standard"."""
 
+_STANDARD = re.compile(
+    r"(?:(?:acc\.|according|to|nach|gem\.|lt\.)\s*)*"
+    r"(?:EN|DIN|ISO|ASTM|ASME|SAE|API|JIS|GB|GOST|BS|NF|UNI)\b[\w .:/+-]*\d[\w .:/+-]*"
+)
+
 _ALIKE, _ALIKE_FROM = 0.8, 5
 """Share of letters of a misread word, and letters that it has at least."""
 
@@ -46,6 +51,11 @@ def role_of(text: str) -> Role:
     words = {_role_word(word) for word in folded(text).split() if len(word) <= _WORD_LENGTH}
     named = [role for role, known in _ROLES.items() if words & known]
     return "limit" if {"min", "max"} <= set(named) else next(iter(named), "")
+
+
+def is_standard(text: str) -> bool:
+    """Returns whether a head is the name of a standard, whose numbers are required ones: "EN 10025-2"."""
+    return len(text) <= _WORD_LENGTH and _STANDARD.fullmatch(text) is not None
 
 
 def limit_word(text: str, found: str = "") -> str:

@@ -138,12 +138,18 @@ def leading_quantity(text: str) -> tuple[Quantity, str] | None:
     ends = [one.end() for one in itertools.islice(re.finditer(r"\S+", text), _WORDS_MAX)]
     for end in reversed(ends):
         found = quantities(text[:end])
-        if len(found) == 1 and (not found[0].unit or known_unit(found[0].unit)):
+        of_the_next = found and found[0].bound and re.match(r"\s*\d", text[end:])  # "520 MPa (min. 470 MPa)"
+        if len(found) == 1 and not of_the_next and (not found[0].unit or known_unit(found[0].unit)):
             return found[0], text[end:].strip(" ,;")
     glued = re.match(rf"[^\w+-]*({_NUMBER})(?![\d.,:/-])", text.translate(_DASHES))
     if glued is None or (plain := number(glued[1])) is None:
         return None
     return Quantity(float(plain), plain), text[glued.end() :].strip(" ,;")
+
+
+def begins_with_number(text: str) -> bool:
+    """Returns whether a text begins with a number, also if it can't be read: "45/47/51", "~0.17", "ca. 398"."""
+    return re.match(r"\W*(?:(?:ca|approx|about|circa|etwa)\b\W*)?\d", text, re.IGNORECASE) is not None
 
 
 def unit_of(text: str) -> str | None:
