@@ -125,6 +125,15 @@ def test_words_that_nobody_sees_are_less_sure(before: str, score: float) -> None
     assert [word.score for word in document.pages[0].words][-3:] == [score] * 3
 
 
+@pytest.mark.parametrize("angle", [0, 90])
+def test_a_raised_digit_of_a_footnote_is_no_part_of_a_number(angle: int) -> None:
+    page = PdfCanvas()
+    for at, (x, size, text) in enumerate(((60, 11, "C 0.17"), (94, 7, "1"), (200, 11, "Rm"), (216, 7, "2"))):
+        y = 100 - 3 * (at % 2)
+        page.text(*((x, y) if angle == 0 else (y, 842 - x)), text, size=size, angle=angle)
+    assert "C 0.17 1\tRm2" in read_document(write_pdf([page])).text
+
+
 def test_a_text_that_lies_invisibly_over_a_scan_is_not_believed() -> None:
     page = DrawnPage()
     page.text(60, 80, HEAT, size=16)

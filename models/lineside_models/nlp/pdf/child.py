@@ -32,6 +32,9 @@ _UNREADABLE_SHARE = 0.2
 """A page with more characters that stand for none, as fonts without a table of characters give, is rendered; so is one
 with more letters that are not drawn, as another text recognition lays them over a scan."""
 
+_FOOTNOTE_SIZE = 0.85
+"""Of a raised digit, in sizes of the number before it, at most."""
+
 _WHITE_FROM = 240
 """Red, green and blue of a letter that can't be seen on white paper."""
 
@@ -199,6 +202,7 @@ class _Words:
         self._box = [0.0] * 4
         self._first = 0
         self._unreadable = self._invisible = 0
+        self._size_before = 0.0
 
     def all(self) -> tuple[tuple[PdfWord, ...], bool]:
         """Returns the words, and whether they are enough of a text to be believed."""
@@ -223,8 +227,10 @@ class _Words:
         return tuple(self._words), letters >= _TEXT_FROM and not unreadable
 
     def _add(self, at: int, character: str, box: tuple[float, float, float, float]) -> None:
-        if self._letters and self._far(box):
+        size = max(box[2] - box[0], box[3] - box[1])
+        if self._letters and (self._far(box) or self._is_footnote(character, size)):
             self._end()
+        self._size_before = size
         if not self._letters:
             self._box, self._first = list(box), at
         else:
@@ -237,6 +243,11 @@ class _Words:
         x0, y0, x1, y1 = self._box
         size = max(min(y1 - y0, x1 - x0), box[3] - box[1], 1.0)
         return max(x0 - box[2], box[0] - x1, y0 - box[3], box[1] - y1) > 0.6 * size
+
+    def _is_footnote(self, character: str, size: float) -> bool:
+        """Whether a digit behind or before one of another size is no part of its number."""
+        sizes = sorted((size, self._size_before))
+        return character.isdigit() and self._letters[-1].isdigit() and sizes[0] < _FOOTNOTE_SIZE * sizes[1]
 
     def _end(self) -> None:
         if not self._letters:
