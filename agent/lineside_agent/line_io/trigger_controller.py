@@ -134,6 +134,7 @@ class TriggerController:
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
+        self._keeps_gate_queue = False  # what the process before this one has left is read first
         self._begin = begin
         self._is_numbered = is_numbered
         self._listening = False
@@ -151,6 +152,7 @@ class TriggerController:
         if self._gate_queue is not None:
             kept = self._gate_queue.read()
             late = self.machine.restore_gate(kept, time.monotonic())
+            self._keeps_gate_queue = True
             if late:
                 log.error("%d parts to be rejected passed the gate while no agent ran: triggers %s", len(late), late)
             if len(kept) > len(late):
@@ -272,7 +274,7 @@ class TriggerController:
         if self.machine.last_number != self._begun_number:
             self._begun_number = self.machine.last_number
             self._begin(self._begun_number)
-        if self._gate_queue is not None:
+        if self._gate_queue is not None and self._keeps_gate_queue:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:
             match action:
