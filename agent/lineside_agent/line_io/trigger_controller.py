@@ -144,7 +144,7 @@ class TriggerController:
         self._changed = threading.Condition(self._lock)
         self._begun: collections.deque[BeginPart] = collections.deque()
         self._results: dict[int, tuple[ResultRow, Capture | None]] = {}
-        self._triggered_at_ns: dict[int, int] = {}
+        self._triggered: dict[int, tuple[int, str]] = {}  # Unix time and recipe
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def listen(self) -> None:
@@ -279,7 +279,7 @@ class TriggerController:
         for action in actions:
             match action:
                 case BeginPart():
-                    self._triggered_at_ns[action.number] = time.time_ns()
+                    self._triggered[action.number] = (time.time_ns(), self._recipe())
                     self.frames.request(action.number, action.at_s)
                     self._begun.append(action)
                 case ShowState():
@@ -317,12 +317,12 @@ class TriggerController:
 
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told, with the findings if they are what it is told."""
-        captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
+        captured_at_ns, recipe = self._triggered.pop(answer.number, (time.time_ns(), self._recipe()))
         result, frame = self._results.pop(answer.number, (None, None))
         part_id = result.part_id if result is not None else answer.part_id or f"trigger-{answer.number}"
         if answer.challenge:
             part_id = f"challenge:{part_id}"
-        if result is not None and result.verdict == answer.code.verdict:
+        if result is not None and result.verdict == answer.code.verdict and answer.code is not Code.LATE:
             return _with_part(result, part_id), frame
         row = ResultRow(
             seq=0,
@@ -332,7 +332,7 @@ class TriggerController:
             captured_at_ns=captured_at_ns,
             verdict=answer.code.verdict,
             error=self._reason(answer),
-            recipe=self._recipe(),
+            recipe=recipe,
         )
         return row, frame
 
