@@ -293,7 +293,9 @@ class Rollouts:
                 desired = self._with_part(group_desired, rollout, rollout.target, rollout.plan.window)
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
-            withdrawn = msgspec.structs.replace(own, withdrawn=True)
+            is_back = rollout.state in ("rolled_back", "aborted")
+            windows = own.windows | ({rollout.kind: None} if is_back else {})
+            withdrawn = msgspec.structs.replace(own, withdrawn=True, windows=windows)
             self._database.add_desired(scope, withdrawn, rollout=rollout.id, changed=rollout.kind)
 
     def _bring_to_other_targets(self, rollout: Rollout, group_desired: Desired) -> None:
