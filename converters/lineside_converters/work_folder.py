@@ -46,6 +46,10 @@ class WorkFolder:
         """The folder itself, for what isn't kept by its hash."""
         return self._folder
 
+    def scratch(self, name: str) -> Path:
+        """Returns a path for what is not kept: hidden, so that it is no folder of the user's."""
+        return self._folder / f"{_HALF}{name}"
+
     def step(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         """Returns the folder that a step has written, now or in an earlier run.
 

@@ -75,3 +75,12 @@ def test_steps_are_hashed_as_earlier_releases_did_and_a_resumed_run_repeats_none
     for name in first.keys() - {"report.json", "report.html", "model_card.md"}:  # which hold what was measured
         assert first[name].sha256 == second[name].sha256
     assert first.keys() == second.keys()
+
+
+def test_folders_of_the_user_in_the_work_folder_stay(tmp_path: Path) -> None:
+    own = [tmp_path / "work" / name / "notes.txt" for name in ("source", "trial", "widths")]
+    for path in own:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    optimizer(tmp_path, 0, []).run()
+    assert [path.read_text() for path in own] == ["mine"] * 3

@@ -10,6 +10,7 @@ Three parts that share no frame: choices are made on the first two, and only wha
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -105,6 +106,7 @@ class ModelInputs:
         masks: Whether the annotated frames have masks, which a segmenter is judged by.
         drawn_for_other_labels: Whether calibration inputs are the line simulator's although the model has other types.
         tuning_metric: Measure that float layers are chosen by where the inputs are no frames; ``None`` without one.
+        tuning_hash: Hash of what that measure takes for true.
     """
 
     calibration: tuple[Feed, ...]
@@ -117,6 +119,7 @@ class ModelInputs:
     masks: bool = False
     drawn_for_other_labels: bool = False
     tuning_metric: Callable[[Callable[[Feed], dict[str, Array]]], Sequence[float]] | None = None
+    tuning_hash: str = ""
 
 
 def gather_inputs(
@@ -179,6 +182,16 @@ def gather_inputs(
         masks=bool(data) and all(has_masks(folder, manifest) for folder in data),
         drawn_for_other_labels=simulated and not set(LABELS) <= set(manifest.labels),
     )
+
+
+def hash_annotations(frames: Sequence[AnnotatedFrame]) -> str:
+    """Returns the sha256 over images and annotations of frames, hexadecimal."""
+    digest = hashlib.sha256()
+    for one in frames:
+        for array in (one.frame.image, one.boxes, one.labels, one.mask):
+            digest.update(repr(None if array is None else (array.shape, str(array.dtype))).encode())
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def has_masks(folder: Path, manifest: Manifest) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from lineside_converters.data.calibration_data import AnnotatedFrames, ModelInputs
 from lineside_converters.options import CallerMetric
@@ -31,13 +34,13 @@ class DocumentMetric:
 
     def __init__(self, documents: Sequence[AnnotatedDocument], manifest: Manifest, tokenizer: Path) -> None:
         """Takes the documents to judge on."""
-        self._documents, self._manifest, self._tokenizer = documents, manifest, tokenizer
+        self.documents, self._manifest, self._tokenizer = documents, manifest, tokenizer
 
     def __call__(self, run: Callable[[Mapping[str, Array]], dict[str, Array]]) -> list[float]:
         """Returns the F1 of each document, as a model finds its values."""
         extractor = SpanExtractor(self._manifest, self._tokenizer, run)
-        found = [extractor.read(document.text)[0] for document in self._documents]
-        return document_scores(count_values(self._documents, found, self._manifest.labels))
+        found = [extractor.read(document.text)[0] for document in self.documents]
+        return document_scores(count_values(self.documents, found, self._manifest.labels))
 
 
 def is_document_model(manifest: Manifest) -> bool:
@@ -63,18 +66,17 @@ def gather_documents(
         data: Folders of annotated documents; without any, windows of an example contract serve, and accuracy is not
             compared.
         fold: Fold to calibrate and to choose on.
-        judge_fold: Fold to judge on; ``val`` if ``None``.
+        judge_fold: Fold to judge on; ``val`` if ``None``. Documents that were chosen on are left out.
 
     Raises:
-        CalibrationError: Frames were given, or a fold has no documents.
+        CalibrationError: Frames were given, a fold has no documents, or none is left to judge on.
     """
     form = manifest.preprocess.text
     if frames is not None or not isinstance(form, TextForm):
         raise CalibrationError(
             f"{manifest.name} takes texts", expected="data: folders of annotated documents", action="Leave frames out."
         )
-    chosen_on = _spread(_documents(data, fold), TUNED_ON)
-    judged_on = _spread(_documents(data, judge_fold or "val"), JUDGED_ON)
+    chosen_on, judged_on = _divided(_documents(data, fold), _documents(data, judge_fold or "val"))
     texts = [document.text for document in chosen_on] or [GOLDEN_TEXT]
     windows = TextWindows(tokenizer, form)
     feeds: list[Feed] = []
@@ -90,6 +92,7 @@ def gather_documents(
         evaluation_source=f"{len(judged_on)} documents of {names}" if judged_on else "",
         simulated_truth=False,
         tuning_metric=DocumentMetric(chosen_on, manifest, tokenizer) if chosen_on else None,
+        tuning_hash=_hash(chosen_on),
     )
     return inputs, DocumentMetric(judged_on, manifest, tokenizer) if judged_on else None
 
@@ -103,7 +106,36 @@ def _documents(data: Sequence[Path], fold: str) -> list[AnnotatedDocument]:
     return found
 
 
+def _hash(documents: Sequence[AnnotatedDocument]) -> str:
+    """Returns the sha256 over texts and their values, hexadecimal; empty without documents."""
+    values = [(one.text, {name: sorted(keys) for name, keys in one.values.items()}) for one in documents]
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest() if documents else ""
+
+
 T = TypeVar("T")
+
+
+def _divided(
+    chosen: Sequence[AnnotatedDocument], judged: Sequence[AnnotatedDocument]
+) -> tuple[list[AnnotatedDocument], list[AnnotatedDocument]]:
+    """Returns documents to choose on and others to judge on: both folds may be one, and Kleister NDA has no folds.
+
+    Raises:
+        CalibrationError: None is left to judge on.
+    """
+    texts = {document.text for document in judged}
+    shared = any(document.text in texts for document in chosen)
+    chosen_on = _spread(chosen, min(TUNED_ON, max(1, len(chosen) // 2)) if shared else TUNED_ON)
+    seen = {document.text for document in chosen_on}
+    judged_on = _spread([document for document in judged if document.text not in seen], JUDGED_ON)
+    if judged and not judged_on:
+        raise CalibrationError(
+            "no document is left to judge on",
+            expected="documents to choose on and others to judge on",
+            actual=f"{len(seen)} to choose on",
+            action="Give more documents, or another judge_fold (--judge-fold).",
+        )
+    return chosen_on, judged_on
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from lineside_converters.bundles.packaging import next_version
+from lineside_converters.data.annotation_hash import hash_data
 from lineside_converters.evolution.latency_comparison import FRAMES, LatencyComparison, compare_here, compare_on
 from lineside_converters.evolution.page import write_page
 from lineside_converters.evolution.report import EvolutionReport, judge_candidate
@@ -111,7 +111,7 @@ def evolve(settings: EvolutionSettings, progress: ProgressReporter) -> Evolution
         inputs = {
             "deployed": settings.deployed.digest,
             "candidate": candidate.digest,
-            "data": _data_hash(settings, VAL),
+            "data": hash_data(settings.training.data, VAL),
         }
         verdicts = work.value(
             "verdicts",
@@ -158,18 +158,6 @@ def _check(settings: EvolutionSettings) -> None:
                 )
 
 
-def _data_hash(settings: EvolutionSettings, fold: str) -> str:
-    """Returns a hash of the annotations of a fold, and of the sizes of its images."""
-    digest = hashlib.sha256()
-    for root in settings.training.data:
-        dataset = load_dataset(root, fold, with_clean=True)
-        for sample in sorted(dataset.samples, key=lambda one: one.path):
-            names = [dataset.vocabulary[int(label)] for label in sample.labels]
-            boxes = np.asarray(sample.boxes, np.float32).tolist()
-            digest.update(repr((root.name, sample.path.name, sample.path.stat().st_size, names, boxes)).encode())
-    return digest.hexdigest()
-
-
 def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressReporter) -> Path:
     """Returns the folder of a finished run that began with the deployed weights."""
     manifest = settings.deployed.manifest
@@ -185,7 +173,8 @@ def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressRe
         held_share=HELD_SHARE,  # the search holds out the same parts
         reference=manifest.preprocess.reference is not msgspec.UNSET,
     )
-    inputs = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": _data_hash(settings, TRAIN)}
+    seen = hash_data(settings.training.data, TRAIN)
+    inputs = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": seen}
     key = hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()[:20]
     folder = work.folder / f"retrained-{key}"
     if (folder / FACTS).is_file():
@@ -212,7 +201,7 @@ def _candidate(settings: EvolutionSettings, run: Path, work: WorkFolder, progres
         "version": settings.version,
         "on": settings.clock.device if settings.clock is not None else "",
         "terms": [settings.licence, dict(settings.data_terms)],
-        "judged": _data_hash(settings, VAL),
+        "judged": hash_data(settings.training.data, VAL),
     }
 
     def make(folder: Path) -> None:

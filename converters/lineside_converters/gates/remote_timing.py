@@ -115,7 +115,7 @@ class RemoteTiming:
         if cleaned.variant.name not in {one.variant.name for one in candidates}:
             variants.append(cleaned)
         version = f"{context.manifest.version[:VERSION_MOST]}-{secrets.token_hex(4)}"  # no other run's bundle
-        return write_timing_bundle(context.work.folder / "trial", context.manifest, variants, version=version).path
+        return write_timing_bundle(context.work.scratch("trial"), context.manifest, variants, version=version).path
 
 
 def _times(one: VariantTimes) -> Times:

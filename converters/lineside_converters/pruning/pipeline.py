@@ -25,6 +25,7 @@ import onnx
 
 from lineside_converters.candidate import PruningResult
 from lineside_converters.context import Context
+from lineside_converters.data.annotation_hash import hash_data
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import FLOAT_CONVS
 from lineside_converters.options import Effort
@@ -222,9 +223,12 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
     from lineside_converters.search.space import widths_of
     from lineside_converters.search.trials import SearchContext
 
-    context, setup, folder = measured.context, measured.setup, measured.folder
+    context, setup = measured.context, measured.setup
     effort = context.limits.effort
     space = pipeline.space_for(context, setup, measured.sensitivity)
+    timed_on = hashlib.sha256(" ".join(space.engines).encode()).hexdigest()[:16]
+    folder = measured.folder / f"timed-{timed_on}"  # times of another engine or device would choose another network
+    folder.mkdir(exist_ok=True)
     bench = SearchContext(context, setup, measured.sensitivity, space, context.progress)
     budget = pipeline.SearchBudget(
         trials=effort.trials,
@@ -397,7 +401,8 @@ def _key(clean: Path, context: Context, fields: Sequence[str] = ()) -> str:
     inputs = {
         "clean": file_hash(clean),
         "feeds": hash_feeds(context.inputs.calibration),
-        "data": [folder.name for folder in context.data.folders],
+        "data": hash_data(context.data.folders, TRAIN_FOLD),
+        "reading": [context.manifest.labels, context.manifest.preprocess, context.manifest.postprocess],
         "effort": {name: float(value) if type(value) is int else value for name, value in chosen.items()},  # 62 is 62.0
         "seed": context.limits.seed,
         "target": [context.target.activation, context.target.per_channel],

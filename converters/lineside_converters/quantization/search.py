@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import hash_annotations
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.parity import check_parity
@@ -60,6 +61,7 @@ class QuantizationSearch:
         self._feeds = context.inputs.calibration
         self._macs: list[NodeMacs] = count_macs(self._model, self._feeds[0])
         self._inputs = {"clean": file_hash(clean), "feeds": hash_feeds(self._feeds)}
+        self._tuning = _tuning_key(context)
 
     def choose(self) -> tuple[QuantizationChoice, Path]:
         """Returns the choice and its INT8 model."""
@@ -147,8 +149,7 @@ class QuantizationSearch:
                     "ONNX Runtime can't load or run what its quantiser made of the model", actual=error.message
                 ) from error
 
-        key = {**self._key(plan), "tuning": len(self._context.inputs.tuning), "labels": self._context.manifest.labels}
-        drop = self._context.work.value("tuned", key, measure, float | None)
+        drop = self._context.work.value("tuned", self._key(plan) | self._tuning, measure, float | None)
         return QuantizationChoice(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._allowed())
 
     def _allowed(self) -> float:
@@ -262,3 +263,11 @@ class QuantizationSearch:
         return sweep.measure(
             chosen, self._context.tasks, lambda done, total: self._context.progress.count("sensitivity", done, total)
         )
+
+
+def _tuning_key(context: Context) -> dict[str, object]:
+    """Returns what the drop on the tuning frames depends on beside the plan."""
+    inputs, manifest = context.inputs, context.manifest
+    key: dict[str, object] = {"tuning": len(inputs.tuning), "labels": manifest.labels}
+    truth = inputs.tuning_hash or (hash_annotations(inputs.tuning) if inputs.tuning else "")
+    return key | {"truth": truth, "postprocess": manifest.postprocess} if truth else key

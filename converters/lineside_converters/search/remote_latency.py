@@ -64,7 +64,7 @@ def time_on_device(
     for size in dict.fromkeys(form.size for form in forms):
         named = {f"form-{number}": number for number, form in enumerate(forms) if form.size == size}
         variants = [_variant(context, name, forms[number].path) for name, number in named.items()]
-        folder = context.work.folder / "search-timing"
+        folder = context.work.scratch("search-timing")
         bundle = write_timing_bundle(
             folder,
             _sized(context.manifest, size),

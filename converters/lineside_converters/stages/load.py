@@ -52,7 +52,7 @@ def load(
     data, model_options, limits = options
     source = open_source(
         model,
-        work.folder / "source",
+        work.scratch("source"),
         given=model_options.facts,
         trust=model_options.trust,
         frames=data.frames,

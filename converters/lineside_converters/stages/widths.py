@@ -91,7 +91,7 @@ def _narrow(width: float, graph: Path, candidate: Candidate, context: Context) -
     made = quantize(clean(Candidate(model=graph), own), own)
     if made.int8 is None or candidate.int8 is None:
         raise RuntimeError("level 1 quantizes")
-    folder = context.work.folder / f"width-{width:g}"
+    folder = context.work.scratch(f"width-{width:g}")
     folder.mkdir(exist_ok=True)
     shared = align_weights(made.int8, candidate.int8, folder / "int8.onnx")
     context.progress.report(f"{name}: {shared} weights are the widest network's")
@@ -123,7 +123,7 @@ def with_narrower(variants: list[CandidateVariant], candidate: Candidate, contex
     widest = [one for one in passed if one.variant.name == NAME]
     narrower = [one.evaluated.candidate for one in candidate.narrower]
     together = [*widest, *narrower]
-    folder = context.work.folder / "widths"
+    folder = context.work.scratch("widths")
     folder.mkdir(exist_ok=True)
     written = store_together({Path(one.variant.file).name: one.file for one in together}, folder)
     stored = [

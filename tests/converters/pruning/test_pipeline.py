@@ -185,6 +185,24 @@ def test_level_3_tells_the_front_and_ships_the_whole_network_where_no_narrower_o
     assert result.pruning is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
     assert sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer) == float_weights
+    monkeypatch.setattr("lineside_converters.search.pipeline._engines", lambda context: ("openvino",))
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5, overwrite=True).run()
+    assert all("openvino" in each.what for each in result.report.candidates)  # other engines are timed anew
+
+
+def test_a_resumed_run_learns_again_once_an_annotation_was_corrected(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    data, said = tmp_path / "bars", list[str]()
+    shutil.copytree(folder, data)
+    frames = [(image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8) for image in bars(24, 8)[0]]
+    effort = dataclasses.replace(QUICK, epochs=1)
+    how: dict[str, Any] = {"frames": frames, "effort": effort, "overwrite": True, "max_drop": 1, "min_metric": 0}
+    optimizer(model, data, tmp_path, 2, **how).run()
+    wrong = next((data / LABELS[0]).iterdir())
+    wrong.rename(data / LABELS[1] / wrong.name)
+    optimizer(model, data, tmp_path, 2, on_progress=said.append, **how).run()
+    assert said and "sensitivity: as measured before" not in said
 
 
 def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(

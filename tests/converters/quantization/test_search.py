@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.candidate import Candidate, SourceModel
 from lineside_converters.context import Context
-from lineside_converters.data.calibration_data import ModelInputs
+from lineside_converters.data.calibration_data import AnnotatedFrame, ModelInputs
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import LEVELS
 from lineside_converters.options import LimitOptions
@@ -26,6 +26,7 @@ from lineside_converters.reports.report_parts import LayerChoice
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import ClassificationTask, expected_drop, task_of
 from lineside_converters.work_folder import WorkFolder, open_work_folder
+from lineside_models.frame import Frame
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant
 from lineside_runtime.errors import GraphError
@@ -155,6 +156,26 @@ def test_what_was_decided_is_kept(tmp_path: Path) -> None:
             found.append((chosen, int8.read_bytes()))
     assert found[0] == found[1]
     assert "harms: done by an earlier run" in said
+
+
+def test_what_was_measured_on_frames_is_measured_again_once_their_annotations_are_corrected(tmp_path: Path) -> None:
+    given = context(tmp_path, outlier=3000.0, max_drop=1.0)
+    rng = np.random.default_rng(4)
+    images = [rng.integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(8)]
+
+    def steps(labels: Sequence[int]) -> list[str]:
+        frames = [
+            AnnotatedFrame(Frame(image=image), np.zeros((0, 4), np.float32), np.array([label], np.int64))
+            for image, label in zip(images, labels, strict=True)
+        ]
+        inputs, said = dataclasses.replace(given.inputs, tuning=frames), list[str]()
+        with open_work_folder(tmp_path / "work", said.append) as work:
+            search_in(dataclasses.replace(given, inputs=inputs), work).choose()
+        return [line for line in said if line.startswith("tuned")]
+
+    assert not steps([0] * 8)
+    assert steps([0] * 8)  # by the earlier run
+    assert not steps([1] * 8)
 
 
 def answer(*scores: float) -> Candidates:

@@ -66,7 +66,7 @@ def test_boxes_whose_image_has_another_name_or_folder_are_refused(tmp_path: Path
     [
         (b"dent\n\nhole\n", "line 2"),
         (b"dent\nhole\ndent\n", "line 3.*got dent"),
-        (b"\n", "got none"),
+        (b"\n", "line 1"),
         ("dent\nhole\n".encode("utf-16"), "UTF-8"),
         ("B\u00f6se\nhole\n".encode("latin-1"), "UTF-8"),
     ],

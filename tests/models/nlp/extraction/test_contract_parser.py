@@ -9,6 +9,7 @@ import pytest
 
 from lineside.nlp import ContractParser
 from lineside.optimizer import Optimizer
+from lineside_converters.data.document_inputs import DocumentMetric, gather_documents
 from lineside_converters.evaluation import DocumentEvaluation, EvaluationRequest, judge
 from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.trainer import train_document
@@ -22,6 +23,7 @@ from lineside_runtime.bundle import Bundle, Manifest, Postprocess, TextForm, par
 from lineside_runtime.errors import (
     AccuracyGateError,
     BundleFormatError,
+    CalibrationError,
     ConfigError,
     DatasetError,
     DocumentError,
@@ -171,6 +173,38 @@ def test_the_accuracy_gate_compares_documents(work: Path, bundle: Bundle) -> Non
         options = {"data": [work / "data"], "out": work / "never", "min_metric": 0.999}
         Optimizer(work / "run", "rpi5", 0, **options).run()  # type: ignore[arg-type]
     assert not (work / "never").exists()
+
+
+def test_no_document_that_was_chosen_on_is_judged_on(work: Path, bundle: Bundle) -> None:
+    """Not even where both folds are one."""
+    form = bundle.manifest.preprocess.text
+    assert isinstance(form, TextForm)
+    folder = write_contracts(work / "undivided", train=5, val=0)
+    inputs, metric = gather_documents(
+        bundle.manifest,
+        bundle.file(form.tokenizer),
+        limit=8,
+        frames=None,
+        data=[folder],
+        fold="train",
+        judge_fold="train",
+    )
+    read: list[list[str]] = []
+    for each in (inputs.tuning_metric, metric):
+        assert isinstance(each, DocumentMetric)
+        read.append([document.text for document in each.documents])
+    assert read[0] and read[1] and not set(read[0]) & set(read[1])
+    one = write_contracts(work / "one", train=1, val=0)
+    with pytest.raises(CalibrationError, match="left to judge"):
+        gather_documents(
+            bundle.manifest,
+            bundle.file(form.tokenizer),
+            limit=8,
+            frames=None,
+            data=[one],
+            fold="train",
+            judge_fold="train",
+        )
 
 
 def test_a_window_shows_the_clause_behind_the_beginning_and_a_long_text_costs_no_more(bundle: Bundle) -> None:
