@@ -368,6 +368,17 @@ def test_a_detector_that_finds_less_is_stopped_by_accuracy(tmp_path: Path) -> No
         proved(tmp_path, nets.cell_detector(), nets.cell_detector(bar=380.0), LAX)
 
 
+def test_a_detector_whose_scores_have_moved_below_the_thresholds_is_stopped_though_its_map_is_the_same(
+    tmp_path: Path,
+) -> None:
+    shifted = nets.cell_detector(bar=230.0)
+    with pytest.raises(AccuracyGateError, match="moved away from the thresholds"):
+        proved(tmp_path, nets.cell_detector(), shifted, LAX, inputs=inputs(24))
+    (one,) = proved(tmp_path, nets.cell_detector(), shifted, LAX, inputs=inputs(24), max_drop=0.5).accepted
+    assert one.drop is not None and one.drop.drop == 0
+    assert "F1 at the thresholds 0.7303 → 0.5984" in next(gate.detail for gate in one.gates if gate.name == "accuracy")
+
+
 def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> None:
     recipe = dataclasses.replace(LAX, max_slowdown=1.0)
     with pytest.raises(SpeedGateError):
