@@ -98,6 +98,15 @@ def test_scrambled_weights_are_stopped_by_parity_alone_with_or_without_annotated
         proved(tmp_path, data, scrambled(data), dataclasses.replace(LAX, min_agreement_alone=0.5), inputs=blind)
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_an_output_of_the_source_that_is_not_finite_passes_beside_no_good_one(names: str) -> None:
+    good = {name: np.arange(4, dtype=np.float32) for name in names}
+    with pytest.raises(ParityGateError, match="output 'b' of the source model has values that are not finite"):
+        check_parity(
+            constant(**good | {"b": np.full(4, np.nan, np.float32)}), constant(**good), feeds(), min_correlation=0.9
+        )
+
+
 HEAD = Postprocess(name="dfl_anchor_free", params={"strides": [8, 16], "reg_bins": 4})
 
 
