@@ -28,6 +28,7 @@ import msgspec
 
 from lineside_hub.alarms.monitor import AlarmMonitor
 from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
+from lineside_hub.fleet.presence import PresenceMonitor
 from lineside_hub.folder_lock import running_lock
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
@@ -112,6 +113,7 @@ class Hub:
         self._window = config.window
         self._database = Database.open(folder)
         self._rollouts = Rollouts(self._database)
+        self._presence = PresenceMonitor(self._database)
         self._published: dict[str, Desired] = {}
         self._republish = threading.Event()
         self._wake = threading.Event()
@@ -181,6 +183,7 @@ class Hub:
         """Hands a device's message to the inbox."""
         device = self.topics.device_of(topic)
         if NAME.fullmatch(device):
+            self._presence.heard(device)
             self.inbox.offer(kind, device, payload)
         else:
             self.inbox.counters["malformed"] += 1
@@ -202,6 +205,7 @@ class Hub:
             self.registrar.offer(device, payload)
 
     def _publish_everything(self) -> None:
+        self._presence.connected()
         self._republish.set()
         self.alarms.publish_again()
         self._wake.set()
@@ -263,6 +267,7 @@ class Hub:
                 if self.link.connected:
                     self.registrar.publish_signed()
                 self._monitor.check()
+                self._presence.check(is_connected=self.link.connected)
             except LinesideError as error:
                 _log.error("desired states cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:

@@ -111,6 +111,14 @@ def run(options: argparse.Namespace) -> int:
     """Signs and publishes the bundle, agent or configuration, and makes it the desired one."""
     if [options.bundle, options.agent, options.config].count(None) != 2:
         raise InputError("nothing to push, or two things", expected="a bundle, --agent PAYLOAD or --config FILE")
+    if options.before is not None and options.agent is None:
+        raise InputError("--before without --agent", expected="the payload that takes its place")
+    if options.bundle is None and (options.sign_only or options.below_baseline):
+        option = "--sign-only" if options.sign_only else "--below-baseline"
+        raise InputError(f"{option} without a bundle", expected=f"a bundle; no {option} with --config or --agent")
+    if options.sign_only and _has_plan(options):
+        expected = "no option of a rollout, which has its own where it is started"
+        raise InputError("--sign-only with an option of a rollout", expected=expected)
     if options.device is not None:
         _check_alone(options)
     if options.config is not None:
@@ -118,10 +126,6 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.rollouts.published_bundles import find_published, start
         from lineside_hub.rollouts.push import push, push_agent, set_desired
-    if options.before is not None and options.agent is None:
-        raise InputError("--before without --agent", expected="the payload that takes its place")
-    if options.sign_only and options.bundle is None:
-        raise InputError("--sign-only without a bundle", expected="a bundle; the others are signed when they start")
     plan = _plan(options)
     is_alone = options.device is not None
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,8 +211,7 @@ def _run_config(options: argparse.Namespace) -> int:
 
 def _check_alone(options: argparse.Namespace) -> None:
     """Checks that nothing is given beside ``--device`` that only a rollout to a group can have."""
-    plan = (options.canary, options.phases or None, options.max_failed, options.healthy_for, options.window)
-    if options.bundle is None or options.sign_only or any(each is not None for each in plan):
+    if options.bundle is None or options.sign_only or _has_plan(options):
         raise InputError(
             "--device with what only a group can get",
             expected="a bundle alone: no --agent, --config, --sign-only or option of a rollout",
@@ -216,6 +219,12 @@ def _check_alone(options: argparse.Namespace) -> None:
     with needs("convert"):
         from lineside_hub.rollouts.push import check_device
     check_device(options.hub, options.device, group=options.group)  # before anything is signed
+
+
+def _has_plan(options: argparse.Namespace) -> bool:
+    """Whether an option of a rollout is given."""
+    plan = (options.canary, options.phases or None, options.max_failed, options.healthy_for, options.window)
+    return any(each is not None for each in plan)
 
 
 def _canary(text: str) -> int | tuple[str, ...]:

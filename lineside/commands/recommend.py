@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from lineside.console import print_json, show
 from lineside.options import add_json, positive
 from lineside_runtime.bundle import MANIFEST_NAME
 from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
 
 _EPILOG = """\
 example:
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_attributes,
         metavar="ITEM=A,B",
-        help="of an item that the bundle does not know; repeatable",
+        help="of an item of --history or --candidates that the bundle does not know; repeatable",
     )
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="items at most (default: %(default)s)")
     parser.add_argument("--repeat", action="store_true", help="recommend items of the history again")
@@ -51,8 +53,14 @@ def run(options: argparse.Namespace) -> int:
     """Prints the recommended items, best first."""
     from lineside_models.recommendation import Recommender
 
-    described = dict(options.attributes)
+    described: dict[str, list[str]] = {}
+    for item, names in options.attributes:
+        described.setdefault(item, []).extend(names)
+    named = list(dict.fromkeys((*options.history, *(options.candidates or ()))))
     with Recommender(options.bundle, Config(threads=1), seed=options.seed) as recommender:
+        tables = recommender.tables
+        new = [item for item in named if tables.rows_of([item])[0] == tables.unknown]
+        _refuse_unused(described, named, new)
         found = recommender.recommend(
             options.history,
             options.candidates,
@@ -61,18 +69,36 @@ def run(options: argparse.Namespace) -> int:
             repeat=options.repeat,
             exploration=options.exploration,
         )
-        named = (*options.history, *(item for item in options.candidates or () if item not in described))
-        tables = recommender.tables
-        unknown = [item for item in dict.fromkeys(named) if tables.rows_of([item])[0] == tables.unknown]
+        attributes = tables.unknown_attributes(
+            list(dict.fromkeys(name for each in described.values() for name in each))
+        )
+    unknown = [item for item in new if item not in described]
     if options.json:
-        print_json({"recommendations": msgspec.to_builtins(found), "unknown": unknown})
+        print_json(
+            {"recommendations": msgspec.to_builtins(found), "unknown": unknown, "unknown_attributes": attributes}
+        )
         return 0
     for one in found:
         chance = f"  drawn with probability {one.propensity:.4f}" if options.exploration else ""
         show(f"{one.score:8.3f}  {one.item}{chance}")
     if unknown:
         show(f"not known to this bundle: {', '.join(unknown)}")
+    if attributes:
+        show(f"attributes not known to this bundle: {', '.join(attributes)}")
     return 0
+
+
+def _refuse_unused(described: Collection[str], named: Collection[str], new: Collection[str]) -> None:
+    for item in described:
+        if item not in new:
+            raise ConfigError(
+                f"--attributes {item}",
+                expected="an item of --history or --candidates that the bundle does not know",
+                actual="one that the bundle knows" if item in named else "one that is in neither",
+                action="Leave it out: attributes of the bundle's own items are in the bundle."
+                if item in named
+                else "Add it to --candidates, or leave it out.",
+            )
 
 
 def _bundle(text: str) -> Path:

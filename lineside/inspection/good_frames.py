@@ -15,12 +15,12 @@ from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
 from lineside_models.anomaly.defect_head import MarkedFrame
 from lineside_models.datasets import load_dataset
-from lineside_models.datasets.base import Sample, evenly_spread, sample_of
-from lineside_models.datasets.folds import groups_of
+from lineside_models.datasets.base import ALL, Sample, choose, evenly_spread, sample_of
+from lineside_models.datasets.folds import check_fold, groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.image_file import SUFFIXES
-from lineside_models.vision.images import image_files, read_image
+from lineside_models.vision.images import photo_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError, LinesideError
 from lineside_runtime.wording import counted
 
@@ -76,7 +76,7 @@ class PhotoReader:
 
 
 def good_frames(
-    source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = "all", parts: str = ""
+    source: Sequence[str], count: int, photos: PhotoReader, *, fold: str = ALL, parts: str = ""
 ) -> Iterator[Frame]:
     """Yields frames lazily, without copies of one picture.
 
@@ -89,7 +89,8 @@ def good_frames(
             column of ``folds.csv``, else each photo shows a part of its own.
 
     Raises:
-        ConfigError: Fewer than one frame is asked for, or the camera's settings are wrong.
+        ConfigError: Fewer than one frame is asked for, the camera's settings are wrong, or a fold or parts are given
+            for something else than a folder.
         InputNotFoundError: There is no such path, or a folder holds no image.
         BadInputFormatError: No photo is an image.
         DatasetError: The data set has no such fold, or no good part in it.
@@ -98,6 +99,9 @@ def good_frames(
     if count < 1:
         raise ConfigError("frames", expected="at least 1", actual=count)
     path = Path(source[0])
+    if not path.is_dir() and (fold != ALL or parts):
+        name, value = ("--fold", fold) if fold != ALL else ("--parts", parts)
+        raise ConfigError(name, expected="a folder as --source", actual=f"{value} with {' '.join(source)}")
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
         return photos.distinct(_of_camera(source, count))
     if path.is_dir():
@@ -124,7 +128,7 @@ def bad_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[Frame]:
         BadInputFormatError: No photo of a folder is an image.
     """
     for folder in folders:
-        yield from _of_files(files := image_files(folder), len(files), photos)
+        yield from _of_files(files := photo_files(folder), len(files), photos)
 
 
 def marked_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[MarkedFrame]:
@@ -146,7 +150,7 @@ def marked_frames(folders: Sequence[Path], photos: PhotoReader) -> Iterator[Mark
 def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
     """Returns the bad parts, and the type of each of their boxes; without boxes, that of the frame."""
     if all(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir()):
-        return [(sample_of(file, [], []), ()) for file in image_files(folder)]
+        return [(sample_of(file, [], []), ()) for file in photo_files(folder)]
     dataset = load_dataset(folder)
     found = [sample for sample in dataset.samples if len(sample.labels)]
     if has_good(folder) and not any(len(sample.boxes) for sample in found):
@@ -158,7 +162,8 @@ def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
         return [part.path for part in load_part_images(folder, fold).images if part.good]
-    return image_files(folder)
+    check_fold(folder, fold)
+    return choose(folder, fold, photo_files(folder), folder)
 
 
 def _of_files(

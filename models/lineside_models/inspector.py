@@ -278,6 +278,8 @@ class Inspector:
 
     def _decider_for(self, manifest: Manifest, threshold: float | None) -> VerdictPolicy:
         if threshold is not None:
+            if not 0 <= threshold <= 1:  # NaN, or per cent, would pass every part
+                raise ConfigError("confidence_threshold", expected="None or a number 0 to 1", actual=threshold)
             only = {"confidence_threshold": threshold, "thresholds": {}, "unsure_from": {}}
             return VerdictPolicy(manifest, msgspec.structs.replace(self.rules, **only))
         if self._decider.manifest is not manifest:  # the session was reloaded

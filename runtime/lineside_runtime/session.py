@@ -389,13 +389,15 @@ class Session:
         self.close()
 
     def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
-        bundle, cleanup = _opened(source)
+        bundle = _opened(source)
+        cleanup = bundle.hold()
         try:
             if bundle.manifest.several:
                 raise UnsupportedModelError(
                     f"{bundle.manifest.identity} is a bundle of several models",
                     expected="a bundle of one model",
-                    action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
+                    action="Run its folder (`lineside bundle unpack` makes one of an archive) on the agent or with "
+                    "`lineside inspect`, or open one of the models in it.",
                 )
             plan = self._plan_of(bundle) if level is None else AS_CONFIGURED
             if plan != AS_CONFIGURED:
@@ -545,19 +547,12 @@ def _cache(config: Config) -> ResultCache | None:
     return ResultCache(config.cache)
 
 
-def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | None]:
+def _opened(source: Bundle | Path | str) -> Bundle:
     if isinstance(source, Bundle):
-        return source, None
+        return source
     path = Path(source)
     if path.suffix != ARCHIVE_SUFFIX or path.is_dir():
-        return open_bundle(path), None
-    import tempfile  # only an archive needs it, and the zip
+        return open_bundle(path)
+    from lineside_runtime.bundle.archive import TemporaryBundle  # only an archive needs it, and the zip
 
-    from lineside_runtime.bundle.archive import unpack_archive
-
-    folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
-    try:
-        return unpack_archive(path, Path(folder.name) / "bundle"), folder.cleanup
-    except BaseException:
-        folder.cleanup()
-        raise
+    return TemporaryBundle(path)

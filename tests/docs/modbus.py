@@ -90,6 +90,7 @@ FAULT_CODES = {
     Fault.RESULTS_NOT_TAKEN: "64 results wait to be acknowledged",
     Fault.RECIPE: "the requested recipe cannot run; see [changeover](#changeover)",
     Fault.ENCODER: "the encoder has jumped with parts on their way to the gate, or stood still over three parts",
+    Fault.GATE: "the gate opened later than a pulse after its part: the log names the parts to be taken off by hand",
 }
 CONTROL = {
     "acknowledge": "the result is taken; set it off again before the next result is shown",

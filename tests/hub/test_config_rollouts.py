@@ -259,6 +259,7 @@ def test_a_configuration_and_its_abort_leave_a_waiting_bundle_its_window(
 
     assert windows("cam-0") == (NIGHT, window, NIGHT), "the last one is for older agents, which have it for bundles"
     if canary:
+        assert windows("cam-1") == (NIGHT, None, NIGHT), "agent.toml alone need not wait for the bundle"
         fleet.answer("cam-0")
         for second in (1.0, 2.0):
             fleet.rollouts.tick(second)
@@ -290,6 +291,29 @@ def roll_out_two_bundles(fleet: ConfigFleet, make_bundle: Callable[..., Bundle])
     answer_with_bundle(fleet)
     fleet.rollouts.tick(1.0)
     return push(fleet.folder, make_bundle("2.0.0").path, group=GROUP, canary=0, window=NIGHT).rollout or ""
+
+
+def test_the_timeline_names_what_changed_on_a_device_that_has_another_rollouts_artifact(
+    fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
+) -> None:
+    bundle = roll_out_two_bundles(fleet, make_bundle)
+    fleet.push(LOOSE, canary=0)
+    answer_with_bundle(fleet, "cam-2", code=4004)
+    fleet.rollouts.tick(2.0)
+    pushed = fleet.push(STRICT, canary=0)
+
+    def newest() -> tuple[str, str]:
+        told = [event for event in fleet.database.events() if "device cam-2" in event.detail]
+        return told[-1].kind, told[-1].bundle
+
+    assert newest() == ("pushed", pushed.ref.identity)
+    fleet.rollouts.order(pushed.rollout, "abort")
+    fleet.rollouts.order(bundle, "abort")
+    assert newest()[0] == "withdrawn" and newest()[1].endswith("@2.0.0")
+    canary = fleet.push(LOOSE)
+    fleet.rollouts.order(canary.rollout, "abort")
+    withdrawn = [event.bundle for event in fleet.database.events(kind="withdrawn")]
+    assert withdrawn[-1] == canary.ref.identity
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -328,6 +328,20 @@ def test_the_folder_of_the_hub_may_stand_before_and_behind_an_action_of_alarms(
     assert "--hub is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [["--sign-only"], ["--below-baseline"], ["--before", "old"]])
+def test_an_option_of_push_that_would_do_nothing_is_refused_before_anything_is_asked_for(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    file = tmp_path / "strict.toml"
+    file.write_text("[inspect]\nthreads = 1\n")
+    assert main(["push", "--config", str(file), "--hub", str(hub), "--group", GROUP, *options]) == 1
+    assert f"{options[0]} without" in capsys.readouterr().err
+    assert main(["push", "surface-12", "--hub", str(hub), "--group", GROUP, "--sign-only", "--canary", "2"]) == 1
+    assert "--sign-only with an option of a rollout" in capsys.readouterr().err
+    with open_database(hub) as database:
+        assert database.desired_states() == {}
+
+
 def test_a_push_whose_first_phase_finds_no_device_says_that_it_waits(
     hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,9 @@ import scipy
 
 from lineside.cli import main
 from lineside.demo.strip_frames import write_frames
+from lineside.inspection.good_frames import PhotoReader, bad_frames, good_frames, marked_frames
 from lineside_models.simulator import render
+from lineside_runtime.errors import ConfigError, DatasetError
 
 GOOD = 12
 TRIES = 4
@@ -40,6 +42,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{kind}/{number:02d}.png,{'train' if kind == 'good' and number < GOOD else 'val'}")
     (root / "folds.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+def test_masks_beside_photos_are_no_parts(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), np.full((40, 40), 100 + number, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((40, 40), np.uint8))
+    photos = PhotoReader()
+    for found in (good_frames([str(tmp_path)], 9, photos), bad_frames([tmp_path], photos)):
+        assert [Path(frame.source).name for frame in found] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [Path(one.frame.source).name for one in marked_frames([tmp_path], photos)] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert not photos.copies
+
+
+def test_the_fold_of_plain_photos_is_that_of_their_table_and_never_ignored(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((40, 40), 100 + number, np.uint8))
+    with pytest.raises(DatasetError, match="no folds"):
+        list(good_frames([str(tmp_path)], 9, PhotoReader(), fold="train"))
+    (tmp_path / "folds.csv").write_text("image,fold\n0.png,train\n2.png,val\n")
+    found = good_frames([str(tmp_path)], 9, PhotoReader(), fold="train")
+    assert [Path(frame.source).name for frame in found] == ["0.png"]
+    for given in ({"fold": "train"}, {"parts": "lot"}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(given))}.*a folder"):
+            good_frames([str(tmp_path / "0.png")], 9, PhotoReader(), **given)
 
 
 @pytest.fixture(scope="module")

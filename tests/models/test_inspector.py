@@ -61,6 +61,12 @@ def test_the_threshold_is_the_bundles_by_type_or_the_callers(session: Session) -
     assert inspector.inspect(Frame(image=part((1, 1))), confidence_threshold=1.0).passed
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), 50.0, -0.1])
+def test_a_threshold_that_would_pass_or_reject_everything_is_refused(session: Session, threshold: float) -> None:
+    with pytest.raises(ConfigError, match="confidence_threshold"):
+        Inspector(session).inspect(Frame(image=part((2, 5))), confidence_threshold=threshold)
+
+
 def test_an_anomaly_models_score_is_told_of_good_parts_too_and_has_its_band(tmp_path: Path) -> None:
     bundle = detector_bundle(tmp_path / "b")
     how = msgspec.structs.replace(

@@ -21,6 +21,7 @@ from lineside_runtime.errors import (
     BadInputFormatError,
     BundleFormatError,
     BundleIntegrityError,
+    DeviceError,
     IncompatibleBundleError,
     InputNotFoundError,
     LinesideError,
@@ -75,6 +76,20 @@ def test_an_archive_is_unpacked_and_its_copy_removed_at_the_end(bundle: Bundle, 
     assert not unpacked.parent.exists()
 
 
+def test_the_copy_of_an_archive_stays_as_long_as_a_reload_needs_it(bundle: Bundle, tmp_path: Path) -> None:
+    pack_archive(make_bundle(tmp_path / "levels", {0: scaler(2.0), 2: scaler(3.0)}), tmp_path / "b.lsb")
+    with Session(tmp_path / "b.lsb", ONE_THREAD) as session:
+        unpacked = session.bundle.path
+        for level, factor in ((2, 3), (0, 2), (2, 3)):
+            session.reload(optimization_level=level)
+            assert session.predict(X)["y"][0, 0] == factor
+        with pytest.raises(IncompatibleBundleError):
+            session.reload(optimization_level=1)
+        assert unpacked.is_dir()
+        session.reload(bundle)
+        assert not unpacked.parent.exists()
+
+
 def test_a_damaged_archive_leaves_no_copy(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b.lsb").write_bytes(b"no zip")
     (tmp_path / "temporary").mkdir()
@@ -96,6 +111,28 @@ def test_a_changed_file_is_refused(bundle: Bundle) -> None:
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     with pytest.raises(BundleIntegrityError):
         Session(bundle.path)
+
+
+def test_a_bundle_that_is_replaced_in_place_is_not_loaded_under_the_old_name(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "b", {0: scaler(2.0), 2: scaler(3.0)})
+    with Session(tmp_path / "b", ONE_THREAD) as session:
+        (tmp_path / "b/level2/model.onnx").write_bytes(scaler(7.0))
+        with pytest.raises(BundleIntegrityError):
+            session.reload(optimization_level=2)
+        (tmp_path / "b/level2/model.onnx").write_bytes(scaler(3.0))  # as it was, at another time
+        session.reload(optimization_level=2)
+        assert session.predict(X)["y"][0, 0] == 3
+
+
+def test_a_device_that_finds_another_file_is_passed_over(tmp_path: Path, numpy_engine: ModuleType) -> None:
+    make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu", "cpu"))
+    with Session(tmp_path / "b", Config(gpu_ratio=1)) as session:
+        assert session.used_device == "numpy/npu:0"
+        (tmp_path / "b/level0/model.onnx").write_bytes(scaler(7.0))
+        numpy_engine.unplugged.add("npu:0")
+        with pytest.raises(DeviceError):
+            session.predict(X)
+        assert {one.code for one in session.fallbacks} >= {BundleIntegrityError.code}
 
 
 @pytest.mark.parametrize(

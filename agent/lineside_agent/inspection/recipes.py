@@ -73,6 +73,7 @@ class Recipes:
         self._configured = tuple(configured)
         self._lock = threading.Lock()
         self._request: RecipeRequest | None = None
+        self._later_refusal = ""  # of a line's request that came while another recipe is loaded
         self._wake: Callable[[], None] = lambda: None
         self._tell: Tell = lambda _: None
         self.current = self._first()
@@ -134,9 +135,14 @@ class Recipes:
         try:
             recipe = self.find(selection.recipe)
         except RecipeError as error:
-            self._report_refused(selection, error)
+            with self._lock:
+                if selection.answer is None:
+                    self._later_refusal = _text(error)
+            self._tell_refused(selection, error)
+            _answer(selection, _text(error))
             return
         with self._lock:
+            self._later_refusal = ""
             replaced = self._request
             done = recipe is self.current and not self.problem
             if not done:
@@ -145,7 +151,8 @@ class Recipes:
         if replaced is not None:
             _answer(replaced.selection, f"recipe {recipe.name} was requested instead")
         if done:
-            self._report_running(recipe, selection)
+            self._tell_running(recipe)
+            _answer(selection, "")
         else:
             log.info("recipe %s is requested by %s", recipe.name, selection.input)
             self._wake()
@@ -174,13 +181,15 @@ class Recipes:
         """Ends a request whose recipe runs."""
         self.changeovers += 1
         log.info("recipe %s runs, after %.2f s", request.recipe.name, time.monotonic() - started_s)
+        self._tell_running(request.recipe)
         self._end()
-        self._report_running(request.recipe, request.selection)
+        _answer(request.selection, "")
 
     def failed(self, request: RecipeRequest, error: Exception) -> None:
         """Ends a request whose recipe cannot run; the one before it goes on."""
+        self._tell_refused(request.selection, error)
         self._end()
-        self._report_refused(request.selection, error)
+        _answer(request.selection, _text(error))
 
     def failed_at_start(self, error: Exception) -> None:
         """Takes the error of the chosen recipe at the start: nothing runs until another one is requested."""
@@ -189,15 +198,18 @@ class Recipes:
         log.error("%s", self.problem)
 
     def _end(self) -> None:
+        """Lets parts come again, after the line was told: the next part has this recipe's gate and deadline."""
         with self._lock:
             self.problem = "" if self._request is None else f"{CHANGING_OVER} {self._request.recipe.name}"
 
-    def _report_running(self, recipe: RecipeConfig, selection: SelectRecipe) -> None:
-        self.error = ""
+    def _tell_running(self, recipe: RecipeConfig) -> None:
+        with self._lock:
+            self.error, self._later_refusal = self._later_refusal, ""
         self._tell(self._running_event(recipe))
-        _answer(selection, "")
+        if self.error:  # the product that comes is the one that the line requested last
+            self._tell(RecipeRefused(self.error))
 
-    def _report_refused(self, selection: SelectRecipe, error: Exception) -> None:
+    def _tell_refused(self, selection: SelectRecipe, error: Exception) -> None:
         text = _text(error)
         log.error(
             "recipe %s, requested by %s, is refused, %s goes on: %s",
@@ -209,8 +221,6 @@ class Recipes:
         if selection.answer is None:
             self.error = text
             self._tell(RecipeRefused(text))
-        else:
-            selection.answer(text)
 
     def _running_event(self, recipe: RecipeConfig) -> RecipeRuns:
         gate = recipe.gate

@@ -152,7 +152,7 @@ def only(bundle: Bundle, variant: Variant) -> Bundle:
 
 
 def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
-    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
+    return bundle.part(msgspec.structs.replace(bundle.manifest, variants=variants))
 
 
 def _measure(bundle: Bundle, config: Config, path: Path, others: tuple[str, ...]) -> FastestVariant:

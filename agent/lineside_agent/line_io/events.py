@@ -54,6 +54,7 @@ class Fault(enum.IntEnum):
     RESULTS_NOT_TAKEN = 3
     RECIPE = 4
     ENCODER = 5
+    GATE = 6
 
 
 PART_ID_MAX = 128

@@ -144,6 +144,12 @@ class RejectGate:
         """Removes a part that passed in time."""
         self._remove((number,))
 
+    def overdue(self, now_s: float) -> list[int]:
+        """Returns the parts for which `move` would open the gate when their pulse should be over already."""
+        if self._settings.delay_s is None:
+            return []  # the encoder's counts have no time
+        return [entry.number for entry in self._entries if entry.due_s < now_s - self._settings.pulse_s]
+
     def move(self, now_s: float) -> list[int]:
         """Opens and closes the gate by time and count; returns the parts for which it was opened now."""
         reached = [entry.number for entry in self._entries if self._is_due(entry, now_s)]

@@ -24,12 +24,14 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
 - A planned stop takes Ready off first; what is under way then is judged, and meets the gate.
 - A recipe that the line asked for and that can't run is a fault; it ends by one that runs, or by the reset.
 - An encoder that jumps while parts are on their way to the gate, or stands still while parts come, is a fault.
+- A gate that opens later than a pulse after its part has passed is a fault: the part has missed it.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from lineside_agent.line_io.events import (
@@ -159,6 +161,7 @@ class Handshake:
         self._late_in_a_row = 0
         self._edges_s: dict[str, float] = {}
         self._shown: LineState | None = None
+        self._now_s = -math.inf
         self._retiring = False
         self._stopped = False
         self._acknowledging = False
@@ -168,7 +171,8 @@ class Handshake:
         """Takes one event.
 
         Args:
-            now_s: Its time, on a clock that never steps back.
+            now_s: Its time, on a clock that never steps back. An event may be older than the one before it, such as an
+                edge with the time of the kernel; levels do not go back with it.
         """
         actions: list[Action] = []
         match event:
@@ -196,7 +200,8 @@ class Handshake:
                 self._set_fault(Fault.RECIPE, f"the recipe can't run: {event.reason}", actions)
             case Tick():
                 pass
-        self._pass_time(now_s, actions)
+        self._now_s = max(self._now_s, now_s)
+        self._pass_time(self._now_s, actions)
         self._show(actions)
         return actions
 
@@ -381,12 +386,17 @@ class Handshake:
         self._answer(now_s, actions)
         if self._gate is None:
             return
+        late = self._gate.overdue(now_s)
         reached = self._gate.move(now_s)
         self.counts.gated += len(reached)
         for part in self._open:
             if part.begin.number in reached and part.code not in REFUSALS:
                 part.code, part.reason = Code.LATE, "it reached the gate first"
         self._answer(now_s, actions)
+        if late:
+            numbers = ", ".join(map(str, late))
+            text = f"the gate opened too late, the parts of triggers {numbers} have to be taken off by hand"
+            self._set_fault(Fault.GATE, text, actions)
 
     def _answer(self, now_s: float, actions: list[Action]) -> None:
         """Answers the decided parts, in order of the triggers."""

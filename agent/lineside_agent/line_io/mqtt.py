@@ -13,8 +13,9 @@ They are JSON, so that Node-RED and a person can read and write them::
 A trigger of any other form is answered with reject, code ``BAD_TRIGGER``; so is a part id that is longer than 128
 characters or can't be printed.
 
-A broker gives no time: the deadline runs from when the message came in. It may bring a message twice, and one that was
-published as retained at each connection: a trigger that repeats the tag before it is no new one.
+A broker gives no time: the deadline runs from when the message came in. It may bring a message twice: a trigger that
+repeats the tag before it is no new one. It brings one that was published as retained at each connection: nobody presses
+reset then, so such a reset or challenge is ignored, and the part of such a trigger has passed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -59,6 +61,7 @@ class MqttLine(LineOutput):
         self._lock = threading.Lock()
         self._started = False
         self._last_tag = 0
+        self._last_triggers: dict[bool, bytes] = {}  # by whether it was retained
         self._last_recipe = b""
         self._post: Post | None = None
 
@@ -95,9 +98,9 @@ class MqttLine(LineOutput):
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""
         self._post = post
-        self._client.subscribe(f"{self._topic}/trigger", self._triggered)
-        self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeRequested(), time.monotonic()))
+        self._client.subscribe(f"{self._topic}/trigger", self._triggered, retained=self._retained_trigger)
+        for name, event in (("reset", ResetPressed()), ("challenge", ChallengeRequested())):
+            self._client.subscribe(f"{self._topic}/{name}", self._presser(event), retained=self._retained_press)
         self._client.subscribe(f"{self._topic}/recipe", self._recipe_selected, retained=self._retained_recipe)
         self._client.on_connect(self._publish_state)
         self._begin()
@@ -127,9 +130,27 @@ class MqttLine(LineOutput):
     def _publish_state(self) -> None:
         self._client.publish(f"{self._topic}/state", self._state, retain=True)
 
-    def _triggered(self, topic: str, payload: bytes) -> None:
-        """In the link's handler thread."""
+    def _presser(self, event: ResetPressed | ChallengeRequested) -> Callable[[str, bytes], None]:
+        def press(topic: str, payload: bytes) -> None:
+            if self._post is not None:
+                self._post(event, time.monotonic())
+
+        return press
+
+    def _retained_press(self, topic: str, payload: bytes) -> None:
+        log.error("%s is retained and ignored, since it would come again at each connection; clear it there", topic)
+
+    def _retained_trigger(self, topic: str, payload: bytes) -> None:
+        """Takes a retained message, in the link's handler thread."""
+        if payload in self._last_triggers.values():
+            log.warning("%s: %r is retained and came before", topic, payload[:200])
+        else:
+            self._triggered(topic, payload, missed=True)
+
+    def _triggered(self, topic: str, payload: bytes, *, missed: bool = False) -> None:
+        """In the link's handler thread; the part of one that is ``missed`` has passed."""
         at_s = time.monotonic()
+        self._last_triggers[missed] = payload
         try:
             given = decode_json(payload, type=_Trigger) if payload else _Trigger()
         except msgspec.DecodeError as error:
@@ -141,7 +162,7 @@ class MqttLine(LineOutput):
             return
         self._last_tag = given.tag
         if self._post is not None:
-            self._post(Triggered(self.name, given.part_id, given.tag), at_s)
+            self._post(Triggered(self.name, given.part_id, given.tag, missed=missed), at_s)
 
     def _retained_recipe(self, topic: str, payload: bytes) -> None:
         """Takes a retained message, in the link's handler thread: a reconnection must not repeat an earlier request."""

@@ -123,9 +123,13 @@ class SerialOutput(LineOutput):
         self._port = serial.Serial(
             self._port_name, self._baud, timeout=READ_S, write_timeout=self._timeout_s, exclusive=True
         )
-        if self._was_opened:
-            self._port.write(b"\n")  # ends a line that the loss has torn, which the next one would be glued to
+        end = b"\n" if self._was_opened else b""  # of a line that the loss has torn, or the next would be glued to it
         self._was_opened = True
+        try:
+            self._port.write(end + self._recipe_line + self._state_line)
+        except OSError:
+            self._close()  # one that is not closed could not be opened again
+            raise
 
     def _send(self, signal: Signal) -> None:
         if self._port is None:
@@ -173,8 +177,6 @@ class SerialOutput(LineOutput):
                     self._open()
                     self._is_open = True
                     log.info("%s is open", self.name)
-                    self._write(self._recipe_line)
-                    self._write(self._state_line)
                 except OSError as error:
                     self._lost(error)
             return self._port

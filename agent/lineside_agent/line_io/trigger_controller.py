@@ -195,7 +195,7 @@ class TriggerController:
             shot = self.frames.wait_for_frame(begin.number, begin.deadline_s)
             if shot is not None:
                 return _for_part(shot, begin)
-            if self.machine.is_open(begin.number) and (reason := self.frames.lost_reason(begin.number)):
+            if self.left_s(begin.number) is not None and (reason := self.frames.lost_reason(begin.number)):
                 self.post(PartInspected(begin.number, Code.NO_FRAME, reason=reason), time.monotonic())
         return None
 

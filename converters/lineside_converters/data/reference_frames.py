@@ -17,9 +17,9 @@ import numpy as np
 from lineside_converters.data.part_variation import PartVariation, vary
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
+from lineside_models.datasets.part_images import holds_good_parts
 from lineside_models.frame import UInt8Array
 from lineside_models.reference.reference_set import ReferenceSet
-from lineside_models.verdict.good_classes import names_good_part
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError, DatasetError, RegistrationError
 
@@ -57,12 +57,12 @@ def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool
 
     Args:
         with_clean: Whether good parts are among the samples, without labels. A model of good parts knows no class of
-            them: a class whose name means good parts is one.
+            them: a class whose name means good parts is one, as where it is evaluated.
     """
     dataset = load_dataset(root, fold, with_clean=with_clean, references=compares(manifest))
     samples, _ = split_by_registration(dataset.samples, manifest)
     if with_clean and manifest.task == "anomaly":
-        good = [index for index, name in enumerate(dataset.labels) if names_good_part(name)]
+        good = [index for index, name in enumerate(dataset.labels) if holds_good_parts(name)]
         samples = [_without(sample, good) for sample in samples]
     return dataclasses.replace(dataset, samples=tuple(samples))
 

@@ -18,7 +18,7 @@ from lineside_models.datasets.folds import groups_of, has_fold, parts_of
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.simulator import Kind, render
-from lineside_models.vision.images import image_files, read_image
+from lineside_models.vision.images import photo_files, read_image
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import InputNotFoundError
 
@@ -36,7 +36,7 @@ class FrameRequest:
         data: Folders of annotated images.
         take: ``held``: of frames that the bundle was trained on only those that its training held out, where its report
             tells which; ``all``: all of the fold.
-        good: Folders of photos of good parts.
+        good: Folders of photos of good parts; a photo counts once, also where two folders or ``data`` have it.
         simulated: How many clean frames of the line simulator are good parts too, half strip and half boards.
         parts: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
             board in DeepPCB's layout, else a column of ``folds.csv`` or the file's name.
@@ -77,6 +77,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     if request.good or request.simulated:
         refuse_single_frames(bundle.manifest, "good photos and simulator frames")
     makers: list[Callable[[], AnnotatedFrame]] = []
+    taken: set[Path] = set()
     sources: list[str] = []
     parts: list[str] = []
     descriptions, notes, boxed = [], [], True
@@ -88,6 +89,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
         boxed &= dataset.boxed
         group_of = groups_of(folder, request.parts) if request.parts else parts_of(folder, dataset.name)
         for sample in samples:
+            taken.add(sample.path.resolve())
             if bundle.manifest.task == "anomaly":
                 makers.append(_of_any_type(sample, len(makers)))
             else:
@@ -96,9 +98,9 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
             sources.append(folder.resolve().name)
             parts.append(f"{folder}:{group_of(sample)}")
     for folder in request.good:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"no folder of good parts at {folder}", action="Give a folder of photos.")
-        for path in image_files(folder):
+        photos = [path for path in _good_photos(folder) if path.resolve() not in taken]
+        taken |= {path.resolve() for path in photos}
+        for path in photos:
             makers.append(_of_photo(path, len(makers)))
             sources.append(folder.name)
             parts.append(str(path))
@@ -110,6 +112,12 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
     names = tuple(sorted(set(sources)))
     return FrameSet(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(descriptions), boxed, tuple(notes))
+
+
+def _good_photos(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputNotFoundError(f"no folder of good parts at {folder}", action="Give a folder of photos.")
+    return photo_files(folder)
 
 
 def read(frames: FrameSet) -> Iterator[AnnotatedFrame]:

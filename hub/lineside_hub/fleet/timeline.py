@@ -45,8 +45,12 @@ class FleetTimeline:
         self._database = database
         self._group_of = group_of
 
-    def write_up(self, message: Up) -> None:
-        """Stores a birth or will; a change of presence or boot id is an event."""
+    def write_up(self, message: Up, *, why: str = "") -> None:
+        """Stores a birth or will; a change of presence or boot id is an event.
+
+        Args:
+            why: Of a will that the hub itself writes, for the event.
+        """
         now_ns = time.time_ns()
         before = self._last(message.device, "birth")
         old = decode(before.encode(), Up) if before else None
@@ -59,7 +63,7 @@ class FleetTimeline:
         self._assign_enrolled(message, old.group if old is not None else "", now_ns)
         was = (old.up, old.boot_id) if old else (False, "")
         if (message.up, message.boot_id) != was and (message.up or was[0]):
-            detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")
+            detail = ", ".join(filter(None, (f"boot {message.boot_id}", message.board, why)))
             kind = "up" if message.up else "down"
             self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind=kind, detail=detail))
 

@@ -182,13 +182,16 @@ class Database:
         self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
         return int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
 
-    def add_desired(self, scope: str, desired: Desired, *, rollout: str = "", artifact: str = "") -> Desired:
+    def add_desired(
+        self, scope: str, desired: Desired, *, rollout: str = "", artifact: str = "", changed: str = "bundle"
+    ) -> Desired:
         """Sets the desired state of a scope, inside the caller's transaction.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
             rollout: Identifies the push; made from the generation if empty.
             artifact: Which artifact is pushed now, by its field's name; the others stay as they were pushed before.
+            changed: Which artifact the timeline names if none is pushed.
         """
         known = self.desired_state(scope)
         if desired.config is None and known is not None and known.config is not None and not known.withdrawn:
@@ -208,7 +211,7 @@ class Database:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        subject: BundleRef | ConfigRef | None = getattr(desired, artifact or "bundle")
+        subject: BundleRef | ConfigRef | None = getattr(desired, artifact or changed)
         identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
         to = f"{'group' if scope.startswith('g/') else 'device'} {scope[2:]}, desired state {gen}"

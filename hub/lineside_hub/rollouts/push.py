@@ -270,7 +270,7 @@ def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind:
     """Stores what the group has already, so that a device that leaves a canary finds it."""
     with database.transaction():
         known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
-        desired = msgspec.structs.replace(known, **{kind: base})
+        desired = msgspec.structs.replace(known, **{kind: base}, windows=known.windows | {kind: None})
         database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 

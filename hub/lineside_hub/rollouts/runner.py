@@ -10,6 +10,7 @@ that failed because the hub, the broker or an engine was busy or offline (`SHED`
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -85,8 +86,10 @@ def plan_for(
         raise RolloutError("phases", expected="rising shares that end with 100%", actual=str(list(phases)))
     if max_failed is not None and not 0 <= max_failed <= 1:
         raise RolloutError("max_failed", expected="0 to 1", actual=max_failed)
-    if healthy_for_s is not None and healthy_for_s < 0:
-        raise RolloutError("healthy_for_s", expected="0 or more", actual=healthy_for_s)
+    if healthy_for_s is not None and not 0 <= healthy_for_s < math.inf:
+        raise RolloutError("healthy_for_s", expected="a number from 0", actual=healthy_for_s)
+    if canary == ():
+        raise RolloutError("canary", expected="a number, or names of devices", actual="no name")
     if window is not None:
         check_window(window)
     first = canary if canary is not None else (1 if members > 1 and not phases else 0)
@@ -290,7 +293,8 @@ class Rollouts:
                 desired = self._with_part(group_desired, rollout, rollout.target, rollout.plan.window)
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
-            self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+            withdrawn = msgspec.structs.replace(own, withdrawn=True)
+            self._database.add_desired(scope, withdrawn, rollout=rollout.id, changed=rollout.kind)
 
     def _bring_to_other_targets(self, rollout: Rollout, group_desired: Desired) -> None:
         """Gives the group's new artifact to the devices that have a desired state of another rollout, too.
@@ -305,7 +309,7 @@ class Rollouts:
                 desired = self._with_part(group_desired, other, other.target, other.plan.window)
                 gens = desired.gens | {other.kind: own.generation_of(other.kind)}
                 desired = msgspec.structs.replace(desired, gens=gens, pushes=desired.pushes | {other.kind: other.id})
-                self._database.add_desired(f"d/{name}", desired, rollout=other.id)
+                self._database.add_desired(f"d/{name}", desired, rollout=other.id, changed=rollout.kind)
 
     def _with_part(
         self, known: Desired, rollout: Rollout, given: BundleRef | None, window: MaintenanceWindow | None

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import cv2
@@ -32,7 +32,7 @@ HEAD_BYTES = 1 << 16
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-ENDINGS = (".jpg", ".png", ".bmp", ".jpeg")
+ENDINGS = (".jpg", ".png", ".bmp", ".jpeg", ".webp", ".tif", ".tiff")
 _GROUPS = ("group", "part")
 log = logging.getLogger("lineside.datasets")
 
@@ -130,21 +130,21 @@ def not_empty(images: list[Path], root: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def open_rows(table: Path) -> Iterator[csv.DictReader[str]]:
-    """Opens a CSV file; the rows are read within the block.
+    """Opens a CSV file; the rows are read within the block. Blanks after a comma are no part of a value.
 
     Raises:
         DatasetError: It is no CSV file in UTF-8.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            yield csv.DictReader(file)
+            yield csv.DictReader(file, skipinitialspace=True)
     except (UnicodeDecodeError, csv.Error) as error:
         action = "Save it again as CSV UTF-8, with commas."
         raise DatasetError(f"{table}: {error}", expected="a CSV file in UTF-8", action=action) from error
 
 
 def read_folds(table: Path) -> dict[str, str]:
-    """Reads ``folds.csv``: the fold of each image's path.
+    """Reads ``folds.csv``: the fold of each image's path; blanks around both and a leading ``./`` are left out.
 
     Raises:
         DatasetError: A column is missing, a row is damaged, or two folds list one image.
@@ -157,12 +157,16 @@ def read_folds(table: Path) -> dict[str, str]:
             )
         fold_of: dict[str, str] = {}
         for row in rows:
-            if not row["image"] or not row["fold"] or not inside(row["image"]):
+            image, fold = _path_in(row["image"]), (row["fold"] or "").strip()
+            if not image or not fold or not inside(image):
                 raise DatasetError(f"{table}: line {rows.line_num}", expected="an image and its fold", actual=row)
-            if fold_of.setdefault(row["image"], row["fold"]) != row["fold"]:
-                folds = f"{fold_of[row['image']]} and {row['fold']}"
-                raise shared_image(f"{table}: line {rows.line_num}", row["image"], folds)
+            if fold_of.setdefault(image, fold) != fold:
+                raise shared_image(f"{table}: line {rows.line_num}", image, f"{fold_of[image]} and {fold}")
     return fold_of
+
+
+def _path_in(cell: str | None) -> str:
+    return PurePosixPath(cell.strip()).as_posix() if cell and cell.strip() else ""
 
 
 def shared_image(where: str, image: str, folds: str) -> DatasetError:
@@ -182,7 +186,9 @@ def parts_in(table: Path) -> dict[str, str]:
     with open_rows(table) as rows:
         names = rows.fieldnames or ()
         name = next((n for n in names if n in _GROUPS or n.endswith("_group")), None)
-        return {} if name is None else {row["image"]: row[name] for row in rows if row.get("image")}
+        if name is None:
+            return {}
+        return {_path_in(row["image"]): (row[name] or "").strip() for row in rows if row.get("image")}
 
 
 def _warn_of_divided_parts(table: Path, fold_of: dict[str, str]) -> None:
@@ -317,6 +323,33 @@ def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:
         raise DatasetError(f"the annotation {path} cannot be read", actual=error.strerror) from error
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Returns the lines of ``classes.txt``, which number the classes.
+
+    Raises:
+        DatasetError: It isn't in UTF-8, has an empty line between names, which would shift the numbers, names a class
+            twice, or none.
+    """
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    for number, name in enumerate(names or [""]):
+        if not name or name in names[:number]:
+            raise DatasetError(f"{path}: line {number + 1}", expected="a class of its own in each line", actual=name)
+    return tuple(names)
+
+
+def read_text(path: Path, most: int = ANNOTATION_MAX_BYTES) -> str:
+    """Reads a text file of bounded size, without a byte order mark.
+
+    Raises:
+        DatasetError: It is too large, can't be read, or isn't in UTF-8.
+    """
+    try:
+        return annotation_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        action = "Save it again as UTF-8."
+        raise DatasetError(f"{path}: {error}", expected="a text file in UTF-8", action=action) from error
+
+
 def image_beside(folder: Path, stem: str) -> Path:
     """Returns the image of this name with any ending; a path that does not exist if there is none."""
     candidates = [folder / f"{stem}{ending}" for ending in (*ENDINGS, *(ending.upper() for ending in ENDINGS))]
@@ -325,8 +358,7 @@ def image_beside(folder: Path, stem: str) -> Path:
 
 def images_in(folder: Path) -> list[Path]:
     """Returns the images that lie directly in a folder, sorted."""
-    endings = {*ENDINGS, ".webp", ".tif", ".tiff"}
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -351,3 +383,20 @@ def read_pixels(path: Path, how: int) -> npt.NDArray[np.uint8]:
             expected="a JPEG or PNG image",
             action="Copy the whole data set again.",
         ) from error
+
+
+def check_level(path: Path, mask: npt.NDArray[np.uint8], level: int) -> None:
+    """Refuses a mask that is not empty, and yet shows nothing: its part would be taken for a good one.
+
+    Raises:
+        DatasetError: It has values above 0, and none above ``level``.
+    """
+    brightest = int(mask.max(initial=0))
+    if 0 < brightest <= level:
+        raise DatasetError(
+            f"{path} shows nothing: its values are 0 to {brightest}",
+            expected=f"values above {level} where a defect is, such as 255",
+            actual=brightest,
+            action="Write 255; or, where values are the numbers of types, name these in classes.txt beside images and "
+            "masks.",
+        )

@@ -14,13 +14,13 @@ from pathlib import Path
 from lineside_models.datasets.base import (
     ALL,
     Dataset,
-    annotation_bytes,
     choose,
     folders_in,
     images_in,
     inside,
     not_empty,
     open_rows,
+    read_text,
     sample_of,
     unknown_fold,
 )
@@ -28,6 +28,7 @@ from lineside_runtime.errors import DatasetError
 
 LISTS = ("dataset.txt", "val.txt", "labels.txt")
 TABLE = "labels.csv"
+_FOLDS = {"train", "val", "valid", "test"}
 LIST_MAX_BYTES = 64 << 20
 _LINE = re.compile(r"(?P<path>.+?)(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
 
@@ -46,8 +47,12 @@ def read_list(root: Path, fold: str) -> Dataset:
     path = list_of(root) or root / LISTS[0]
     rows = _read_table(path) if path.name == TABLE else _read_lines(path)
     image_folder = root if all((root / name).is_file() for name, _ in rows[:1]) else root / "images"
-    number_of = {image_folder / name: number for name, number in rows}
-    images = choose(root, fold, list(number_of), root)
+    number_of: dict[Path, int] = {}
+    for name, number in rows:
+        if number_of.setdefault(image_folder / name, number) != number:
+            numbers = f"{number_of[image_folder / name]} and {number}"
+            raise DatasetError(f"{path}: {name} is listed twice", expected="one class an image", actual=numbers)
+    images = _known(choose(root, fold, list(number_of), root), set(number_of), path.name)
     highest = max(number_of.values(), default=-1)
     vocabulary = tuple(str(number) for number in range(highest + 1))
     samples = tuple(sample_of(image, [], [number_of[image]]) for image in images)
@@ -55,9 +60,24 @@ def read_list(root: Path, fold: str) -> Dataset:
     return Dataset("list", shown, samples, vocabulary, boxed=False, numbered=True)
 
 
+def _known(images: list[Path], known: set[Path], where: str) -> list[Path]:
+    """Returns the images of a fold.
+
+    Raises:
+        DatasetError: ``folds.csv`` lists one that has no class.
+    """
+    if lost := [image for image in images if image not in known]:
+        raise DatasetError(
+            f"folds.csv lists {lost[0]}, which {'has no class' if lost[0].is_file() else 'is missing'}",
+            expected=f"an image of {where}",
+            action="Correct its path in folds.csv, or delete its line.",
+        )
+    return images
+
+
 def _read_lines(path: Path) -> list[tuple[str, int]]:
     rows = []
-    for number, line in enumerate(annotation_bytes(path, LIST_MAX_BYTES).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(path, LIST_MAX_BYTES).splitlines(), 1):
         if not line.strip():
             continue
         found = _LINE.fullmatch(line)
@@ -105,8 +125,21 @@ def read_folders(root: Path, fold: str) -> Dataset:
         return _read_divided(root, top, fold)
     names = tuple(one.name for one in top)
     class_of = {image: number for number, one in enumerate(top) for image in images_in(one)}
-    images = choose(root, fold, sorted(class_of), root)
-    return _dataset(names, {image: class_of[image] for image in images if image in class_of})
+    images = _known(choose(root, fold, sorted(class_of), root), set(class_of), "a folder of a class")
+    _refuse_nested(top)
+    return _dataset(names, {image: class_of[image] for image in images})
+
+
+def _refuse_nested(classes: list[Path]) -> None:
+    """Refuses a class without images whose folder has folders of images: nothing would be learned of it."""
+    for one in classes:
+        below = () if images_in(one) else [inner for inner in folders_in(one) if images_in(inner)]
+        if below:
+            raise DatasetError(
+                f"{one} has no image, but {below[0].relative_to(one.parent)} has",
+                expected="the images of a class directly in its folder",
+                action="Move the images one folder up; or make each of the inner folders a class of its own.",
+            )
 
 
 def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
@@ -114,6 +147,14 @@ def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
     if fold != ALL and fold not in {one.name for one in folds}:
         raise unknown_fold(root, fold, {one.name for one in folds})
     taken = [one for one in folds if fold in (ALL, one.name)]
+    if len(names) == 1 and len(folds) > 1 and {one.name for one in folds}.isdisjoint(_FOLDS):
+        raise DatasetError(
+            f"all images of {root} lie in folders called {names[0]}",
+            expected="<class>/x.jpg, or <fold>/<class>/x.jpg with folds called train, val or test",
+            actual=f"{folds[0].name}/{names[0]}",
+            action="Move the images one folder up.",
+        )
+    _refuse_nested([one for each in taken for one in folders_in(each)])
     images = {image: names.index(one.name) for each in taken for one in folders_in(each) for image in images_in(one)}
     return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})
 

@@ -34,7 +34,7 @@ def folds_of(root: Path) -> tuple[str, ...]:
     if voc.folders_of(root):
         return tuple(sorted(path.stem for path in lists.glob("*.txt")))
     if yolo.is_one(root):
-        return tuple(sorted(entry.name for entry in (root / "images").iterdir() if entry.is_dir()))
+        return tuple(sorted(yolo.fold_folders(root)))
     return classes.folds_of(root)
 
 
@@ -68,7 +68,7 @@ def base_of(root: Path) -> Path:
     found = voc.folders_of(root)
     if found:
         return found[1]
-    return root / "images" if yolo.is_one(root) or masks.is_pairs(root) else root
+    return root / "images" if (root / "images").is_dir() and (yolo.is_one(root) or masks.is_pairs(root)) else root
 
 
 def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:

@@ -4,7 +4,10 @@
   them, and 0 nothing; without it every pixel above 127 shows a ``defect``.
 - ``class folders``: ``<class>/[Imgs/]x.jpg`` beside ``x.png``, as magnetic-tile has them: pixels above 127 show the
   folder's class. Where a ``boxes.csv`` names the images' classes, those names are taken. Folders whose masks are all
-  empty are good parts and no class.
+  empty are good parts and no class; an empty mask in another folder shows a defect of which nobody knows the place, and
+  its image is left out.
+
+A mask of another size than its image, or one whose values are all too dark to show anything, is refused.
 
 ``folds.csv`` divides both; its paths start at ``images/`` or at the data set's folder.
 """
@@ -22,15 +25,19 @@ import numpy.typing as npt
 from lineside_models.datasets.base import (
     Dataset,
     Sample,
-    annotation_bytes,
+    check_level,
     choose,
     images_in,
+    log,
     not_empty,
     open_rows,
+    read_class_names,
     read_pixels,
     sample_of,
+    size_in_file,
 )
 from lineside_runtime.errors import DatasetError, InputNotFoundError
+from lineside_runtime.wording import counted
 
 DEFECT = "defect"
 PIECE_MIN_PX = 12
@@ -61,7 +68,7 @@ class MaskDataset:
         Raises:
             DatasetError: The file is no mask, or shows a type without a name.
         """
-        mask = _read(self.masks[sample.path])
+        mask = _read(self.masks[sample.path], self.level)
         if self.level is None:
             return mask
         number = int(sample.labels[0]) + 1 if len(sample.labels) else 0
@@ -119,13 +126,18 @@ def read(root: Path, fold: str) -> Dataset:
 def boxes_of(found: MaskDataset) -> Dataset:
     """Reads every mask: its images with one box around each connected piece of a type of at least 12 pixels.
 
+    An image whose mask shows smaller pieces alone is no good part, and is left out with a warning.
+
     Raises:
         DatasetError: A mask is damaged.
     """
     samples = []
     for sample in found.samples:
         pieces = _pieces(found.mask_of(sample))
-        samples.append(sample_of(sample.path, [box for _, box in pieces], [label for label, _ in pieces]))
+        if pieces or not len(sample.labels):
+            samples.append(sample_of(sample.path, [box for _, box in pieces], [label for label, _ in pieces]))
+    if specks := len(found.samples) - len(samples):
+        log.warning("%s left out: their masks show pieces of less than 12 pixels alone", counted(specks, "image"))
     return Dataset("masks", found.labels, tuple(samples), found.labels)
 
 
@@ -142,14 +154,14 @@ def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[int, tuple[float, ...]]]:
 def _pairs(root: Path, fold: str) -> MaskDataset:
     names_file = root / "classes.txt"
     named = names_file.is_file()
-    labels = tuple(line.strip() for line in annotation_bytes(names_file).decode().splitlines()) if named else (DEFECT,)
+    labels = read_class_names(names_file) if named else (DEFECT,)
     masks = {image: root / "masks" / f"{image.stem}.png" for image in images_in(root / "images")}
     chosen = choose(root, fold, not_empty(sorted(masks), root), root / "images")
     samples = []
     for image in chosen:
-        mask = _read(masks.get(image, root / "masks" / f"{image.stem}.png"))
+        mask = _read_for(image, masks.get(image, root / "masks" / f"{image.stem}.png"), None if named else _LEVEL)
         shown = (
-            sorted(int(value) - 1 for value in np.unique(mask) if value) if named else [0] * bool((mask > 127).any())
+            sorted(int(value) - 1 for value in np.unique(mask) if value) if named else [0] * bool((mask > _LEVEL).any())
         )
         if shown and shown[-1] >= len(labels):
             raise DatasetError(
@@ -167,16 +179,21 @@ def _class_folders(root: Path, fold: str) -> MaskDataset:
             expected="images/x.jpg by masks/x.png, or <class>/x.jpg beside <class>/x.png",
             action="Give the data set's own top folder.",
         )
-    shows = {image: bool((_read(mask) > _LEVEL).any()) for image, mask in masks.items()}
+    shows = {image: bool((_read_for(image, mask, _LEVEL) > _LEVEL).any()) for image, mask in masks.items()}
     named = _names(root)
     class_of = {image.relative_to(root).parts[0]: "" for image, shown in shows.items() if shown}
     for folder in class_of:
         class_of[folder] = next((name for path, name in named.items() if path.parts[0] == folder), folder)
     labels = tuple(sorted(set(class_of.values())))
-    samples = []
+    samples, unplaced = [], 0
     for image in choose(root, fold, sorted(masks), root):
-        folder = image.relative_to(root).parts[0]
-        samples.append(sample_of(image, [], [labels.index(class_of[folder])] if shows.get(image) else []))
+        name = class_of.get(image.relative_to(root).parts[0])
+        if name is not None and image in shows and not shows[image]:
+            unplaced += 1
+            continue
+        samples.append(sample_of(image, [], [labels.index(name)] if name is not None and image in shows else []))
+    if unplaced:
+        log.warning("%s: %s left out: empty masks in folders of defects", root, counted(unplaced, "image"))
     return MaskDataset(labels, tuple(samples), masks, _LEVEL)
 
 
@@ -195,6 +212,17 @@ def _names(root: Path) -> dict[Path, str]:
         return {Path(row["image"]): row["class"] for row in rows if row.get("image") and row.get("class")}
 
 
-def _read(path: Path) -> npt.NDArray[np.uint8]:
+def _read_for(image: Path, path: Path, level: int | None) -> npt.NDArray[np.uint8]:
+    """Reads the mask of an image, whose size it must have."""
+    mask, size = _read(path, level), size_in_file(image)
+    if size not in (None, mask.shape[::-1]):
+        raise DatasetError(f"{path} has another size than {image.name}", expected=size, actual=mask.shape[::-1])
+    return mask
+
+
+def _read(path: Path, level: int | None) -> npt.NDArray[np.uint8]:
     mask = read_pixels(path, cv2.IMREAD_UNCHANGED)
-    return np.asarray(mask if mask.ndim == 2 else mask[..., :3].max(2), np.uint8)
+    flat = np.asarray(mask if mask.ndim == 2 else mask[..., :3].max(2), np.uint8)
+    if level is not None:
+        check_level(path, flat, level)
+    return flat

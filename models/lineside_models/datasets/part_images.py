@@ -4,7 +4,8 @@
 - ``<fold>/<class>/x.png``, with masks in ``ground_truth/<class>/x_mask.png``. MVTec AD.
 
 A class is good whose folder is called ``good``, ``ok``, ``free``, ``normal`` or ``clean``, also with something before
-it, such as ``MT_Free``, but no word that denies it, as in ``not_ok``. A ``folds.csv`` divides the first layout.
+it, such as ``MT_Free``, but no word that denies it, as in ``not_ok``; or as a classifier's class of good parts
+(`names_good_part`). A ``folds.csv`` divides the first layout.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import ALL, choose, folders_in, images_in, read_pixels, unknown_fold
+from lineside_models.datasets.base import ALL, check_level, choose, folders_in, images_in, read_pixels, unknown_fold
+from lineside_models.verdict.good_classes import names_good_part
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 _GOOD = re.compile(r"(.*[_\- ])?(good|ok|free|normal|clean)", re.IGNORECASE)
@@ -53,13 +55,15 @@ class PartImageDataset:
     images: tuple[PartImage, ...]
 
 
-def _is_good(name: str) -> bool:
-    return _GOOD.fullmatch(name) is not None and _DENIALS.isdisjoint(re.split(r"[_\- ]", name.lower()))
+def holds_good_parts(name: str) -> bool:
+    """Returns whether a folder's name says that it holds good parts."""
+    plain = _GOOD.fullmatch(name) is not None and _DENIALS.isdisjoint(re.split(r"[_\- ]", name.lower()))
+    return plain or names_good_part(name)
 
 
 def has_good(root: Path) -> bool:
     """Returns whether the folder is laid out in classes, one of them good."""
-    return any(_is_good(one.name) for one in (*folders_in(root), *_inner(root)))
+    return any(holds_good_parts(one.name) for one in (*folders_in(root), *_inner(root)))
 
 
 def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
@@ -75,7 +79,7 @@ def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
     """
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the classes' folders.")
-    if any(_is_good(one.name) for one in folders_in(root)):
+    if any(holds_good_parts(one.name) for one in folders_in(root)):
         everything = [image for one in folders_in(root) for image in _photos(one)]
         chosen = choose(root, fold, everything, root)
         parts = [_part(image, image.relative_to(root).parts[0], _beside(image)) for image in chosen]
@@ -97,9 +101,11 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Reads a mask ``(H, W)``: where the defect is.
 
     Raises:
-        DatasetError: It can't be read.
+        DatasetError: It can't be read, or has values above 0 and none that shows a defect.
     """
-    return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
+    mask = read_pixels(path, cv2.IMREAD_GRAYSCALE)
+    check_level(path, mask, _LEVEL)
+    return np.asarray(mask > _LEVEL)
 
 
 def _divided(root: Path, fold: str) -> list[PartImage]:
@@ -116,7 +122,7 @@ def _divided(root: Path, fold: str) -> list[PartImage]:
 
 
 def _part(image: Path, kind: str, mask: Path) -> PartImage:
-    good = _is_good(kind)
+    good = holds_good_parts(kind)
     return PartImage(image, kind, good, mask if not good and mask.is_file() and mask != image else None)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from lineside_models.datasets.base import (
     Dataset,
     Size,
-    annotation_bytes,
     check_box,
     choose,
     images_in,
@@ -24,6 +23,7 @@ from lineside_models.datasets.base import (
     log,
     open_rows,
     read_folds,
+    read_text,
     sample_of,
     size_in_file,
 )
@@ -61,8 +61,7 @@ def _read(root: Path) -> _Boxes:
     path = root / TABLE
     found: _Boxes = {}
     sizes: dict[Path, Size | None] = {}
-    lines = annotation_bytes(path, FILE_MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
-    rows = csv.DictReader(lines)
+    rows = csv.DictReader(read_text(path, FILE_MAX_BYTES).splitlines(), skipinitialspace=True)
     missing = {"image", "class", *_SIDES} - set(rows.fieldnames or ())
     if missing:
         raise DatasetError(f"{path}: line 1", expected=f"the columns {sorted(missing)}", actual=rows.fieldnames)
@@ -72,12 +71,16 @@ def _read(root: Path) -> _Boxes:
             box = tuple(float(row[side]) for side in _SIDES)
         except (TypeError, ValueError) as error:
             raise DatasetError(where, expected="numbers x1, y1, x2, y2", actual=row) from error
-        if not row["image"] or not row["class"] or not inside(row["image"]):
+        name = (row["class"] or "").strip()
+        if not row["image"] or not name or not inside(row["image"]):
             raise DatasetError(where, expected="an image below the folder and its class", actual=row)
-        image = root / row["image"]
+        image = root / row["image"].strip()
         if image not in sizes:
             sizes[image] = size_in_file(image)
-        found.setdefault(image, []).append((row["class"], check_box(box, where, sizes[image])))
+        found.setdefault(image, []).append((name, check_box(box, where, sizes[image])))
+        if not image.is_file():
+            action = "Give paths below the data set's folder, with / between folders."
+            raise DatasetError(f"{where}: the image {image} is missing", action=action)
     if not found:
         raise DatasetError(f"{path} has no box", action="Give the data set's own top folder.")
     return found
@@ -93,6 +96,6 @@ def _unplaced(folds: Path, boxes: _Boxes, root: Path) -> set[Path]:
     if not folds.is_file():
         return set()
     with open_rows(folds) as rows:
-        class_of = {root / row["image"]: row.get("class") for row in rows if row.get("image")}
+        class_of = {root / row["image"].strip(): row.get("class") for row in rows if row.get("image")}
     placed = {class_of.get(image) for image in boxes} - {None}
     return {image for image, name in class_of.items() if name in placed and image not in boxes}

@@ -21,13 +21,18 @@ from lineside_models.datasets.base import (
     choose,
     image_beside,
     not_empty,
+    read_text,
     sample_of,
+    shared_image,
     size_in_file,
     unknown_fold,
     warn_of_sizes,
 )
 from lineside_models.labels import LABELS, STEEL
 from lineside_runtime.errors import DatasetError
+
+_APART = {"train", "val", "test"}
+"""Lists that share no image; ``trainval`` and those of one type do."""
 
 FOLDERS = (("annotations", "images"), ("Annotations", "JPEGImages"))
 
@@ -75,8 +80,15 @@ def _choose(root: Path, fold: str, everything: list[Path], images: Path) -> list
     known = {path.stem for path in lists.glob("*.txt")}
     if fold not in known:
         raise unknown_fold(lists, fold, known)
-    stems = {line.split()[0] for line in annotation_bytes(lists / f"{fold}.txt").decode().splitlines() if line.split()}
-    return not_empty([image for image in everything if image.stem in stems], root)
+    listed = {name: _stems(lists / f"{name}.txt") for name in {fold, *(known & _APART)}}
+    for name in sorted(_APART & known - {fold}) if fold in _APART else ():
+        if both := listed[name] & listed[fold]:
+            raise shared_image(str(lists), min(both), f"{fold}.txt and {name}.txt")
+    return not_empty([image_beside(images, stem) for stem in sorted(listed[fold])], root)
+
+
+def _stems(path: Path) -> set[str]:
+    return {line.split()[0] for line in read_text(path).splitlines() if line.split()}
 
 
 def _read_file(annotation: Path, size: Size | None) -> _Handler:
@@ -150,6 +162,8 @@ class _Handler(xml.sax.handler.ContentHandler):
             box = tuple(float(self._object[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
         except (KeyError, ValueError) as error:
             raise DatasetError(where, expected="numbers xmin, ymin, xmax, ymax", actual=self._object) from error
+        if not self._object.get("name"):
+            raise DatasetError(where, expected="a name: the type", actual=self._object)
         box = (box[0] - 1, box[1] - 1, box[2], box[3])  # Pascal VOC counts from 1 and includes xmax, ymax
         box = check_box(box, where, self._size, self.stated)
-        self.objects.append(_Object(self._object.get("name", ""), box, where))
+        self.objects.append(_Object(self._object["name"], box, where))

@@ -46,6 +46,10 @@ class Locator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     angle: Annotated[float, msgspec.Meta(ge=-90, le=90)] | None = None
     area: Annotated[float, msgspec.Meta(gt=0)]
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.centre)):
+            raise ValueError("the centre of locate is not finite")
+
 
 class PartPose(msgspec.Struct, frozen=True, kw_only=True):
     """Where a part lies: centre and area in pixels, the axis in degrees; ``None`` for one without an axis."""
@@ -68,7 +72,8 @@ def find_part(grey: UInt8Array, inside: Tone, level: float) -> PartPose:
     """
     height, width = grey.shape
     scale = min(1.0, SIDE_PX / max(height, width))
-    small = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = grey if scale == 1 else cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     marked = ((small < level) if inside == "dark" else (small >= level)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marked, connectivity=8)
     if len(stats) < 2:

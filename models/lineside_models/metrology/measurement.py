@@ -256,7 +256,7 @@ def _area(grey: UInt8Array, rule: PresenceRule | CountRule) -> tuple[float, str]
     """Returns the share of an area, or the number of spots in it, with the unit."""
     left, top, right, bottom = _place(rule)
     x, y = int(left), int(top)
-    cut = grey[y : int(bottom) + 1, x : int(right) + 1]
+    cut = grey[y : math.ceil(bottom) + 1, x : math.ceil(right) + 1]  # corners are rounded, up too
     mask = np.zeros(cut.shape, np.uint8)
     cv2.fillPoly(mask, [np.round(np.array(rule.polygon) - (x, y)).astype(np.int32)], 1)
     marked = ((cut < rule.level) if rule.inside == "dark" else (cut >= rule.level)).astype(np.uint8) & mask

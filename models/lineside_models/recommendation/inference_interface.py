@@ -17,6 +17,8 @@ from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 TOP = 10
 TOP_MAX = 1000
+ITEMS_MAX = 20_000
+"""Items of a history, or candidates: each takes some kilobytes while it is ranked."""
 
 
 class RankingInterface:
@@ -47,6 +49,14 @@ class RankingInterface:
         top = int(inputs["top"][0]) if "top" in inputs else TOP
         if not 1 <= top <= TOP_MAX:
             raise BadInputFormatError("input 'top'", expected=f"1 to {TOP_MAX}", actual=top, action="Send another.")
+        for name in ("history", "candidates"):
+            if len(inputs.get(name, ())) > ITEMS_MAX:
+                raise BadInputFormatError(
+                    f"input {name!r}",
+                    expected=f"at most {ITEMS_MAX} items",
+                    actual=len(inputs[name]),
+                    action="Send fewer in a call; without candidates, all that the bundle knows are ranked.",
+                )
         history = [str(item) for item in inputs.get("history", ())]
         given = inputs.get("candidates")
         wanted = None if given is None else [str(item) for item in given]

@@ -87,6 +87,14 @@ class ItemTables:
         """
         return np.where((rows := _places(ids, self.ids)) < 0, self.unknown, rows)
 
+    def unknown_attributes(self, names: Sequence[str]) -> list[str]:
+        """Returns those of the names of attributes that are not in the tables.
+
+        Raises:
+            BadInputFormatError: A name is no text.
+        """
+        return [name for name, place in zip(names, _places(names, self._names), strict=True) if place < 0]
+
     def vectors(self, rows: Ints, attributes: Mapping[int, Sequence[str]] | None = None) -> tuple[Floats, Floats]:
         """Returns vectors ``(n, features)`` and biases ``(n,)``.
 

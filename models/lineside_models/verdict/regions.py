@@ -26,6 +26,7 @@ RASTER_SIDE = 1024
 MASK_PIXELS_MAX = 1 << 24
 _WHITE = 128
 _SHIFT = 8  # bits behind the point of OpenCV's polygon corners
+_CELLS_MAX = 1 << 22  # a corner further away would tilt an edge by less than a cell
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -100,9 +101,9 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         corners = np.array(self.polygon, np.float64)
         if self.units == "share":
             corners = corners * np.array([size[1], size[0]])
-        bounded = np.clip(corners, -1.0, 2.0 * max(size))  # OpenCV counts in 32 bits
-        # A cell's centre lies half a cell behind its corner; OpenCV draws the polygon's rim too.
-        fixed = np.round((bounded * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        # A cell's centre lies half a cell behind its corner; OpenCV draws the polygon's rim too, and counts in 32 bits.
+        cells = np.minimum(corners * scale - 0.5, _CELLS_MAX)
+        fixed = np.round(cells * (1 << _SHIFT)).astype(np.int32)
         canvas = np.zeros((height, width), np.uint8)
         cv2.fillPoly(canvas, [fixed], 1, shift=_SHIFT)
         return canvas

@@ -119,6 +119,17 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
+def photo_files(folder: Path) -> list[Path]:
+    """Returns the photos in a folder, sorted by name: image files without the PNG masks that have a photo's name.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
+    found = image_files(folder)
+    photos = {path.stem for path in found if path.suffix.lower() != ".png"}
+    return [path for path in found if path.suffix.lower() != ".png" or path.stem not in photos]
+
+
 def _flat(images: object) -> Iterator[tuple[Path | Frame | np.typing.NDArray[np.uint8], str, str]]:
     if isinstance(images, Frame):
         yield images, images.source, images.part_id

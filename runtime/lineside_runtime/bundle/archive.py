@@ -11,7 +11,10 @@ import errno
 import os
 import shutil
 import struct
+import tempfile
+import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from lineside_runtime.bundle import (
@@ -87,6 +90,39 @@ def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
         if error.errno != errno.EINVAL:  # zipfile seeks to where a damaged directory points
             raise
         raise BundleFormatError(f"{archive_path} is not a bundle archive: {error}") from error
+
+
+class TemporaryBundle(Bundle):
+    """A bundle of an archive, unpacked into a temporary folder, which is removed when its last holder has let go.
+
+    Raises:
+        LinesideError: As `unpack_archive`.
+    """
+
+    def __init__(self, archive_path: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
+        try:
+            opened = unpack_archive(archive_path, Path(self._folder.name) / "bundle")
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        super().__init__(opened.path, opened.manifest, opened.digest)
+        self._verified = opened._verified
+        self._holders = 0
+        self._lock = threading.Lock()
+
+    def hold(self) -> Callable[[], None]:
+        """Keeps the folder until what is returned is called."""
+        with self._lock:
+            self._holders += 1
+        return self._let_go
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            last = not self._holders
+        if last:
+            self._folder.cleanup()
 
 
 # What zipfile raises for damaged, encrypted or unusual archives.

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from lineside_runtime.bundle.manifest import (
     FileEntry,
     Manifest,
     ModelEntry,
+    Variant,
     describe_bytes,
     parse_manifest,
 )
@@ -34,6 +36,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.digest = digest
+        self._verified: dict[str, _FileState] = {}
 
     def file(self, relative: str) -> Path:
         """Returns the path of a file that the manifest names.
@@ -44,6 +47,35 @@ class Bundle:
         if relative not in self.manifest.files:
             raise BundleFormatError(f"{self.path}: the manifest does not name {relative!r}")
         return self.path / relative
+
+    def verified_model(self, variant: Variant) -> Path:
+        """Returns the path of a variant's model, which may be loaded long after the bundle was opened.
+
+        A file that has changed since `verify` is verified again; one that was never verified is not read.
+
+        Raises:
+            BundleFormatError: The manifest does not name it.
+            BundleIntegrityError: It was replaced by another one, or is missing.
+        """
+        for relative in variant.files:
+            verified = self._verified.get(relative)
+            if verified is not None and verified != _state_of(f"{self.path}/{relative}"):
+                self._verify(relative, self.manifest.files[relative])
+        return self.file(variant.file)
+
+    def part(self, manifest: Manifest, digest: str | None = None) -> Bundle:
+        """Returns a bundle of the same files with another manifest, such as that of one stage or of some variants.
+
+        Args:
+            digest: Names the part; ``None`` for the same as the whole, whose answers it then gives.
+        """
+        part = Bundle(self.path, manifest, digest or self.digest)
+        part._verified = self._verified
+        return part
+
+    def hold(self) -> Callable[[], None] | None:
+        """Keeps the files until what is returned is called; ``None`` where they stay anyway."""
+        return None
 
     def open_model(self, entry: ModelEntry) -> Bundle:
         """Opens one of its models as a bundle, without reading the model's files.
@@ -67,7 +99,26 @@ class Bundle:
             BundleIntegrityError: A file is missing, or its size or hash is another.
         """
         for relative, entry in self.manifest.files.items():
-            verify_file(f"{self.path}/{relative}", entry)
+            self._verify(relative, entry)
+
+    def _verify(self, relative: str, entry: FileEntry) -> None:
+        path = f"{self.path}/{relative}"
+        state = _state_of(path)
+        verify_file(path, entry)
+        if state is not None:
+            self._verified[relative] = state
+
+
+_FileState = tuple[int, int, int, int]
+
+
+def _state_of(path: str) -> _FileState | None:
+    """Returns what tells a changed or replaced file; ``None`` if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  see `_files_in`
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def verify_file(path: Path | str, entry: FileEntry) -> None:

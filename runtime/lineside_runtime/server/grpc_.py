@@ -37,6 +37,7 @@ SPARE_THREADS = 4
 """So that health and metadata are answered, and calls refused, while every call that may be in flight is."""
 
 HANDSHAKE_TIMEOUT_MS = 10_000
+PORT_MAX = 65_535
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -335,9 +336,11 @@ def bind(server: grpc.Server, address: str, tls: tuple[bytes, bytes] | None) -> 
         The port.
 
     Raises:
-        ConfigError: The port is taken or may not be used, or key and certificate don't fit.
+        ConfigError: The port is taken or may not be used.
     """
     try:
+        if not 0 <= int(address.rpartition(":")[2]) <= PORT_MAX:  # gRPC takes -1 for 65535
+            raise ValueError("no port")
         if tls is None:
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, grpc.ssl_server_credentials([tls])))

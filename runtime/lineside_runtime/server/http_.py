@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,7 +154,7 @@ def read_tls(key: Path | None, certificate: Path | None) -> tuple[bytes, bytes] 
     """Reads private key and certificate chain; ``None`` for plain text.
 
     Raises:
-        ConfigError: One of them is given.
+        ConfigError: One of them is given, or they are no pair in PEM, or the key has a password.
         InputNotFoundError: One of them is not there.
     """
     if key is None and certificate is None:
@@ -163,6 +164,16 @@ def read_tls(key: Path | None, certificate: Path | None) -> tuple[bytes, bytes] 
     for path in (key, certificate):
         if not path.is_file():
             raise InputNotFoundError(f"{path} is not there")
+    try:
+        # a password is never asked for: nobody sits before a server
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`
+        raise ConfigError(
+            "TLS",
+            expected="a private key without a password and its certificate chain, in PEM",
+            actual=f"{key} and {certificate}: {error}",
+            action="Give the files that belong together; `openssl pkey -in KEY -out PLAIN` removes a password.",
+        ) from error
     return key.read_bytes(), certificate.read_bytes()
 
 

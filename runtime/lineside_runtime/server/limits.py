@@ -13,6 +13,14 @@ from lineside_runtime.errors import ConfigError, DeadlineExceededError, Overload
 
 MIB = 1 << 20
 
+_DAY_S = 86_400.0
+_INT32_MAX = (1 << 31) - 1
+_MOST = {
+    "max_body_bytes": _INT32_MAX,  # gRPC counts with so many bits, and so does the kernel with milliseconds
+    "request_timeout_s": _DAY_S,
+    "header_timeout_s": _DAY_S,
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServerLimits:
@@ -21,9 +29,9 @@ class ServerLimits:
     Attributes:
         workers: Calls that run at once.
         max_in_flight: Calls that run or wait; one more is refused with 503.
-        max_body_bytes: Largest request, compressed or not.
+        max_body_bytes: Largest request, compressed or not; below 2 GiB.
         request_timeout_s: Longest time that a call may wait and run, and that a client may take to send its request.
-        header_timeout_s: Longest time between a connection and the end of a request's headers.
+        header_timeout_s: Longest time between a connection and the end of a request's headers; both at most a day.
     """
 
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -36,12 +44,14 @@ class ServerLimits:
         """Checks the values.
 
         Raises:
-            ConfigError: One is not positive, or fewer calls may wait than run.
+            ConfigError: One is not positive or too large, or fewer calls may wait than run.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value <= 0:
-                raise ConfigError(field.name, expected="a number > 0", actual=value, action="")
+            most = _MOST.get(field.name)
+            if value <= 0 or (most is not None and value > most):
+                expected = "a number > 0" if most is None else f"a number > 0, at most {most:.0f}"
+                raise ConfigError(field.name, expected=expected, actual=value, action="")
         if self.max_in_flight < self.workers:
             raise ConfigError(
                 "max_in_flight",

@@ -45,6 +45,9 @@ class ModelInterface(Protocol):
         ...
 
 
+SOON_S = 1e-3
+"""What a call is given whose time is all but over when its turn comes."""
+
 InterfaceMaker = Callable[[Session], ModelInterface | None]
 """Returns the interface of a session's bundle; ``None`` for the network's own."""
 
@@ -77,24 +80,24 @@ class NetworkInterface:
         try:
             # `submit` and not `predict`: a native call can't be ended, but waiting for it can
             return self._session.submit(inputs, deadline_s=deadline_s).result()
-        except EngineError as error:
-            self._refuse_shape(inputs, error, ends_s - time.perf_counter())
-            raise
+        except (BadInputFormatError, EngineError) as error:
+            sample = sample_inputs(self._session.manifest)
+            other = [spec for spec in self.inputs if inputs[spec.name].shape != sample[spec.name].shape]
+            if not other:
+                raise
+            if isinstance(error, EngineError) and not self._runs(sample, ends_s - time.perf_counter()):
+                raise
+            spec = other[0]
+            raise BadInputFormatError(
+                f"input {spec.name!r}: the network can't run this shape: {error.message[:500]}",
+                expected=f"{spec.describe()}, such as {sample[spec.name].shape}",
+                actual=inputs[spec.name].shape,
+                action=METADATA_ACTION,
+            ) from error
 
-    def _refuse_shape(self, inputs: Mapping[str, Array], error: EngineError, left_s: float) -> None:
-        manifest = self._session.manifest
-        sample = sample_inputs(manifest)
-        other = [spec for spec in manifest.inputs if inputs[spec.name].shape != sample[spec.name].shape]
-        if not other or left_s <= 0:
-            return
+    def _runs(self, sample: Mapping[str, Array], left_s: float) -> bool:
         try:
-            self._session.submit(sample, deadline_s=left_s).result()
+            self._session.submit(sample, deadline_s=max(left_s, SOON_S)).result()
         except DeviceError:
-            return
-        spec = other[0]
-        raise BadInputFormatError(
-            f"input {spec.name!r}: the network can't run this shape: {error.message[:500]}",
-            expected=f"{spec.describe()}, such as {sample[spec.name].shape}",
-            actual=inputs[spec.name].shape,
-            action=METADATA_ACTION,
-        ) from error
+            return False
+        return True

@@ -24,16 +24,13 @@ from lineside_runtime.server import metrics
 from lineside_runtime.server.calls import InferAnswer, InferRequest, Protocol
 from lineside_runtime.server.limits import AdmissionGate, ServerLimits
 from lineside_runtime.server.metrics import Metrics
-from lineside_runtime.server.model_interface import ModelInterface
+from lineside_runtime.server.model_interface import SOON_S, ModelInterface
 from lineside_runtime.server.repository import ModelRepository
 from lineside_runtime.server.wire import METADATA_ACTION, to_array
 from lineside_runtime.tensors import Array
 
 NAME = "lineside"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "parameters")
-
-SOON_S = 1e-3
-"""What a call is given whose time is all but over when its turn comes."""
 
 log = logging.getLogger("lineside.server")
 

@@ -52,7 +52,12 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
     variant: Variant
 
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
-        """Loads the variant on the device."""
+        """Loads the variant on the device.
+
+        Raises:
+            BundleIntegrityError: A file of the bundle was replaced since it was opened.
+            LinesideError: As `Backend.load`.
+        """
         libraries = config.operator_libraries.get(self.backend.name, ())
         options = LoadOptions(
             threads=config.threads,
@@ -67,7 +72,7 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
             whole=config.fallback_strategy == "error",
             calls=config.submit_workers,
         )
-        return self.backend.load(bundle.file(self.variant.file), self.device, options)
+        return self.backend.load(bundle.verified_model(self.variant), self.device, options)
 
     def __str__(self) -> str:
         """Returns for example ``ort/cpu:0``."""

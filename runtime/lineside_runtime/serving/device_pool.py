@@ -24,6 +24,7 @@ from lineside_runtime.backend import Executable
 from lineside_runtime.bundle import Bundle, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
+    BundleIntegrityError,
     ConfigError,
     DeviceError,
     DeviceLostError,
@@ -45,7 +46,8 @@ from lineside_runtime.tensors import Array
 if TYPE_CHECKING:
     from lineside_runtime.serving.replicas import Replicas
 
-_FALLBACK_ERRORS = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
+# Another engine may read what this one can't, or be loaded already when a file of the bundle is replaced.
+_FALLBACK_ERRORS = (DeviceError, UnsupportedModelError, BundleIntegrityError)
 
 SUBSTITUTE_KEPT_S = 60.0
 """How long a device that took over stays loaded when the one before it is back: it may be needed again soon."""
@@ -425,7 +427,7 @@ class DevicePool:
         if used is None:
             return 0
         used.retire()
-        return self.bundle.file(slot.candidate.variant.file).stat().st_size
+        return self.bundle.manifest.files[slot.candidate.variant.file].size
 
     # Health.
 

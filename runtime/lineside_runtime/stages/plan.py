@@ -124,7 +124,7 @@ def _stage_bundle(bundle: Bundle, variant: Variant, stage: Stage) -> Bundle:
     manifest = msgspec.structs.replace(
         bundle.manifest, inputs=stage.inputs, outputs=stage.outputs, variants=(own,), golden=None
     )
-    return Bundle(bundle.path, manifest, f"{bundle.digest}:{stage.name}")
+    return bundle.part(manifest, f"{bundle.digest}:{stage.name}")
 
 
 def _named_first(choice: CandidateChoice, wanted: str, stage: Stage) -> CandidateChoice:

@@ -155,6 +155,39 @@ def test_parts_may_not_come_from_the_wish_on(agents: list[RecipeAgent], tmp_path
     assert agent.recipes.problem == ""
 
 
+def test_line_is_told_the_recipe_and_its_gate_before_parts_may_come(tmp_path: Path) -> None:
+    recipes = Recipes(tmp_path, (STRICT, LENIENT))
+    told: list[tuple[type, str]] = []
+    recipes.attach(wake=lambda: None, tell=lambda event: told.append((type(event), recipes.problem)))
+    for end in (lambda made: recipes.done(made, 0.0), lambda made: recipes.failed(made, RecipeError("it can't run"))):
+        recipes.select(SelectRecipe("lenient", "plc"))
+        request = recipes.begin()
+        assert request is not None
+        end(request)
+        assert recipes.problem == ""
+    changing = "changing over to recipe lenient"
+    assert told == [(RecipeRuns, ""), (RecipeRuns, changing), (RecipeRefused, changing)]
+
+
+def test_unknown_recipe_that_was_requested_during_a_changeover_stays_a_fault(tmp_path: Path) -> None:
+    recipes = Recipes(tmp_path, (STRICT, LENIENT))
+    told: list[RecipeRuns | RecipeRefused] = []
+    recipes.attach(wake=lambda: None, tell=told.append)
+    recipes.select(SelectRecipe("lenient", "plc"))
+    request = recipes.begin()
+    assert request is not None
+    recipes.select(SelectRecipe(9, "plc"))
+    recipes.done(request, 0.0)
+    assert isinstance(told[-1], RecipeRefused)
+    assert "there is no recipe 9" in recipes.status()["recipe_problem"]
+    recipes.select(SelectRecipe("lenient", "plc"))
+    request = recipes.begin()
+    assert request is not None
+    recipes.done(request, 0.0)
+    assert told[-1:] == [RecipeRuns("lenient", 7, deadline_s=30.0)]
+    assert recipes.status()["recipe_problem"] is None
+
+
 def test_the_chosen_recipe_survives_a_restart(agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle) -> None:
     agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
     assert agent.ask("lenient") == ""

@@ -402,6 +402,37 @@ def test_part_that_reaches_the_gate_without_a_verdict_is_late() -> None:
     assert driver.codes == [Code.LATE] and driver.state.gate
 
 
+def test_gate_that_is_closed_does_not_open_again_for_an_event_that_is_older() -> None:
+    driver = HandshakeDriver(dataclasses.replace(PLAIN, gate=GateSettings(delay_s=0.2, pulse_s=0.05)))
+    driver.trigger()
+    driver.step(PartInspected(0, Code.REJECT), 0.01)
+    driver.step(Tick(), 0.19)
+    assert driver.state.gate
+    driver.step(Tick(), 0.05)
+    assert not driver.state.gate
+    begin = driver.trigger(-0.001)[0]  # an edge has the kernel's time
+    assert isinstance(begin, BeginPart) and begin.at_s == driver.now_s
+    assert not driver.state.gate
+
+
+def test_gate_that_opens_when_its_part_has_passed_is_a_fault() -> None:
+    driver = HandshakeDriver(dataclasses.replace(PLAIN, queue=3, gate=GateSettings(delay_s=0.2, pulse_s=0.05)))
+    driver.trigger()
+    driver.step(PartInspected(0, Code.REJECT), 0.01)
+    driver.trigger(0.05)
+    driver.step(PartInspected(1, Code.PASS), 0.01)
+    driver.step(Tick(), 0.17)  # 40 ms late, within the pulse
+    assert driver.state.gate and driver.state.fault is Fault.NONE
+    driver.trigger()
+    driver.step(PartInspected(2, Code.REJECT), 0.01)
+    found = driver.step(Tick(), 0.3)
+    assert driver.state.gate and driver.machine.fault is Fault.GATE and not driver.state.ready
+    text = "fault: the gate opened too late, the parts of triggers 2 have to be taken off by hand"
+    assert any(isinstance(action, LogLine) and action.text.startswith(text) for action in found)
+    driver.step(ResetPressed(), 0.1)
+    assert driver.state.ready
+
+
 def test_gate_stays_open_for_parts_that_follow_closely() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, queue=2, gate=GateSettings(delay_s=0.2, pulse_s=0.05)))
     for number, after_s in ((0, 0.0), (1, 0.03)):

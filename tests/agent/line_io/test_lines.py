@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from lineside_runtime.errors import ConfigError
 from tests.agent.line_io.conftest import StartLine
 from tests.agent.line_io.serial_peer import SerialPeer
 from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.proxy import FaultProxy
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import folder_camera
 
@@ -160,6 +162,50 @@ def test_mqtt_triggers_and_tells_and_neither_bytes_nor_a_broker_that_goes_stop_i
         assert agent.stop() == 0
         assert [row.sequence for row in agent.rows()] == list(range(len(heard)))
         wait_for(lambda: not states[-1]["ready"], what="the agent's goodbye")
+    finally:
+        client.close()
+        broker.stop()
+
+
+@pytest.mark.peer
+def test_retained_reset_ends_no_fault_at_a_reconnection_and_a_retained_trigger_is_no_part_in_front_of_the_camera(
+    start_line: StartLine, tmp_path: Path
+) -> None:
+    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
+    broker.start()
+    proxy = FaultProxy(broker.port)
+    url = f"mqtt://127.0.0.1:{proxy.port}"
+    link = f'link = {{ url = "{url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
+    heard: list[dict[str, object]] = []
+    client = LinkClient(broker.config(), "plc")
+    client.subscribe("cell/4/result", lambda _, data: heard.append(json.loads(data)))
+    client.start()
+
+    def retained(count: int) -> bool:
+        return agent.log.count("is retained") >= count
+
+    try:
+        assert client.wait_connected(20.0)
+        for name, payload in (("reset", b"x"), ("challenge", b"x"), ("trigger", b'{"part_id": "old", "tag": 3}')):
+            client.publish(f"cell/4/{name}", payload, retain=True)
+        agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n', trigger={"challenge_parts": 1})
+        wait_for(lambda: "reset is retained" in agent.log and "challenge is retained" in agent.log, 60.0)
+        wait_for(lambda: heard)
+        assert (heard[0]["part_id"], heard[0]["code"]) == ("challenge:old", "NOT_READY")
+        wait_for(lambda: agent.line.get("problem", "") is None, 60.0)
+        client.publish("cell/4/trigger", b'{"part_id": "good", "tag": 4}')
+        wait_for(lambda: len(heard) == 2)
+        assert heard[1]["code"] == "CHALLENGE_PASSED"
+        wait_for(lambda: agent.line["fault"] == "CHALLENGE")
+        wrote_ns = agent.status["updated_at_ns"]
+        for _ in range(2):
+            proxy.cut()
+            came = agent.log.count("is retained")
+            wait_for(partial(retained, came + 2), what="the retained messages again")
+        wait_for(lambda: agent.status["updated_at_ns"] > wrote_ns + 10**9, what="a later status")
+        assert (agent.line["fault"], agent.line["triggers"]) == ("CHALLENGE", 2)
+        client.publish("cell/4/reset", b"x")
+        wait_for(lambda: agent.line["fault"] is None, what="the operator's reset")
     finally:
         client.close()
         broker.stop()

@@ -208,6 +208,29 @@ def test_tag_of_another_line_is_not_given_back() -> None:
     assert block.registers()[42:46] == [0, 3, 0, 1]
 
 
+def test_count_that_wraps_around_to_0_is_never_the_tag_of_another_lines_part() -> None:
+    requests = InBlock("plc")
+    block = OutBlock(requests)
+    requests.write_registers(0, [0xFFFF])
+    block.add_result(Signal(3, "p", "pass", Code.PASS, "local", 7))
+    requests.write_registers(0, [0])
+    assert block.registers()[42:46] == [0, 3, 0x8000, 1]
+    block.add_result(Signal(4, "p", "reject", Code.REJECT, "plc", 0))
+    assert block.registers()[46:50] == [0, 4, 0, 2]
+    requests.write_registers(0, [1])
+    assert block.registers()[42:46] == [0, 3, 0, 1]
+
+
+def test_first_count_0_of_a_plc_that_began_anew_is_no_earlier_parts_tag() -> None:
+    requests = InBlock("plc")
+    block = OutBlock(requests)
+    (trigger,) = requests.write_registers(0, [5])
+    assert isinstance(trigger, Triggered)
+    block.add_result(Signal(3, "p", "pass", Code.PASS, "plc", trigger.tag))
+    requests.write_registers(0, [0])
+    assert block.registers()[44] != 0
+
+
 @pytest.mark.parametrize(
     ("heading", "fields"),
     [("## What the PLC reads", OUT_FIELDS), ("## What the PLC writes", IN_FIELDS)],

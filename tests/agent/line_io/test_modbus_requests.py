@@ -43,6 +43,7 @@ def test_number_of_a_read_that_is_none_or_too_many_is_a_wrong_value(plc: socket.
     ("request_hex", "answer_hex"),
     [
         ("04 0000", "84 03"),  # cut
+        ("05 0002 0001", "85 03"),  # neither on nor off
         ("06 0000 01", "86 03"),
         ("0f 0000 0000 00", "8f 03"),
         ("10 0000 0000 00", "90 03"),
@@ -54,3 +55,14 @@ def test_number_of_a_read_that_is_none_or_too_many_is_a_wrong_value(plc: socket.
 )
 def test_refusal_names_the_function_and_why(plc: socket.socket, request_hex: str, answer_hex: str) -> None:
     assert ask(plc, bytes.fromhex(request_hex)) == bytes.fromhex(answer_hex)
+
+
+def test_coil_value_that_is_neither_on_nor_off_changes_nothing(plc: socket.socket) -> None:
+    coil_2 = bytes.fromhex("01 0002 0001")
+    for value in ("0001", "00ff", "ffff", "ff01"):
+        assert ask(plc, bytes.fromhex("05 0002" + value)) == b"\x85\x03", value
+        assert ask(plc, coil_2) == b"\x01\x01\x00", value
+    for value, level in (("ff00", 1), ("0000", 0)):
+        request = bytes.fromhex("05 0002" + value)
+        assert ask(plc, request) == request
+        assert ask(plc, coil_2) == bytes((1, 1, level))

@@ -9,7 +9,7 @@ import pytest
 
 from lineside_agent.config import SerialLineConfig as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
-from lineside_agent.line_io.events import Code, DefectSummary, Verdict
+from lineside_agent.line_io.events import Code, DefectSummary, Fault, LineState, Verdict
 from lineside_agent.line_io.serial_ import line_of
 from tests.agent.line_io.serial_peer import SerialPeer
 from tests.peers.waiting import wait_for
@@ -59,6 +59,33 @@ def test_lost_port_is_opened_again(peer: SerialPeer, output: LineOutput) -> None
     wait_for(lambda: b"V 2 REJECT p" in peer.heard())
     assert output.missed >= 1
     assert peer.heard()[0] == b"", "what the loss has torn is ended, or the next line would be glued to it"
+
+
+def test_port_that_a_verdict_opens_again_is_told_the_levels_first(peer: SerialPeer, output: LineOutput) -> None:
+    output.show(LineState(ready=True, recipe="A"))
+    assert output.signal(Signal(0, "p", "pass"))
+    output.show(LineState(busy=True, recipe="A"))
+    peer.unplug()
+    wait_for(lambda: not output.signal(Signal(1, "p", "pass")))
+    output.show(LineState(fault=Fault.LATE, recipe="B"))
+    peer.plug_in()
+    wait_for(lambda: output.signal(Signal(2, "p", "reject")))
+    wait_for(lambda: b"V 2 REJECT p" in peer.heard())
+    assert peer.heard()[:4] == [b"", b"P B", b"S WAIT 1 0", b"V 2 REJECT p"]
+
+
+def test_port_that_takes_nothing_when_it_is_opened_again_is_opened_once_more(
+    peer: SerialPeer, output: LineOutput, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait_for(lambda: not output.signal(Signal(0, "p" * 200, "pass")), what="a full line")
+    failures = len(caplog.records)
+    wait_for(lambda: not output.signal(Signal(1, "p", "pass")) and len(caplog.records) > failures)
+
+    def takes() -> bool:
+        peer.heard()
+        return output.signal(Signal(2, "p", "reject"))
+
+    wait_for(takes, what="a line that reads again")
 
 
 def test_line_that_reads_nothing_is_given_up(output: LineOutput) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -126,6 +127,35 @@ def test_part_without_a_name_bears_the_frames(benches: list[Bench]) -> None:
     bench.trigger()
     bench.judge("pass")
     assert bench.rows[0].part_id == "0.png"
+
+
+def test_part_without_a_frame_of_its_own_ends_no_thread_while_others_are_triggered(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=120.0, queue=10_000, late_max=0)))
+    bench.trigger()
+    assert bench.controller.take() is not None  # under way: those behind it wait for its answer
+    for _ in range(3000):
+        bench.trigger(with_frame=False)
+    bench.trigger()  # nobody knows whose frame this is
+    deaths: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            bench.controller.take()
+        except RuntimeError as error:
+            deaths.append(error)
+
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=take)
+        thread.start()
+        for _ in range(1500):
+            bench.trigger(with_frame=False)
+        bench.stop.set()
+        thread.join(60.0)
+    finally:
+        sys.setswitchinterval(before_s)
+    assert not deaths
 
 
 def test_engine_that_hangs_is_answered_for_at_the_deadline_and_its_verdict_dropped(benches: list[Bench]) -> None:

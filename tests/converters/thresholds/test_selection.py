@@ -27,6 +27,7 @@ from lineside_converters.thresholds import (
     write_bundle,
     write_page,
 )
+from lineside_converters.thresholds.frames import gather_frames
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold
 from lineside_converters.thresholds.scoring import FrameScores, _nothing
 from lineside_converters.training.data.samples import hold_out
@@ -232,7 +233,7 @@ def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(
     assert first.miss.of == FRAMES and not first.kept
     assert first.unsure_from is not None
     assert all(each.kept == "no frame shows it" for each in others)
-    for name, source in (("good", good), ("scratch", data)):  # a folder a class
+    for name, source in (("lot1_good", good), ("scratch", data)):  # a folder a class
         (tmp_path / "parts" / name).mkdir(parents=True)
         for path in sorted(source.rglob("*.[pj][np]g"))[:12]:
             shutil.copy(path, tmp_path / "parts" / name)
@@ -294,6 +295,13 @@ def test_the_page_shows_each_chosen_type_and_needs_no_other_file(decision: Thres
     text = re.sub("<[^>]*>", " ", html)
     assert all(f"{each.threshold:.3f}" in text for each in decision.types)
     assert "nan" not in text.lower().split()
+
+
+def test_a_good_photo_counts_once_and_masks_beside_photos_are_none(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), _good_picture(1))
+    found = gather_frames(bundle, FrameRequest(data=[data], fold="val", good=[tmp_path, tmp_path, data / "images"]))
+    assert [Path(part).name for part in found.parts if ":" not in part] == ["a.jpg", "b.png"]
 
 
 def test_what_cant_be_decided_is_said(bundle: Bundle, data: Path, decision: ThresholdReport, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import Sample
 from lineside_models.datasets.folds import divide, folds_csv, folds_of, groups_of, has_fold
-from lineside_models.datasets.masks import load_masks
+from lineside_models.datasets.masks import boxes_of, load_masks
+from lineside_models.datasets.part_images import read_mask
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 
@@ -117,6 +118,39 @@ def test_a_mask_that_is_missing_or_shows_a_nameless_type_is_named(pairs: Path) -
         load_masks(pairs, "all")
     with pytest.raises(InputNotFoundError):
         load_masks(pairs / "nowhere", "all")
+
+
+@pytest.mark.parametrize(("layout", "name"), [("pairs", "masks/1.png"), ("tiles", "T_Chip/Imgs/a1.png")])
+def test_a_mask_of_ones_is_refused_and_no_good_part(layout: str, name: str, request: pytest.FixtureRequest) -> None:
+    root: Path = request.getfixturevalue(layout)
+    (root / "classes.txt").unlink(missing_ok=True)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:8, 3:12] = 1
+    cv2.imwrite(str(root / name), mask)
+    with pytest.raises(DatasetError, match=r"1\.png shows nothing.*0 to 1.*255"):
+        load_masks(root, "all")
+    with pytest.raises(DatasetError, match="shows nothing"):
+        read_mask(root / name)
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(pairs: Path) -> None:
+    cv2.imwrite(str(pairs / "masks" / "1.png"), np.full((40, 20), 2, np.uint8))
+    with pytest.raises(DatasetError, match=r"another size than 1\.jpg.*\(20, 20\).*\(20, 40\)"):
+        load_dataset(pairs)
+
+
+def test_a_defect_without_a_mask_or_of_specks_alone_is_no_good_part(
+    tiles: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    cv2.imwrite(str(tiles / "T_Chip" / "Imgs" / "a0.png"), mask)
+    mask[2:4, 3:5] = 255
+    cv2.imwrite(str(tiles / "T_Chip" / "Imgs" / "a1.png"), mask)
+    with caplog.at_level(logging.WARNING, "lineside.datasets"):
+        found = load_masks(tiles, "train")
+        assert [(s.part_id, s.labels.tolist()) for s in found.samples] == [("a1", [0]), ("f0", [])]
+        assert [s.part_id for s in boxes_of(found).samples] == ["f0"]
+    assert "1 image left out: empty masks" in caplog.text and "less than 12 pixels" in caplog.text
 
 
 def coco(root: Path, count: int = 40) -> Path:

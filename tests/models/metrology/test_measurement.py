@@ -189,6 +189,33 @@ def test_a_part_that_is_not_found_and_a_rule_that_follows_it_out_of_the_frame_ar
         assert len(found) == len(rules) and all(one.value is None and why in one.error for one in found)
 
 
+@pytest.mark.parametrize("begin", [10.0, 10.4, 10.6])
+def test_the_pixels_of_an_area_are_the_same_number_wherever_it_lies(begin: float) -> None:
+    frame = np.full((100, 100), 255, np.uint8)
+    frame[round(begin) + 5 :] = 0
+    end = begin + 10
+    square = ((begin, begin), (end, begin), (end, end), (begin, end))
+    rule = PresenceRule(name="lower half", polygon=square, inside="dark", level=128, min=0.5)
+    assert measure(frame, [rule])[0].value == pytest.approx(6 / 11)
+
+
+def test_an_area_narrower_than_a_pixel_has_one() -> None:
+    rule = PresenceRule(name="sliver", polygon=((10.6, 10), (10.6, 20), (10.8, 30)), inside="dark", level=128, min=0.5)
+    assert measure(np.zeros((100, 100), np.uint8), [rule])[0].value == 1
+
+
+def test_a_part_is_found_in_a_strip_that_is_shrunk_to_a_line() -> None:
+    strip = np.zeros((5, 20000), np.uint8)
+    strip[1:3, 5000:9000] = 255
+    with pytest.raises(MeasurementError):  # one row of pixels has no ground around the part
+        find_part(strip, "bright", 100)
+
+
+def test_a_place_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not finite"):
+        read_rules({"locate": {"inside": "dark", "level": 5, "centre": [float("nan"), 1], "area": 4}})
+
+
 def test_rules_are_read_from_plain_values_and_refused_with_their_path() -> None:
     rule = {"type": "length", "name": "w", "line": [[0, 0], [50, 0]], "min": 1.0}
     assert isinstance(read_rules({"measure": [rule], "px_per_mm": 2.0}).measure[0], LengthRule)

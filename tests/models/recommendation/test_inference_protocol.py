@@ -68,6 +68,10 @@ def test_what_leaves_no_candidate_is_answered_with_none_and_an_empty_history_is_
             history = triton_grpc.InferInput("history", [len(ITEMS)], "BYTES")
             history.set_data_from_numpy(np.array([item.encode() for item in ITEMS], np.object_))
             assert client.infer("parts", [history]).as_numpy("items").tolist() == []
+        for name in ("history", "candidates"):
+            many = {"inputs": [texts(name, [str(number) for number in range(20_001)])]}
+            status, error = server.json("POST", "/v2/models/parts/infer", many)
+            assert (status, error["expected"], error["actual"]) == (400, "at most 20000 items", "20001")
         answer = posted(server, "models/parts/infer", {"inputs": [texts("history", ())]})
         assert answer["outputs"][0]["shape"] == [10]
 

@@ -58,6 +58,12 @@ def test_a_polygon_and_the_mask_that_it_fills_are_the_same() -> None:
     assert np.abs(by_mask.shares(boxes, labels) - by_polygon.shares(boxes, labels)).max() < 0.1
 
 
+def test_a_polygon_that_reaches_far_out_of_the_frame_keeps_its_edges() -> None:
+    far = Region(kind="inspect", polygon=((0, 0), (1e5, 0), (0, 100)), units="px")
+    areas = RegionMasks([far], ("a",), (100, 120))
+    assert _shares(areas, (60, 90, 110, 99)) == [1.0]
+
+
 def test_the_share_of_a_box_is_that_of_its_pixels() -> None:
     """Counted pixel by pixel."""
     mask = (np.random.default_rng(2).random(SIZE) > 0.4).astype(np.uint8) * 255

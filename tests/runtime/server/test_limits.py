@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from lineside_runtime.errors import ConfigError, DeadlineExceededError, OverloadedError
+from lineside_runtime.server.grpc_ import bind
+from lineside_runtime.server.http_ import read_tls
 from lineside_runtime.server.limits import AdmissionGate, MemoryBudget, ServerLimits
 
 
@@ -16,11 +22,29 @@ def test_values_that_make_no_sense_are_refused() -> None:
         {"max_body_bytes": -1},
         {"request_timeout_s": 0.0},
         {"workers": 5, "max_in_flight": 4},
+        {"max_body_bytes": 1 << 31},
+        {"request_timeout_s": 1e300},
+        {"header_timeout_s": 86_401.0},
     )
     for wrong in wrong_values:
         with pytest.raises(ConfigError):
             ServerLimits(**wrong)
     assert ServerLimits().workers >= 1
+    server = grpc.server(ThreadPoolExecutor(1))
+    for port in (-1, 65_536):
+        with pytest.raises(ConfigError, match="--grpc-port"):
+            bind(server, f"127.0.0.1:{port}", None)
+
+
+def test_a_key_that_does_not_fit_or_has_a_password_is_refused(tmp_path: Path) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=a"]
+    for name, password in (("plain", ("-nodes",)), ("other", ("-nodes",)), ("secret", ("-passout", "pass:secret"))):
+        files = ("-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem")
+        subprocess.run([*command, *password, *files], check=True, capture_output=True)
+    assert read_tls(tmp_path / "plain.key", tmp_path / "plain.pem") is not None
+    for key, certificate in (("plain.key", "other.pem"), ("plain.pem", "plain.key"), ("secret.key", "secret.pem")):
+        with pytest.raises(ConfigError, match="TLS"):
+            read_tls(tmp_path / key, tmp_path / certificate)
 
 
 def test_one_more_than_may_be_in_flight_is_refused_until_one_leaves() -> None:

@@ -83,6 +83,9 @@ IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4, "re
 
 IN_REGISTERS = IN_FIELDS["recipe"] + 1
 
+COUNTS = 1 << 16
+"""Range of the trigger counter, which then begins at 0 again."""
+
 JUMP_MAX = 1000
 """A trigger counter that moves on by more has begun anew."""
 
@@ -215,10 +218,10 @@ class OutBlock:
         )
 
     def _tag(self, answer: Signal | TriggerAnswer) -> int:
-        """The PLC's count of the trigger; 0 where another line triggered, or the counter has begun anew since."""
+        """The PLC's count of the trigger, or `InBlock.foreign_tag`."""
         generation, count = divmod(answer.tag, 1 << 16)
         is_own = answer.input == self._requests.input and generation == self._requests.generation
-        return count if is_own else 0
+        return count if is_own else self._requests.foreign_tag
 
 
 class InBlock:
@@ -241,6 +244,12 @@ class InBlock:
     def registers(self) -> list[int]:
         """The registers as written last."""
         return list(self._registers)
+
+    @property
+    def foreign_tag(self) -> int:
+        """Tag where another line triggered, or the counter has begun anew since: 0, unless that is a count of now."""
+        is_near = self._registers[0] == 0 or self._registers[0] > COUNTS - JUMP_MAX
+        return COUNTS // 2 if self._started and is_near else 0
 
     def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes the registers at the start: levels, counters and the recipe count, but there is no trigger."""

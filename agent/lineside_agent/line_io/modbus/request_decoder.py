@@ -2,6 +2,7 @@
 
 pymodbus answers each of them with the function 80 and the exception 01. Modbus Application Protocol 1.1b3, section 7,
 wants the request's function with 80 added, and the exception 03 where the function is known and its data is not valid.
+A value of function 05 that is neither on nor off is not valid (section 6.5); pymodbus takes it as on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 from pymodbus.constants import ExcCodes
 from pymodbus.datastore import ModbusServerContext
 from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
+
+WRITE_SINGLE_COIL = 5
+COIL_VALUES = (b"\xff\x00", b"\x00\x00")
+"""On and off."""
 
 
 class RequestDecoder(DecodePDU):
@@ -20,7 +25,8 @@ class RequestDecoder(DecodePDU):
     def decode(self, frame: bytes) -> ModbusPDU | None:
         """Returns the request; `None` only of an empty frame."""
         request = super().decode(frame)
-        if request is not None or not frame:
+        is_bad_coil = frame[:1] == bytes((WRITE_SINGLE_COIL,)) and frame[3:5] not in COIL_VALUES
+        if not frame or (request is not None and not is_bad_coil):
             return request
         known = frame[0] in self.pdu_table
         return _UnreadableRequest(frame[0], ExcCodes.ILLEGAL_VALUE if known else ExcCodes.ILLEGAL_FUNCTION)

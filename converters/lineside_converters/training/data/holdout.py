@@ -7,19 +7,24 @@ by the seed and by part, and written down; nothing of the training ever looks at
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from lineside_converters.training.data.samples import hold_out
 from lineside_converters.training.settings import TrainingSettings
 from lineside_models.datasets import ALL, Dataset, Sample, load_dataset
-from lineside_models.datasets.folds import divide, folds_csv, groups_of, has_fold
+from lineside_models.datasets.base import log as data_log
+from lineside_models.datasets.folds import divide, folds_csv, folds_of, groups_of, has_fold
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.wording import counted
 
 log = logging.getLogger("lineside.training")
+_IS_FOLD = re.compile(r"train.*|val|valid|validation|test", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,12 +94,15 @@ def divide_samples(
 
     Raises:
         InputNotFoundError: There is no such folder.
-        DatasetError: The folder can't be read, or has too few parts.
+        DatasetError: The folder can't be read, has too few parts, has folds and none called train, or has one picture
+            twice with different types.
     """
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     group_of = groups_of(root, settings.group)
     divided = has_fold(root, "train")
+    if not divided:
+        _refuse_other_folds(root)
     found = read("train" if divided else ALL)
     samples = found.samples if divided else _drawn(root, found.samples, settings, group_of)
     held, rest = hold_out(samples, share=settings.held_share, group_of=group_of, number=settings.held_number)
@@ -104,7 +112,78 @@ def divide_samples(
             expected="images of at least two parts",
             actual=f"{len(samples)} images",
         )
+    _check_types(found.samples)
+    _warn_of_copies(root, rest, [*held, *(_of_other_folds(read, samples) if divided else found.samples)])
     return found, (rest, held)
+
+
+def _refuse_other_folds(root: Path) -> None:
+    """Refuses folds of which none is called train: all would be trained on, those to judge on too."""
+    folds = folds_of(root)
+    if any(_IS_FOLD.fullmatch(name) for name in folds):
+        raise DatasetError(
+            f"{root} has folds, and none is called train",
+            expected="train",
+            actual=", ".join(folds),
+            action="Rename the one to train on; or remove the division, and a val fold is drawn.",
+        )
+
+
+def _of_other_folds(read: Callable[[str], HasSamples], train: Sequence[Sample]) -> list[Sample]:
+    """Returns the images of the other folds; none if these can't be read, as on a machine that has the train fold."""
+    known = {sample.path for sample in train}
+    quiet = logging.Filter("none")
+    data_log.addFilter(quiet)  # what is wrong with the train fold was logged
+    try:
+        return [sample for sample in read(ALL).samples if sample.path not in known]
+    except DatasetError:
+        return []
+    finally:
+        data_log.removeFilter(quiet)
+
+
+def _check_types(samples: Sequence[Sample]) -> None:
+    """Refuses copies of one picture that show different types."""
+    for first, *others in _copies(samples):
+        for one in others:
+            if set(one.labels.tolist()) != set(first.labels.tolist()):
+                raise DatasetError(
+                    f"{first.path} and {one.path} are one picture, and show different types",
+                    expected="one annotation a picture",
+                    action="Delete the one that is wrong.",
+                )
+
+
+def _warn_of_copies(root: Path, learned: Sequence[Sample], judged: Sequence[Sample]) -> None:
+    """Warns of pictures to learn from whose copies a model is judged on."""
+    known = {sample.path for sample in learned}
+    found = []
+    for copies in _copies([*learned, *(one for one in judged if one.path not in known)]):
+        own = [one.path.name for one in copies if one.path in known]
+        other = [one.path.name for one in copies if one.path not in known]
+        found += [f"{own[0]} and {other[0]}"] if own and other else []
+    if found:
+        log.warning(
+            "%s: %s both learned from and judged on, such as %s: figures are too good; delete the copies",
+            root,
+            counted(len(found), "picture is", "pictures are"),
+            found[0],
+        )
+
+
+def _copies(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Returns the samples whose files have the same content; only files of one size are read."""
+    found: list[list[Sample]] = []
+    for same in _by(samples, lambda one: one.path.stat().st_size):
+        found += _by(same, lambda one: hashlib.sha256(one.path.read_bytes()).digest())
+    return found
+
+
+def _by(samples: Sequence[Sample], key: Callable[[Sample], object]) -> list[list[Sample]]:
+    alike: dict[object, list[Sample]] = {}
+    for sample in samples:
+        alike.setdefault(key(sample), []).append(sample)
+    return [each for each in alike.values() if len(each) > 1]
 
 
 def _drawn(

@@ -10,7 +10,7 @@ import msgspec
 
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.rules.cells import Cell, rows_of
-from lineside_models.nlp.rules.fields import FieldCandidate, candidates, field_labels
+from lineside_models.nlp.rules.fields import FieldCandidate, candidates, field_labels, names_heats, shape
 from lineside_models.nlp.rules.measurements import Measured, Unread
 from lineside_models.nlp.rules.tables import TableReader
 from lineside_models.nlp.rules.values import identifier
@@ -30,14 +30,18 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
         schema: Whose labels are looked for.
     """
     rows = rows_of(document)
+    labels = field_labels(schema)
+    readers = [
+        TableReader(table, [other for other in schema.tables if other is not table], labels) for table in schema.tables
+    ]
+    measured = [reader.read(rows) for reader in readers]
+    row_heads = [cell for reader in readers for cell in reader.row_heads]
     report = _Report(document, schema)
     found = candidates(document, rows, schema)
     for field in schema.fields:
-        report.add_field(field, [one for one in found if one.field.name == field.name])
-    labels = field_labels(schema)
-    for table in schema.tables:
-        reader = TableReader(table, [other for other in schema.tables if other is not table], labels)
-        report.add_table(table, reader.read(rows))
+        report.add_field(field, [one for one in found if one.field.name == field.name], row_heads)
+    for table, reader, numbers in zip(schema.tables, readers, measured, strict=True):
+        report.add_table(table, numbers)
         report.add_unread(reader.unread)
     return report.finished()
 
@@ -51,8 +55,12 @@ class _Report:
         self._relations: list[Relation] = []
         self._review: list[ReviewItem] = []
 
-    def add_field(self, field: FieldSchema, found: list[FieldCandidate]) -> None:
-        """Adds the best value of a field, and reasons against it."""
+    def add_field(self, field: FieldSchema, found: list[FieldCandidate], row_heads: list[Cell]) -> None:
+        """Adds the best value of a field, and reasons against it.
+
+        Args:
+            row_heads: Cells before the values of tables; one that looks like the number of the heat may be another one.
+        """
         if not found:
             if field.required:
                 self._review.append(ReviewItem(reason="missing", field=field.name, text="it was not found"))
@@ -66,6 +74,9 @@ class _Report:
         rivals = [
             value for value in ranked[1:] if field.kind == "identifier" or scores[value] > _RIVAL * scores[ranked[0]]
         ]
+        if names_heats(field):
+            named = {identifier(cell.text) for cell in row_heads}
+            rivals += sorted(one for one in named - set(ranked) if shape(one) == shape(best.value))
         if rivals:
             self._look_at("ambiguous", number, f"{best.value} or {' or '.join(rivals[:3])}")
         elif field.kind == "identifier" and (other := self._nearly_equal(best)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 import msgspec
 
@@ -12,6 +13,7 @@ from lineside_models.nlp.normalization.dates import date_doubt, parse_date
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, overlap
 from lineside_models.nlp.rules.labels import LabelIndex
+from lineside_models.nlp.rules.roles import role_of
 from lineside_models.nlp.schemas import FieldSchema, Schema
 
 _BEHIND, _BESIDE, _BELOW, _SEARCHED = 0.97, 0.95, 0.93, 0.75
@@ -92,15 +94,24 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
             yield from _in_unit(found, unit)
             yield from _alike(row[column + 2 :], found[0])
             continue
-        first: FieldCandidate | None = None
-        for below in _below(rows, at, cell):
-            if index.whole(below.text) is not None:
-                break
-            if first is not None:
-                yield from _alike([below], first)
-            elif found := _read_values(below, field, _BELOW * match.score):
-                yield from _in_unit(found, unit)
-                first = found[0]
+        yield from _read_below(rows, at, cell, index, field, unit, _BELOW * match.score)
+
+
+def _read_below(
+    rows: list[Row], at: int, label: Cell, index: LabelIndex, field: FieldSchema, unit: str, score: float
+) -> Iterator[FieldCandidate]:
+    """Yields the value below a label, and the other identifiers or numbers of its column."""
+    first: FieldCandidate | None = None
+    for steps, below in _below(rows, at, label):
+        if index.whole(below.text) is not None:
+            return
+        if first is not None and _is_rival(other := read_value(below, field, score), first, below):
+            yield other
+        elif first is None and (found := _read_values(below, field, score)):
+            yield from _in_unit(found, unit)
+            first = found[0]
+        elif re.search(r"[^\W\d_]{2}", below.text) and not role_of(below.text) and (first or steps >= _ROWS_BELOW):
+            return  # another table
 
 
 def _read_values(cell: Cell, field: FieldSchema, score: float) -> list[FieldCandidate]:
@@ -111,7 +122,7 @@ def _read_values(cell: Cell, field: FieldSchema, score: float) -> list[FieldCand
             parts.append(read_value(part, field, score) if (part := cell.part(begin, end)).text else None)
             begin = after
         known = [one for one in parts if one is not None]
-        several = [one for one in known if _shape(one.value) == _shape(known[0].value)]
+        several = [one for one in known if shape(one.value) == shape(known[0].value)]
         if len(several) > 1:
             return several
     found = read_value(cell, field, score)
@@ -133,23 +144,45 @@ def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandid
     """Yields identifiers that follow one and look like it, such as those of a table with several heats, and numbers."""
     for cell in cells if first.field.kind in ("identifier", "number") else ():
         other = read_value(cell, first.field, first.score)
-        if other is None or other.unit != first.unit:
+        if not _is_rival(other, first, cell):
             return
-        if first.field.kind == "identifier" and _shape(other.value) != _shape(first.value):
-            return
+        if first.field.kind == "identifier" and shape(other.value) != shape(first.value):
+            near = abs(len(other.value) - len(first.value)) <= 1
+            if not (near and names_heats(first.field)):
+                return
         yield other
 
 
-def _shape(identifier: str) -> str:
+def _is_rival(other: FieldCandidate | None, first: FieldCandidate, cell: Cell) -> TypeGuard[FieldCandidate]:
+    """Returns whether a cell that follows a value may hold the field's, too: a number, or an identifier alone."""
+    if other is None or other.unit != first.unit or other.field.kind not in ("identifier", "number"):
+        return False
+    if other.field.kind == "number" or shape(other.value) == shape(first.value):
+        return True
+    return other.value == values.identifier(cell.text) and parse_date(other.value) is None
+
+
+def names_heats(field: FieldSchema) -> bool:
+    """Returns whether a field is the number of a heat, which also stands before the values of a table."""
+    return field.kind == "identifier" and any(role_of(label) == "value" for label in field.labels)
+
+
+def shape(identifier: str) -> str:
+    """Returns an identifier with every letter as A and every digit as 0."""
     return re.sub(r"[A-Z]", "A", re.sub(r"\d", "0", identifier))
 
 
-def _below(rows: list[Row], at: int, label: Cell) -> Iterator[Cell]:
-    for row in rows[at + 1 : at + 1 + _ROWS_BELOW]:
+def _below(rows: list[Row], at: int, label: Cell) -> Iterator[tuple[int, Cell]]:
+    """Yields the cells of the column below a label with their rows' distance, until two rows have none."""
+    last, seen = label, 0
+    for steps, row in enumerate(rows[at + 1 :], 1):
+        if steps - seen > _ROWS_BELOW:
+            return
         for cell in row:
-            near = cell.page == label.page and 0 <= cell.box[1] - label.box[1] < _HEIGHTS_BELOW * label.height
+            near = cell.page == label.page and 0 <= cell.box[1] - last.box[1] < _HEIGHTS_BELOW * label.height
             if near and overlap(cell.box, label.box) > 0.3:
-                yield cell
+                yield steps, cell
+                last, seen = cell, steps
 
 
 def _searched(document: Document, field: FieldSchema) -> Iterator[FieldCandidate]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from lineside_models.nlp.rules import values
-from lineside_models.nlp.rules.cells import Cell, Row, divided, heading_above
+from lineside_models.nlp.rules.cells import Cell, Row, divided, heading_above, overlap
 from lineside_models.nlp.rules.fields import unit_doubt, without_speck
 from lineside_models.nlp.rules.labels import LabelIndex
 from lineside_models.nlp.rules.lines import RunningLineReader
@@ -37,6 +37,25 @@ _GAP_ROWS = 1
 _HEADER_ROWS = 3
 _PAGE_ROWS = 8
 """Rows of the foot of a page and the head of the next one, between two parts of a table, at most."""
+
+_PIECES = frozenset(
+    (
+        "coil",
+        "bundle",
+        "plate",
+        "piece",
+        "item",
+        "pos",
+        "position",
+        "sample",
+        "specimen",
+        "test",
+        "probe",
+        "ring",
+        "bund",
+    )
+)
+"""Words of the head of a column whose numbers are of no heats."""
 
 _SYMBOL_MAX = 3
 """Letters of a symbol, which may stand for anything else where it is alone."""
@@ -66,6 +85,7 @@ class TableReader:
 
     Attributes:
         unread: Cells from which no number could be taken, after `read`.
+        row_heads: Cells before the values of a row, which may be numbers of heats, after `read`.
 
     Args:
         others: Tables that may stand beside or below it.
@@ -80,6 +100,7 @@ class TableReader:
         self._index = LabelIndex({one.name: (one.name, *one.labels) for one in table.quantities})
         self._group = 0
         self.unread: list[Unread] = []
+        self.row_heads: list[Cell] = []
 
     def read(self, rows: list[Row]) -> list[Measured]:
         """Returns the numbers in the order of the text.
@@ -256,6 +277,7 @@ class TableReader:
             last = number + 1 if numbers else last
             found += numbers
             if numbers and role == "value":
+                self.row_heads += _heads_of_row(row, header, named)
                 self._look_for_columns(named, placed, beside)
         if not found and len(named) >= _LOST_HEAD:
             text = f"no number could be read below {', '.join(one.name for one in named)}"
@@ -467,6 +489,13 @@ def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell
         if steps >= _PAGE_ROWS:
             break
     return [], first
+
+
+def _heads_of_row(row: Row, header: Row, named: list[_Named]) -> Row:
+    """Returns the cells left of the values, but those below a head such as "Coil"."""
+    pieces = [cell for cell in header if _PIECES & set(values.folded(cell.text).split())]
+    left = [cell for cell in row if cell.centre < named[0].cell.centre]
+    return [cell for cell in left if not any(overlap(cell.box, piece.box) > 0.3 for piece in pieces)]
 
 
 def _heading_doubt(rows: list[Row], at: int, *, over: bool = True) -> str:

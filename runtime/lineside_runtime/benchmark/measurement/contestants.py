@@ -145,7 +145,7 @@ def of_level(bundle: Bundle, level: int | None) -> Bundle:
     if level is None:
         return bundle
     kept = tuple(candidates.of_level(bundle.manifest, level))
-    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=kept), bundle.digest)
+    return bundle.part(msgspec.structs.replace(bundle.manifest, variants=kept))
 
 
 def _open(source: Bundle | Path | str, resources: contextlib.ExitStack) -> Bundle:
