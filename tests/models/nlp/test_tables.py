@@ -286,6 +286,11 @@ HEADS = {
         [("Rm", "521")],
         {"mechanical.Rm": "no other quantity of its table"},
     ),
+    "one_row_of_a_letter_with_its_unit": (
+        "A\t26 %\n",
+        [("A", "26")],
+        {"mechanical.A": "no other quantity of its table"},
+    ),
     "a_title_is_no_column": (
         "Tensile strength\nReH\t398\nRm\t521\n",
         [("ReH", "398"), ("Rm", "521")],
