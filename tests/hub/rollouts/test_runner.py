@@ -212,6 +212,7 @@ def test_defaults_suit_the_size_of_the_group() -> None:
     refused: tuple[dict[str, Any], ...] = ({"max_failed": 1.5}, {"max_failed": -0.1}, {"healthy_for_s": -1.0})
     # JSON has no infinity: a rollout with one could not be read any more, and no other either.
     refused += ({"healthy_for_s": math.inf}, {"healthy_for_s": math.nan}, {"max_failed": math.nan}, {"canary": ()})
+    refused += ({"healthy_for_s": 1e12},)  # ends in the year 33,658, which no date can be
     for wrong in refused:
         with pytest.raises(RolloutError):
             plan_for(5, **wrong)
