@@ -140,6 +140,9 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
     grandchild = Optimizer(tmp_path / "child", out=tmp_path / "grandchild", frames=frames(2)).run()
     assert grandchild.report.source.sha256 != child.report.source.sha256, "the float form of the INT8 weights"
     assert grandchild.bundle.manifest.variants[0].precision == "int8"
+    with pytest.raises(ConfigError, match="another folder than the source's"):
+        Optimizer(tmp_path / "float", out=tmp_path / "float", overwrite=True, frames=frames(2)).run()
+    assert open_bundle(tmp_path / "float").digest == parent.bundle.digest
 
 
 def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path) -> None:
@@ -169,6 +172,15 @@ def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path
     assert result.throughput_ratio == after.throughput_fps / before.throughput_fps > 0
     assert "frames/s" in (tmp_path / "out" / "report.html").read_text()
     assert list(tmp_path.rglob("alone-*")) == []
+
+
+@pytest.mark.parametrize("judge_fold", [None, "all"])
+def test_the_frame_that_was_calibrated_on_is_not_judged_on(judge_fold: str | None, tmp_path: Path) -> None:
+    """With one frame nothing is left, and accuracy is neither judged on it nor silently left out."""
+    cv2.imwrite(str(tmp_path / "one.png"), render("steel", 1).image)
+    (tmp_path / "boxes.csv").write_text("image,class,x1,y1,x2,y2\none.png,scratches,10,10,60,60\n")
+    with pytest.raises(CalibrationError, match="left to judge on"):
+        gather_inputs(nets.manifest(), limit=8, data=[tmp_path], judge_fold=judge_fold)
 
 
 def test_accuracy_is_compared_on_annotated_data_of_another_fold_where_there_is_one(tmp_path: Path) -> None:
