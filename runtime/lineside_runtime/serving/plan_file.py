@@ -61,7 +61,7 @@ def read_plan(path: Path, bundle: Bundle, config: Config) -> PlacementPlan | Non
         plan = decode_json(path.read_bytes(), type=PlacementPlan)
     except OSError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ConfigError) as error:
         log.warning("%s is not used: %s", path, error)
         return None
     changed = _changed(plan, bundle, config)

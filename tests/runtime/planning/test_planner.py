@@ -256,8 +256,11 @@ def test_a_plan_of_another_machine_version_or_bundle_is_not_used(
         caplog.clear()
         assert used(accelerated)[1] == ServingPlan()
         assert reason in caplog.text
-    path.write_text("{")
-    assert read_plan(path, accelerated, ONLY) is None
+    out_of_range = json.loads(path.read_bytes())
+    out_of_range["objective"]["rate_hz"] = -1
+    for damaged in ("{", json.dumps(out_of_range)):
+        path.write_text(damaged)
+        assert read_plan(path, accelerated, ONLY) is None
 
 
 def test_a_user_without_a_home_has_no_plans(accelerated: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
