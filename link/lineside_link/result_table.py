@@ -81,6 +81,10 @@ def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> t
     return (device, epoch, *values[:_RECEIVED], received_at_ns, *values[_RECEIVED:])
 
 
+_NS_MAX = 2**63 - 1024
+"""The largest 64-bit integer that is a float."""
+
+
 def moment(text: str, *, now: datetime.datetime | None = None) -> int:
     """Reads a time: ``2026-11-24``, ``2026-11-24T06:00``, with or without offset, or ``90m``, ``2h``, ``7d`` ago.
 
@@ -89,20 +93,24 @@ def moment(text: str, *, now: datetime.datetime | None = None) -> int:
         now: For the times that are counted back.
 
     Returns:
-        Unix time in ns.
+        Unix time in ns; for a time before 1677 or after 2262, the first or last that a column of results holds.
 
     Raises:
         ConfigError: It is no time.
     """
     if match := _AGO.fullmatch(text):
         at = now or datetime.datetime.now(datetime.timezone.utc)
-        return int((at.timestamp() - float(match[1]) * _UNITS[match[2]]) * 1e9)
+        return _nanoseconds(at.timestamp() - float(match[1]) * _UNITS[match[2]])
     try:
         read = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         expected = "such as 2026-11-24, 2026-11-24T06:00+01:00, 90m, 2h or 7d"
         raise ConfigError(f"time {text!r}", expected=expected, action="Give such a time.") from error
-    return int((read if read.tzinfo else read.replace(tzinfo=datetime.timezone.utc)).timestamp() * 1e9)
+    return _nanoseconds((read if read.tzinfo else read.replace(tzinfo=datetime.timezone.utc)).timestamp())
+
+
+def _nanoseconds(unix_s: float) -> int:
+    return int(max(-_NS_MAX, min(_NS_MAX, unix_s * 1e9)))
 
 
 def export_rows(rows: Iterator[Row], path: Path) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -254,6 +255,47 @@ def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
     assert (acks["cam-0"].seq, events) == (52, [])
     assert list(select(url, "SELECT * FROM result_totals", {})) == [("cam-0", "pass", 51, 0, 0)]
     assert [row[5] for row in select(url, "SELECT * FROM result_hours", {})] == [50, 1]
+
+
+def _to_0016(engine: sa.Engine) -> None:
+    """Makes the database of the release before, with a challenge part, and a part of two cameras."""
+    box, view = '["{}", 0.9, 1, 2, 3, 4]', '{{"source": "{}", "verdict": "reject", "detections": [{}], "readings": []}}'
+    dent, burr = box.format("dent"), box.format("burr")
+    views = f"[{view.format('top', dent)}, {view.format('left', burr)}]"
+    with engine.begin() as connection:
+        command.upgrade(migrations._config(connection), "0016")
+        insert = sa.text(
+            "INSERT INTO results (device, epoch, seq, part_id, source, sequence, captured_at_ns, verdict, detections, "
+            "bundle, bundle_sha256, requested_device, used_device, latency_ms, width, height, error, received_at_ns, "
+            "views) VALUES ('c', 'e', :seq, :part, 'cam', :seq, 5, 'reject', :found, 'm@1', '', '', '', 1, 8, 8, '', "
+            "6, :views)"
+        )
+        for seq, part, seen in ((1, "challenge:bad", "[]"), (2, "p", "[]"), (3, "q", views)):
+            connection.execute(insert, {"seq": seq, "part": part, "found": f"[{dent}]", "views": seen})
+    engine.dispose()
+
+
+COUNTED = ([(2,)], [("burr", 1), ("dent", 2)])
+"""Results and defect types of `_to_0016` by hours, as this release counts them."""
+
+
+def test_counts_of_an_older_file_are_as_the_device_counts(tmp_path: Path) -> None:
+    _to_0016(sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}"))
+    database = Database.open(tmp_path)
+    counted = [
+        [tuple(row) for row in database.query(text)]
+        for text in ("SELECT results FROM result_hours", "SELECT type, results FROM defect_hours ORDER BY type")
+    ]
+    assert tuple(counted) == COUNTED
+    assert database.count_results() == 3
+    database.close()
+
+
+def test_counts_of_an_older_postgres_are_as_the_device_counts(url: str) -> None:
+    _to_0016(sa.create_engine(url))
+    hours = list(select(url, "SELECT results FROM result_hours", {}))
+    types = list(select(url, "SELECT type, results FROM defect_hours ORDER BY type", {}))
+    assert ([tuple(row) for row in hours], [tuple(row) for row in types]) == COUNTED
 
 
 def expected_tables() -> sa.MetaData:

@@ -21,8 +21,10 @@ from lineside_hub.results.writer import ResultsSink
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_link.messages import (
+    BundleRef,
     ConfigRef,
     ConfigReport,
+    Desired,
     DriftAlarm,
     DriftReport,
     Problem,
@@ -181,6 +183,13 @@ def test_show_says_what_a_device_waits_for(hub: Path, capsys: pytest.CaptureFixt
         FleetTimeline(database).write_reported(Reported(device="cam-2", state="staged", waiting=text))
     database.close()
     assert text in told(capsys, "show", "cam-2", "--hub", str(hub))
+
+
+def test_show_names_each_artifact_that_is_desired(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = BundleRef(name="agent", version="0.9", target="line-a/agent-0.9.agent.json", sha256="0" * 64)
+    with open_database(hub) as database, database.transaction():
+        database.add_desired(f"g/{GROUP}", Desired(epoch=0, gen=0, agent=agent), artifact="agent")
+    assert f"{'desired, group':<15}agent@0.9" in told(capsys, "show", "cam-2", "--hub", str(hub))
 
 
 def test_a_healthy_canary_says_until_when_it_waits(

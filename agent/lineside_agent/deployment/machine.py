@@ -57,7 +57,7 @@ from lineside_agent.deployment.events import (
     Verify,
 )
 from lineside_agent.deployment.self_update.guard import AgentSlot
-from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, Problem, State
+from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, MaintenanceWindow, Problem, State
 from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingError
 from lineside_runtime.serving.backoff import Backoff
@@ -151,6 +151,21 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         """The hub's desired state that counts: the device's own, unless it was withdrawn, before its group's."""
         own = self.device_desired
         return own if own is not None and not own.withdrawn else self.group_desired
+
+    @property
+    def window(self) -> MaintenanceWindow | None:
+        """When the artifact may become active; ``None`` for at once.
+
+        What a withdrawal gives the device again has the window of the withdrawal: the one with which the group was
+        given it has no meaning for a roll-back.
+        """
+        desired, own, part = self.desired, self.device_desired, self.rules.part
+        if desired is None:
+            return None
+        if own is not None and own.withdrawn and desired == self.group_desired:
+            is_return = generation(own) > (desired.epoch, desired.generation_of(part))
+            return (own if is_return else desired).window_of(part)
+        return desired.window_of(part)
 
     @property
     def attempt_id(self) -> str:

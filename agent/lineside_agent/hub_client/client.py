@@ -235,9 +235,7 @@ class HubClient:
         Args:
             fetching: Before the artifact is fetched; otherwise before it is activated.
         """
-        desired = machine.desired
-        window = desired.window_of(machine.rules.part) if desired is not None else None
-        return closed(window, self._clock.set_time(), fetching=fetching)
+        return closed(machine.window, self._clock.set_time(), fetching=fetching)
 
     # Reports.
 

@@ -89,6 +89,6 @@ def _assign(database: Database, device: str, *, group: str, before: str) -> None
         own = database.desired_state(f"d/{device}")
         if own is not None and not own.withdrawn:
             # It is signed for the old group.
-            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.withdraw(device, own, group)
         detail = f"from {before or 'no group'} to {group}"
         database.add_event(TimelineEvent(at_ns=now_ns, device=device, kind="moved", detail=detail))

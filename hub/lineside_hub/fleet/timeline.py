@@ -1,7 +1,7 @@
 """Reported states of devices, and the timeline of their changes.
 
 Births, wills and reports are retained, so the hub receives the same message again on every connection; only a change is
-an event. Progress of a fetch alone is none.
+an event, and what a device that is away said before is no sign of life. Progress of a fetch alone is no event.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -54,6 +54,8 @@ class FleetTimeline:
         now_ns = time.time_ns()
         before = self._last(message.device, "birth")
         old = decode(before.encode(), Up) if before else None
+        if old is not None and not old.up and not message.up and old.boot_id == message.boot_id:
+            return
         # A last will does not describe the device; its birth still holds.
         kept = message if message.up or old is None else msgspec.structs.replace(old, up=False, boot_id=message.boot_id)
         said = encode(kept).decode()
@@ -72,6 +74,8 @@ class FleetTimeline:
         now_ns = time.time_ns()
         before = self._last(message.device, "reported")
         old = decode(before.encode(), Reported) if before else None
+        if message == old and not self._last(message.device, "up"):
+            return
         self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
         if old is None or _identity(old) != _identity(message):
             self._database.add_event(_event(message, now_ns))
@@ -116,7 +120,7 @@ class FleetTimeline:
             self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind="security", detail=detail))
             log.warning("%s %s", message.device, detail)
 
-    def _last(self, device: str, column: str) -> str | None:
+    def _last(self, device: str, column: str) -> Any:
         rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
         return rows[0][column] if rows else None
 

@@ -81,7 +81,7 @@ class Repository:
 
         Raises:
             RolloutError: There is a repository already.
-            ConfigError: A group's name cannot be used, or the threshold can't be met.
+            ConfigError: A group's name cannot be used, its key is to be in both places, or the threshold can't be met.
         """
         if not 1 <= root_keys <= ROOT_KEYS_MAX:
             raise ConfigError("root keys", expected=f"1 to {ROOT_KEYS_MAX}", actual=root_keys)
@@ -90,6 +90,8 @@ class Repository:
         repository = cls(Path(folder), passphrase=passphrase)
         for group in (*groups, *online_groups):
             check_group_name(group)
+        if both := sorted({*groups} & {*online_groups}):
+            raise ConfigError("group", expected="its key with the hub or with a person", actual=f"both: {both[0]}")
         repository.layout.make()
         fsync_folder(repository.folder)
         with folder_lock(repository.folder):

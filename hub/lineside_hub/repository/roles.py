@@ -112,10 +112,22 @@ class SigningRoles:
         Args:
             online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
                 is as safe as the hub: for a canary, not for the whole line.
+
+        Raises:
+            RolloutError: The group is there, and its key is in the other place.
         """
         check_group_name(name)
         with folder_lock(self.folder):
             if name in self.groups():
+                if self._online_keys.holds(name) != online:
+                    where = ("a person", "the hub")
+                    option = "--online" if online else "--offline"
+                    raise RolloutError(
+                        f"group {name!r} is there",
+                        expected=f"a new group, or one whose key is kept by {where[online]}",
+                        actual=f"its key is kept by {where[not online]}",
+                        action=f"Give it a new key there: lineside hub keys rotate {name} {option}.",
+                    )
                 return
             self._delegate({name: self._online_keys if online else self._offline_keys})
 

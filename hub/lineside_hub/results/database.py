@@ -218,6 +218,16 @@ class Database:
         self.add_event(TimelineEvent(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=to))
         return desired
 
+    def withdraw(self, device: str, own: Desired, group: str) -> None:
+        """Lets a device follow a group, in its windows, inside the caller's transaction.
+
+        Args:
+            own: Its own desired state.
+        """
+        follows = self.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
+        given = msgspec.structs.replace(own, withdrawn=True, window=follows.window, windows=follows.windows)
+        self.add_desired(f"d/{device}", given, rollout=own.rollout)
+
     def desired_states(self) -> dict[str, Desired]:
         """Returns the desired state of each scope, groups first: no device hears of its withdrawal before them."""
         rows = self.query("SELECT * FROM desired ORDER BY substr(scope, 1, 2) DESC, scope")

@@ -18,6 +18,7 @@ from lineside_agent.config import InspectConfig, read_settings
 from lineside_agent.deployment.bundle_check import check_names
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.config import IDENTITY_NAME, folder_config_or_default
+from lineside_hub.fleet.groups import groups_of
 from lineside_hub.identity.authority import enrolled_devices
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
@@ -335,7 +336,7 @@ def release(folder: Path | str, device: str) -> bool:
                     actual=f"one of {rollout.id}, {rollout.state}",
                     action=f"Wait for it, or abort it: lineside fleet rollout abort {rollout.id}",
                 )
-        database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+        database.withdraw(device, own, groups_of(database, device)[1])
         return True
 
 

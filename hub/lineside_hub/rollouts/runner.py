@@ -10,7 +10,6 @@ that failed because the hub, the broker or an engine was busy or offline (`SHED`
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -46,6 +45,9 @@ _log = logging.getLogger("lineside.hub.rollout")
 
 SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, BrokerError, FetchError))
 """Error codes of attempts that failed because something was busy or offline."""
+
+HEALTHY_MAX_S = 366 * 86_400.0
+"""Longest time of a stage: the date of its end must be one that can be shown."""
 
 _ROLLOUT = JsonDecoder(Rollout)
 
@@ -86,8 +88,8 @@ def plan_for(
         raise RolloutError("phases", expected="rising shares that end with 100%", actual=str(list(phases)))
     if max_failed is not None and not 0 <= max_failed <= 1:
         raise RolloutError("max_failed", expected="0 to 1", actual=max_failed)
-    if healthy_for_s is not None and not 0 <= healthy_for_s < math.inf:
-        raise RolloutError("healthy_for_s", expected="a number from 0", actual=healthy_for_s)
+    if healthy_for_s is not None and not 0 <= healthy_for_s <= HEALTHY_MAX_S:
+        raise RolloutError("healthy_for_s", expected=f"0 to {HEALTHY_MAX_S:g}, 366 days", actual=healthy_for_s)
     if canary == ():
         raise RolloutError("canary", expected="a number, or names of devices", actual="no name")
     if window is not None:
@@ -293,7 +295,9 @@ class Rollouts:
                 desired = self._with_part(group_desired, rollout, rollout.target, rollout.plan.window)
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
-            withdrawn = msgspec.structs.replace(own, withdrawn=True)
+            is_back = rollout.state in ("rolled_back", "aborted")
+            windows = own.windows | ({rollout.kind: None} if is_back else {})
+            withdrawn = msgspec.structs.replace(own, withdrawn=True, windows=windows)
             self._database.add_desired(scope, withdrawn, rollout=rollout.id, changed=rollout.kind)
 
     def _bring_to_other_targets(self, rollout: Rollout, group_desired: Desired) -> None:

@@ -185,8 +185,8 @@ def _device_use(about: DeviceSummary) -> str:
 
 
 def _desired(state: Desired | None) -> str:
-    """The bundle and the configuration that are desired."""
-    parts = (state.bundle, state.config) if state is not None else ()
+    """The bundle, the agent and the configuration that are desired."""
+    parts = (state.bundle, state.agent, state.config) if state is not None else ()
     return ", ".join(part.identity for part in parts if part is not None)
 
 

@@ -60,8 +60,9 @@ def add_actions(actions: Any) -> None:
 def run_token(options: argparse.Namespace) -> int:
     import msgspec
 
-    from lineside_runtime.files import write_atomic
+    from lineside_runtime.files import ensure_writable, write_atomic
 
+    ensure_writable(options.out)  # before a token is valid that nobody has
     with needs("convert"):
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import make_token

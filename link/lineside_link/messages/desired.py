@@ -102,7 +102,8 @@ class Desired(Message, frozen=True, kw_only=True):
             for in ``gen``; one that is named and older only came along with what was pushed now.
         pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
             ``rollout``.
-        windows: When each part may become active, by its field's name; ``None`` for at once.
+        windows: When each part may become active, by its field's name; ``None`` for at once. Of a withdrawn one: when
+            the device may return to what its group has.
     """
 
     epoch: int

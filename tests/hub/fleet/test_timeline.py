@@ -159,6 +159,26 @@ def test_coming_and_going_is_told_by_boot(database: Database) -> None:
     assert "two agents connect as cam-01 in turn" in _device_warnings(database, config)[0]
 
 
+def test_what_a_broker_repeats_of_a_device_that_is_away_is_no_sign_of_life(database: Database) -> None:
+    """A hub that starts again hears the retained messages; an alarm on a silent device must not end by that."""
+
+    def seen() -> tuple[int, int]:
+        [row] = database.query("SELECT up_at_ns, reported_at_ns FROM devices")
+        return row["up_at_ns"], row["reported_at_ns"]
+
+    up(database, True, "b1")
+    report(database, gen=1, state="active", installed=OLD)
+    up(database, False, "b1")
+    gone = seen()
+    up(database, False, "b1")
+    report(database, gen=1, state="active", installed=OLD)
+    assert seen() == gone
+    up(database, True, "b1")
+    report(database, gen=1, state="active", installed=OLD)
+    back = seen()
+    assert back[0] > gone[0] and back[1] > gone[1], "a connected device repeats both"
+
+
 def test_nobody_speaks_for_another_device(database: Database) -> None:
     with pytest.raises(BadInputFormatError, match="cam-02"):
         read_message("cam-01", encode(Up(device="cam-02", up=True, boot_id="b")), Up)

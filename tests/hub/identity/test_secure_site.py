@@ -157,3 +157,14 @@ def test_an_access_list_of_an_older_release_is_said_to_be_one(hub: Path, capsys:
     assert main(["hub", "acl", "--hub", str(hub)]) == 0
     path.write_text(capsys.readouterr().out)
     assert old_access_list(hub) is None, "what the warning says to do helps"
+
+
+def test_no_token_is_valid_of_which_no_file_is_written(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secure(hub, hosts=["127.0.0.1"], port=8883)
+    (hub / "file").touch()
+    words = ["hub", "token", "cam-1", "--group", "line-3", "--hub", str(hub), "--out"]
+    assert main([*words, str(hub / "file" / "token")]) == 1
+    assert "can't be written" in capsys.readouterr().err
+    assert "cam-1" not in (hub / "identity" / "mosquitto.acl").read_text()
+    assert main([*words, str(hub / "tokens" / "cam-1.json")]) == 0
+    assert stat.S_IMODE((hub / "tokens" / "cam-1.json").stat().st_mode) == 0o600

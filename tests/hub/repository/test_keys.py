@@ -139,6 +139,20 @@ def test_a_machine_pushes_to_a_canary_group_without_a_passphrase(tmp_path: Path,
     }
 
 
+def test_the_key_of_a_group_is_in_the_place_that_a_person_asks_for_or_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = str(tmp_path / "hub")
+    assert main(["hub", "init", hub, "--site", "t", "--group", "line-a", "--online-group", "line-a"]) == 1
+    assert "both: line-a" in capsys.readouterr().err
+    assert main(["hub", "init", hub, "--site", "t", "--group", "line-a", "--online-group", "canary"]) == 0
+    assert main(["hub", "add-group", "line-a", "--online", "--hub", hub]) == 1
+    assert "lineside hub keys rotate line-a --online" in capsys.readouterr().err
+    assert main(["hub", "add-group", "canary", "--hub", hub]) == 1
+    assert "lineside hub keys rotate canary --offline" in capsys.readouterr().err
+    assert main(["hub", "add-group", "canary", "--online", "--hub", hub]) == 0
+
+
 def test_the_hub_renews_an_online_group_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lineside_hub.repository.metadata.GROUP_LIFETIME_DAYS", 30)
     made = Repository.create(tmp_path / "hub", groups=["line-a"], online_groups=["canary"])

@@ -129,6 +129,9 @@ def test_times_are_read_as_a_person_writes_them() -> None:
     assert moment("90m", now=now) == int((now.timestamp() - 5400) * second)
     assert moment("2026-11-24") == int(now.timestamp() - 43200) * second
     assert moment("2026-11-24T13:00+01:00") == int(now.timestamp()) * second
+    for far in ("0001-01-01", "365000d", f"{'9' * 400}d"):  # a 64-bit integer, which the databases hold
+        assert -(2**63) <= moment(far, now=now) < -(2**62)
+    assert 2**62 < moment("9999-12-31T23:59:59") < 2**63
     for wrong in ("", "yesterday", "2x", "2026-13-01"):
         with pytest.raises(ConfigError):
             moment(wrong)

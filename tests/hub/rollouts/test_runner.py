@@ -175,6 +175,30 @@ def test_bundle_and_agent_wait_each_for_its_own_window(fleet: BundleFleet) -> No
     assert windows() == (None, evening, evening)
 
 
+def test_a_canary_goes_back_at_once_whatever_window_its_group_was_given_before(fleet: BundleFleet) -> None:
+    night = MaintenanceWindow(start="22:00", end="05:00", timezone="UTC")
+    first = fleet.rollouts.start(GROUP, target=OLD, plan=RolloutPlan(healthy_for_s=0, window=night))
+    assert fleet.settle().state == "completed"
+
+    def window(name: str) -> tuple[str, MaintenanceWindow | None]:
+        own, group = (fleet.database.desired_state(scope) for scope in (f"d/{name}", f"g/{GROUP}"))
+        machine = BundleMachine(device_desired=own, group_desired=group)
+        assert machine.desired is not None and machine.desired.bundle is not None
+        return machine.desired.bundle.version, machine.window
+
+    tried = fleet.rollouts.start(GROUP, target=NEW, plan=RolloutPlan(stages=CANARY.stages, window=night))
+    assert (window("cam-0"), window("cam-1")) == (("2", night), ("1", night))
+    fleet.rollouts.order(tried.id, "abort")
+    assert (window("cam-0"), window("cam-1")) == (("1", None), ("1", night)), "one that was away for days waits"
+    fleet.rollouts.start(GROUP, target=NEW, plan=RolloutPlan(window=night))
+    assert (window("cam-0"), window("cam-1")) == (("2", night), ("2", night))
+    fleet.database.set_desired("d/cam-0", OLD)
+    assert window("cam-0") == ("1", None)
+    release(fleet.folder, "cam-0")
+    assert window("cam-0") == ("2", night), "it follows its group as the others do"
+    assert fleet.rollouts.get(first.id).state == "completed"
+
+
 def test_defaults_suit_the_size_of_the_group() -> None:
     assert plan_for(1) == RolloutPlan(max_failed=1.0)
     assert plan_for(0) == RolloutPlan(max_failed=1.0)
@@ -188,6 +212,7 @@ def test_defaults_suit_the_size_of_the_group() -> None:
     refused: tuple[dict[str, Any], ...] = ({"max_failed": 1.5}, {"max_failed": -0.1}, {"healthy_for_s": -1.0})
     # JSON has no infinity: a rollout with one could not be read any more, and no other either.
     refused += ({"healthy_for_s": math.inf}, {"healthy_for_s": math.nan}, {"max_failed": math.nan}, {"canary": ()})
+    refused += ({"healthy_for_s": 1e12},)  # ends in the year 33,658, which no date can be
     for wrong in refused:
         with pytest.raises(RolloutError):
             plan_for(5, **wrong)

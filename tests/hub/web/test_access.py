@@ -57,7 +57,7 @@ ALLOWED = {
             "/accounts /api/v1/accounts /api/v1/audit /api/v1/audit/verification /api/v1/provider-sessions /audit",
         ),
         ("administer", "POST", "/api/v1/accounts"),
-        ("administer", "DELETE", "/api/v1/accounts/{name} /api/v1/provider-sessions/{name:path}"),
+        ("administer", "DELETE", "/api/v1/accounts/{name:path} /api/v1/provider-sessions/{name:path}"),
         ("watch", "POST", "/account/password /sign-out"),
     )
     for path in paths.split()
@@ -150,6 +150,13 @@ def test_the_last_administrator_cannot_be_removed(dashboard: DashboardWorld) -> 
     assert client.send("DELETE", "/api/v1/accounts/Ada")[0] == 409
     assert client.send("POST", "/api/v1/accounts", {"name": "Ada", "role": "watch"})[0] == 409
     assert client.send("GET", "/accounts")[0] == 200
+
+
+def test_an_account_with_a_slash_in_its_name_is_removed_as_it_was_added(dashboard: DashboardWorld) -> None:
+    client = dashboard.client("administer")
+    client.json("POST", "/api/v1/accounts", {"name": "line 3/Otto", "role": "watch", "password": PASSWORD})
+    assert client.send("DELETE", "/api/v1/accounts/line%203%2FOtto")[0] == 200
+    assert "line 3/Otto" not in {one["name"] for one in client.json("GET", "/api/v1/accounts")}
 
 
 def test_wrong_passwords_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,5 +75,5 @@ ROUTES = (
     DashboardRoute("GET", "/accounts", "administer", show, menu="Accounts"),
     DashboardRoute("GET", f"{API}/accounts", "administer", list_all),
     DashboardRoute("POST", f"{API}/accounts", "administer", change, action="set account", body=AccountChange),
-    DashboardRoute("DELETE", f"{API}/accounts/{{name}}", "administer", remove, action="remove account"),
+    DashboardRoute("DELETE", f"{API}/accounts/{{name:path}}", "administer", remove, action="remove account"),
 )

@@ -19,6 +19,9 @@ from lineside_models.nlp.schemas import FieldSchema, Schema, TableSchema
 _RIVAL = 0.85
 """A second value with this share of the best one's score makes the field ambiguous."""
 
+_SHOWN = 60
+"""Characters of a text that could not be read."""
+
 _ALIKE_LETTERS = str.maketrans("OQDIL|ZSGBT", "00011125687")
 """Characters that text recognition takes for each other; two identifiers that differ in them only are suspicious."""
 
@@ -37,9 +40,12 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
     measured = [reader.read(rows) for reader in readers]
     row_heads = [cell for reader in readers for cell in reader.row_heads]
     report = _Report(document, schema)
-    found = candidates(document, rows, schema)
+    found, unread = candidates(document, rows, schema)
     for field in schema.fields:
         report.add_field(field, [one for one in found if one.field.name == field.name], row_heads)
+    report.add_unread(
+        [Unread(field.name, cell, f"{cell.text[:_SHOWN]} could not be read as its value") for field, cell in unread]
+    )
     for table, reader, numbers in zip(schema.tables, readers, measured, strict=True):
         report.add_table(table, numbers)
         report.add_unread(reader.unread)
@@ -51,6 +57,7 @@ class _Report:
 
     def __init__(self, document: Document, schema: Schema) -> None:
         self._document, self._schema = document, schema
+        self._heats: set[str] = set()
         self._entities: list[Entity] = []
         self._relations: list[Relation] = []
         self._review: list[ReviewItem] = []
@@ -75,6 +82,7 @@ class _Report:
             value for value in ranked[1:] if field.kind == "identifier" or scores[value] > _RIVAL * scores[ranked[0]]
         ]
         if names_heats(field):
+            self._heats.add(best.value)
             named = {identifier(cell.text) for cell in row_heads}
             rivals += sorted(one for one in named - set(ranked) if shape(one) == shape(best.value))
         if rivals:
@@ -96,6 +104,7 @@ class _Report:
 
     def add_table(self, table: TableSchema, found: list[Measured]) -> None:
         """Adds the numbers of a table, relates limits to values and checks them."""
+        found = self._doubted_by_row(found)
         places = [(one, self._measured(one)) for one in found]
         values = [(one, at) for one, at in places if one.role == "value"]
         for (value, at), (limit, bound) in itertools.product(values, places):
@@ -114,8 +123,22 @@ class _Report:
             if order := table.limits.get(value.quantity):
                 self._check(value, at, min=order.min, max=order.max)
 
+    def _doubted_by_row(self, found: list[Measured]) -> list[Measured]:
+        """Doubts values before which stands something that is no heat, where the heat stands before others."""
+        with_heat = {one.group for one in found if self._heats & {identifier(word) for word in one.row.split()}}
+        shapes = {shape(heat) for heat in self._heats}
+        odd = {
+            one.row
+            for one in found
+            if one.row and one.group in with_heat and not shapes & {shape(identifier(word)) for word in one.row.split()}
+        }
+        return [
+            msgspec.structs.replace(one, doubt=one.doubt or f"its row says {one.row}") if one.row in odd else one
+            for one in found
+        ]
+
     def add_unread(self, cells: list[Unread]) -> None:
-        """Adds cells of a table from which no number could be taken."""
+        """Adds cells from which no value could be taken."""
         for one in cells:
             box = one.cell.box if one.cell.page is not None else None
             item = ReviewItem(reason="unreadable", field=one.field, text=one.text, page=one.cell.page, box=box)

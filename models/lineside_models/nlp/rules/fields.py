@@ -61,13 +61,22 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     doubt: str = ""
 
 
-def candidates(document: Document, rows: list[Row], schema: Schema) -> list[FieldCandidate]:
-    """Returns all values that may belong to a field, in the order of the text."""
+def candidates(
+    document: Document, rows: list[Row], schema: Schema
+) -> tuple[list[FieldCandidate], list[tuple[FieldSchema, Cell]]]:
+    """Returns all values that may belong to a field, in the order of the text, and what could not be read as one.
+
+    Returns:
+        The values; and texts with digits that stand behind or beside the label of a field that has no value.
+    """
     fields = {one.name: one for one in schema.fields}
     index = field_labels(schema)
-    found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields)]
+    unread: list[tuple[FieldSchema, Cell]] = []
+    found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields, unread)]
     found += [one for field in schema.fields for one in _searched(document, field)]
-    return sorted(found, key=lambda one: one.cell.start)
+    read = {one.field.name for one in found}
+    lost = [(field, cell) for field, cell in unread if field.name not in read]
+    return sorted(found, key=lambda one: one.cell.start), lost
 
 
 def field_labels(schema: Schema) -> LabelIndex:
@@ -75,7 +84,14 @@ def field_labels(schema: Schema) -> LabelIndex:
     return LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
 
 
-def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[FieldCandidate]:
+def _labelled(
+    rows: list[Row],
+    at: int,
+    index: LabelIndex,
+    fields: dict[str, FieldSchema],
+    unread: list[tuple[FieldSchema, Cell]],
+) -> Iterator[FieldCandidate]:
+    """Yields the values of the labels in a row; adds to ``unread`` what has digits, but is no value of its label."""
     row = rows[at]
     for column, cell in enumerate(row):
         match = index.leading(cell.text)
@@ -86,14 +102,19 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
         rest = cell.text[match.length :].rstrip(" :.=-#")
         rest = _BEFORE_NUMBER.sub("", rest) if field.kind == "number" else rest.lstrip(" :.=-#")
         if rest:
-            start = cell.text.index(rest, match.length)
-            yield from _in_unit(_read_values(cell.part(start), field, _BEHIND * match.score), unit)
-            continue  # if there is none, it is a sentence that begins with the word
+            behind = cell.part(cell.text.index(rest, match.length))
+            found = _read_values(behind, field, _BEHIND * match.score)
+            yield from _in_unit(found, unit)
+            if not found and cell.text[: match.length].rstrip().endswith((":", "=")) and re.search(r"\d", rest):
+                unread.append((field, behind))
+            continue  # without a colon, it is a sentence that begins with the word
         beside = row[column + 1] if column + 1 < len(row) and index.leading(row[column + 1].text) is None else None
         if beside is not None and (found := _read_values(beside, field, _BESIDE * match.score)):
             yield from _in_unit(found, unit)
             yield from _alike(row[column + 2 :], found[0])
             continue
+        if beside is not None and re.search(r"\d", beside.text):
+            unread.append((field, beside))
         yield from _read_below(rows, at, cell, index, field, unit, _BELOW * match.score)
 
 
@@ -141,25 +162,37 @@ def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
-    """Yields identifiers that follow one and look like it, such as those of a table with several heats, and numbers."""
-    for cell in cells if first.field.kind in ("identifier", "number") else ():
+    """Yields values that follow one and look like it, such as those of a table with several heats, and numbers."""
+    for cell in cells if first.field.kind != "date" else ():
         other = read_value(cell, first.field, first.score)
         if not _is_rival(other, first, cell):
             return
-        if first.field.kind == "identifier" and shape(other.value) != shape(first.value):
+        if first.field.kind != "number" and shape(other.value) != shape(first.value):
             near = abs(len(other.value) - len(first.value)) <= 1
-            if not (near and names_heats(first.field)):
+            alike = names_heats(first.field) or _coarse_shape(other.value) == _coarse_shape(first.value)
+            if not (near and alike):
                 return
         yield other
 
 
 def _is_rival(other: FieldCandidate | None, first: FieldCandidate, cell: Cell) -> TypeGuard[FieldCandidate]:
-    """Returns whether a cell that follows a value may hold the field's, too: a number, or an identifier alone."""
-    if other is None or other.unit != first.unit or other.field.kind not in ("identifier", "number"):
+    """Returns whether a cell that follows a value may hold the field's, too: all of it, or by its form."""
+    if other is None or other.unit != first.unit:
         return False
-    if other.field.kind == "number" or shape(other.value) == shape(first.value):
+    if other.field.kind in ("number", "date"):
+        return True
+    if other.field.kind == "text":
+        is_whole = bool(first.field.pattern) and other.value == " ".join(cell.text.split())
+        words = other.value[0].isalpha() and first.value[0].isalpha() and " " not in other.value
+        return is_whole and (words or _coarse_shape(other.value) == _coarse_shape(first.value))
+    if shape(other.value) == shape(first.value):
         return True
     return other.value == values.identifier(cell.text) and parse_date(other.value) is None
+
+
+def _coarse_shape(text: str) -> str:
+    """Returns a text with all letters that follow each other as one A, and digits as one 0."""
+    return re.sub(r"0+", "0", re.sub(r"A+", "A", shape(text.upper())))
 
 
 def names_heats(field: FieldSchema) -> bool:
