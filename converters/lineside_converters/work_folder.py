@@ -49,7 +49,7 @@ class WorkFolder:
 
     def scratch(self, name: str) -> Path:
         """Returns a path for what is not kept: hidden, so that it is no folder of the user's."""
-        return self._folder / f"{_HALF}{name}"
+        return self._folder / f".scratch-{name}"
 
     def step(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         """Returns the folder that a step has written, now or in an earlier run.
@@ -126,7 +126,7 @@ def open_until_done(folder: Path, report: TextListener) -> Iterator[WorkFolder]:
 def _worth_keeping(folder: Path) -> bool:
     """Returns whether a step has been finished that takes longer than reading the model does."""
     steps = [path for path in folder.iterdir() if "-" in path.name and path.is_dir() and any(path.iterdir())]
-    return any(not path.name.startswith((f"{QUICK}-", _HALF)) for path in steps)
+    return any(not path.name.startswith((f"{QUICK}-", ".")) for path in steps)
 
 
 @contextlib.contextmanager

@@ -178,7 +178,7 @@ def search_there(bench: Bench, work: Path) -> None:
         assert [each.latency_ms for each in tried] == pytest.approx(times)
     whole = pipeline.judge(context, context.setup.network, work / "whole")
     assert whole[0].choice.engine == f"on {DEVICE}" and whole[0].latency_ms > 0
-    assert not list((work / "search").glob(".half-*"))
+    assert not list((work / "search").glob(".scratch-*"))
 
 
 def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(

@@ -83,9 +83,9 @@ def test_what_a_finished_run_has_made_is_not_made_again(
 ) -> None:
     work = tmp_path / "work"
     finish(model, work, tmp_path / "first")
-    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.onnx") if "source" not in path.parts}
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.onnx") if ".scratch-source" not in path.parts}
     finish(model, work, tmp_path / "second")
-    after = {path: path.stat().st_mtime_ns for path in work.rglob("*.onnx") if "source" not in path.parts}
+    after = {path: path.stat().st_mtime_ns for path in work.rglob("*.onnx") if ".scratch-source" not in path.parts}
     assert before == after
     assert contents(tmp_path / "second") == undisturbed
 
