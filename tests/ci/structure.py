@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COMPONENTS = ("lineside", "runtime", "models", "agent", "boards", "converters", "link", "hub")
 FUNCTION_LINES, FILE_LINES, PACKAGE_FILES = 60, 600, 16
+MIGRATIONS = "hub/lineside_hub/migrations/versions"
+"""A revision each: one that a database may have must stay, so there is no limit."""
 RESOLVE_SHIPPED_NAMES = {"lineside/benchmark.py", "lineside/shipped.py"}
 """Subclasses under the name of their base: they take the name of a shipped bundle, too."""
 
@@ -43,7 +45,11 @@ def problems(files: Iterator[tuple[str, str]]) -> list[str]:
                 if lines > FUNCTION_LINES:
                     found.append(f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
     found += [f"{name} is the name of several classes: {', '.join(at)}" for name, at in classes.items() if len(at) > 1]
-    found += [f"{name}: {n} files, at most {PACKAGE_FILES}" for name, n in packages.items() if n > PACKAGE_FILES]
+    found += [
+        f"{name}: {n} files, at most {PACKAGE_FILES}"
+        for name, n in packages.items()
+        if n > PACKAGE_FILES and name != MIGRATIONS
+    ]
     return found
 
 

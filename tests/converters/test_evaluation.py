@@ -273,6 +273,7 @@ def test_what_does_not_fit_and_folds_that_there_are_not_are_refused(
     nowhere = tmp_path / "file" / "finds.json"
     refused: tuple[tuple[Path, Path, dict[str, Any], type[Exception], str], ...] = (
         (net, pictures, {"predictions": tmp_path / "finds.json"}, ConfigError, "predictions"),
+        (net, pictures, {"choose_on": "train"}, ConfigError, "a fold to choose on"),
         (SLIM, pictures, {}, DatasetError, "boxes"),
         (net, steel, {}, DatasetError, "one type a frame"),
         (SLIM, steel, {"fold": "vla"}, DatasetError, "train or val"),
@@ -291,6 +292,23 @@ def test_what_does_not_fit_and_folds_that_there_are_not_are_refused(
         with pytest.raises(error, match=words):
             judge(bundle, data, EvaluationRequest(**asked))
     assert judge(net, pictures, EvaluationRequest()).fold == "all"
+
+
+def test_the_fold_to_choose_on_may_number_its_types_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for fold, types in (("train", ["patches", "scratches"]), ("val", ["scratches"])):
+        notes = [{"image_id": 1, "category_id": len(types), "bbox": [8, 8, 40, 40]}]
+        content = {
+            "images": [{"id": number, "file_name": f"{fold}{number}.png"} for number in (1, 2)],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(types, 1)],
+            "annotations": notes,
+        }
+        (tmp_path / "annotations" / f"instances_{fold}.json").write_text(json.dumps(content))
+        for number in (1, 2):
+            (tmp_path / "images").mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / "images" / f"{fold}{number}.png"), np.full((64, 64), 100 + number, np.uint8))
+    result = judge(SLIM, tmp_path, EvaluationRequest(fold="val", choose_on="train"))
+    assert isinstance(result, DetectorEvaluation) and result.good_or_bad.at_recall[0].chosen_on == "fold train"
 
 
 def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:

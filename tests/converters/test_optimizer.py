@@ -140,6 +140,9 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
     grandchild = Optimizer(tmp_path / "child", out=tmp_path / "grandchild", frames=frames(2)).run()
     assert grandchild.report.source.sha256 != child.report.source.sha256, "the float form of the INT8 weights"
     assert grandchild.bundle.manifest.variants[0].precision == "int8"
+    with pytest.raises(ConfigError, match="another folder than the source's"):
+        Optimizer(tmp_path / "float", out=tmp_path / "float", overwrite=True, frames=frames(2)).run()
+    assert open_bundle(tmp_path / "float").digest == parent.bundle.digest
 
 
 def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path) -> None:

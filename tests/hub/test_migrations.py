@@ -140,6 +140,27 @@ def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) ->
     assert revision(path) == migrations.HEAD
 
 
+CHALLENGE = (
+    "INSERT INTO results (device, epoch, seq, part_id, source, sequence, captured_at_ns, verdict, detections, bundle, "
+    "bundle_sha256, requested_device, used_device, latency_ms, width, height, error, received_at_ns) VALUES "
+    "('cam-0', 'e', 60, 'challenge:bad', 'cam', 60, 5, 'reject', '[[\"dent\",0.9,1,2,3,4]]', 'm@1', '', '', '', 1, 8, "
+    "8, '', 6)"
+)
+
+
+def test_challenge_parts_of_an_older_file_leave_the_counts_of_hours(tmp_path: Path) -> None:
+    path = old_databases.make_sqlite(tmp_path, 2)
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(CHALLENGE)
+    connection.close()
+    database = Database.open(tmp_path)
+    assert [row["results"] for row in database.query("SELECT results FROM result_hours")] == [50]
+    assert list(database.query("SELECT * FROM defect_hours")) == []
+    assert database.count_results() == 51
+    database.close()
+
+
 def test_an_older_release_refuses_the_file_of_this_one(tmp_path: Path) -> None:
     """Schema 2 looked at ``user_version``, and took nothing but a 2."""
     Database.open(tmp_path).close()
@@ -254,6 +275,16 @@ def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
     assert (acks["cam-0"].seq, events) == (52, [])
     assert list(select(url, "SELECT * FROM result_totals", {})) == [("cam-0", "pass", 51, 0, 0)]
     assert [row[5] for row in select(url, "SELECT * FROM result_hours", {})] == [50, 1]
+
+
+def test_challenge_parts_of_an_older_postgres_leave_the_counts_of_hours(url: str) -> None:
+    make_old(url)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(CHALLENGE)
+    engine.dispose()
+    assert [row[0] for row in select(url, "SELECT results FROM result_hours", {})] == [50]
+    assert list(select(url, "SELECT * FROM defect_hours", {})) == []
 
 
 def expected_tables() -> sa.MetaData:

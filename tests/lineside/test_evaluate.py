@@ -54,6 +54,13 @@ def test_the_variant_that_is_named_is_judged(data: Path, tmp_path: Path, capsys:
     )
 
 
+def test_frames_that_the_bundle_was_trained_on_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = annotated_sets.write_strips(tmp_path / "neu-det", {"train": 2, "val": 2}, first_seed=200, defects=None)
+    for fold, noted in (("train", True), ("val", False)):
+        assert main(["evaluate", "surface-12", "--data", str(root), "--fold", fold]) == 0
+        assert ("was trained on frames of neu-det" in capsys.readouterr().err) == noted
+
+
 def test_a_page_that_cannot_be_written_is_said_at_once(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ Exposure and gain are set in the camera's own pages: RTSP knows neither.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 OPEN_TIMEOUT_S = 5.0
 """For the connection and the stream's description; a camera that is there needs a tenth of it."""
+
+
+DRIFT = 1e-3
+"""Largest difference in speed between the clocks of a camera and of this machine."""
 
 
 class RtspCamera(LiveCamera):
@@ -55,7 +60,7 @@ class RtspCamera(LiveCamera):
     def _decoded(self, container: av.container.InputContainer, stream: Any) -> Iterator[Grab]:
         import av
 
-        last_s, has_begun = time.monotonic(), False
+        last_s, has_begun, lag = time.monotonic(), False, _StreamLag()
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
@@ -65,6 +70,11 @@ class RtspCamera(LiveCamera):
                 continue
             for frame in frames:
                 last_s, has_begun = time.monotonic(), True
+                if (late_s := lag.of(frame.time, last_s)) > self._timeout_s:
+                    raise CameraError(
+                        f"{self.source} shows what was {late_s:.1f} s ago: its stream comes slower than it is sent",
+                        action="Choose a stream with fewer or smaller frames, or a faster network; it is opened again.",
+                    )
                 if self._is_due():
                     yield Grab(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), time.time_ns())
             if time.monotonic() - last_s > self._timeout_s:
@@ -74,6 +84,22 @@ class RtspCamera(LiveCamera):
         if "exit" in type(error).__name__.lower():  # how FFmpeg calls the end by a time-out
             return f"nothing came for {self._timeout_s:g} s"
         return str(error.strerror)
+
+
+class _StreamLag:
+    """Measures how much later than the quickest frame the frames of a stream arrive, by their own time."""
+
+    def __init__(self) -> None:
+        self._least_s = math.inf
+        self._seen_s = 0.0
+
+    def of(self, sent_s: float | None, now_s: float) -> float:
+        """Returns the lag of a frame in seconds; 0 for one without a time."""
+        if sent_s is None:
+            return 0.0
+        self._least_s = min(now_s - sent_s, self._least_s + DRIFT * (now_s - self._seen_s))
+        self._seen_s = now_s
+        return now_s - sent_s - self._least_s
 
 
 def _place(url: str) -> str:

@@ -109,7 +109,7 @@ class V4l2CameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="v4l2", 
 
 
 class RtspCameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
-    """A network camera, by PyAV.
+    """A network camera, by PyAV. A stream that has fallen behind by more than ``timeout_s`` is opened again.
 
     Attributes:
         url: Address of the stream, such as ``rtsp://user:password@10.0.0.9/stream1``; user and password are

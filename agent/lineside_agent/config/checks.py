@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.line_io import ModbusRtuClientConfig, ModbusTcpClientConfig, MqttLineConfig
+from lineside_agent.config.line_io import (
+    GpioLineConfig,
+    ModbusRtuClientConfig,
+    ModbusTcpClientConfig,
+    MqttLineConfig,
+)
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, check_model_tables, inspect_of, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig, RecipeGate
@@ -120,6 +125,21 @@ def check_line(config: AgentConfig) -> None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
         if isinstance(line, ModbusTcpClientConfig | ModbusRtuClientConfig):
             _check_registers(line.written, line.read)
+        if isinstance(line, GpioLineConfig):
+            _check_gpio(line)
+
+
+def _check_gpio(line: GpioLineConfig) -> None:
+    used = [*line.outputs.values(), *line.inputs.values()]
+    if twice := sorted({str(one) for one in used if used.count(one) > 1}):
+        raise ConfigError("$.line_io: a line of the chip has two meanings", expected="one", actual=", ".join(twice))
+    if strange := [str(one) for one in line.active_low if one not in used]:
+        raise ConfigError(
+            "$.line_io.active_low: no such output or input, so that nothing would be inverted",
+            expected=", ".join(map(str, used)),
+            actual=", ".join(strange),
+            action="Write each line as in outputs and inputs: by its number or by its name.",
+        )
 
 
 def _check_registers(written: range, read: range) -> None:

@@ -80,7 +80,7 @@ HELP = {
     "source_finished": "1 when a source with an end (folder, video) has no more frames.",
     "frames": "Frames that the cameras gave.",
     "inspected": "Frames or parts that were inspected, faults included.",
-    "passed": "Frames or parts that were passed.",
+    "passed": "Frames or parts that were passed; also those whose pass came too late for the line.",
     "rejected": "Frames or parts that were rejected, unsure ones included.",
     "unsure": "Rejected frames or parts of which the verdict was unsure.",
     "faults": "Frames or parts that could not be inspected.",

@@ -134,6 +134,7 @@ class TriggerController:
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
+        self._keeps_gate_queue = False  # what the process before this one has left is read first
         self._begin = begin
         self._is_numbered = is_numbered
         self._listening = False
@@ -143,7 +144,7 @@ class TriggerController:
         self._changed = threading.Condition(self._lock)
         self._begun: collections.deque[BeginPart] = collections.deque()
         self._results: dict[int, tuple[ResultRow, Capture | None]] = {}
-        self._triggered_at_ns: dict[int, int] = {}
+        self._triggered: dict[int, tuple[int, str]] = {}  # Unix time and recipe
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def listen(self) -> None:
@@ -151,6 +152,7 @@ class TriggerController:
         if self._gate_queue is not None:
             kept = self._gate_queue.read()
             late = self.machine.restore_gate(kept, time.monotonic())
+            self._keeps_gate_queue = True
             if late:
                 log.error("%d parts to be rejected passed the gate while no agent ran: triggers %s", len(late), late)
             if len(kept) > len(late):
@@ -272,12 +274,12 @@ class TriggerController:
         if self.machine.last_number != self._begun_number:
             self._begun_number = self.machine.last_number
             self._begin(self._begun_number)
-        if self._gate_queue is not None:
+        if self._gate_queue is not None and self._keeps_gate_queue:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:
             match action:
                 case BeginPart():
-                    self._triggered_at_ns[action.number] = time.time_ns()
+                    self._triggered[action.number] = (time.time_ns(), self._recipe())
                     self.frames.request(action.number, action.at_s)
                     self._begun.append(action)
                 case ShowState():
@@ -315,12 +317,12 @@ class TriggerController:
 
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told, with the findings if they are what it is told."""
-        captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
+        captured_at_ns, recipe = self._triggered.pop(answer.number, (time.time_ns(), self._recipe()))
         result, frame = self._results.pop(answer.number, (None, None))
         part_id = result.part_id if result is not None else answer.part_id or f"trigger-{answer.number}"
         if answer.challenge:
             part_id = f"challenge:{part_id}"
-        if result is not None and result.verdict == answer.code.verdict:
+        if result is not None and result.verdict == answer.code.verdict and answer.code is not Code.LATE:
             return _with_part(result, part_id), frame
         row = ResultRow(
             seq=0,
@@ -330,7 +332,7 @@ class TriggerController:
             captured_at_ns=captured_at_ns,
             verdict=answer.code.verdict,
             error=self._reason(answer),
-            recipe=self._recipe(),
+            recipe=recipe,
         )
         return row, frame
 

@@ -23,6 +23,7 @@ from lineside_agent.config import RecommendConfig
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.recommendation.interaction_log import InteractionLog
 from lineside_agent.service.line_socket import LineServer, ask_line
+from lineside_models.recommendation.tables import ID_MAX_BYTES, is_id
 from lineside_runtime.errors import RequestError
 
 NAME = "recommend.sock"
@@ -86,12 +87,19 @@ class RecommendationService:
         """Carries out a request.
 
         Raises:
-            RequestError: The active bundle is no recommender's, or the choice names no answer.
+            RequestError: The active bundle is no recommender's, the choice names no answer, or an item that would be
+                logged has no id that training reads.
             LinesideError: As `Recommender.recommend`.
         """
+        for item in (request.item,) if request.do == "chose" else request.candidates or ():
+            if not is_id(item):
+                raise RequestError(
+                    "the id of an item",
+                    expected=f"1 to {ID_MAX_BYTES} bytes of text",
+                    actual=repr(item[:80]),
+                    action="Send the id that the training data has.",
+                )
         if request.do == "chose":
-            if not request.item:
-                raise RequestError("no item", expected="item: what was chosen", action="Send its id.")
             self.log.chose(request.user, request.item, request.id)
             return {"done": True}
         with self._active.use() as loaded:

@@ -55,9 +55,11 @@ class ActionLog:
             with self._lock:
                 if self._path.exists() and self._path.stat().st_size > FILE_MAX_BYTES:
                     self._path.replace(self._path.with_name(f"{NAME}.1"))
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 try:
-                    os.write(descriptor, msgspec.json.encode(made) + b"\n")
+                    size = os.fstat(descriptor).st_size
+                    is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # by a power cut or a full disk
+                    os.write(descriptor, b"\n" * is_torn + msgspec.json.encode(made) + b"\n")
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)

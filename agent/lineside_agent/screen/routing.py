@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -15,8 +16,10 @@ from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError, StoreError
 from lineside_runtime.server import page_server
+
+log = logging.getLogger("lineside.screen")
 
 BODY_MAX_BYTES = 16 << 10
 
@@ -60,8 +63,11 @@ class RouteContext:
         return done
 
     async def note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
-        """Writes down what a person did."""
-        await self.run_in_worker(lambda: self.screen.actions.add(by, action, subject, detail, error))
+        """Writes down what a person did; on a full disk, where people are needed most, only the log has it."""
+        try:
+            await self.run_in_worker(lambda: self.screen.actions.add(by, action, subject, detail, error))
+        except StoreError as problem:
+            log.error("%r did %r %r %r %r: %s", by, action, subject, detail, error, problem)
 
 
 Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ TYPES_MAX = 50
 """Defect types that are counted by name."""
 
 OTHER_TYPES = "(other)"
+
+SHIFTS_KEPT = 2
+"""Shifts whose counts are kept, the running one among them."""
 
 MINUTE_NS = 60 * 10**9
 
@@ -43,8 +47,20 @@ def shift_start_ns(now_ns: int, starts: Sequence[str]) -> int:
     return int(max(one for one in candidates if one <= now_s)) * 10**9
 
 
+@dataclasses.dataclass
+class _Shift:
+    start_ns: int
+    verdicts: collections.Counter[str] = dataclasses.field(
+        default_factory=lambda: collections.Counter(dict.fromkeys(VERDICTS, 0))
+    )
+    types: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    trend: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+
+
 class ShiftCounters:
     """Counts of the running shift; any thread adds. Challenge parts and unknown numbers are not counted.
+
+    A clock that is put back over the begin of a shift returns to the counts of the shift before, and later to these.
 
     Args:
         starts: As for `shift_start_ns`.
@@ -53,55 +69,51 @@ class ShiftCounters:
     def __init__(self, starts: Sequence[str]) -> None:
         self._starts = tuple(starts)
         self._lock = threading.Lock()
-        self._minute = 0
-        self._begin(time.time_ns())
+        self._minute = -1
+        self._shifts: list[_Shift] = []  # the running one last
+        self._roll_over(time.time_ns())
 
     @property
     def start_ns(self) -> int:
         """Unix time at which the shift began."""
-        return self._start_ns
+        return self._shifts[-1].start_ns
 
     def add(self, row: ResultRow, *, now_ns: int) -> None:
         """Counts a record, if it is of the shift of ``now_ns``."""
         with self._lock:
-            self._roll_over(now_ns)
-            if row.captured_at_ns < self._start_ns or row.unknown or row.part_id.startswith(CHALLENGE):
+            shift = self._roll_over(now_ns)
+            if row.captured_at_ns < shift.start_ns or row.unknown or row.part_id.startswith(CHALLENGE):
                 return
             verdict = "unsure" if row.unsure else row.verdict
-            self._verdicts[verdict] += 1
-            point = self._trend.setdefault((row.captured_at_ns - self._start_ns) // TREND_STEP_NS, [0, 0])
+            shift.verdicts[verdict] += 1
+            point = shift.trend.setdefault((row.captured_at_ns - shift.start_ns) // TREND_STEP_NS, [0, 0])
             point[0] += 1
             point[1] += verdict != "pass"
             if row.verdict == "reject":
                 for kind in defect_types(row):
-                    known = kind in self._types or len(self._types) < TYPES_MAX
-                    self._types[kind if known else OTHER_TYPES] += 1
+                    known = kind in shift.types or len(shift.types) < TYPES_MAX
+                    shift.types[kind if known else OTHER_TYPES] += 1
 
-    def _roll_over(self, now_ns: int) -> None:
-        """Begins the next shift, when its time has come: at a whole minute."""
+    def _roll_over(self, now_ns: int) -> _Shift:
+        """Returns the shift of ``now_ns``; another one begins at a whole minute."""
         if now_ns // MINUTE_NS != self._minute:
             self._minute = now_ns // MINUTE_NS
-            if shift_start_ns(now_ns, self._starts) != self._start_ns:
-                self._begin(now_ns)
-
-    def _begin(self, now_ns: int) -> None:
-        self._start_ns = shift_start_ns(now_ns, self._starts)
-        self._minute = now_ns // MINUTE_NS
-        self._verdicts = collections.Counter(dict.fromkeys(VERDICTS, 0))
-        self._types: collections.Counter[str] = collections.Counter()
-        self._trend: dict[int, list[int]] = {}
+            start_ns = shift_start_ns(now_ns, self._starts)
+            found = next((one for one in self._shifts if one.start_ns == start_ns), _Shift(start_ns))
+            self._shifts = [*(one for one in self._shifts if one is not found), found][-SHIFTS_KEPT:]
+        return self._shifts[-1]
 
     def status(self, now_ns: int) -> dict[str, Any]:
         """Returns the counts; the trend is a list of ``[parts, not passed]`` for each `TREND_STEP_NS`."""
         with self._lock:
-            self._roll_over(now_ns)
-            last = max(0, (now_ns - self._start_ns) // TREND_STEP_NS)
+            shift = self._roll_over(now_ns)
+            last = max(0, (now_ns - shift.start_ns) // TREND_STEP_NS)
             points = range(max(0, last + 1 - TREND_POINTS), last + 1)
             return {
-                "start_ns": self._start_ns,
-                "parts": sum(self._verdicts.values()),
-                "verdicts": dict(self._verdicts),
-                "types": self._types.most_common(),
+                "start_ns": shift.start_ns,
+                "parts": sum(shift.verdicts.values()),
+                "verdicts": dict(shift.verdicts),
+                "types": shift.types.most_common(),
                 "trend_step_s": TREND_STEP_NS // 10**9,
-                "trend": [self._trend.get(point, [0, 0]) for point in points],
+                "trend": [shift.trend.get(point, [0, 0]) for point in points],
             }

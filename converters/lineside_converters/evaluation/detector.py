@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -88,11 +89,13 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         *simulated(request.clean_simulated, dataset.labels),
     ]
     others = (
-        _to_choose_on(root, samples, request, session.manifest)
+        _to_choose_on(root, dataclasses.replace(dataset, samples=tuple(samples)), request, session.manifest)
         if goods or any(not len(one.labels) for one in samples)
-        else []
+        else dataclasses.replace(dataset, samples=())
     )
-    steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
+    steps = CombinedProgress(
+        request.on_progress, len(samples) + sum(each.count for each in goods) + len(others.samples)
+    )
 
     truths, judged = find_in_tasks(session, _frames(session, samples, dataset), request.tasks, steps.update)
     found = [each.candidates for each in judged]
@@ -108,8 +111,13 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         values = with_faults(_strong_in(session, each.frames, request, steps), each.faults)
         good.append((each.source, PartStrengths(values, each.parts)))
     chosen = (
-        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), request, steps))]
-        if others
+        [
+            (
+                f"fold {request.choose_on or TRAIN}",
+                _strong_in(session, _frames(session, others.samples, others), request, steps),
+            )
+        ]
+        if others.samples
         else []
     )
     chosen.append((JUDGED, strong.values[bad & np.isfinite(strong.values)]))
@@ -146,19 +154,22 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> An
     )
 
 
-def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationRequest, manifest: Manifest) -> list[Sample]:
+def _to_choose_on(root: Path, judged: Dataset, request: EvaluationRequest, manifest: Manifest) -> Dataset:
     """Returns bad frames of another fold to choose the threshold factor on; none without such a fold."""
-    fold = request.choose_on or TRAIN
+    fold, none = request.choose_on or TRAIN, dataclasses.replace(judged, samples=())
+    if fold == request.fold:
+        return none
     try:
-        samples = load_compared(root, fold, manifest).samples if fold != request.fold else ()
+        found = load_compared(root, fold, manifest)
     except DatasetError:
         if request.choose_on is not None:
             raise
-        return []  # nobody has named it, and there is none
-    paths = {one.path for one in judged}
-    if any(one.path in paths for one in samples):
-        return []
-    return evenly_spread([one for one in samples if len(one.labels)], request.max_frames)
+        return none  # nobody has named it, and there is none
+    paths = {one.path for one in judged.samples}
+    if any(one.path in paths for one in found.samples):
+        return none
+    bad = evenly_spread([one for one in found.samples if len(one.labels)], request.max_frames)
+    return dataclasses.replace(found, samples=tuple(bad))
 
 
 def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:

@@ -42,8 +42,9 @@ class EvaluationRequest:
         Raises:
             ConfigError: One of them is given.
         """
-        if self.predictions is not None or self.clean_simulated:
-            raise ConfigError("predictions and clean simulator frames", expected="a detector", actual=actual)
+        if self.predictions is not None or self.clean_simulated or self.choose_on is not None:
+            what = "predictions, clean simulator frames and a fold to choose on"
+            raise ConfigError(what, expected="a detector", actual=actual)
 
 
 class CombinedProgress:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -49,6 +50,30 @@ def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> G
         limit=max_drop,
         detail=f"drop of {figures}; {interval}",
     )
+
+
+def check_decisions(gate: GateResult, drop: Drop, *, max_drop: float) -> GateResult:
+    """Checks what counts at the thresholds: mAP ranks findings, and stays the same where all scores have moved.
+
+    A finding near its threshold may change sides by chance: only a drop whose whole interval is too large fails.
+
+    Args:
+        gate: Result of the accuracy gate.
+        drop: Drop of the F1 at the thresholds, of the same frames.
+
+    Raises:
+        AccuracyGateError: It drops by more.
+    """
+    figures = f"F1 at the thresholds {drop.before:.4f} → {drop.after:.4f}"
+    if drop.low > max_drop:
+        raise AccuracyGateError(
+            "the converted model's scores have moved away from the thresholds",
+            expected=f"a drop of the F1 of at most {max_drop}",
+            actual=f"{figures}; {drop.confidence:.0%} interval of the drop {drop.low:+.4f} to {drop.high:+.4f}",
+            action="Calibrate on more frames of the line, or allow a larger max_drop (--max-drop) and choose the new "
+            "bundle's thresholds with lineside decide.",
+        )
+    return msgspec.structs.replace(gate, detail=f"{gate.detail}; {figures}")
 
 
 def check_caller_metric(

@@ -214,5 +214,10 @@ def _check_comparable(name: str, wanted: Array, found: Array | None) -> None:
         raise ParityGateError(
             f"output {name!r}", expected=wanted.shape, actual="no such output" if found is None else found.shape
         )
+    if not np.isfinite(wanted).all():
+        raise ParityGateError(
+            f"output {name!r} of the source model has values that are not finite",
+            action="Calibrate on frames that look like the line's, or export the model again.",
+        )
     if not np.isfinite(found).all():
         raise ParityGateError(f"output {name!r} has values that are not finite", action="Use optimization_level=0.")

@@ -29,6 +29,7 @@ from lineside_converters.gates.checks import (
     Times,
     check_accuracy,
     check_caller_metric,
+    check_decisions,
     check_speed,
     max_ratio,
     ratio_of,
@@ -43,10 +44,10 @@ from lineside_converters.gates.loaded_models import (
     open_model,
 )
 from lineside_converters.gates.parity import check_parity, reading_of
-from lineside_converters.gates.statistics import Drop
+from lineside_converters.gates.statistics import Drop, drop_of_f1
 from lineside_converters.reports.report import GateResult, ModelFigures
 from lineside_converters.tasks import DetectionTask, Task
-from lineside_models.postprocess import Candidates
+from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.errors import ConvertError, DeviceError, LinesideError, UnsupportedModelError
 from lineside_runtime.precision import Precision
 from lineside_runtime.wording import counted
@@ -188,6 +189,7 @@ class _GateRun:
                     subject.drop = task.drop(self.truths, self.answers, subject.answers, seed=limits.seed)
                     where = context.inputs.evaluation_source
                     gate = check_accuracy(subject.drop, metric=task.metric, max_drop=limits.max_drop, where=where)
+                    gate = self._check_decisions(gate, subject)
                 else:
                     continue
             except ConvertError as error:
@@ -196,6 +198,15 @@ class _GateRun:
             else:
                 subject.gates.append(gate)
                 context.progress.report(f"{subject.name}: accuracy: {gate.detail}")
+
+    def _check_decisions(self, gate: GateResult, subject: _Subject) -> GateResult:
+        """Checks a detector at its thresholds, unless those of a pruned network were fitted anew."""
+        context, pruning = self._context, self._candidate.pruning
+        if not isinstance(context.task, DetectionTask) or (pruning is not None and pruning.postprocess is not None):
+            return gate
+        thresholds = thresholds_of(context.manifest.postprocess, len(context.manifest.labels))
+        drop = drop_of_f1(self.truths, self.answers, subject.answers, thresholds=thresholds, seed=context.limits.seed)
+        return check_decisions(gate, drop, max_drop=context.limits.max_drop)
 
     def _answer(self) -> Mapping[str, Sequence[Candidates]]:
         """Sets the truths and the source model's answers, and returns those of the variants by name."""

@@ -137,6 +137,54 @@ def drop_of_map50(
     return _drop(float(whole_before), float(whole_after), drops, count)
 
 
+def drop_of_f1(
+    truths: Sequence[TrueBoxes],
+    before: Sequence[FoundBoxes],
+    after: Sequence[FoundBoxes],
+    *,
+    thresholds: npt.ArrayLike,
+    seed: int = SEED,
+) -> Drop:
+    """Returns the drop of the F1 of what counts, summed over types and images; whole images are resampled.
+
+    Args:
+        before: What the source model finds in them, in the same order.
+        after: What the new model finds.
+        thresholds: ``(types,)``, the score from which a finding counts.
+
+    Raises:
+        BadInputFormatError: No images.
+    """
+    count = len(truths)
+    if not count:
+        raise BadInputFormatError("truth and findings", expected="images", actual="none", action="")
+    tables = [_shared_and_all(truths, found, np.asarray(thresholds, np.float64)) for found in (before, after)]
+
+    def f1(table: Floats, weights: Weights) -> float:
+        shared, whole = weights @ table
+        return float(shared / whole) if whole else 1.0
+
+    def drop(weights: Weights) -> float:
+        return f1(tables[0], weights) - f1(tables[1], weights)
+
+    drops = _resample(count, _by_row(drop), seed=seed)
+    ones = np.ones(count, np.int64)
+    return _drop(f1(tables[0], ones), f1(tables[1], ones), drops, count)
+
+
+def _shared_and_all(truths: Sequence[TrueBoxes], found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
+    """Returns ``(images, 2)``: twice the right findings, and the findings and true boxes together."""
+    table = np.zeros((len(truths), 2))
+    for label, bar in enumerate(thresholds):
+        matched = match_type(truths, found, label, min_iou=0.5)
+        above = matched.scores >= bar
+        right, claimed = (
+            np.bincount(matched.image[rows], minlength=len(truths)) for rows in (above & matched.right, above)
+        )
+        table += np.stack([2 * right, claimed + matched.truths], axis=1)
+    return table
+
+
 def drop_of_mean_iou(
     before: npt.ArrayLike,
     after: npt.ArrayLike,

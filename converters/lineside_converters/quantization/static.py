@@ -191,7 +191,7 @@ def quantize(
             )
     except vendor_errors() as error:
         raise does_not_run(error) from error
-    except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise GraphError(failure_message(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():
         half.replace(ranges)

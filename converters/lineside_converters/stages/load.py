@@ -30,7 +30,7 @@ from lineside_models.nlp.extraction.contract_parser import text_form
 from lineside_models.verdict.good_classes import rule_of, with_good_classes
 from lineside_runtime.bundle import Manifest, time_now
 from lineside_runtime.bundle.install import check_target
-from lineside_runtime.errors import DatasetError
+from lineside_runtime.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def load(
         good_classes=model_options.good_classes,
     )
     manifest = _manifest(source, level, model_options, progress)
-    check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
+    _check_out(model, bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
     progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
@@ -127,6 +127,12 @@ def _inputs(
         drawn_folds=folds,
     )
     return inputs, limits
+
+
+def _check_out(model: Path | torch.nn.Module, out: Path, *, overwrite: bool) -> None:
+    if isinstance(model, Path) and model.exists() and out.exists() and out.samefile(model):
+        raise ConfigError("out", expected="another folder than the source's", actual=out, action="Give another.")
+    check_target(out, overwrite=overwrite)
 
 
 def bundle_folder(manifest: Manifest, level: LevelOptions, options: ModelOptions) -> Path:

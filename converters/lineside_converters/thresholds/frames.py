@@ -151,6 +151,11 @@ def _chosen(
     return everything, of, [f"{note} too high and transfer badly"]
 
 
+def was_trained_on(bundle: Bundle, folder: Path) -> bool:
+    """Returns whether the bundle's report names a folder of this name among those that it was trained on."""
+    return _training(bundle, {folder.resolve().name})[1] is not None
+
+
 def _training(bundle: Bundle, names: set[str]) -> tuple[bool, dict[str, Any] | None]:
     """Returns whether the bundle's report describes its training, and the last start that read one of these folders."""
     if "report.json" not in bundle.manifest.files:

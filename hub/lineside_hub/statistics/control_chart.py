@@ -187,7 +187,7 @@ _TESTS: dict[int, tuple[int, Callable[[Sequence[float]], bool]]] = {
     4: (14, _alternating),
     5: (3, _beyond(2, 2)),
     6: (5, _beyond(4, 1)),
-    7: (15, lambda run: max(map(abs, run)) < 1),
+    7: (15, lambda run: 0 < max(map(abs, run)) < 1),  # not a line without a reject, of which sigma is 0
     8: (8, lambda run: min(map(abs, run)) > 1 and min(run) < 0 < max(run)),
 }
 """Length of the run, and whether it is a signal, of each rule."""

@@ -1,7 +1,8 @@
 """Counts of results by verdict, time and defect type.
 
 They are read from ``result_hours`` and ``defect_hours``, which have a row for each hour, device, bundle, recipe and
-verdict or type. Hours are those of Unix time: a selection from 10:20 counts from 10:00.
+verdict or type. Hours are those of Unix time: a selection from 10:20 counts from 10:00. Challenge parts, which are
+known to be bad, are not counted.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def review_rates(run: SqlRunner, choice: CountFilter) -> ReviewRates:
         f"SELECT CASE WHEN r.verdict = 'pass' THEN 'pass' ELSE 'reject' END, {_IS_WRONG}, count(*) FROM reviews v "
         "JOIN results r ON r.device = v.device AND r.epoch = v.epoch AND r.seq = v.seq "
         f"WHERE {' AND '.join(conditions)} AND {_DECIDED} "
-        "AND r.verdict IN ('pass', 'reject', 'unsure') GROUP BY 1, 2"
+        "AND r.verdict IN ('pass', 'reject', 'unsure') AND substr(r.part_id, 1, 10) <> 'challenge:' GROUP BY 1, 2"
     )
     found: dict[tuple[str, bool], int] = {}
     for verdict, wrong, count in run(text, given):

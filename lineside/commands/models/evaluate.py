@@ -87,8 +87,16 @@ def _has_several_models(bundle: Path) -> bool:
 def _evaluate_one(options: argparse.Namespace, request: EvaluationRequest) -> Any:
     from lineside_converters.evaluation import judge
     from lineside_converters.evaluation.page import write_page_of
+    from lineside_converters.thresholds.frames import was_trained_on
+    from lineside_models.datasets import ALL
+    from lineside_runtime.bundle import open_bundle
 
     result = judge(options.bundle, options.data, request)
+    if options.fold in (ALL, "train") and was_trained_on(open_bundle(options.bundle), options.data):
+        inform(
+            f"note: the bundle was trained on frames of {options.data.resolve().name}: the figures of fold "
+            f"{options.fold} are too good. Judge on a fold that training did not see, such as --fold val"
+        )
     if options.html is not None:
         write_page_of(options.html, result, options.bundle, options.data)
     return result

@@ -16,7 +16,8 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
         box: Where it stands on its page; ``None`` in a document without pages (DOCX, TXT).
         start: Offset of its first character in `Document.text`.
         end: Offset behind its last character.
-        score: Probability that it was read right, 0 to 1: the text recognizer's for a scanned page, else 1.
+        score: Probability that it was read right, 0 to 1: the text recognizer's for a scanned page, 0.5 for a word of a
+            PDF that is white or not drawn, else 1.
     """
 
     text: str

@@ -189,6 +189,14 @@ def _floats(table: npt.NDArray[Any], scales: npt.NDArray[Any], rows: Ints) -> Fl
     return found
 
 
+def is_id(name: str) -> bool:
+    """Whether a text can be the id of an item or attribute: 1 to `ID_MAX_BYTES` bytes of UTF-8 without NUL."""
+    try:
+        return 1 <= len(name.encode()) <= ID_MAX_BYTES and "\0" not in name
+    except UnicodeEncodeError:
+        return False
+
+
 def _places(ids: Sequence[str], known: npt.NDArray[Any]) -> Ints:
     """Returns the place of each id among the sorted known ones; -1 where it is not among them."""
     encoded = [_encoded(each) for each in ids]
@@ -207,7 +215,7 @@ def _encoded(name: str) -> bytes:
         raise BadInputFormatError(
             "an id is no text", expected="UTF-8", actual=f"{type(name).__name__} {name!r}"[:80], action="Give texts."
         ) from error
-    return encoded if len(encoded) <= ID_MAX_BYTES and b"\0" not in encoded else b""
+    return encoded if is_id(name) else b""
 
 
 def _read(bundle: Bundle, relative: str, form: _Form) -> npt.NDArray[Any]:

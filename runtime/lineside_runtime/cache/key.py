@@ -46,9 +46,9 @@ def namespace(bundle_digest: str, candidates: Sequence[PlacementCandidate], conf
 def _facts(candidate: PlacementCandidate, config: Config) -> tuple[object, ...]:
     device, engine = candidate.device, candidate.backend
     chip: tuple[object, ...] = (platform.machine(),)
-    if device.kind == "cpu":  # engines take as many threads as they have cores
+    if device.kind == "cpu":  # engines take as many threads as there are cores, and divide them by the calls at once
         cores = (config.cores, config.replica_cores, config.stage_cores)
-        chip = (processor(), config.threads or os.cpu_count(), *cores)
+        chip = (processor(), config.threads or _core_count(), config.submit_workers, *cores)
     return (
         candidate.variant.name,
         candidate.variant.file,
@@ -67,6 +67,11 @@ def _content(library: str) -> bytes:
         return xxhash.xxh3_128_digest(Path(library).read_bytes())
     except OSError:
         return b""
+
+
+def _core_count() -> int | None:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @functools.cache

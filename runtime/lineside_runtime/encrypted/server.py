@@ -110,6 +110,7 @@ class HeadServer:
             Route("/v1/head/{keys}", self._query, methods=["POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers=error_handlers("docs/privacy.md lists the server's paths."))
+        app.router.redirect_slashes = False
         return GuardedApp(app, self._access)
 
     async def _describe(self, request: Request) -> Response:

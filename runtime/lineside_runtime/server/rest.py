@@ -67,6 +67,7 @@ class RestApi:
             routes=self._routes(),
             exception_handlers={**error_handlers(_PATHS), Cancelled: _gone},
         )
+        app.router.redirect_slashes = False  # to an address made of the client's own Host header, without a body
         return GuardedApp(app, self._access, lambda: self._service.metrics.access_refused("rest"))
 
     def close(self) -> None:

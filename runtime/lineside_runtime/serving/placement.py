@@ -144,11 +144,10 @@ class Placement:
         return None
 
     def dispatcher(self, counters: SubmitCounters, on_answer: Callable[[Prediction], None]) -> Dispatcher:
-        """Returns the dispatcher of submitted calls, made at the first one; all candidates are searched for then."""
+        """Returns the dispatcher of submitted calls, made at the first one; it looks for all candidates in a thread."""
         if self._dispatcher is None:
             from lineside_runtime.serving.submit import Dispatcher  # only who submits pays for it
 
-            slots = self.pool.all_slots()
             with self._starting:
                 if self._dispatcher is None:
                     made = Dispatcher(
@@ -158,7 +157,8 @@ class Placement:
                         queue_size=self._config.submit_queue,
                         on_answer=on_answer,
                     )
-                    made.open([slot for slot in slots if slot.in_use])
+                    made.open([slot for slot in self.pool.slots if slot.in_use])
+                    made.search_devices()
                     self._dispatcher = made
         return self._dispatcher
 

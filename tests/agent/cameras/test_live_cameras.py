@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -145,6 +146,19 @@ def test_rtsp_keeps_to_the_rate(rtsp_server: RtspServer) -> None:
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_rtsp_camera_that_is_lost_is_said_once_and_comes_back(rtsp_server: RtspServer, run: Run, trouble: str) -> None:
     assert "secret" not in lose(rtsp_server, run(rtsp(rtsp_server, timeout_s=LOST_AFTER_S)), trouble)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+def test_stream_that_is_taken_more_slowly_than_it_is_sent_is_given_up(tmp_path: Path, pause_s: float) -> None:
+    path, image = tmp_path / "stream.avi", np.zeros((64, 64, 3), np.uint8)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 64))
+    for _ in range(50):
+        writer.write(image)
+    writer.release()
+    camera = open_camera(settings.RtspCameraConfig(url=str(path), timeout_s=PATIENCE_S if pause_s == 0 else 0.5))
+    with pytest.raises(CameraError, match="s ago" if pause_s else "no more frames"):
+        for _ in camera.frames():
+            time.sleep(pause_s)
 
 
 def test_rtsp_server_that_is_not_there_is_an_error_without_the_password() -> None:

@@ -210,3 +210,19 @@ def test_registers_that_a_plc_has_not_or_that_the_agent_would_write_over_are_ref
     with pytest.raises(ConfigError, match=problem):
         parse(WHOLE + f'[[line_io]]\ntype = "modbus-tcp-client"\nhost = "plc"\n{keys}\n')
     parse(WHOLE + '[[line_io]]\ntype = "modbus-tcp-client"\nhost = "plc"\nread_at = 106\n')
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('outputs = { gate_pass = "GATE" }\nactive_low = [25]', "nothing would be inverted"),
+        ("inputs = { trigger = 27 }\nactive_low = ['27']", "nothing would be inverted"),
+        ("outputs = { ready = 17, passed = 17 }", "two meanings"),
+        ("outputs = { ready = 17 }\ninputs = { trigger = 17 }", "two meanings"),
+    ],
+)
+def test_gpio_line_that_would_not_be_inverted_or_means_two_things_is_refused(keys: str, problem: str) -> None:
+    gpio = '[[line_io]]\ntype = "gpio"\nchip = "/dev/gpiochip0"\n'
+    with pytest.raises(ConfigError, match=problem):
+        parse(WHOLE + gpio + keys)
+    parse(WHOLE + gpio + 'outputs = { ready = 17 }\ninputs = { trigger = "IN" }\nactive_low = ["IN", 17]\n')

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_agent.inspection.frame_sources import TriggeredFrames
 from lineside_agent.line_io import LineOutput, Signal
-from lineside_agent.line_io.events import Code, LineState, Triggered
+from lineside_agent.line_io.events import Code, LineState, RecipeRuns, Triggered
 from lineside_agent.line_io.gate import GateEntry, GateSettings
 from lineside_agent.line_io.gate_queue import NAME, GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
@@ -54,7 +54,7 @@ class RecordingLine(LineOutput):
 class Process:
     """One process of the agent for a line with a gate."""
 
-    def __init__(self, folder: Path, *, first: int = 0, delay_s: float = 1.0) -> None:
+    def __init__(self, folder: Path, *, first: int = 0, delay_s: float = 1.0, recipe: str = "") -> None:
         self.stop = threading.Event()
         self.line = RecordingLine()
         gate = GateSettings(delay_s=delay_s, pulse_s=0.05)
@@ -67,6 +67,8 @@ class Process:
             stop=self.stop,
             gate_queue=GateQueueFile(folder),
         )
+        if recipe:  # as the agent's start does on a line with recipes
+            self.controller.post(RecipeRuns(recipe, 1), time.monotonic())
         self.controller.listen()
         self.thread = threading.Thread(target=self.controller.run)
         self.thread.start()
@@ -127,15 +129,16 @@ def test_trigger_during_a_planned_stop_is_refused_and_the_part_under_way_is_judg
     assert [entry.number for entry in process.controller.machine.gate_queue] == [1], "the passed part is taken out"
 
 
+@pytest.mark.parametrize("recipe", ["", "A"])
 def test_after_a_kill_the_next_process_fires_for_the_parts_that_are_still_on_their_way(
-    processes: list[Process], tmp_path: Path
+    processes: list[Process], tmp_path: Path, recipe: str
 ) -> None:
-    processes.append(first := Process(tmp_path, delay_s=10.0))
+    processes.append(first := Process(tmp_path, delay_s=10.0, recipe=recipe))
     first.trigger(0, "reject")
     first.trigger(1, "pass")
     first.kill()
     assert first.line.pulses == 0
-    processes.append(second := Process(tmp_path, first=1000, delay_s=10.0))
+    processes.append(second := Process(tmp_path, first=1000, delay_s=10.0, recipe=recipe))
     assert [entry.number for entry in second.controller.machine.gate_queue] == [0]
     wait_for(lambda: second.line.pulses == 1, what="the pulse of the part of before")
     wait_for(lambda: not second.controller.machine.gate_queue)

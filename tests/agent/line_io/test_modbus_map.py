@@ -202,6 +202,16 @@ def test_configuration_knows_the_sizes_of_the_blocks() -> None:
         assert (len(config.written), len(config.read)) == (written, IN_REGISTERS)
 
 
+@pytest.mark.parametrize("count", [5, 60_000])
+def test_level_that_changed_while_the_connection_was_lost_counts_and_one_that_stayed_does_not(count: int) -> None:
+    block = InBlock("x")
+    block.adopt([5, 0b000, *[0] * (IN_REGISTERS - 2)])
+    again = [count, 0b001, *[0] * (IN_REGISTERS - 2)]
+    assert block.adopt_again(again) == [PartAcknowledged(True)]
+    assert block.adopt_again(again) == []
+    assert block.write_registers(1, [0b010]) == [PartAcknowledged(False), ResetPressed()]
+
+
 def test_tag_of_another_line_is_not_given_back() -> None:
     block = OutBlock(InBlock("plc"))
     block.add_result(Signal(3, "p", "pass", Code.PASS, "local", 7))

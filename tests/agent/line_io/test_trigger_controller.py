@@ -12,7 +12,8 @@ import pytest
 
 from lineside_agent.inspection.frame_sources import TriggeredFrames
 from lineside_agent.line_io import LineOutput, Signal
-from lineside_agent.line_io.events import Code, LineState, Triggered, Verdict
+from lineside_agent.line_io.events import Code, Encoder, LineState, Triggered, Verdict
+from lineside_agent.line_io.gate import GateSettings
 from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 from lineside_agent.line_io.trigger_controller import TriggerController
 from lineside_agent.line_io.verdict_reporter import VerdictReporter
@@ -51,7 +52,7 @@ class Bench:
         self.slow_log: list[object] = []
         self.stop = threading.Event()
         self.frames = TriggeredFrames(self.stop)
-        self.problem = ""
+        self.problem = self.recipe = ""
         self.slow = RecordingLine("slow", self.slow_log, waits=True)
         self.controller = TriggerController(
             Handshake(settings, next_number=5),
@@ -61,6 +62,7 @@ class Bench:
             ),
             source="cam",
             problem=lambda: self.problem,
+            recipe=lambda: self.recipe,
             stop=self.stop,
         )
         self.controller.listen()
@@ -156,6 +158,22 @@ def test_part_without_a_frame_of_its_own_ends_no_thread_while_others_are_trigger
     finally:
         sys.setswitchinterval(before_s)
     assert not deaths
+
+
+def test_record_of_a_late_part_says_so_and_names_the_recipe_of_its_trigger(benches: list[Bench]) -> None:
+    gate = GateSettings(counts=10)
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=120.0, queue=2, late_max=0, gate=gate)))
+    bench.controller.post(Encoder(0), time.monotonic())
+    bench.recipe = "before"
+    bench.trigger("A-1")
+    bench.trigger("A-2")
+    failed = ResultRow(seq=0, part_id="A-2", source="cam", sequence=6, verdict="fault", error="the engine failed")
+    bench.controller.deliver(failed, None)
+    bench.recipe = "after"
+    bench.controller.post(Encoder(10), time.monotonic())
+    assert [signal.code for signal in bench.signals] == [Code.LATE, Code.LATE]
+    assert {row.error for row in bench.rows} == {"LATE: it reached the gate first"}
+    assert {row.recipe for row in bench.rows} == {"before"}
 
 
 def test_engine_that_hangs_is_answered_for_at_the_deadline_and_its_verdict_dropped(benches: list[Bench]) -> None:

@@ -129,6 +129,19 @@ def test_the_log_is_bounded_and_survives_its_process(tmp_path: Path) -> None:
         export(tmp_path / "nothing", tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("item", ["", "x" * 65, "ö" * 33, "a\0"], ids=len)
+def test_an_item_that_training_would_refuse_is_not_logged(item: str, tmp_path: Path) -> None:
+    service = RecommendationService(tmp_path, RecommendConfig(), ActiveBundle(), threading.Event())
+    for request in (
+        RecommendRequest(do="chose", user="u", item=item),
+        RecommendRequest(user="u", candidates=("seal-1", item)),
+    ):
+        with pytest.raises(RequestError, match="the id of an item; expected 1 to 64 bytes"):
+            service.ask(request)
+    assert service.log.last_seq == 0
+    service.close()
+
+
 def test_no_bundle_and_another_bundle_are_named(tmp_path: Path) -> None:
     service = RecommendationService(tmp_path, RecommendConfig(), ActiveBundle(), threading.Event())
     with pytest.raises(RequestError, match="no recommender"):

@@ -18,6 +18,8 @@ import pytest
 from lineside_agent.config import AgentConfig, FolderCameraConfig, ScreenConfig, StoreConfig
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen import people
+from lineside_agent.screen.actions import ActionLog
+from lineside_agent.screen.alarms import Condition
 from lineside_agent.screen.people import Sessions, add_person, remove_person
 from lineside_agent.screen.routes import ROUTES
 from lineside_agent.screen.screen import CONNECTIONS_MAX, check_access, make_server
@@ -209,6 +211,24 @@ def test_a_connection_counts_before_it_begins_tls_and_until_it_is_closed() -> No
 def connect(port: int, address: str) -> socket.socket:
     """Returns a connection from another address of this machine."""
     return socket.create_connection(("127.0.0.1", port), 10, (address, 0))
+
+
+def test_people_operate_also_while_the_disk_is_full(
+    server: PageServer, state: ScreenState, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "actions.jsonl").symlink_to("/dev/full")
+    otto = Client(server.url)
+    assert otto.send("POST", "/session", {"name": "Otto", "pin": PINS["Otto"][1]})[0] == 200
+    state.alarms.update([Condition("records_waiting", "disk", "F")], 1)
+    assert otto.send("POST", "/acknowledge", {"key": "records_waiting"})[0] == 200
+    assert "'Otto' did 'acknowledge' 'records_waiting'" in caplog.text
+
+
+def test_action_after_one_that_a_power_cut_has_torn_is_read(tmp_path: Path) -> None:
+    (tmp_path / "actions.jsonl").write_bytes(b'{"at_ns": 1, "by": "Ott')
+    actions = ActionLog(tmp_path)
+    actions.add("Sara", "reset")
+    assert [(one.by, one.action) for one in actions.last(5)] == [("Sara", "reset")]
 
 
 def test_wrong_pins_are_slowed_down_for_one_person_alone(tmp_path: Path) -> None:

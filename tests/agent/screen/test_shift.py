@@ -63,3 +63,15 @@ def test_parts_of_the_shift_are_counted_by_verdict_and_type(monkeypatch: pytest.
     assert status["trend"] == [[2, 1], [0, 0], [2, 2]]
     assert TREND_STEP_NS == 300 * 10**9
     assert shift.status(at("2026-11-28 22:00"))["parts"] == 0
+
+
+def test_clock_that_is_put_back_over_the_begin_of_a_shift_loses_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: at("2026-11-28 13:00"))
+    shift = ShiftCounters(STARTS)
+    shift.add(row("2026-11-28 13:59"), now_ns=at("2026-11-28 13:59"))
+    for _ in range(2):
+        shift.add(row("2026-11-28 14:30", verdict="reject"), now_ns=at("2026-11-28 14:30"))
+    put_back = shift.status(at("2026-11-28 13:30"))
+    assert (put_back["start_ns"], put_back["verdicts"]["pass"], put_back["parts"]) == (at("2026-11-28 06:00"), 1, 1)
+    assert shift.status(at("2026-11-28 14:01"))["verdicts"]["reject"] == 2
+    assert shift.status(at("2026-11-28 22:00"))["parts"] == 0

@@ -98,6 +98,15 @@ def test_scrambled_weights_are_stopped_by_parity_alone_with_or_without_annotated
         proved(tmp_path, data, scrambled(data), dataclasses.replace(LAX, min_agreement_alone=0.5), inputs=blind)
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_an_output_of_the_source_that_is_not_finite_passes_beside_no_good_one(names: str) -> None:
+    good = {name: np.arange(4, dtype=np.float32) for name in names}
+    with pytest.raises(ParityGateError, match="output 'b' of the source model has values that are not finite"):
+        check_parity(
+            constant(**good | {"b": np.full(4, np.nan, np.float32)}), constant(**good), feeds(), min_correlation=0.9
+        )
+
+
 HEAD = Postprocess(name="dfl_anchor_free", params={"strides": [8, 16], "reg_bins": 4})
 
 
@@ -366,6 +375,17 @@ def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_pat
 def test_a_detector_that_finds_less_is_stopped_by_accuracy(tmp_path: Path) -> None:
     with pytest.raises(AccuracyGateError, match="12 pictures of cells"):
         proved(tmp_path, nets.cell_detector(), nets.cell_detector(bar=380.0), LAX)
+
+
+def test_a_detector_whose_scores_have_moved_below_the_thresholds_is_stopped_though_its_map_is_the_same(
+    tmp_path: Path,
+) -> None:
+    shifted = nets.cell_detector(bar=230.0)
+    with pytest.raises(AccuracyGateError, match="moved away from the thresholds"):
+        proved(tmp_path, nets.cell_detector(), shifted, LAX, inputs=inputs(24))
+    (one,) = proved(tmp_path, nets.cell_detector(), shifted, LAX, inputs=inputs(24), max_drop=0.5).accepted
+    assert one.drop is not None and one.drop.drop == 0
+    assert "F1 at the thresholds 0.7303 → 0.5984" in next(gate.detail for gate in one.gates if gate.name == "accuracy")
 
 
 def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from lineside_converters.training.classification.data import ClassifierInput, lo
 from lineside_converters.training.classification.objective import ClassificationObjective
 from lineside_converters.training.classification.trainer import ClassifierResult, export_classifier, train_classifier
 from lineside_converters.training.progress import TrainingProgress
+from lineside_models.vision.images import read_image
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.errors import (
@@ -341,6 +342,8 @@ def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows
     more = tmp_path / "more"
     shutil.copytree(folder, more)
     shutil.copytree(folder / LABELS[0], more / "a new class")
+    for file in (more / "a new class").iterdir():
+        cv2.imwrite(str(file), 255 - read_image(file))  # no copy of a picture of a class
     config = ClassifierConfig(
         data=(more,), out=tmp_path / "run", epochs=1, start=start, learning_rate=1e-5, evaluate_every=1, **SMALL
     )

@@ -163,6 +163,16 @@ def test_a_graph_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     assert "Sqrt" in str(caught.value)
 
 
+def test_a_graph_whose_output_is_its_input_too_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime's quantiser gives up on it with an assertion."""
+    weight = numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
+    model = onnx.load_from_string(small([helper.make_node("Conv", ["image", "w"], ["y"])], weights=(weight,)))
+    model.graph.output.append(model.graph.input[0])
+    clean_graph(written(tmp_path, model.SerializeToString()), tmp_path / "clean.onnx")
+    with pytest.raises(GraphError, match="cannot be quantised"):
+        quantize(tmp_path / "clean.onnx", tmp_path / "int8.onnx", feeds=nets.feeds(nets.noise(1)))
+
+
 def test_an_unknown_operator_is_named_with_its_node(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Relu", ["image"], ["x"], name="fine"),

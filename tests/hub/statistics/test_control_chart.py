@@ -73,3 +73,12 @@ def test_counts_that_make_no_sense_are_refused() -> None:
     for bad in ([], [Subgroup(at_ns=0, inspected=0, rejected=0)], [Subgroup(at_ns=0, inspected=5, rejected=6)]):
         with pytest.raises(BadInputFormatError, match="control chart"):
             p_chart(bad)
+
+
+@pytest.mark.parametrize("rejected", [0, 1000])
+@pytest.mark.parametrize("laney", [False, True])
+def test_line_whose_parts_are_all_the_same_has_no_signal(rejected: int, laney: bool) -> None:
+    hours = [Subgroup(at_ns=hour, inspected=1000, rejected=rejected) for hour in range(40)]
+    chart = p_chart(hours, laney=laney)
+    assert {point.signals for point in chart.points} == {()}
+    assert {(point.lower, point.upper) for point in chart.points} == {(rejected / 1000, rejected / 1000)}

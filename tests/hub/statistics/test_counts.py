@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
+
 from lineside_hub.relabel.reviews import Reviews
 from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame
 from lineside_hub.results.queries import Query, count_by_device, results
@@ -50,6 +52,17 @@ def fill(hub: Hub) -> None:
                 )
             )
         hub.add(device, *rows)
+
+
+def test_challenge_parts_are_no_production(hub: Hub) -> None:
+    known_bad = msgspec.structs.replace(row(2, "reject", ("dent",)), part_id="challenge:master-1")
+    hub.add("cam-1", row(1), known_bad, row(3, "reject", ("scratch",)))
+    counts = totals(hub.run, CountFilter())
+    assert (counts.passed, counts.rejected) == (1, 1)
+    assert [found.type for found in pareto(hub.run, CountFilter())] == ["scratch"]
+    Reviews(hub.run).mark(ResultKey("cam-1", "e", 2), wrong=True, note="", by="Ann")
+    assert review_rates(hub.run, CountFilter()).rejects == 0
+    assert count_by_device(hub.config)["cam-1"].results == 3
 
 
 def test_counts_trends_and_pareto_are_those_of_the_results_themselves(hub: Hub) -> None:

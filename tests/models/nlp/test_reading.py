@@ -105,6 +105,81 @@ def test_a_pdf_of_scanned_pages_goes_through_text_recognition() -> None:
     assert HEAT in lines(document)
 
 
+class DrawnPage(PdfCanvas):
+    """A page with an operator between its texts."""
+
+    def operator(self, text: str) -> None:
+        self._content.append(text)
+
+
+@pytest.mark.parametrize(("before", "score"), [("0 g", 1.0), ("1 g", 0.5), ("0.97 0.97 1 rg", 0.5), ("3 Tr", 0.5)])
+def test_words_that_nobody_sees_are_less_sure(before: str, score: float) -> None:
+    page = DrawnPage()
+    for row in range(9):
+        page.text(60, 80 + 20 * row, PROSE[row % 2])
+    page.operator(before)
+    page.text(60, 300, HEAT)
+    document = read_document(write_pdf([page]))
+    assert not document.pages[0].scanned
+    assert {word.score for word in document.pages[0].words if word.text in PROSE[0]} == {1.0}
+    assert [word.score for word in document.pages[0].words][-3:] == [score] * 3
+
+
+@pytest.mark.parametrize("angle", [0, 90])
+def test_a_raised_digit_of_a_footnote_is_no_part_of_a_number(angle: int) -> None:
+    page = PdfCanvas()
+    for at, (x, size, text) in enumerate(((60, 11, "C 0.17"), (94, 7, "1"), (200, 11, "Rm"), (216, 7, "2"))):
+        y = 100 - 3 * (at % 2)
+        page.text(*((x, y) if angle == 0 else (y, 842 - x)), text, size=size, angle=angle)
+    assert "C 0.17 1\tRm2" in read_document(write_pdf([page])).text
+
+
+def test_a_text_that_lies_invisibly_over_a_scan_is_not_believed() -> None:
+    page = DrawnPage()
+    page.text(60, 80, HEAT, size=16)
+    page.operator("3 Tr")
+    for row in range(9):
+        page.text(60, 200 + 20 * row, PROSE[row % 2])
+    document = read_document(write_pdf([page]))
+    assert document.pages[0].scanned and lines(document) == [HEAT]
+
+
+def with_fields(page: PdfCanvas, fields: dict[str, str]) -> bytes:
+    """Returns a PDF with annotations: their dictionaries' entries, by the place of their lower left corner."""
+    data = write_pdf([page])
+    kids = " ".join(f"{90 + at} 0 R" for at in range(len(fields)))
+    parent = b"80 0 obj\n<< /FT /Tx /T (p) /V (12480 kg) >>\nendobj\n"
+    objects = parent + b"".join(
+        f"{90 + at} 0 obj\n<< /Type /Annot /Rect [{place} {int(place[:3]) + 150} {int(place[4:]) + 20}] {entries} >>"
+        "\nendobj\n".encode()
+        for at, (place, entries) in enumerate(fields.items())
+    )
+    data = data.replace(b"/Type /Catalog", f"/Type /Catalog /AcroForm << /Fields [{kids}] >>".encode())
+    return data.replace(b"/MediaBox", f"/Annots [{kids}] /MediaBox".encode()).replace(
+        b"\nxref", b"\n" + objects + b"xref"
+    )
+
+
+def test_fields_of_a_form_and_texts_typed_onto_a_page_are_read() -> None:
+    page = PdfCanvas()
+    for row, label in enumerate(("Heat No.", "Grade", "Net weight", "Note")):
+        page.text(60, 100 + 40 * row, label)
+    data = with_fields(
+        page,
+        {
+            "160 735": "/Subtype /Widget /FT /Tx /T (a) /V (A2B347)",
+            "160 695": "/Subtype /FreeText /Contents (S355 J2)",
+            "160 655": "/Subtype /Widget /Parent 80 0 R",
+            "160 615": "/Subtype /Widget /FT /Tx /T (b) /V (hidden) /F 2",
+            "160 575": "/Subtype /Widget /FT /Btn /T (c) /V /Yes",
+            "160 535": "/Subtype /Widget /FT /Tx /Ff 4096 /T (d) /V (two\\nlines)",
+        },
+    )
+    document = read_document(data)
+    check_offsets(document)
+    assert lines(document) == ["Heat No.\tA2B347", "Grade\tS355 J2", "Net weight\t12480 kg", "Note", "two", "lines"]
+
+
 def test_a_docx_keeps_its_cells_and_leaves_out_what_was_deleted() -> None:
     document = read_document(
         docx(

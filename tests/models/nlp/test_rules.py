@@ -105,6 +105,8 @@ IN_LINES = {
     "Requirements\tRe: 355 MPa": ("355", "Requirements stands before it"),
     "Mechanical requirements\nRm: 470 MPa\nRe: 355 MPa": ("355", "requirements stands before it"),
     "Rm: 470, Re: 355": ("355", "no unit is stated"),
+    "Re: 398 MPa (min. 355 MPa)": ("398", "(min. 355 MPa) follows it"),
+    "Re: 398/401/402 MPa": ("", "398/401/402 MPa could not be read"),
     "Re: 355 MPa min": ("", "355 MPa min is a limit"),
     "Re: 355 MPa (min.)": ("", "355 MPa (min.) is a limit"),
     "At least Re: 355 MPa must be reached.": ("", "355 MPa must be reached is a limit"),
@@ -292,6 +294,22 @@ def test_an_identifier_ends_before_other_words_and_digits_behind_it_are_doubted(
     report = text_report(f"Heat No: {text}\n")
     assert found(report)["heat_number"] == value
     assert {one for field, one in reviewed(report) if field == "heat_number"} == ({reason} if reason else set())
+
+
+@pytest.mark.parametrize(
+    ("lines", "fields"),
+    [
+        ("Heat No\tGrade\tC\tMn\nA12345\tS235JR\t0.17\t1.2\nA12345\tDC04\t0.18\t1.3\n", {"grade"}),
+        ("Grade\tS235JR\tS355MC\nHeat No\tA12345\n", {"grade"}),
+        ("Grade\tDC04\nHeat\tSize\nA12345\t3.0 x 1500\nA12345\t12.0 x 2000\n", {"dimensions"}),
+        ("Date\tHeat\tGrade\n2026-03-01\tA12345\tDC04\n2026-03-02\tA12345\tDC04\n", {"date"}),
+        ("Grade\nS235JR\n12.0 x 2000\nHeat No: A12345\n", set()),
+        ("Grade\nS355J2+N\nSize\n12.0 x 2000\nHeat No: A12345\n", set()),
+        ("Grade\tDC04\tA12345\nHeat No\tA12345\t2026-03-01\n", set()),
+    ],
+)
+def test_different_values_below_or_beside_one_label_are_ambiguous(lines: str, fields: set[str]) -> None:
+    assert {field for field, reason in reviewed(text_report(lines)) if reason == "ambiguous"} == fields
 
 
 def test_different_numbers_below_one_label_are_ambiguous() -> None:

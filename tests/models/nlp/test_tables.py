@@ -119,6 +119,26 @@ UNITS = {
         [("C", "0.20", "%"), ("Mn", "1.2", "%")],
         {"chemistry.C": "no head tells whether this or 0.17 wt% is the value"},
     ),
+    "powers_in_a_row": (
+        "\tCr\tNi\n%\t10^-2\t10^-2\nA12345\t17\t12\n",
+        [("Cr", "17", "10^-2"), ("Ni", "12", "10^-2")],
+        {"chemistry.Cr": "10^-2 is none of the units", "chemistry.Ni": "10^-2 is none of the units"},
+    ),
+    "factors_as_numbers_in_a_row": (
+        "\tCr\tNi\nx\t100\t1000\nA12345\t17\t12\n",
+        [("Cr", "17", "x100"), ("Ni", "12", "x1000")],
+        {"chemistry.Cr": "x100 is none of the units", "chemistry.Ni": "x1000 is none of the units"},
+    ),
+    "limits_behind_the_numbers": (
+        "\tC\tMn\n\t0.17 (max. 0.20)\tca. 1.2\n",
+        [],
+        {"chemistry.C": "0.17 (max. 0.20) could not be read", "chemistry.Mn": "ca. 1.2 could not be read"},
+    ),
+    "three_specimens": (
+        "Property\tResult\nKV\t45/47/51\nRm\t520\n",
+        [("Rm", "520", "MPa")],
+        {"mechanical.KV": "45/47/51 could not be read"},
+    ),
     "one_unknown_unit_in_a_row": (
         "\tC\tCr\tNi\n\tx100\tfoo\t%\n\t1.7\t15\t0.1\n",
         [("C", "1.7", "x100"), ("Cr", "15", "foo"), ("Ni", "0.1", "%")],
@@ -229,6 +249,21 @@ HEADS = {
         "Specification and results\nProperty\tmin\tresult\nReH\t355\t398\nRm\t470\t521\n",
         [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
         {},
+    ),
+    "row_of_a_standard": (
+        "\tC\tMn\nEN 10025-2\t0.20\t1.60\n112233\t0.17\t1.20\n",
+        [("C", "0.20"), ("Mn", "1.60"), ("C", "0.17"), ("Mn", "1.20")],
+        {"chemistry.C": "its row says EN 10025-2", "chemistry.Mn": "its row says EN 10025-2"},
+    ),
+    "row_of_a_grade": (
+        "\tC\tMn\nS235JR\t0.20\t1.60\nA12345\t0.17\t1.20\n",
+        [("C", "0.20"), ("Mn", "1.60"), ("C", "0.17"), ("Mn", "1.20")],
+        {"chemistry.C": "its row says S235JR", "chemistry.Mn": "its row says S235JR"},
+    ),
+    "column_of_a_standard": (
+        "\tEN 10025-2\tresult\nC\t0.20\t0.17\nMn\t1.60\t1.20\n",
+        [("C", "0.17"), ("Mn", "1.20")],
+        {"chemistry.C": "0.20 is a limit", "chemistry.Mn": "1.60 is a limit"},
     ),
     "one_column": (
         "Rm (min)\n470\n",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis.extra.numpy as shapes
@@ -97,6 +98,7 @@ def test_whatever_may_change_the_outputs_is_another_name() -> None:
         namespace("a", [_candidate("openvino")], Config(threads=1)),
         namespace("a", [_candidate()], Config(threads=2)),
         namespace("a", [_candidate()], Config(threads=1, cores=(0,))),
+        namespace("a", [_candidate()], Config(threads=1, submit_workers=2)),
         namespace("a", [_candidate(device=Device("gpu"))], Config(threads=1)),
         namespace("a", [_candidate(device=Device("gpu", name="another"))], Config(threads=1)),
         namespace("a", [_candidate(), _candidate("openvino")], Config(threads=1)),
@@ -104,6 +106,16 @@ def test_whatever_may_change_the_outputs_is_another_name() -> None:
     ]
     assert len(set(names)) == len(names)
     assert {len(name) for name in names} == {16}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="there is one core")
+def test_a_process_that_is_kept_on_fewer_cores_has_another_name() -> None:
+    before, cores = namespace("a", [_candidate()], Config()), os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert namespace("a", [_candidate()], Config()) != before
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_replicas_on_equal_devices_share_their_results() -> None:

@@ -33,6 +33,7 @@ from lineside_runtime.tensors import Array, TensorSpec
 
 INPUT = TensorSpec(name="x", shape=(-1, 4))
 HELD_AT_MOST_S = 60.0
+PROBE = "probe"
 DIES = "LINESIDE_NUMPY_ENGINE_DIES"
 """Environment variable: the device whose calls end the process, as a driver's fault does."""
 
@@ -43,7 +44,9 @@ full: set[str] = set()
 crashing: set[str] = set()
 """Devices whose process has died."""
 held: dict[str, threading.Event] = {}
-"""Devices whose calls hang until the event is set, and then answer."""
+"""Devices whose calls hang until the event is set, and then answer; `PROBE` for the search of devices."""
+also: list[Device] = []
+"""Further devices."""
 slow_s: dict[str, float] = {}
 """Devices whose calls take so long."""
 cold_s: dict[str, float] = {}
@@ -63,7 +66,7 @@ def reset() -> None:
     """Plugs everything in again, and lets what hangs go on."""
     for event in held.values():
         event.set()
-    for state in (unplugged, full, crashing, held, slow_s, cold_s, slow_load_s, begun, last):
+    for state in (unplugged, full, crashing, held, slow_s, cold_s, slow_load_s, begun, last, also):
         state.clear()
 
 
@@ -111,7 +114,9 @@ class NumpyBackend(Backend):
     version = "1.0"
 
     def _probe(self) -> list[Device]:
-        return [Device("npu", name="numpy as an NPU"), Device("gpu", name="numpy as a GPU")]
+        if (hangs := held.get(PROBE)) is not None:
+            hangs.wait(HELD_AT_MOST_S)
+        return [Device("npu", name="numpy as an NPU"), Device("gpu", name="numpy as a GPU"), *also]
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         if str(device) in slow_load_s:

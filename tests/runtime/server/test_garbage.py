@@ -275,6 +275,8 @@ def test_paths_and_methods_that_are_not_there(serving: Serving) -> None:
     for method, path, wanted in (
         ("GET", "/", 404),
         ("GET", "/v2/models", 404),
+        ("GET", "/v2/", 404),
+        ("POST", f"{INFER}/", 404),
         ("GET", "/v2/models/a%2Fb", 404),
         ("GET", "/v2/models/..%2f..%2fetc", 404),
         ("GET", INFER, 405),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,8 @@ import pytest
 
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
+from lineside_runtime.devices import Device
+from lineside_runtime.engine_process.engine import isolated
 from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
@@ -88,6 +92,39 @@ def test_each_call_gets_its_own_answer_from_a_thread_of_ours(everywhere: Bundle,
         assert threading.get_ident() not in numpy_engine.threads_seen
         assert (session.calls, session.rerouted) == (50, 0)
         assert (session.submit_counts.taken, session.submit_counts.answered) == (50, 50)
+
+
+@pytest.fixture
+def second_engine(tmp_path: Path, numpy_engine: ModuleType) -> Bundle:
+    """A bundle for CPUs, which numpy has as well."""
+    numpy_engine.also.append(Device("cpu", name="numpy as a CPU"))
+    return make_bundle(tmp_path / "b", scaler(2.0))
+
+
+def test_the_first_call_does_not_wait_for_the_search_of_other_devices(
+    second_engine: Bundle, numpy_engine: ModuleType, hold: Callable[[str], threading.Event]
+) -> None:
+    with Session(second_engine, Config(engines=("ort", "numpy"))) as session:
+        event = hold(numpy_engine.PROBE)
+        assert answer(session.submit(x(1), deadline_s=PATIENCE_S)).used_device == "ort/cpu:0"
+        assert [one.device for one in session.shares] == ["ort/cpu:0"]
+        event.set()
+        eventually(lambda: [one.device for one in session.shares] == ["ort/cpu:0", "numpy/cpu:0"])
+
+
+def test_a_call_whose_device_fails_meanwhile_is_answered_by_what_is_found(
+    second_engine: Bundle, numpy_engine: ModuleType, hold: Callable[[str], threading.Event]
+) -> None:
+    with Session(second_engine, Config(engines=("ort", "numpy"), isolate=("ort",))) as session:
+        event = hold(numpy_engine.PROBE)
+        pid = isolated("ort", None).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        future = session.submit(x(1), deadline_s=PATIENCE_S)
+        eventually(lambda: session.fallback_count == 1)
+        assert not future.done()
+        event.set()
+        assert answer(future).used_device == "numpy/cpu:0"
 
 
 def test_wrong_inputs_and_deadlines_are_refused_at_once(everywhere: Bundle) -> None:

@@ -258,13 +258,17 @@ class InBlock:
         return [*self._recipe()]
 
     def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes the registers after a lost connection: its triggers belong to parts that have passed."""
+        """Takes the registers after a lost connection: its triggers belong to parts that have passed.
+
+        A level that has changed meanwhile counts: a PLC that has acknowledged waits for the result to fall.
+        """
         steps = (registers[0] - self._registers[0]) & 0xFFFF
+        levels = self._levels(CONTROL_BITS, self._registers[1], registers[1])
         self._registers = list(registers)
         if steps > JUMP_MAX:
             self.generation += 1
-            return [*self._recipe()]
-        return [*self._missed(registers[0], steps), *self._recipe()]
+            return [*levels, *self._recipe()]
+        return [*levels, *self._missed(registers[0], steps), *self._recipe()]
 
     def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes the registers of one write request.

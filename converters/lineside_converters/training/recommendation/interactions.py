@@ -28,12 +28,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.recommendation.tables import ID_MAX_BYTES, is_id
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import write_atomic
-
-ID_MAX_BYTES = 64
-"""Longest id of an item or attribute, in UTF-8."""
 
 ATTRIBUTES_MAX = 8
 """Attributes of one item that are used, in their order."""
@@ -269,7 +267,7 @@ def _checked(row: Row, number: int, source: str) -> tuple[str, str, float, float
     if not (item and np.isfinite(time) and np.isfinite(label)) or len(values) > len(COLUMNS):
         raise _bad_row(source, number, repr(row))
     for name in (item, *names):
-        if not 1 <= len(name.encode()) <= ID_MAX_BYTES or "\0" in name:
+        if not is_id(name):
             raise DatasetError(
                 f"{source}, row {number + 1}: an id",
                 expected=f"1 to {ID_MAX_BYTES} bytes of text",

@@ -16,6 +16,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 from lineside_models.nlp.limits import DocumentLimits
+from lineside_models.nlp.pdf.form_fields import form_words
 from lineside_models.nlp.pdf.messages import Finished, PdfPage, PdfWord, Refused, Request, receive, send
 
 DPI = 200
@@ -28,7 +29,14 @@ _TEXT_FROM = 8
 """A page with fewer characters is looked at as an image."""
 
 _UNREADABLE_SHARE = 0.2
-"""A page with more characters that stand for none, as fonts without a table of characters give, is rendered."""
+"""A page with more characters that stand for none, as fonts without a table of characters give, is rendered; so is one
+with more letters that are not drawn, as another text recognition lays them over a scan."""
+
+_FOOTNOTE_SIZE = 0.85
+"""Of a raised digit, in sizes of the number before it, at most."""
+
+_WHITE_FROM = 240
+"""Red, green and blue of a letter that can't be seen on white paper."""
 
 _CHARACTERS_MAX = 300_000
 """Of one page."""
@@ -78,6 +86,8 @@ def read_pdf(request: Request, stdout: BinaryIO) -> None:
     except pypdfium2.PdfiumError as error:
         send(stdout, _not_opened(error))
         return
+    if document.get_formtype():
+        document.init_forms()
     count = len(document)
     if not 0 < count <= limits.pages_max:
         send(
@@ -140,7 +150,9 @@ def _page(document: Any, number: int) -> PdfPage:
         width, height = page.get_size()
         text = page.get_textpage()
         try:
-            words, readable = _Words(page, text, width, height).all()
+            reader = _Words(page, text, width, height)
+            words, readable = reader.all()
+            words += tuple(form_words(page, getattr(document.formenv, "raw", None), reader.device))
         finally:
             text.close()
         if readable or not pdfium.FPDFPage_CountObjects(page):
@@ -189,7 +201,8 @@ class _Words:
         self._letters: list[str] = []
         self._box = [0.0] * 4
         self._first = 0
-        self._unreadable = 0
+        self._unreadable = self._invisible = 0
+        self._size_before = 0.0
 
     def all(self) -> tuple[tuple[PdfWord, ...], bool]:
         """Returns the words, and whether they are enough of a text to be believed."""
@@ -210,11 +223,14 @@ class _Words:
                 continue
             self._add(at, character, (rect.left, rect.bottom, rect.right, rect.top))
         self._end()
-        return tuple(self._words), letters >= _TEXT_FROM and self._unreadable <= _UNREADABLE_SHARE * letters
+        unreadable = max(self._unreadable, self._invisible) > _UNREADABLE_SHARE * letters
+        return tuple(self._words), letters >= _TEXT_FROM and not unreadable
 
     def _add(self, at: int, character: str, box: tuple[float, float, float, float]) -> None:
-        if self._letters and self._far(box):
+        size = max(box[2] - box[0], box[3] - box[1])
+        if self._letters and (self._far(box) or self._is_footnote(character, size)):
             self._end()
+        self._size_before = size
         if not self._letters:
             self._box, self._first = list(box), at
         else:
@@ -228,20 +244,38 @@ class _Words:
         size = max(min(y1 - y0, x1 - x0), box[3] - box[1], 1.0)
         return max(x0 - box[2], box[0] - x1, y0 - box[3], box[1] - y1) > 0.6 * size
 
+    def _is_footnote(self, character: str, size: float) -> bool:
+        """Whether a digit behind or before one of another size is no part of its number."""
+        sizes = sorted((size, self._size_before))
+        return character.isdigit() and self._letters[-1].isdigit() and sizes[0] < _FOOTNOTE_SIZE * sizes[1]
+
     def _end(self) -> None:
         if not self._letters:
             return
         letters = "".join(self._letters).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        is_drawn, is_white = self._look()
+        self._invisible += 0 if is_drawn else len(self._letters)
         self._letters = []
-        corners = [self._device(x, y) for x, y in ((self._box[0], self._box[1]), (self._box[2], self._box[3]))]
+        corners = [self.device(x, y) for x, y in ((self._box[0], self._box[1]), (self._box[2], self._box[3]))]
         (ax, ay), (bx, by) = corners
         angle = pdfium.FPDFText_GetCharAngle(self._text, self._first)
         clockwise = round(math.degrees(angle) / 90) * 90 if angle >= 0 else 0  # -1 is an error
         clockwise += 90 * pdfium.FPDFPage_GetRotation(self._page)
         place = (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
-        self._words.append(PdfWord(letters, *place, clockwise % 360))
+        self._words.append(PdfWord(letters, *place, clockwise % 360, not is_drawn or is_white))
 
-    def _device(self, x: float, y: float) -> tuple[float, float]:
+    def _look(self) -> tuple[bool, bool]:
+        """Returns whether the word so far is drawn at all, and whether it is white."""
+        drawn = pdfium.FPDFText_GetTextObject(self._text, self._first)
+        mode = pdfium.FPDFTextObj_GetTextRenderMode(drawn) if drawn else pdfium.FPDF_TEXTRENDERMODE_FILL
+        colour = [ctypes.c_uint(0) for _ in range(3)] + [ctypes.c_uint(255)]
+        if mode != pdfium.FPDF_TEXTRENDERMODE_FILL or not pdfium.FPDFText_GetFillColor(
+            self._text, self._first, *colour
+        ):
+            return mode not in (pdfium.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium.FPDF_TEXTRENDERMODE_CLIP), False
+        return colour[3].value > 0, min(one.value for one in colour[:3]) >= _WHITE_FROM
+
+    def device(self, x: float, y: float) -> tuple[float, float]:
         """Turns a point of the page's own coordinates into one of the displayed page."""
         right, down = ctypes.c_int(), ctypes.c_int()
         pdfium.FPDF_PageToDevice(self._page, 0, 0, *self._size, 0, x, y, right, down)

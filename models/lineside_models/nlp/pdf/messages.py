@@ -31,7 +31,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PdfWord(msgspec.Struct, frozen=True, array_like=True):
-    """A word in points of the page as it is displayed; ``angle`` in degrees clockwise, a multiple of 90."""
+    """A word in points of the page as it is displayed; ``angle`` in degrees clockwise, a multiple of 90.
+
+    A word that ``is_hidden`` is drawn in white or not at all.
+    """
 
     text: str
     x0: float
@@ -39,6 +42,7 @@ class PdfWord(msgspec.Struct, frozen=True, array_like=True):
     x1: float
     y1: float
     angle: int
+    is_hidden: bool = False
 
 
 class PdfPage(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -70,27 +70,28 @@ def reading_order(words: Sequence[PlacedWord], width: float) -> list[Line]:
     return lines
 
 
-def upright(words: Sequence[tuple[str, Box, int]], width: float, height: float) -> tuple[list[PlacedWord], int]:
+def upright(words: Sequence[tuple[PlacedWord, int]], width: float, height: float) -> tuple[list[PlacedWord], int]:
     """Turns a page so that most of its text runs from left to right.
 
     Args:
-        words: Text, box and the angle of its line in degrees clockwise, a multiple of 90.
+        words: Each with the angle of its line in degrees clockwise, a multiple of 90.
 
     Returns:
         The words, and by how many degrees clockwise the page was turned.
     """
     letters: dict[int, int] = defaultdict(int)
-    for text, _, angle in words:
-        letters[angle % 360] += len(text)
+    for word, angle in words:
+        letters[angle % 360] += len(word.text)
     angle = max(letters, key=letters.__getitem__) if letters else 0
     placed = []
-    for text, (x0, y0, x1, y1), _ in words:
+    for word, _ in words:
+        x0, y0, x1, y1 = word.box
         box = {
             90: (y0, width - x1, y1, width - x0),
             180: (width - x1, height - y1, width - x0, height - y0),
             270: (height - y1, x0, height - y0, x1),
         }.get(angle, (x0, y0, x1, y1))
-        placed.append(PlacedWord(text, box))
+        placed.append(PlacedWord(word.text, box, word.score))
     return placed, (360 - angle) % 360
 
 

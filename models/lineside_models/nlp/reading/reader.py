@@ -20,6 +20,9 @@ from lineside_models.nlp.reading.docx import docx_lines
 from lineside_models.nlp.reading.layout import Line, PlacedWord, reading_order, upright
 from lineside_runtime.errors import DocumentError, InputNotFoundError
 
+_HIDDEN = 0.5
+"""Score of a word of a PDF that is not drawn, or in white: nobody who looks at the page knows of it."""
+
 NOT_TEXT = (".pdf", ".doc", ".docx", *SUFFIXES)
 KINDS = "a PDF, DOCX, text file, or an image (PNG, JPEG, TIFF, BMP, WebP)"
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -33,8 +36,8 @@ def read_document(
 ) -> Document:
     """Reads words and, where there are pages, their boxes.
 
-    The kind is told by the content. A page of a PDF without a text that can be read, and an image, go through text
-    recognition (OCR). A PDF is read in a process of its own with bounded memory.
+    The kind is told by the content. A page of a PDF without a text that can be read and seen, and an image, go through
+    text recognition (OCR). A PDF is read in a process of its own with bounded memory.
 
     Args:
         source: A file, or its content.
@@ -176,7 +179,10 @@ class _Assembly:
             image = page_image(page)
             self._scanned(page.number, image, page.width, page.height)
             return
-        words = [(word.text, (word.x0, word.y0, word.x1, word.y1), word.angle) for word in page.words]
+        words = [
+            (PlacedWord(one.text, (one.x0, one.y0, one.x1, one.y1), _HIDDEN if one.is_hidden else 1.0), one.angle)
+            for one in page.words
+        ]
         placed, rotation = upright(words, page.width, page.height)
         turned = rotation in (90, 270)
         across, along = (page.height, page.width) if turned else (page.width, page.height)

@@ -60,9 +60,11 @@ class Cell(msgspec.Struct, frozen=True):
         raw = self.text[start:end]
         text = raw.strip()
         first = self.start + start + len(raw) - len(raw.lstrip())
-        inside = [word for word in self.words if word.start < first + len(text) and word.end > first] or [self]
+        begin = bisect.bisect_right(self.words, first, key=lambda word: word.end)
+        behind = bisect.bisect_left(self.words, first + len(text), key=lambda word: word.start)
+        inside = self.words[begin:behind] or (self,)
         box = union([word.box for word in inside])
-        return Cell(text, first, self.page, box, min(word.score for word in inside), tuple(inside))
+        return Cell(text, first, self.page, box, min(word.score for word in inside), inside)
 
 
 Row = list[Cell]

@@ -51,6 +51,7 @@ class _Report:
 
     def __init__(self, document: Document, schema: Schema) -> None:
         self._document, self._schema = document, schema
+        self._heats: set[str] = set()
         self._entities: list[Entity] = []
         self._relations: list[Relation] = []
         self._review: list[ReviewItem] = []
@@ -75,6 +76,7 @@ class _Report:
             value for value in ranked[1:] if field.kind == "identifier" or scores[value] > _RIVAL * scores[ranked[0]]
         ]
         if names_heats(field):
+            self._heats.add(best.value)
             named = {identifier(cell.text) for cell in row_heads}
             rivals += sorted(one for one in named - set(ranked) if shape(one) == shape(best.value))
         if rivals:
@@ -96,6 +98,7 @@ class _Report:
 
     def add_table(self, table: TableSchema, found: list[Measured]) -> None:
         """Adds the numbers of a table, relates limits to values and checks them."""
+        found = self._doubted_by_row(found)
         places = [(one, self._measured(one)) for one in found]
         values = [(one, at) for one, at in places if one.role == "value"]
         for (value, at), (limit, bound) in itertools.product(values, places):
@@ -113,6 +116,20 @@ class _Report:
         for value, at in values:
             if order := table.limits.get(value.quantity):
                 self._check(value, at, min=order.min, max=order.max)
+
+    def _doubted_by_row(self, found: list[Measured]) -> list[Measured]:
+        """Doubts values before which stands something that is no heat, where the heat stands before others."""
+        with_heat = {one.group for one in found if self._heats & {identifier(word) for word in one.row.split()}}
+        shapes = {shape(heat) for heat in self._heats}
+        odd = {
+            one.row
+            for one in found
+            if one.row and one.group in with_heat and not shapes & {shape(identifier(word)) for word in one.row.split()}
+        }
+        return [
+            msgspec.structs.replace(one, doubt=one.doubt or f"its row says {one.row}") if one.row in odd else one
+            for one in found
+        ]
 
     def add_unread(self, cells: list[Unread]) -> None:
         """Adds cells of a table from which no number could be taken."""

@@ -141,25 +141,37 @@ def _in_unit(found: list[FieldCandidate], unit: str) -> Iterator[FieldCandidate]
 
 
 def _alike(cells: Iterable[Cell], first: FieldCandidate) -> Iterator[FieldCandidate]:
-    """Yields identifiers that follow one and look like it, such as those of a table with several heats, and numbers."""
-    for cell in cells if first.field.kind in ("identifier", "number") else ():
+    """Yields values that follow one and look like it, such as those of a table with several heats, and numbers."""
+    for cell in cells if first.field.kind != "date" else ():
         other = read_value(cell, first.field, first.score)
         if not _is_rival(other, first, cell):
             return
-        if first.field.kind == "identifier" and shape(other.value) != shape(first.value):
+        if first.field.kind != "number" and shape(other.value) != shape(first.value):
             near = abs(len(other.value) - len(first.value)) <= 1
-            if not (near and names_heats(first.field)):
+            alike = names_heats(first.field) or _coarse_shape(other.value) == _coarse_shape(first.value)
+            if not (near and alike):
                 return
         yield other
 
 
 def _is_rival(other: FieldCandidate | None, first: FieldCandidate, cell: Cell) -> TypeGuard[FieldCandidate]:
-    """Returns whether a cell that follows a value may hold the field's, too: a number, or an identifier alone."""
-    if other is None or other.unit != first.unit or other.field.kind not in ("identifier", "number"):
+    """Returns whether a cell that follows a value may hold the field's, too: all of it, or by its form."""
+    if other is None or other.unit != first.unit:
         return False
-    if other.field.kind == "number" or shape(other.value) == shape(first.value):
+    if other.field.kind in ("number", "date"):
+        return True
+    if other.field.kind == "text":
+        is_whole = bool(first.field.pattern) and other.value == " ".join(cell.text.split())
+        words = other.value[0].isalpha() and first.value[0].isalpha() and " " not in other.value
+        return is_whole and (words or _coarse_shape(other.value) == _coarse_shape(first.value))
+    if shape(other.value) == shape(first.value):
         return True
     return other.value == values.identifier(cell.text) and parse_date(other.value) is None
+
+
+def _coarse_shape(text: str) -> str:
+    """Returns a text with all letters that follow each other as one A, and digits as one 0."""
+    return re.sub(r"0+", "0", re.sub(r"A+", "A", shape(text.upper())))
 
 
 def names_heats(field: FieldSchema) -> bool:

@@ -27,19 +27,21 @@ class _Place(msgspec.Struct, frozen=True):
     """A quantity that a line names, with its number.
 
     Attributes:
-        one: The number, which may be a limit.
+        one: The number, which may be a limit; ``None`` if it can't be read.
         rest: What follows the number and its unit.
         odd: The words before the number if they do not end with the quantity's label.
         announced: Word before the label that announces limits.
+        is_symbol: Whether the label is one letter.
         is_limit: Whether label or number say that it is a limit.
     """
 
     label: Match
     cell: Cell
-    one: values.Quantity
+    one: values.Quantity | None
     rest: str
     odd: str
     announced: str
+    is_symbol: bool
     is_limit: bool
 
 
@@ -57,37 +59,40 @@ class RunningLineReader:
             group: Number of the first group of numbers.
         """
         found: list[Measured] = []
-        limits: list[tuple[str, Unread]] = []
+        limits: dict[str, Unread] = {}
         numbers = itertools.count(group)
         for at, row in enumerate(rows):
             for column, cell in enumerate(row):
                 places = [one for one in self._places(cell, row[:column]) if one.label.name not in known]
+                is_list = len(places) > 1 and any(not place.is_symbol for place in places)
                 for place in places:
-                    name = place.label.name
-                    if place.is_limit:
-                        text = f"{place.cell.text} is a limit, and no measured value could be read for {name}"
-                        limits.append((name, Unread(f"{self._table.name}.{name}", place.cell, text)))
-                    elif place.one.unit or len(places) > 1:
-                        found.append(self._measured(place, heading_above(rows, at, _has_number), next(numbers)))
+                    name, one = place.label.name, place.one
+                    if place.is_limit or one is None:
+                        what = "could not be read" if one is None else "is a limit"
+                        text = f"{place.cell.text} {what}, and no measured value could be read for {name}"
+                        limits.setdefault(name, Unread(f"{self._table.name}.{name}", place.cell, text))
+                    elif one.unit or is_list:
+                        heading = heading_above(rows, at, _has_number)
+                        found.append(self._measured(place, one, heading, next(numbers)))
         read = {one.quantity for one in found}
-        return found, [unread for name, unread in limits if name not in read]
+        return found, [unread for name, unread in limits.items() if name not in read]
 
-    def _measured(self, place: _Place, heading: str, group: int) -> Measured:
+    def _measured(self, place: _Place, one: values.Quantity, heading: str, group: int) -> Measured:
         announced = place.announced or limit_word(heading)
         doubts = (
-            "" if place.one.unit else "no unit is stated",
+            "" if one.unit else "no unit is stated",
             f"{place.rest} follows it" if place.rest else "",
             f"{announced} stands before it" if announced else "",
             f"its line says {place.odd}" if place.odd else "",
         )
-        quantity, unit = self._quantities[place.label.name], place.one.unit
-        doubt = next(filter(None, doubts), "")
-        found = measure(self._table.name, quantity, "value", place.cell, place.one, unit=unit, doubt=doubt, group=group)
+        quantity, doubt = self._quantities[place.label.name], next(filter(None, doubts), "")
+        found = measure(self._table.name, quantity, "value", place.cell, one, unit=one.unit, doubt=doubt, group=group)
         return msgspec.structs.replace(found, score=found.score * place.label.score)
 
     def _places(self, cell: Cell, before: Row) -> Iterator[_Place]:
-        heads = " ".join(one.text for one in before if not re.search(r"[\d:=]", one.text))
+        announced, read = limit_word(" ".join(one.text for one in before if not re.search(r"[\d:=]", one.text))), 0
         for part in _IN_LINE.finditer(cell.text):
+            announced, read = limit_word(cell.text[read : part.start("label")], announced), part.start("label")
             words = part["label"].split()
             plain = [word for word in words if not is_limit_word(word)]
             is_limit = len(plain) < len(words) and not self._is_spelled(words)
@@ -96,11 +101,12 @@ class RunningLineReader:
             label = label or self._label_within(words)
             numbers = values.quantities(part["value"])
             lead = (numbers[0], "") if numbers else values.leading_quantity(part["value"])
-            if label is None or lead is None:
+            if label is None or not (lead or values.begins_with_number(part["value"])):
                 continue
-            one, rest = lead
-            fits = one.unit and not unit_doubt(one.unit, self._quantities[label.name].units)
-            if not fits and (odd or len(part["label"]) == 1):
+            one, rest = lead or (None, "")
+            is_symbol = len(part["label"]) == 1
+            fits = one and one.unit and not unit_doubt(one.unit, self._quantities[label.name].units)
+            if not fits and (odd or (is_symbol and (one is None or one.unit))):
                 continue  # "S: 3 mm"
             yield _Place(
                 label=label,
@@ -108,8 +114,9 @@ class RunningLineReader:
                 one=one,
                 rest=rest,
                 odd=odd,
-                announced=limit_word(f"{heads} {cell.text[: part.start('label')]}"),
-                is_limit=bool(is_limit or one.bound or limit_word(rest)),
+                announced=announced,
+                is_symbol=is_symbol,
+                is_limit=bool(is_limit or (one and one.bound) or (limit_word(rest) and not re.search(r"\d", rest))),
             )
 
     def _is_spelled(self, words: list[str]) -> bool:

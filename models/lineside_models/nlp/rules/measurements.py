@@ -23,6 +23,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         score: Probability that all of this is right.
         doubt: Why a person should look at it.
         group: Numbers of one group belong to each other: a limit to the values of its group.
+        row: What stands before the values of its row, if that does not tell their role: the heat, or anything else.
     """
 
     table: str
@@ -35,6 +36,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     doubt: str
     group: int
+    row: str = ""
 
 
 class Unread(msgspec.Struct, frozen=True):

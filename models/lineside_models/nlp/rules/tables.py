@@ -21,7 +21,7 @@ from lineside_models.nlp.rules.fields import unit_doubt, without_speck
 from lineside_models.nlp.rules.labels import LabelIndex
 from lineside_models.nlp.rules.lines import RunningLineReader
 from lineside_models.nlp.rules.measurements import Measured, Unread, measure
-from lineside_models.nlp.rules.roles import Role, limit_word, role_of, without_role
+from lineside_models.nlp.rules.roles import Role, is_standard, limit_word, role_of, without_role
 from lineside_models.nlp.schemas import TableSchema
 
 _SAMPLES = re.compile(r"\d\s*/\s*[.,]?\d")
@@ -56,6 +56,12 @@ _PIECES = frozenset(
     )
 )
 """Words of the head of a column whose numbers are of no heats."""
+
+_LABEL_LENGTH = 120
+"""Characters of a cell that names a quantity, at most."""
+
+_FACTORS = frozenset(("x", "×", "*", "factor", "faktor", "multiplier"))
+"""What stands before a row of factors."""
 
 _SYMBOL_MAX = 3
 """Letters of a symbol, which may stand for anything else where it is alone."""
@@ -162,9 +168,10 @@ class TableReader:
     def _says_more(self, one: _Named) -> bool:
         """Returns whether a cell names a quantity beyond doubt: with a unit, a limit, or a word and no symbol."""
         plain, _ = without_role(values.split_unit(one.cell.text)[0])
-        certain = self._index.is_spelled(plain) and bool(one.unit or one.role or len(plain) > _SYMBOL_MAX)
-        self._certain |= {f"{self._table.name}.{one.name}"} if certain else set()
-        return certain
+        is_spelled = self._index.is_spelled(plain)
+        if is_spelled and (one.unit or one.role or len(plain) > 1):
+            self._certain.add(f"{self._table.name}.{one.name}")
+        return is_spelled and bool(one.unit or one.role or len(plain) > _SYMBOL_MAX)
 
     def _look_for_gap(self, rows: list[Row], before: int, after: int) -> None:
         """Notes a row between two rows of a table whose head is not known, or that has no number."""
@@ -206,6 +213,8 @@ class TableReader:
 
     def _label(self, text: str) -> tuple[str, str, Role] | None:
         """Returns the quantity that a cell names, the unit or factor that it states, and what it says of numbers."""
+        if len(text) > _LABEL_LENGTH:
+            return None
         label, unit = values.split_unit(text)
         for head, stated in ((label, unit), (text, "")) if unit else ((text, ""),):
             plain, role = without_role(head)
@@ -219,7 +228,8 @@ class TableReader:
     def _unit(self, name: str, text: str) -> str:
         """Returns the unit or factor that a cell holds; empty if it holds something else."""
         stated = values.unit_of(text) or ""
-        return stated if self._quantities[name].units and self._unit_fits(name, stated) else values.known_unit(text)
+        fits = stated and self._quantities[name].units and self._unit_fits(name, stated)
+        return stated if fits else values.known_unit(text)
 
     def _is_quantity(self, text: str) -> bool:
         return self._label(text) is not None
@@ -254,7 +264,7 @@ class TableReader:
                     continue
                 page = row[0].page
             role = role_of(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
-            stated = self._row_of_units(role, named, placed)
+            stated = _row_of_factors(row, named, placed) or self._row_of_units(role, named, placed)
             if stated:
                 units |= {
                     one.place: self._with_title(one.name, stated[one.place], title)
@@ -263,7 +273,8 @@ class TableReader:
                 }
                 last = number + 1
                 continue
-            doubt = "" if role else _doubt_of_row(row, named) or heading
+            before = [] if role else [cell for cell in row if cell.centre < named[0].cell.centre]
+            doubt = "" if role else _doubt_of_row(before) or heading
             role = role or ("limit" if _is_row_of_limits(placed.values()) else "value")
             numbers = [
                 one
@@ -273,9 +284,11 @@ class TableReader:
                     head, placed[head.place], role, units[head.place], doubts.get(head.place, doubt)
                 )
             ]
+            if not numbers and not found:
+                self._look_for_unreadable(named, placed)
             empty = 0 if numbers else empty + 1
             last = number + 1 if numbers else last
-            found += numbers
+            found += [msgspec.structs.replace(one, row=" ".join(cell.text for cell in before)) for one in numbers]
             if numbers and role == "value":
                 self.row_heads += _heads_of_row(row, header, named)
                 self._look_for_columns(named, placed, beside)
@@ -284,6 +297,14 @@ class TableReader:
             self._lost.append(Unread(self._table.name, named[0].cell, text))
             self.unread.append(self._lost[-1])
         return found, max(last, at + 1)
+
+    def _look_for_unreadable(self, named: list[_Named], placed: dict[int, Cell]) -> None:
+        """Notes the cells of a row that begin with numbers, if they are those of a table: two or more."""
+        unreadable = {
+            one.name: placed[one.place] for one in named if one.place in placed and _is_unreadable(placed[one.place])
+        }
+        for name, cell in unreadable.items() if len(unreadable) > 1 else ():
+            self._could_not_read(name, cell)
 
     def _below_head(self, head: _Named, cell: Cell, role: Role, unit: str, doubt: str) -> Iterator[Measured]:
         """Reads a cell in a row of a role, of which the head of its column may say more."""
@@ -429,6 +450,13 @@ class TableReader:
         return not unit or not unit_doubt(unit, self._quantities[name].units)
 
 
+def _row_of_factors(row: Row, named: list[_Named], placed: dict[int, Cell]) -> dict[int, str]:
+    """Returns the factors of a row such as "x | 100 | 1000"; none if it is no such row."""
+    words = " ".join(cell.text for cell in row if cell.centre < named[0].cell.centre)
+    powers = all(re.fullmatch("10+", cell.text) for cell in placed.values())
+    return {place: f"x{cell.text}" for place, cell in placed.items()} if words.casefold() in _FACTORS and powers else {}
+
+
 def _in_columns(row: Row, named: list[_Named], reach: float) -> tuple[dict[int, Cell], list[Cell], dict[int, str]]:
     """Returns the nearest cell of each column, the cells right of the first column in none, and doubts of columns."""
     placed: dict[int, tuple[float, Cell]] = {}
@@ -453,7 +481,7 @@ def _doubted(one: Measured, doubt: str) -> Measured:
 
 def _is_unreadable(cell: Cell) -> bool:
     """Returns whether a cell begins with a number, but is none: "398 N/mm² (L)", "45 47 51"."""
-    return not values.quantities(cell.text) and values.leading_quantity(cell.text) is not None
+    return not values.quantities(cell.text) and values.begins_with_number(cell.text)
 
 
 def _is_bound(cell: Cell) -> bool:
@@ -481,7 +509,7 @@ def _heads_above(rows: list[Row], at: int, label: Cell) -> tuple[list[tuple[Cell
         if any(values.quantities(cell.text) for cell in row):
             first = first if steps else place
             continue  # another row of the same table
-        heads = [(cell, role_of(cell.text)) for cell in row if cell.centre > label.centre]
+        heads = [(cell, _role_of_head(cell)) for cell in row if cell.centre > label.centre]
         if any(role for _, role in heads):
             near = steps < _HEADER_ROWS or row[0].page != label.page
             return (heads, place) if near else ([], first)
@@ -513,12 +541,15 @@ def _alone(head: Cell) -> float:
     return max(head.box[2] - head.box[0], 4 * head.height)
 
 
-def _doubt_of_row(row: Row, named: list[_Named]) -> str:
-    """Returns why a row of a table may hold no values: words before its first column that are not known."""
-    words = " ".join(
-        cell.text for cell in row if cell.centre < named[0].cell.centre and not values.quantities(cell.text)
-    )
-    return f"its row says {words}" if re.search(r"[^\W\d_]{3}", words) and not re.search(r"\d", words) else ""
+def _role_of_head(cell: Cell) -> Role:
+    return role_of(cell.text) or ("limit" if is_standard(cell.text) else "")
+
+
+def _doubt_of_row(row: Row) -> str:
+    """Returns why a row may hold no values: the words before its first column are not known, or a standard's."""
+    words = " ".join(cell.text for cell in row if not values.quantities(cell.text))
+    unknown = re.search(r"[^\W\d_]{3}", words) and not re.search(r"\d", words)
+    return f"its row says {words}" if unknown or is_standard(words) else ""
 
 
 def _nearest_head(cell: Cell, heads: list[tuple[Cell, Role]]) -> tuple[Cell | None, Role]:

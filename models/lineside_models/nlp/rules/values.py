@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -60,6 +61,9 @@ _STRAY = re.compile(r"^(?:[*'`_|:;\s]|,(?=\s|\d+[.,]\d))+(?=[.,]?\d)|[*'`_|:;,.\
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"})
 
 
+_CACHED_LENGTH = 64
+"""Characters of a cell that is read once: the rows of a table look at those above them."""
+
 _WORDS_MAX = 4
 """Words of a number with its unit: "23 450 kg"."""
 
@@ -106,6 +110,10 @@ def number(text: str) -> str | None:
 
 def quantities(text: str) -> tuple[Quantity, ...]:
     """Reads a cell: one number, a bound such as ``≤ 0,20`` or ``min. 355 MPa``, or a range as two bounds."""
+    return _short_quantities(text) if len(text) <= _CACHED_LENGTH else _quantities(text)
+
+
+def _quantities(text: str) -> tuple[Quantity, ...]:
     text = _STRAY.sub("", re.sub(r"\.{2,}\s*", ". ", text.translate(_DASHES))).strip()
     if (match := _RANGE.fullmatch(text)) and (low := number(match["low"])) and (high := number(match["high"])):
         unit = unit_of(match["rest"])
@@ -122,17 +130,26 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     return () if unit is None else (Quantity(float(plain), plain, _BOUNDS.get(before, ""), unit),)
 
 
+_short_quantities = functools.lru_cache(maxsize=8192)(_quantities)
+
+
 def leading_quantity(text: str) -> tuple[Quantity, str] | None:
     """Returns the number that a text begins with, its unit if one follows, and what stands behind them."""
     ends = [one.end() for one in itertools.islice(re.finditer(r"\S+", text), _WORDS_MAX)]
     for end in reversed(ends):
         found = quantities(text[:end])
-        if len(found) == 1 and (not found[0].unit or known_unit(found[0].unit)):
+        of_the_next = found and found[0].bound and re.match(r"\s*\d", text[end:])  # "520 MPa (min. 470 MPa)"
+        if len(found) == 1 and not of_the_next and (not found[0].unit or known_unit(found[0].unit)):
             return found[0], text[end:].strip(" ,;")
     glued = re.match(rf"[^\w+-]*({_NUMBER})(?![\d.,:/-])", text.translate(_DASHES))
     if glued is None or (plain := number(glued[1])) is None:
         return None
     return Quantity(float(plain), plain), text[glued.end() :].strip(" ,;")
+
+
+def begins_with_number(text: str) -> bool:
+    """Returns whether a text begins with a number, also if it can't be read: "45/47/51", "~0.17", "ca. 398"."""
+    return re.match(r"\W*(?:(?:ca|approx|about|circa|etwa)\b\W*)?\d", text, re.IGNORECASE) is not None
 
 
 def unit_of(text: str) -> str | None:

@@ -9,6 +9,8 @@ Invariants:
   its measured time (and at least `HANG_MIN_S`), it hangs: its thread is abandoned, since a native call can't be ended,
   and the device is taken out. After a pause that doubles it is tried with zeros, in a new thread and with the model
   loaded anew, so that no call has to wait for the trial.
+- A call is taken at once: devices that were not needed before are searched for meanwhile, which imports their engines.
+  A call whose device fails before they are found waits for the search.
 - Nothing is called back, logged or loaded under the lock.
 
 The executors of the standard library have neither deadlines of calls nor a second worker that takes over a call.
@@ -33,6 +35,9 @@ from lineside_runtime.serving.submit.deadline_timer import DeadlineTimer
 from lineside_runtime.serving.submit.lane import Lane, SubmittedCall, Worker
 from lineside_runtime.serving.types import Prediction, Slot, SlotFailure
 from lineside_runtime.tensors import Array
+
+SEARCH_S = 0.1
+"""How long a device that hangs is given again while others are still searched for."""
 
 _After = list[Callable[[], object]]
 
@@ -68,6 +73,7 @@ class Dispatcher:
         self._jobs: set[SubmittedCall] = set()
         self._deadlines = DeadlineTimer("lineside-deadlines")
         self._closed = False
+        self._searched = threading.Event()
         counters.watch(self)
         pool.on_taken_out(self.taken_out)
 
@@ -115,6 +121,21 @@ class Dispatcher:
                     if slot not in self._lanes:
                         self._open(slot, time.monotonic())
 
+    def search_devices(self) -> None:
+        """Begins to look for the devices that were not needed before; their engines are imported in a thread."""
+        threading.Thread(target=self._search, name="lineside-search", daemon=True).start()
+
+    def _search(self) -> None:
+        try:
+            self._pool.all_slots()
+        except Exception:  # as for `_opened`: who needs another device meets it again
+            log.warning("other devices can't be searched for", exc_info=True)
+        with self._lock:
+            self._searched.set()
+            now = time.monotonic()
+            for job in self._jobs:
+                self._limit_patience(job, now)
+
     def close(self) -> None:
         """Takes no more calls and ends those that have not ended with an error; done twice it changes nothing."""
         with self._locked() as after:
@@ -161,7 +182,7 @@ class Dispatcher:
         """Returns the first good lane for a job; or else one that is slow or on trial; or else one that failed."""
         second: Lane | None = None
         third: Slot | None = None
-        for slot in job.plan.order:
+        for slot in self._order(job):
             if slot in job.tried or slot is without:
                 continue
             lane = self._lanes.get(slot)
@@ -192,13 +213,23 @@ class Dispatcher:
         lane.waiting += 1
         self._pool.given(job.plan, lane.slot)
         lane.put(job, first=first)
+        self._limit_patience(job, now)
+
+    def _limit_patience(self, job: SubmittedCall, now: float) -> None:
         if job.deadline_at_s < math.inf:
             self._deadlines.at(self._patience_ends_s(job, now), partial(self._late, weakref.ref(job), job.turn))
 
     def _patience_ends_s(self, job: SubmittedCall, now: float) -> float:
         here = job.lane.slot if job.lane else None
-        others = sum(slot is not here and slot not in job.tried and not slot.failures for slot in job.plan.order)
+        others = sum(slot is not here and slot not in job.tried and not slot.failures for slot in self._order(job))
         return now + (job.deadline_at_s - now) / (others + 1) if others else job.deadline_at_s
+
+    def _order(self, job: SubmittedCall) -> Sequence[Slot]:
+        """Returns the devices of a call's plan, then those that were found since."""
+        planned, known = job.plan.order, self._pool.slots
+        if len(planned) == len(known):
+            return planned
+        return (*planned, *(slot for slot in known if slot not in planned))
 
     # What a worker does.
 
@@ -216,6 +247,8 @@ class Dispatcher:
         except BaseException:  # no call's error yet: the next call meets it again
             failed = None
             log.warning("%s can't be prepared", slot.engine_and_device, exc_info=True)
+        if failed is not None:
+            self._searched.wait()
         with self._locked() as after:
             if lane.state == "closed":
                 return False
@@ -313,6 +346,7 @@ class Dispatcher:
             self._counters.count("late")
             log.warning("%s: an answer came too late and is dropped", lane.slot.engine_and_device)
             return
+        self._searched.wait()
         with self._locked() as after:
             if job.turn == turn:
                 job.failed.append(answer)
@@ -364,6 +398,9 @@ class Dispatcher:
             if now < lane.hangs_at_s(worker):  # its measured time has grown meanwhile
                 self._watch(lane, worker)
                 return
+            if not self._searched.is_set():
+                self._deadlines.at(now + SEARCH_S, partial(self._hung, lane, worker, since_s))
+                return
             error = DeviceLostError(f"{lane.slot.engine_and_device} hangs: no answer for {now - since_s:.1f} s")
             failed = SlotFailure(lane.slot, worker.used, error, lane.slot.failures)
             if lane.state == "closed":  # the device was taken out before, for another reason
@@ -401,7 +438,7 @@ class Dispatcher:
         return True
 
     def _other_open(self, job: SubmittedCall, lane: Lane) -> Lane | None:
-        lanes = [self._lanes.get(slot) for slot in job.plan.order if slot not in job.tried and not slot.failures]
+        lanes = [self._lanes.get(slot) for slot in self._order(job) if slot not in job.tried and not slot.failures]
         return next((one for one in lanes if one is not None and one is not lane and one.state == "open"), None)
 
     def _next(self, job: SubmittedCall, error: LinesideError, after: _After) -> None:

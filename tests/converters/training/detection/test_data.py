@@ -120,10 +120,10 @@ def test_said_framing_holds_and_canvases_are_cut_at_the_pictures_scale(coco: Pat
 
 
 def test_images_without_boxes_and_sets_with_too_few_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    for grey, name in enumerate(("a", "b")):
         (tmp_path / "classes" / name).mkdir(parents=True)
         for number in range(10):
-            cv2.imwrite(str(tmp_path / "classes" / name / f"{number}.jpg"), np.zeros((9, 9), np.uint8))
+            cv2.imwrite(str(tmp_path / "classes" / name / f"{number}.jpg"), np.full((9, 9), 100 * grey, np.uint8))
     with pytest.raises(DatasetError, match="whole images"):
         load_detection_data(config(tmp_path / "classes"))
     with pytest.raises(DatasetError, match="too few"):
