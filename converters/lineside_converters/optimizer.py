@@ -27,6 +27,7 @@ from lineside_converters.targets import find_target
 from lineside_converters.work_folder import WorkFolder, open_until_done, open_work_folder
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.progress import TextListener
 
 if TYPE_CHECKING:
@@ -128,6 +129,13 @@ class Optimizer:
         given = optimization_level
         self._level = given if isinstance(given, LevelOptions) else level_options(given)
         self._options = read_options(options)
+        if options.get("effort") and not self._level.prunes:
+            raise ConfigError(
+                "effort",
+                expected="optimization_level 2 or 3, which fine-tune",
+                actual=f"level {self._level.level}",
+                action="Leave the options of fine-tuning out, or ask for level 2 (--level 2).",
+            )
         _, self._model_options, limits = self._options
         self._target = target if limits.clock is None else dataclasses.replace(target, here=False)
         self._on_progress, self._on_count = on_progress, on_count

@@ -237,6 +237,10 @@ def read_options(given: OptimizerOptions) -> tuple[DataOptions, ModelOptions, Li
     values["facts"] = from_arguments(*(values.pop(name, None) for name in ("labels", "preprocess", "postprocess")))
     values["frames"] = _reusable(values.get("frames"))
     values["folders"] = _paths(values.pop("data", None))
+    if values.get("judge_fold") is not None and not values["folders"]:
+        raise ConfigError(
+            "judge_fold", expected="data to judge on", actual=values["judge_fold"], action="Give data (--data) too."
+        )
     values["effort"] = read_effort(values.get("effort"))
     for name in ("out", "work"):
         values[name] = None if values.get(name) is None else Path(values[name])

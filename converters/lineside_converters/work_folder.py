@@ -39,6 +39,7 @@ class WorkFolder:
     def __init__(self, folder: Path, report: TextListener) -> None:
         self._folder = folder
         self._report = report
+        self._seen: set[Path] = set()
         self._tools = {name: installed_version(name) for name in TOOLS}
 
     @property
@@ -59,13 +60,16 @@ class WorkFolder:
         """
         place = self._folder / f"{name}-{self._key(inputs)}"
         if place.is_dir():
-            self._report(f"{name}: done by an earlier run")
+            if place not in self._seen:
+                self._report(f"{name}: done by an earlier run")
+                self._seen.add(place)
             return place
         half = Path(tempfile.mkdtemp(prefix=f"{_HALF}{name}-", dir=self._folder))
         try:
             make(half)
             _sync(half)
             half.rename(place)
+            self._seen.add(place)
         finally:
             shutil.rmtree(half, ignore_errors=True)
         fsync_folder(self._folder)

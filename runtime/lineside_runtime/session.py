@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -154,13 +156,15 @@ class Session:
             DeviceLostError: Every device hangs; this one was not taken.
         """
         counters = self._submit_counters or self._start_submitting()
+        deadline_at_s = math.inf
         if deadline_s is not None:
             check_seconds("deadline_s", deadline_s)
+            deadline_at_s = time.monotonic() + deadline_s
         serving, shared = self._enter()
         try:
             checked = serving.check(inputs)
             dispatcher = serving.placement.dispatcher(counters, self._answered)
-            give = partial(dispatcher.submit, checked, deadline_s, shared.leave)
+            give = partial(dispatcher.submit, checked, deadline_at_s, shared.leave)
             return give() if serving.cached is None else self._from_cache(serving.cached, checked, give, shared)
         except BaseException:
             shared.leave()

@@ -174,6 +174,15 @@ def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path
     assert list(tmp_path.rglob("alone-*")) == []
 
 
+@pytest.mark.parametrize("judge_fold", [None, "all"])
+def test_the_frame_that_was_calibrated_on_is_not_judged_on(judge_fold: str | None, tmp_path: Path) -> None:
+    """With one frame nothing is left, and accuracy is neither judged on it nor silently left out."""
+    cv2.imwrite(str(tmp_path / "one.png"), render("steel", 1).image)
+    (tmp_path / "boxes.csv").write_text("image,class,x1,y1,x2,y2\none.png,scratches,10,10,60,60\n")
+    with pytest.raises(CalibrationError, match="left to judge on"):
+        gather_inputs(nets.manifest(), limit=8, data=[tmp_path], judge_fold=judge_fold)
+
+
 def test_accuracy_is_compared_on_annotated_data_of_another_fold_where_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
     data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")

@@ -39,6 +39,15 @@ def test_a_value_out_of_range_is_refused(options: Any, key: str) -> None:
         read_options(options)
 
 
+def test_an_option_that_would_have_no_effect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="judge_fold"):
+        Optimizer("surface-12-float", judge_fold="val")
+    with pytest.raises(ConfigError, match=r"effort.*level 1"):
+        Optimizer("surface-12-float", effort={"epochs": 3})
+    with pytest.raises(ConfigError, match=r"labels.*manifest of surface-12-float"):
+        Optimizer("surface-12-float", labels=["dent"], out=tmp_path / "out").run()
+
+
 def test_an_unknown_argument_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="'max_dorp'"):
         Optimizer("model.onnx", max_dorp=0.1)  # type: ignore[call-arg]

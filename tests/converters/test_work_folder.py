@@ -21,6 +21,7 @@ def test_a_step_is_done_once_for_the_same_inputs(tmp_path: Path) -> None:
     for inputs in ({"a": 1}, {"a": 1}, {"a": 2}):
         with open_work_folder(tmp_path / "work", said.append) as work:
             assert (work.step("clean", inputs, make) / "product").read_text() == "whole"
+            work.step("clean", inputs, make)  # not by an earlier run
     assert calls == ["made", "made"]
     assert said == ["clean: done by an earlier run"]
 

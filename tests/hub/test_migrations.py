@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -140,27 +141,6 @@ def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) ->
     assert revision(path) == migrations.HEAD
 
 
-CHALLENGE = (
-    "INSERT INTO results (device, epoch, seq, part_id, source, sequence, captured_at_ns, verdict, detections, bundle, "
-    "bundle_sha256, requested_device, used_device, latency_ms, width, height, error, received_at_ns) VALUES "
-    "('cam-0', 'e', 60, 'challenge:bad', 'cam', 60, 5, 'reject', '[[\"dent\",0.9,1,2,3,4]]', 'm@1', '', '', '', 1, 8, "
-    "8, '', 6)"
-)
-
-
-def test_challenge_parts_of_an_older_file_leave_the_counts_of_hours(tmp_path: Path) -> None:
-    path = old_databases.make_sqlite(tmp_path, 2)
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute(CHALLENGE)
-    connection.close()
-    database = Database.open(tmp_path)
-    assert [row["results"] for row in database.query("SELECT results FROM result_hours")] == [50]
-    assert list(database.query("SELECT * FROM defect_hours")) == []
-    assert database.count_results() == 51
-    database.close()
-
-
 def test_an_older_release_refuses_the_file_of_this_one(tmp_path: Path) -> None:
     """Schema 2 looked at ``user_version``, and took nothing but a 2."""
     Database.open(tmp_path).close()
@@ -277,14 +257,45 @@ def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
     assert [row[5] for row in select(url, "SELECT * FROM result_hours", {})] == [50, 1]
 
 
-def test_challenge_parts_of_an_older_postgres_leave_the_counts_of_hours(url: str) -> None:
-    make_old(url)
-    engine = sa.create_engine(url)
+def _to_0016(engine: sa.Engine) -> None:
+    """Makes the database of the release before, with a challenge part, and a part of two cameras."""
+    box, view = '["{}", 0.9, 1, 2, 3, 4]', '{{"source": "{}", "verdict": "reject", "detections": [{}], "readings": []}}'
+    dent, burr = box.format("dent"), box.format("burr")
+    views = f"[{view.format('top', dent)}, {view.format('left', burr)}]"
     with engine.begin() as connection:
-        connection.exec_driver_sql(CHALLENGE)
+        command.upgrade(migrations._config(connection), "0016")
+        insert = sa.text(
+            "INSERT INTO results (device, epoch, seq, part_id, source, sequence, captured_at_ns, verdict, detections, "
+            "bundle, bundle_sha256, requested_device, used_device, latency_ms, width, height, error, received_at_ns, "
+            "views) VALUES ('c', 'e', :seq, :part, 'cam', :seq, 5, 'reject', :found, 'm@1', '', '', '', 1, 8, 8, '', "
+            "6, :views)"
+        )
+        for seq, part, seen in ((1, "challenge:bad", "[]"), (2, "p", "[]"), (3, "q", views)):
+            connection.execute(insert, {"seq": seq, "part": part, "found": f"[{dent}]", "views": seen})
     engine.dispose()
-    assert [row[0] for row in select(url, "SELECT results FROM result_hours", {})] == [50]
-    assert list(select(url, "SELECT * FROM defect_hours", {})) == []
+
+
+COUNTED = ([(2,)], [("burr", 1), ("dent", 2)])
+"""Results and defect types of `_to_0016` by hours, as this release counts them."""
+
+
+def test_counts_of_an_older_file_are_as_the_device_counts(tmp_path: Path) -> None:
+    _to_0016(sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}"))
+    database = Database.open(tmp_path)
+    counted = [
+        [tuple(row) for row in database.query(text)]
+        for text in ("SELECT results FROM result_hours", "SELECT type, results FROM defect_hours ORDER BY type")
+    ]
+    assert tuple(counted) == COUNTED
+    assert database.count_results() == 3
+    database.close()
+
+
+def test_counts_of_an_older_postgres_are_as_the_device_counts(url: str) -> None:
+    _to_0016(sa.create_engine(url))
+    hours = list(select(url, "SELECT results FROM result_hours", {}))
+    types = list(select(url, "SELECT type, results FROM defect_hours ORDER BY type", {}))
+    assert ([tuple(row) for row in hours], [tuple(row) for row in types]) == COUNTED
 
 
 def expected_tables() -> sa.MetaData:

@@ -151,7 +151,9 @@ class Gpio(LinePort):
             self._request.set_values({line: on if levels[name] else off for name, line in self._outputs.items()})
         except OSError as error:
             log.error("%s: outputs can't be set: %s", self.name, error)
-            self.connected = False
+            self.problem, self.connected = f"outputs can't be set: {error}", False
+        else:
+            self.connected = True
 
 
 def levels_of(state: LineState) -> dict[Level, bool]:

@@ -37,6 +37,7 @@ from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError, CalibrationError, InputNotFoundError
 from lineside_runtime.tensors import Array
+from lineside_runtime.wording import counted
 
 SIMULATOR_SEED = 2_000_003
 """Neither training (1,000,000 and up, frame by frame) nor the demo draws from this stream."""
@@ -147,7 +148,7 @@ def gather_inputs(
         drawn_folds: For folders of ``data`` without folds, the tables of those that the model's training drew.
 
     Raises:
-        CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
+        CalibrationError: No usable input, no frame left to judge on, or nothing given for a model that takes no image.
         ConfigError: The model compares with references, and frames without them are to be used.
         InputNotFoundError: There is no such data folder.
         DatasetError: The data folder is of no known layout, or damaged.
@@ -238,6 +239,13 @@ def _annotated(
             dataset, drawn = read(folder, judge_fold)
             seen = {sample.path for sample in taken}  # a folder without folds gives the same ones for every name
             _, rest = _split([one for one in dataset.samples if one.path not in seen], 0, most_judged)
+        if not rest:
+            raise CalibrationError(
+                f"no frame of {folder} is left to judge on",
+                expected=f"frames of fold {judge_fold!r} beside those that are calibrated on",
+                actual=f"{counted(len(taken), 'frame')} to calibrate on",
+                action="Give more annotated frames, or another judge_fold (--judge-fold).",
+            )
         judged += _lazily(rest, dataset, manifest.labels, len(judged), drawn)
         files |= {sample.path for sample in rest}
     return tuning, judged, frozenset(files)
@@ -326,7 +334,7 @@ def _split(samples: Sequence[Sample], first: int, second: int) -> tuple[list[Sam
     """Returns ``first`` samples spread over all, and at most ``second`` of the others likewise spread."""
     taken = evenly_spread(range(len(samples)), first)
     rest = sorted(set(range(len(samples))) - set(taken))
-    others = evenly_spread(rest, second) or taken
+    others = evenly_spread(rest, second)
     return [samples[number] for number in taken], [samples[number] for number in others]
 
 

@@ -7,6 +7,7 @@ annotated data is given, and, through learnt projections, the teacher's features
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -27,14 +28,24 @@ from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.sensitivity import rank_channels, weakest
 from lineside_converters.pruning.structured import fold_norms
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
+from lineside_converters.training.loop import CHECKPOINT
 from lineside_converters.training.objective import TrainingObjective, as_tuple
 from lineside_converters.training.objective_selection import objective_for
 from lineside_converters.training.progress import OnProgress
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Manifest
-from lineside_runtime.errors import ConfigError, InputNotFoundError, MissingExtraError, UnsupportedModelError
+from lineside_runtime.errors import (
+    ConfigError,
+    InputError,
+    InputNotFoundError,
+    MissingExtraError,
+    UnsupportedModelError,
+)
 from lineside_runtime.files import write_atomic
+
+RUN = "run.json"
+"""What a run in a folder is of."""
 
 FRAMES = 48
 NORM_BATCHES = 6
@@ -154,6 +165,43 @@ def distill(
     facts = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
     write_atomic(out / "distill.json", json.dumps(facts | {"onnx": onnx.name}, indent=2).encode())
     return result
+
+
+def check_run(
+    setup: DistillationSetup,
+    *,
+    student: str,
+    data: Sequence[Path],
+    batch: int,
+    settings: DistillationSettings,
+    out: Path,
+) -> None:
+    """Refuses to go on in ``out`` with another teacher, student or data, and notes what a new run there is of.
+
+    Without this check a second call would return the first one's student.
+
+    Raises:
+        InputError: ``out`` holds another run.
+    """
+    weights = hashlib.sha256()
+    for tensor in setup.teacher.state_dict().values():
+        weights.update(tensor.contiguous().numpy().tobytes())
+    fixed = ("true_weight", "teach_weight", "feature_weight", "seed")
+    now: dict[str, Any] = {"teacher": weights.hexdigest(), "student": student, "batch": batch}
+    now |= {"data": [folder.resolve().name for folder in data]}
+    now |= {name: getattr(settings, name) for name in fixed}
+    file = out / RUN
+    before = json.loads(file.read_bytes()) if file.is_file() and (out / CHECKPOINT).is_file() else now
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(
+                f"{out} holds a distillation with another {name}",
+                expected=before.get(name),
+                actual=value,
+                action="Give another --out, or the same options to go on with that run.",
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(now, indent=2).encode())
 
 
 def open_student(wanted: str, setup: DistillationSetup, *, seed: int) -> PrunableNetwork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fi
 from lineside_converters.training.objective import TrainingObjective, as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.strategy import ALONE, Strategy
+from lineside_runtime.errors import ConfigError
 
 B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationSettings:
-    """Weights of the losses and length of the training.
+    """Weights of the losses and length of the training; a value out of range is a `ConfigError`.
 
     Attributes:
         learning_rate: Its peak.
@@ -50,6 +52,20 @@ class DistillationSettings:
     seed: int = 0
     bf16: bool = False
     teacher_bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1"),
+            ("true_weight", 0 <= self.true_weight < math.inf, "0 or more"),
+            ("teach_weight", 0 <= self.teach_weight < math.inf, "0 or more"),
+            ("feature_weight", 0 <= self.feature_weight < math.inf, "0 or more"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("minutes", self.minutes is None or self.minutes > 0, "more than 0, or none"),
+            ("threads", self.threads >= 1, "1 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not good:
+                raise ConfigError(name, expected=expected, actual=getattr(self, name))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for reports."""

@@ -30,6 +30,7 @@ from lineside_runtime.bundle import Bundle, TextForm, Variant, open_bundle, writ
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
+    ConfigError,
     InputNotFoundError,
     MissingModelFactsError,
     UnknownHeadError,
@@ -74,6 +75,7 @@ def open_source(
 
     Raises:
         InputNotFoundError: There is no such file.
+        ConfigError: Facts are given for a bundle.
         UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
         MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
     """
@@ -88,11 +90,14 @@ def open_source(
         if (run := _run_beside(bundle)) is not None:
             log.warning("%s has no float model: its training run in %s has", bundle.manifest.identity, run)
             return _from_run(run, work, given, run.name, good_classes)
+        _refuse_facts(given, bundle)
         return _from_bundle(bundle, model.name, work if from_int8 else None)
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     if model.suffix == ARCHIVE_SUFFIX:
-        return _from_bundle(unpack_archive(model, work / "archive"), model.name, work if from_int8 else None)
+        bundle = unpack_archive(model, work / "archive")
+        _refuse_facts(given, bundle)
+        return _from_bundle(bundle, model.name, work if from_int8 else None)
     if model.suffix in (".pt", ".pth"):
         exported = import_pt(model, trust, given=given, architecture=architecture)
         try:
@@ -103,6 +108,22 @@ def open_source(
     if model.suffix == ".onnx":
         return _from_bundle(_wrap(model, work / "wrapped", given, own_input(frames), good_classes), model.name)
     raise UnsupportedModelError(f"model {model}", expected="a bundle's folder, .lsb, .onnx or .pt")
+
+
+def _refuse_facts(given: ModelFacts, bundle: Bundle) -> None:
+    """Refuses facts of a bare model for a bundle, which has its own.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    names = [name for name, value in msgspec.structs.asdict(given).items() if value is not None]
+    if names:
+        raise ConfigError(
+            names[0],
+            expected=f"nothing: the manifest of {bundle.manifest.identity} says it",
+            actual=getattr(given, names[0]),
+            action="Leave it out, or give the bare model's file.",
+        )
 
 
 def own_input(frames: object) -> Array | Mapping[str, Array] | None:

@@ -28,8 +28,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``, or a name for all of its versions.
         verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
-        defect: Type of a defect among the detections, or a rule whose value is not in tolerance or whose mark is
-            not accepted.
+        defect: Type of a defect among the detections, of any camera, or a rule whose value is not in tolerance or whose
+            mark is not accepted.
         since_ns: Captured then or later, Unix time in ns.
         limit: Only the newest so many.
         with_frame: Only those of which a frame is here.
@@ -57,7 +57,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.recipe = :recipe": self.recipe,
             "r.verdict = :verdict": self.verdict,
             # Unlike LIKE it is case-sensitive in both databases.
-            "(replace(r.detections, :defect, '') <> r.detections OR "
+            "(replace(r.detections, :defect, '') <> r.detections OR replace(r.views, :defect, '') <> r.views OR "
+            "replace(r.views, :by_rule, '') <> r.views OR "
             "replace(r.measurements, :by_rule, '') <> r.measurements OR "
             "replace(r.readings, :by_rule, '') <> r.readings)": self.defect,
             "r.captured_at_ns >= :since_ns": self.since_ns,

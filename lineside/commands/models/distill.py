@@ -11,7 +11,7 @@ import msgspec
 from lineside.commands.train.training import reporter
 from lineside.console import inform, print_json, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import add_json, bundle_path, count, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotated data, its train fold; repeatable; without any, drawn frames",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="student.onnx, checkpoints, curve")
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--epochs", type=positive, default=30, help="passes over the data (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="M", help="end the schedule early, after so many minutes")
-    parser.add_argument("--batch", type=int, default=16, help="frames a step (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=16, help="frames a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, metavar="R", help="peak learning rate (default: 0.0015)")
     parser.add_argument(
         "--true-weight", type=float, metavar="W", help="weight of the loss against the annotations (default: 0.5)"
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="weight of the loss against the teacher's features (default: 0.1; 0: none)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--seed", type=count, default=0, help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=2, help="default: %(default)s")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster with AVX512-BF16")
     parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
     add_json(parser)
@@ -61,12 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Distils, and prints the figures of both."""
     with needs("train"):
-        from lineside_converters.distillation.distill import DEFAULT, distill, open_distillation, open_student
+        from lineside_converters.distillation.distill import (
+            DEFAULT,
+            check_run,
+            distill,
+            open_distillation,
+            open_student,
+        )
     settings = dataclasses.replace(
         DEFAULT,
         epochs=options.epochs,
         minutes=options.minutes,
-        learning_rate=options.learning_rate or DEFAULT.learning_rate,
+        learning_rate=DEFAULT.learning_rate if options.learning_rate is None else options.learning_rate,
         true_weight=DEFAULT.true_weight if options.true_weight is None else options.true_weight,
         teach_weight=DEFAULT.teach_weight if options.teach_weight is None else options.teach_weight,
         feature_weight=DEFAULT.feature_weight if options.features is None else options.features,
@@ -78,6 +84,9 @@ def run(options: argparse.Namespace) -> int:
         options.teacher, options.data, batch=options.batch, seed=options.seed, trust=options.trust
     )
     student = open_student(options.student, setup, seed=options.seed)
+    check_run(
+        setup, student=options.student, data=options.data, batch=options.batch, settings=settings, out=options.out
+    )
     inform(f"teacher {options.teacher.name}, student {options.student}, {setup.objective.facts}")
     result = distill(setup, student, out=options.out, settings=settings, on_progress=reporter())
     if options.json:

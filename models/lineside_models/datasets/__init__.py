@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
-from lineside_models.datasets.base import ALL, Dataset, Sample
+from lineside_models.datasets.base import ALL, Dataset, Sample, warn_of_alike_types
 from lineside_models.datasets.references import add_references
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
@@ -44,6 +44,7 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False, refer
     """
     root = Path(root)
     dataset = _read(root, fold, with_clean=with_clean)
+    warn_of_alike_types(root, dataset.labels)
     return add_references(dataset, root) if references else dataset
 
 

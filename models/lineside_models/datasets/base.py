@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -302,6 +303,16 @@ def warn_of_sizes(root: Path, differing: Sequence[tuple[Path, Size, Size]]) -> N
             _named(stated),
             _named(size),
         )
+
+
+def warn_of_alike_types(root: Path, labels: Sequence[str]) -> None:
+    """Warns of types whose names differ in case, blanks, hyphens and underscores alone: a model learns them apart."""
+    alike: dict[str, list[str]] = {}
+    for name in labels:
+        alike.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            log.warning("%s: %s are different types; give them one name if they are one", root, " and ".join(names))
 
 
 def _named(size: Size | None) -> str:

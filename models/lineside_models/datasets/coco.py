@@ -55,6 +55,9 @@ class _Category(msgspec.Struct):
     id: int
     name: str
 
+    def __post_init__(self) -> None:
+        self.name = self.name.strip()
+
 
 class _Annotation(msgspec.Struct):
     image_id: int

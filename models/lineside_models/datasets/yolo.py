@@ -112,7 +112,7 @@ def _names(root: Path) -> tuple[tuple[str, ...], bool]:
             expected="names in data.yaml, or classes.txt",
             actual=content.get("names"),
         )
-    stated = tuple(str(name) for name in names)
+    stated = tuple(str(name).strip() for name in names)
     if listed and listed != stated:
         raise DatasetError(
             f"{plain} names other classes than {described[0].name}",

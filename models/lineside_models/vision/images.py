@@ -89,13 +89,15 @@ def read_image(path: Path) -> np.typing.NDArray[np.uint8]:
         ``(H, W, 3) uint8`` BGR, or ``(H, W) uint8`` for a grey file.
 
     Raises:
-        InputNotFoundError: There is no such file.
+        InputNotFoundError: There is no such file, or the system can't read it.
         BadInputFormatError: It is no image that OpenCV reads.
     """
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputNotFoundError(f"{path} is not there", action="Give a photo or a folder of photos.") from error
+    except OSError as error:  # no permission, or a failing drive: the other photos can be read
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="Check the file, its rights and drive.") from error
     try:
         image = decode_image(data)
     except ValueError as error:

@@ -14,9 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -66,7 +64,7 @@ class StagePipeline:
         counters.watch(self)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_at_s: float, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call; the arguments are those of `Dispatcher.submit`.
 
@@ -74,7 +72,6 @@ class StagePipeline:
             DeviceBusyError: Too many calls are under way.
             DeviceLostError: Every device of the first stage hangs and is not due to be tried again.
         """
-        deadline_at_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
         call = _Call(LinkedFuture(), inputs, deadline_at_s, release)
         self._admit()
         try:
@@ -112,12 +109,8 @@ class StagePipeline:
 
     def _given(self, call: _Call) -> Future[Prediction]:
         """Gives a call to its next stage."""
-        left_s = call.deadline_at_s - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceededError(f"no time was left for stage {call.stage + 1}")
         inputs = self._flow.inputs(call.stage, call.tensors)
-        limit_s = None if left_s == math.inf else left_s
-        call.future.inner = stage = self._stages[call.stage].submit(inputs, limit_s, _nothing)
+        call.future.inner = stage = self._stages[call.stage].submit(inputs, call.deadline_at_s, _nothing)
         return stage
 
     def _stage_done(self, call: _Call, done: Future[Prediction]) -> None:

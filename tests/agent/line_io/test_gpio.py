@@ -19,7 +19,7 @@ from lineside_agent.line_io.events import (
     TriggerAnswer,
     Triggered,
 )
-from lineside_agent.line_io.gpio import event_of, levels_of
+from lineside_agent.line_io.gpio import Gpio, event_of, levels_of
 from lineside_runtime.errors import ConfigError
 from tests.peers.waiting import wait_for
 
@@ -71,6 +71,28 @@ def test_chip_that_is_not_there_is_said_and_tried_again(caplog: pytest.LogCaptur
         assert line.missed == 1
     finally:
         line.close()
+
+
+class FailingRequest:
+    """The lines of a chip, as libgpiod gives them, that fail at first."""
+
+    def __init__(self) -> None:
+        self.fails = True
+
+    def set_values(self, values: object) -> None:
+        if self.fails:
+            raise OSError("no such device")
+
+
+def test_outputs_that_can_not_be_set_are_a_problem_until_they_can() -> None:
+    line = Gpio("gpiochip9", outputs={"ready": 1}, inputs={})
+    request = FailingRequest()
+    line._request = request  # type: ignore[assignment]
+    line.show(LineState(ready=True))
+    assert line.status()["problem"] == "outputs can't be set: no such device"
+    request.fails = False
+    line.show(LineState())
+    assert (line.is_open, line.status()["problem"]) == (True, None)
 
 
 def test_a_check_without_a_chip_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

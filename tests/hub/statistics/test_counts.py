@@ -14,7 +14,7 @@ from lineside_hub.results.search import ResultCursor, search
 from lineside_hub.statistics.comparison import compare, compare_rates
 from lineside_hub.statistics.counts import HOUR_NS, CountFilter, pareto, totals, totals_by, trend
 from lineside_hub.statistics.reviews import review_rates
-from lineside_link.messages import MeasuredValue, ReadMark, ResultRow
+from lineside_link.messages import MeasuredValue, ReadMark, ResultRow, View
 from tests.hub.statistics.conftest import Hub
 
 BEGIN_NS = 480_000 * HOUR_NS
@@ -63,6 +63,28 @@ def test_challenge_parts_are_no_production(hub: Hub) -> None:
     Reviews(hub.run).mark(ResultKey("cam-1", "e", 2), wrong=True, note="", by="Ann")
     assert review_rates(hub.run, CountFilter()).rejects == 0
     assert count_by_device(hub.config)["cam-1"].results == 3
+
+
+def test_defect_types_of_all_cameras_of_a_part_count_and_are_found(hub: Hub) -> None:
+    seen = (
+        View(source="top", verdict="reject", detections=(("dent", 0.9, 1.0, 2.0, 3.0, 4.0),)),
+        View(source="left", verdict="reject", detections=(("burr", 0.9, 1.0, 2.0, 3.0, 4.0),) * 2),
+        View(
+            source="right",
+            verdict="reject",
+            measurements=(
+                MeasuredValue(name="length", value=2.0),
+                MeasuredValue(name="width", value=1.0, in_tolerance=True),
+            ),
+            readings=(ReadMark(name="serial", failure="reject"),),
+        ),
+    )
+    hub.add("cam-1", row(1, "reject", ("dent",), views=seen), row(2, "reject", ("dent",)))
+    counted = {found.type: found.results for found in pareto(hub.run, CountFilter())}
+    assert counted == {"dent": 2, "burr": 1, "length": 1, "serial": 1}
+    for name, count in counted.items():
+        assert len(list(results(hub.config, Query(defect=name)))) == count
+    assert not list(results(hub.config, Query(defect="width")))
 
 
 def test_counts_trends_and_pareto_are_those_of_the_results_themselves(hub: Hub) -> None:

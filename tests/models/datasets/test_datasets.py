@@ -259,6 +259,22 @@ def test_damaged_coco_is_named(tmp_path: Path, data: bytes, says: str) -> None:
         load_dataset(tmp_path, "val")
 
 
+def test_types_whose_names_are_alike_are_warned_of_and_blanks_around_a_name_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "annotations").mkdir()
+    file = tmp_path / "annotations" / "instances_all.json"
+    with caplog.at_level(logging.WARNING, "lineside.datasets"):
+        file.write_bytes(coco_file(categories=[{"id": 9, "name": "dent "}, {"id": 3, "name": "dent"}]))
+        assert load_dataset(tmp_path).labels == ("dent",)
+        assert not caplog.records
+        file.write_bytes(coco_file(categories=[{"id": 9, "name": "Oil_spot"}, {"id": 3, "name": "oil spot"}]))
+        assert load_dataset(tmp_path).labels == ("Oil_spot", "oil spot")
+    assert "Oil_spot and oil spot are different types" in caplog.text
+
+
 def test_a_coco_image_that_shows_a_crowd_alone_is_no_good_part(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -193,6 +193,24 @@ def test_a_docx_keeps_its_cells_and_leaves_out_what_was_deleted() -> None:
     assert document.pages[0].words[0].box is None
 
 
+def test_hidden_text_of_a_docx_is_left_out_and_a_raised_digit_stands_alone() -> None:
+    def run(text: str, properties: str = "") -> str:
+        return f"<w:r><w:rPr>{properties}</w:rPr><w:t>{text}</w:t></w:r>"
+
+    raised = '<w:vertAlign w:val="superscript"/>'
+    body = (
+        "<w:p><w:pPr><w:rPr><w:vanish/></w:rPr></w:pPr>"
+        + run("C 0.17")
+        + run("1", raised)
+        + run(" of 5 mm")
+        + run("2", raised)
+        + run(" secret", "<w:vanish/>")
+        + run(" seen", '<w:vanish w:val="0"/>')
+        + "</w:p>"
+    )
+    assert read_document(docx(body)).text == "C 0.17 1 of 5 mm2 seen\n"
+
+
 def test_text_files_are_read_in_their_encoding(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     for data in ("Prüfung\nGröße 5".encode("cp1252"), "Prüfung\nGröße 5".encode("utf-16")):

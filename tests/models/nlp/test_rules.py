@@ -312,6 +312,23 @@ def test_different_values_below_or_beside_one_label_are_ambiguous(lines: str, fi
     assert {field for field, reason in reviewed(text_report(lines)) if reason == "ambiguous"} == fields
 
 
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("Date: 20260403", "date"),
+        ("Date\t32.01.2026", "date"),
+        ("Net weight: approx. 5290 kg", "net_weight"),
+        ("Order No: 12", "order_number"),
+        ("Date: 20260403\nDate: 2026-04-03", ""),
+        ("Date: soon", ""),
+        ("Weight of the coils by order 4711", ""),
+    ],
+)
+def test_what_stands_behind_a_label_and_is_no_value_of_it_is_told(line: str, field: str) -> None:
+    report = text_report(f"Heat No: A12345\nGrade: S235JR\n{line}\n")
+    assert reviewed(report) == ({(field, "unreadable")} if field else set())
+
+
 def test_different_numbers_below_one_label_are_ambiguous() -> None:
     note = load_schema("delivery-note")
     report = extract_by_rules(read_document(b"Delivery note: D-123\nItem\tQty\nCoil\t2\nSheet\t1\n"), note)

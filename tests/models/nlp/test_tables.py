@@ -245,6 +245,11 @@ HEADS = {
         [("ReH", "398"), ("Rm", "470")],
         {"mechanical.Rm": "Requirements stands above it"},
     ),
+    "heading_of_met_requirements": (
+        "Requirements fulfilled\nReH\tRm\n398\t521\n",
+        [("ReH", "398"), ("Rm", "521")],
+        {},
+    ),
     "heading_above_heads": (
         "Specification and results\nProperty\tmin\tresult\nReH\t355\t398\nRm\t470\t521\n",
         [("ReH.min", "355"), ("ReH", "398"), ("Rm.min", "470"), ("Rm", "521")],
@@ -280,6 +285,11 @@ HEADS = {
         "Tensile strength\t521\n",
         [("Rm", "521")],
         {"mechanical.Rm": "no other quantity of its table"},
+    ),
+    "one_row_of_a_letter_with_its_unit": (
+        "A\t26 %\n",
+        [("A", "26")],
+        {"mechanical.A": "no other quantity of its table"},
     ),
     "a_title_is_no_column": (
         "Tensile strength\nReH\t398\nRm\t521\n",

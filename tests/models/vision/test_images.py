@@ -72,3 +72,9 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(BadInputFormatError):
             read_image(tmp_path / "a.png")
+
+
+def test_a_file_that_the_system_can_not_read_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("/proc/self/mem")  # reading it is an input/output error, as on a failing drive
+    with pytest.raises(InputNotFoundError, match="Input/output error"):
+        read_image(tmp_path / "a.png")

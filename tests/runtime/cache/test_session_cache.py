@@ -17,7 +17,14 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.stats import CacheStats, LevelStats
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError, LinesideError, MissingExtraError
+from lineside_runtime.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    DeviceLostError,
+    EngineError,
+    LinesideError,
+    MissingExtraError,
+)
 from lineside_runtime.serving.memory_pressure import relieve
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
@@ -330,6 +337,23 @@ def test_redis_that_hangs_dies_and_comes_back_loses_no_call_and_stops_none(
 
 
 # Submitted calls.
+
+
+def test_the_time_of_a_look_up_is_part_of_a_deadline(bundle: Bundle, redis_server: RedisServer) -> None:
+    cache = CacheConfig(memory_bytes=0, redis=(redis_server.url,), redis_timeout_s=1.0)
+    with Session(bundle, config(cache)) as session:
+        wait_for(lambda: level_of(session, "redis").up)
+        session.submit(X).result(60)
+        wait_for(lambda: level_of(session, "redis").stored == 1)
+        redis_server.freeze()
+        try:
+            future = session.submit(np.full((1, 4), 2, np.float32), deadline_s=0.5)
+            with pytest.raises(DeadlineExceededError):
+                future.result(60)
+        finally:
+            redis_server.thaw()
+        assert session.submit_counts.expired == 1
+        assert session.submit(X).result(60).outputs["y"][0, 0] == 2
 
 
 def test_a_submitted_frame_that_is_known_is_done_at_once(bundle: Bundle) -> None:

@@ -35,7 +35,7 @@ _COUNT_TOTALS = (
 )
 
 # The types are what `Query.defect` finds: boxes, values out of tolerance, marks that are not accepted.
-_TYPES_SQLITE = (
+TYPES_SQLITE = (
     "JOIN json_each(json_array(json(r.detections), json(r.measurements), json(r.readings))) l JOIN json_each(l.value) e"
 )
 _TYPE_SQLITE = "json_extract(e.value, iif(e.type = 'array', '$[0]', '$.name'))"
@@ -45,13 +45,13 @@ _BAD_SQLITE = (
 )
 
 # PostgreSQL cannot read the character NUL of a JSON text: such a row is stored, and has no types here.
-_JSON_POSTGRES = "(CASE WHEN strpos(r.{0}, '\\u0000') > 0 THEN '[]' ELSE r.{0} END)::json"
-_TYPES_POSTGRES = (
+JSON_POSTGRES = "(CASE WHEN strpos(r.{0}, '\\u0000') > 0 THEN '[]' ELSE r.{0} END)::json"
+TYPES_POSTGRES = (
     "CROSS JOIN LATERAL ("
-    f"SELECT e ->> 0 AS type FROM json_array_elements({_JSON_POSTGRES.format('detections')}) e UNION ALL "
-    f"SELECT e ->> 'name' FROM json_array_elements({_JSON_POSTGRES.format('measurements')}) e "
+    f"SELECT e ->> 0 AS type FROM json_array_elements({JSON_POSTGRES.format('detections')}) e UNION ALL "
+    f"SELECT e ->> 'name' FROM json_array_elements({JSON_POSTGRES.format('measurements')}) e "
     "WHERE e -> 'in_tolerance' IS NULL UNION ALL "
-    f"SELECT e ->> 'name' FROM json_array_elements({_JSON_POSTGRES.format('readings')}) e "
+    f"SELECT e ->> 'name' FROM json_array_elements({JSON_POSTGRES.format('readings')}) e "
     "WHERE e -> 'accepted' IS NULL) t"
 )
 
@@ -75,7 +75,7 @@ def _count_defects(kind: str, types: str, bad: str) -> str:
 def count_statements(*, sqlite: bool) -> tuple[str, ...]:
     """Returns the statements that count the rows of ``{rows}``, a table or a subquery."""
     kind, types, bad = (
-        (_TYPE_SQLITE, _TYPES_SQLITE, _BAD_SQLITE) if sqlite else ("t.type", _TYPES_POSTGRES, "t.type IS NOT NULL")
+        (_TYPE_SQLITE, TYPES_SQLITE, _BAD_SQLITE) if sqlite else ("t.type", TYPES_POSTGRES, "t.type IS NOT NULL")
     )
     return _COUNT_RESULTS, _COUNT_TOTALS, _count_defects(kind, types, bad)
 

@@ -23,6 +23,9 @@ _FALLBACK = "http://schemas.openxmlformats.org/markup-compatibility/2006 Fallbac
 _PARTS = re.compile(r"word/(header\d*|document|footnotes|endnotes|footer\d*)\.xml")
 _ORDER = ("header", "document", "footnotes", "endnotes", "footer")
 _PARTS_MAX = 100
+_OFF = ("0", "false", "off", "baseline")
+"""Values of a property of a run of text that take it away."""
+
 _READ_BYTES = 1 << 16
 _COLUMNS_MAX = 64
 _DEPTH_MAX = 200
@@ -92,6 +95,8 @@ class _Part:
         self._depth = 0
         self._skipped = 0
         self._inside_text = False
+        self._run = ""  # properties of the run of text that count: "vanish", "vertAlign"
+        self._inside_run = False
         parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -115,6 +120,10 @@ class _Part:
         kind = name.removeprefix(_WORD)
         if kind == "t":
             self._inside_text = True
+        elif kind == "r":
+            self._inside_run, self._run = True, ""
+        elif kind in ("vanish", "vertAlign") and self._inside_run and self._run != "vanish":
+            self._run = kind if attributes.get(f"{_WORD}val", "1") not in _OFF else self._run
         elif kind == "tab":
             self._text.append("\t")
         elif kind in ("br", "cr"):
@@ -138,6 +147,8 @@ class _Part:
         kind = name.removeprefix(_WORD)
         if kind == "t":
             self._inside_text = False
+        elif kind == "r":
+            self._inside_run, self._run = False, ""
         elif kind == "p":
             self._end_paragraph()
         elif kind == "tc" and self._cells:
@@ -148,7 +159,10 @@ class _Part:
             self._line("\t".join(row))
 
     def _characters(self, text: str) -> None:
-        if self._inside_text and not self._skipped:
+        if self._inside_text and not self._skipped and self._run != "vanish":
+            before = self._text[-1] if self._text else ""
+            if self._run == "vertAlign" and before[-1:].isdigit() and text[:1].isdigit():
+                self._text.append(" ")  # the number of a footnote
             self._text.append(text)
 
     def _end_paragraph(self) -> None:

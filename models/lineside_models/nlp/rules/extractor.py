@@ -19,6 +19,9 @@ from lineside_models.nlp.schemas import FieldSchema, Schema, TableSchema
 _RIVAL = 0.85
 """A second value with this share of the best one's score makes the field ambiguous."""
 
+_SHOWN = 60
+"""Characters of a text that could not be read."""
+
 _ALIKE_LETTERS = str.maketrans("OQDIL|ZSGBT", "00011125687")
 """Characters that text recognition takes for each other; two identifiers that differ in them only are suspicious."""
 
@@ -37,9 +40,12 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
     measured = [reader.read(rows) for reader in readers]
     row_heads = [cell for reader in readers for cell in reader.row_heads]
     report = _Report(document, schema)
-    found = candidates(document, rows, schema)
+    found, unread = candidates(document, rows, schema)
     for field in schema.fields:
         report.add_field(field, [one for one in found if one.field.name == field.name], row_heads)
+    report.add_unread(
+        [Unread(field.name, cell, f"{cell.text[:_SHOWN]} could not be read as its value") for field, cell in unread]
+    )
     for table, reader, numbers in zip(schema.tables, readers, measured, strict=True):
         report.add_table(table, numbers)
         report.add_unread(reader.unread)
@@ -132,7 +138,7 @@ class _Report:
         ]
 
     def add_unread(self, cells: list[Unread]) -> None:
-        """Adds cells of a table from which no number could be taken."""
+        """Adds cells from which no value could be taken."""
         for one in cells:
             box = one.cell.box if one.cell.page is not None else None
             item = ReviewItem(reason="unreadable", field=one.field, text=one.text, page=one.cell.page, box=box)

@@ -61,13 +61,22 @@ class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     doubt: str = ""
 
 
-def candidates(document: Document, rows: list[Row], schema: Schema) -> list[FieldCandidate]:
-    """Returns all values that may belong to a field, in the order of the text."""
+def candidates(
+    document: Document, rows: list[Row], schema: Schema
+) -> tuple[list[FieldCandidate], list[tuple[FieldSchema, Cell]]]:
+    """Returns all values that may belong to a field, in the order of the text, and what could not be read as one.
+
+    Returns:
+        The values; and texts with digits that stand behind or beside the label of a field that has no value.
+    """
     fields = {one.name: one for one in schema.fields}
     index = field_labels(schema)
-    found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields)]
+    unread: list[tuple[FieldSchema, Cell]] = []
+    found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields, unread)]
     found += [one for field in schema.fields for one in _searched(document, field)]
-    return sorted(found, key=lambda one: one.cell.start)
+    read = {one.field.name for one in found}
+    lost = [(field, cell) for field, cell in unread if field.name not in read]
+    return sorted(found, key=lambda one: one.cell.start), lost
 
 
 def field_labels(schema: Schema) -> LabelIndex:
@@ -75,7 +84,14 @@ def field_labels(schema: Schema) -> LabelIndex:
     return LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
 
 
-def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[FieldCandidate]:
+def _labelled(
+    rows: list[Row],
+    at: int,
+    index: LabelIndex,
+    fields: dict[str, FieldSchema],
+    unread: list[tuple[FieldSchema, Cell]],
+) -> Iterator[FieldCandidate]:
+    """Yields the values of the labels in a row; adds to ``unread`` what has digits, but is no value of its label."""
     row = rows[at]
     for column, cell in enumerate(row):
         match = index.leading(cell.text)
@@ -86,14 +102,19 @@ def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, Fie
         rest = cell.text[match.length :].rstrip(" :.=-#")
         rest = _BEFORE_NUMBER.sub("", rest) if field.kind == "number" else rest.lstrip(" :.=-#")
         if rest:
-            start = cell.text.index(rest, match.length)
-            yield from _in_unit(_read_values(cell.part(start), field, _BEHIND * match.score), unit)
-            continue  # if there is none, it is a sentence that begins with the word
+            behind = cell.part(cell.text.index(rest, match.length))
+            found = _read_values(behind, field, _BEHIND * match.score)
+            yield from _in_unit(found, unit)
+            if not found and cell.text[: match.length].rstrip().endswith((":", "=")) and re.search(r"\d", rest):
+                unread.append((field, behind))
+            continue  # without a colon, it is a sentence that begins with the word
         beside = row[column + 1] if column + 1 < len(row) and index.leading(row[column + 1].text) is None else None
         if beside is not None and (found := _read_values(beside, field, _BESIDE * match.score)):
             yield from _in_unit(found, unit)
             yield from _alike(row[column + 2 :], found[0])
             continue
+        if beside is not None and re.search(r"\d", beside.text):
+            unread.append((field, beside))
         yield from _read_below(rows, at, cell, index, field, unit, _BELOW * match.score)
 
 

@@ -26,9 +26,23 @@ _ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
 """Words, without accents, that tell what a row or column holds; the first role with one of its words counts."""
 
 _RESULTS = frozenset(
-    ("result", "results", "actual", "ist", "istwert", "ergebnis", "measured", "gemessen", "messwert", "prufwert")
+    (
+        "result",
+        "results",
+        "actual",
+        "ist",
+        "istwert",
+        "ergebnis",
+        "measured",
+        "gemessen",
+        "messwert",
+        "prufwert",
+        "fulfilled",
+        "met",
+        "erfullt",
+    )
 )
-"""Words that tell measured values from required ones."""
+"""Words that tell measured values from required ones, or say that these are met."""
 
 _STANDARDS = frozenset(("norm", "standard"))
 """Words of a line that also stand above measured values: "tested to standard"."""

@@ -111,7 +111,7 @@ class TableReader:
     def read(self, rows: list[Row]) -> list[Measured]:
         """Returns the numbers in the order of the text.
 
-        A quantity that is alone in its table is doubted, and taken for none if a symbol of it is all that names it.
+        A quantity that is alone in its table is doubted, and taken for none if only a letter without a unit names it.
         Values of other quantities are taken from lines of text.
         """
         found = self._read_tables(rows)
@@ -160,7 +160,8 @@ class TableReader:
         names = {f"{self._table.name}.{one.quantity}" for one in found} | unread
         if len(names) > 1:
             return found
-        if names <= self._certain:
+        with_units = found and all(any(number.unit for number in values.quantities(one.cell.text)) for one in found)
+        if names <= self._certain or with_units:
             return [_doubted(one, "no other quantity of its table was found") for one in found]
         self.unread = self._lost
         return []

@@ -78,13 +78,13 @@ class Dispatcher:
         pool.on_taken_out(self.taken_out)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_at_s: float, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call.
 
         Args:
             inputs: Array by input name, checked.
-            deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
+            deadline_at_s: Time of ``time.monotonic`` at which it must have ended; infinite for no deadline.
             release: Called once when the call has ended; not if it is refused.
 
         Raises:
@@ -93,15 +93,18 @@ class Dispatcher:
         """
         plan = self._pool.plan()
         now = time.monotonic()
-        job = SubmittedCall(inputs, Future(), plan, math.inf if deadline_s is None else now + deadline_s, release)
+        job = SubmittedCall(inputs, Future(), plan, deadline_at_s, release)
         try:
-            with self._lock:
+            with self._locked() as after:
                 if self._closed:
                     raise DeviceError("the session is closed", action="Open another one.")
                 lane = self._admitting(job, now)
                 self._jobs.add(job)
                 self._counters.took()
-                self._put(job, lane, now)
+                if now < deadline_at_s:
+                    self._put(job, lane, now)
+                else:  # the look-up in the cache took all of the time
+                    self._end(job, self._deadline_error(job), after, "expired")
         except DeviceError:
             self._pool.ended(plan)
             raise
