@@ -17,10 +17,17 @@ from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 CONFIG_NAME = "hub.toml"
 IDENTITY_NAME = "identity"
 """Folder of the certificate authority within the hub's folder."""
+
+_FILE_KEYS = (
+    *("ca", "certificate", "key", "password_file"),
+    *("tls_certificate", "tls_key", "client_secret_file", "secret_file"),
+)
+"""Keys of all tables whose value is the path of a file."""
 
 
 class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -258,21 +265,31 @@ def load_config(path: Path | str) -> HubConfig:
     """
     file = Path(path)
     config = read_toml(file, HubConfig, CONFIG_NAME)
-    web = config.web and msgspec.structs.replace(
-        config.web,
-        tls_certificate=_beside(file, config.web.tls_certificate),
-        tls_key=_beside(file, config.web.tls_key),
-        oidc=config.web.oidc
-        and msgspec.structs.replace(
-            config.web.oidc,
-            client_secret_file=_beside(file, config.web.oidc.client_secret_file),
-            ca=_beside(file, config.web.oidc.ca),
-        ),
+    web = config.web and _with_files(file, config.web)
+    if web is not None and web.oidc is not None:
+        web = msgspec.structs.replace(web, oidc=_with_files(file, web.oidc))
+    email = config.alarms.email and _with_files(file, config.alarms.email)
+    webhook = tuple(_with_files(file, hook) for hook in config.alarms.webhook)
+    return msgspec.structs.replace(
+        config,
+        folder=_beside(file, config.folder),
+        link=_with_files(file, config.link),
+        alarms=msgspec.structs.replace(config.alarms, email=email, webhook=webhook),
+        web=web,
     )
-    names = ("ca", "certificate", "key", "password_file")
-    paths = {name: _beside(file, value) for name in names if (value := getattr(config.link, name))}
-    link = msgspec.structs.replace(config.link, **paths)
-    return msgspec.structs.replace(config, folder=_beside(file, config.folder), link=link, web=web)
+
+
+def named_files(config: HubConfig) -> list[Path]:
+    """Returns the files that a configuration from `load_config` names: certificates, keys and secrets."""
+    tables: list[msgspec.Struct | None] = [config.link, config.web, config.web and config.web.oidc, config.alarms.email]
+    named = [getattr(table, key, None) for table in (*tables, *config.alarms.webhook) for key in _FILE_KEYS]
+    return [Path(path) for path in named if path]
+
+
+def _with_files(file: Path, table: S) -> S:
+    """Returns a table whose paths of files are absolute."""
+    paths = {key: _beside(file, path) for key in _FILE_KEYS if (path := getattr(table, key, None))}
+    return msgspec.structs.replace(table, **paths)
 
 
 def _beside(file: Path, path: str) -> str:

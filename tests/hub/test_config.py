@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.config import load_config
+from lineside_hub.config import load_config, named_files
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 GOOD = 'folder = "data"\n[link]\nurl = "mqtt://127.0.0.1:1883"\nsite = "plant-1"\n'
@@ -17,6 +17,29 @@ def test_a_configuration_is_read_and_its_folder_is_absolute(tmp_path: Path) -> N
     assert config.folder == str(tmp_path.resolve() / "data")
     assert config.link.site == "plant-1"
     assert config.renew_every_s == 3600.0
+
+
+def test_files_are_beside_the_configuration_wherever_the_hub_is_started(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(
+        GOOD
+        + """
+[web]
+tls_certificate = "web.pem"
+tls_key = "web.key"
+[alarms.email]
+host = "mail"
+username = "hub"
+password_file = "mail-password"
+sender = "hub@plant"
+to = ["line@plant"]
+[[alarms.webhook]]
+url = "https://bot"
+secret_file = "secrets/bot"
+"""
+    )
+    names = ["web.pem", "web.key", "mail-password", "secrets/bot"]
+    assert named_files(load_config(path)) == [tmp_path.resolve() / name for name in names]
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,27 @@ def test_the_commands_back_up_and_restore(
     assert "[2002]" in capsys.readouterr().err
 
 
+def test_a_backup_has_the_files_that_the_configuration_names_in_the_folder(
+    repository: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, elsewhere = repository.folder, tmp_path / "elsewhere.pem"
+    elsewhere.touch()
+    (hub / "web").mkdir()
+    for name in ("web/cert.pem", "web/key.pem"):
+        (hub / name).write_text(name)
+        (hub / name).chmod(0o600)
+    web = '[web]\ntls_certificate = "web/cert.pem"\ntls_key = "web/key.pem"\n'
+    link = f'[link]\nusername = "h"\npassword_file = "{elsewhere}"\nurl = "mqtt://127.0.0.1"\nsite = "t"\n'
+    (hub / "hub.toml").write_text(f'folder = "."\n{web}{link}')
+    again = restore(backup(hub, tmp_path / "hub.tar").path, tmp_path / "again").folder
+    assert (again / "web" / "key.pem").read_text() == "web/key.pem"
+    assert (again / "web" / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert not [*again.rglob("elsewhere.pem")]
+    (hub / "hub.toml").write_text("= broken")
+    assert backup(hub, tmp_path / "broken.tar").files > 5, "what is broken is worth a backup, too"
+    assert "is not in the backup" in caplog.text
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_restored_hub_and_its_broker_use_their_own_certificates(tmp_path: Path, absolute: bool) -> None:
     hub = make_repository(tmp_path / "hub", [GROUP]).folder

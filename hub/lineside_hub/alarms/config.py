@@ -66,9 +66,9 @@ class EmailConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         host: The SMTP server.
         port: Its port.
         security: ``starttls``, ``tls`` (from the first byte) or ``none``.
-        ca: File with the certificates to trust; the system's if empty.
+        ca: File with the certificates to trust, relative to that of the configuration; the system's if empty.
         username: For servers that require name and password.
-        password_file: File with the password in its first line.
+        password_file: File with the password in its first line; relative as ``ca``.
         sender: Address that it comes from.
         to: Addresses that it goes to.
         transitions: What is sent: ``raised``, ``cleared``, ``acknowledged``.
@@ -103,9 +103,9 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         url: ``https://…`` or ``http://…``, without a password; it gets a POST with JSON.
-        secret_file: File with a secret in its first line; the header ``X-Lineside-Signature`` is then ``sha256=`` and
-            the HMAC-SHA256 of the body.
-        ca: File with the certificates to trust; the system's if empty.
+        secret_file: File with a secret in its first line, relative to that of the configuration; the header
+            ``X-Lineside-Signature`` is then ``sha256=`` and the HMAC-SHA256 of the body.
+        ca: File with the certificates to trust, relative as ``secret_file``; the system's if empty.
         transitions: What is sent: ``raised``, ``cleared``, ``acknowledged``.
         priority: Only alarms of this priority or a higher one.
     """

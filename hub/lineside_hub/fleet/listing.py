@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,10 @@ from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import AgentReport, ConfigReport, Desired, PlacementReport, Reported, Up, decode
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import InputNotFoundError, StoreError
 from lineside_runtime.wording import nearest
+
+_log = logging.getLogger("lineside.hub")
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +29,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         installed: ``name@version`` of the bundle that it runs; empty for none.
         wanted: ``name@version`` of the bundle that it should run; empty for none.
         error: Why the wanted bundle doesn't run; empty if it does.
-        results: How many of its results the hub has.
+        results: How many of its results the hub has; ``None`` where they were not counted.
         progress: Share of the fetch that is done, 0 to 1.
         agent_state: State of the agent's own update; empty if it can't be updated.
         agent_error: Why the wanted agent doesn't run; empty if it does.
@@ -39,8 +42,8 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         requested_device: Processor that should run the model, such as ``cpu:0``; empty where it has not told.
         used_device: Engine and processor that run it, such as ``ort/cpu:0``.
         device_problem: Why a device or engine that comes first does not run it; empty if it does.
-        fallbacks: Calls of the model in its results that another device answered.
-        cache_hits: Calls in its results that the result cache answered.
+        fallbacks: Calls of the model in its results that another device answered; ``None`` as for ``results``.
+        cache_hits: Calls in its results that the result cache answered; ``None`` as for ``results``.
         seen_at_ns: Unix time of its last birth, will or report at the hub; 0 for never.
         free_bytes: Room on its disk, as it last reported; 0 where it has not told.
         recipe: Name of the recipe that runs; empty on a line without recipes.
@@ -58,7 +61,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     installed: str
     wanted: str
     error: str
-    results: int
+    results: int | None = None
     progress: float = 0.0
     agent: str = ""
     agent_state: str = ""
@@ -71,8 +74,8 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     requested_device: str = ""
     used_device: str = ""
     device_problem: str = ""
-    fallbacks: int = 0
-    cache_hits: int = 0
+    fallbacks: int | None = None
+    cache_hits: int | None = None
     seen_at_ns: int = 0
     free_bytes: int = 0
     recipe: str = ""
@@ -132,15 +135,15 @@ def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[Device
     """Returns all devices that the hub knows, sorted by name.
 
     Args:
-        with_counts: Whether their results are counted, which takes seconds for millions of them.
+        with_counts: Whether their results are counted, where their database can be reached.
 
     Raises:
         InputNotFoundError: There is no hub's database.
     """
-    counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
+    counts = _counts(folder) if with_counts else None
     with Database.open(Path(folder)) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
-    return [_with_counts(_summary(*row), counts.get(row["device"])) for row in rows]
+    return [_with_counts(_summary(*row), counts) for row in rows]
 
 
 def show_device(folder: Path | str, device: str, *, with_counts: bool = True) -> DeviceDetail:
@@ -152,12 +155,12 @@ def show_device(folder: Path | str, device: str, *, with_counts: bool = True) ->
     Raises:
         InputNotFoundError: The hub does not know it.
     """
-    counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
+    counts = _counts(folder) if with_counts else None
     with Database.open(Path(folder)) as database:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
-        summary = _with_counts(_summary(*rows[0]), counts.get(device))
+        summary = _with_counts(_summary(*rows[0]), counts)
         own, group = database.desired_state(f"d/{device}"), database.desired_state(f"g/{summary.group}")
         ended = Rollouts(database).rolled_back(summary.group)
     return DeviceDetail(
@@ -229,12 +232,20 @@ def list_rollouts(
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
-def _with_counts(summary: DeviceSummary, counts: ResultCounts | None) -> DeviceSummary:
+def _counts(folder: Path | str) -> dict[str, ResultCounts] | None:
+    """Counts results; ``None`` where their database cannot be reached, which hides nothing else of a device."""
+    try:
+        return count_by_device(folder_config_or_default(folder))
+    except StoreError as error:
+        _log.warning("results are not counted: %s", error)
+        return None
+
+
+def _with_counts(summary: DeviceSummary, counts: dict[str, ResultCounts] | None) -> DeviceSummary:
     if counts is None:
         return summary
-    return msgspec.structs.replace(
-        summary, results=counts.results, fallbacks=counts.fallbacks, cache_hits=counts.cache_hits
-    )
+    own = counts.get(summary.name) or ResultCounts(0, 0, 0)
+    return msgspec.structs.replace(summary, results=own.results, fallbacks=own.fallbacks, cache_hits=own.cache_hits)
 
 
 @functools.lru_cache(_SUMMARIES_KEPT)
@@ -256,7 +267,6 @@ def _summary(
         installed=report.installed.identity if report.installed else "",
         wanted=report.wanted.identity if report.wanted else "",
         error=report.error.full_text if report.error else "",
-        results=0,
         progress=report.progress,
         agent=born.agent_version,
         agent_state=report.agent.state if report.agent else "",

@@ -21,7 +21,8 @@ from lineside_hub.repository.roles import WARN_BEFORE_DAYS
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import open_rows
-from lineside_runtime.errors import LinesideError
+from lineside_hub.results.queries import count_by_device
+from lineside_runtime.errors import LinesideError, StoreError
 from lineside_runtime.wording import counted
 
 
@@ -68,6 +69,7 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         gen: The last generation of a desired state.
+        results: ``None`` where their database cannot be reached, as ``frames`` and ``frames_bytes``.
         usage: The devices with most disk space, largest first; at most `USAGE_MAX`.
         warnings: Tasks for a person, most urgent first.
     """
@@ -76,9 +78,9 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
     gen: int
     devices: int
     devices_up: int
-    results: int
-    frames: int
-    frames_bytes: int
+    results: int | None
+    frames: int | None
+    frames_bytes: int | None
     usage: tuple[DeviceUsage, ...]
     warnings: tuple[str, ...]
     roles: tuple[RoleStatus, ...]
@@ -193,26 +195,40 @@ def read_status(folder: Path | str) -> HubStatus:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
         config = folder_config_or_default(folder)
-        (frames, frames_bytes), usage = _stored(config, database)
+        (results, frames, frames_bytes), of_devices, unreachable = _stored(config, database)
         devices = _device_warnings(database, config) + _group_warnings(database, roles)
         return HubStatus(
             epoch=database.epoch,
             gen=int(gen["value"]),
             devices=int(counts["devices"]),
             devices_up=int(counts["up"]),
-            results=database.count_results(),
+            results=results,
             frames=frames,
             frames_bytes=frames_bytes,
-            usage=usage,
-            warnings=tuple(_warnings(roles, _identity_warnings(folder), devices)),
+            usage=_usage(config, database, of_devices),
+            warnings=(*unreachable, *_warnings(roles, _identity_warnings(folder), devices)),
             roles=roles,
         )
 
 
-def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
-    """Returns count and bytes of all frames, and the usage of the largest devices."""
-    with contextlib.closing(open_rows(config, database)) as rows:
-        total, frames = rows.total(), dict(rows.devices_above(0))
+def _stored(
+    config: HubConfig, database: Database
+) -> tuple[tuple[int, int, int] | tuple[None, None, None], dict[str, int], list[str]]:
+    """Returns the number of results, that of frames and their bytes; the bytes by device; why they are not known."""
+    try:
+        results = sum(counts.results for counts in count_by_device(config).values())
+        with contextlib.closing(open_rows(config, database)) as rows:
+            return (results, *rows.total()), dict(rows.devices_above(0)), []
+    except StoreError as error:
+        return (None, None, None), {}, [f"results and frames are not counted: {error}"]
+
+
+def _usage(config: HubConfig, database: Database, frames: dict[str, int]) -> tuple[DeviceUsage, ...]:
+    """Returns the usage of the largest devices.
+
+    Args:
+        frames: Bytes by device.
+    """
     results, interactions = read_usage(database), read_usage(database, "interactions")
 
     def share(count: int, most: int) -> float:
@@ -231,7 +247,7 @@ def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tup
         for device in results.keys() | frames.keys()
     ]
     usage.sort(key=lambda used: (-used.results_bytes - used.frames_bytes, used.device))
-    return total, tuple(usage[:USAGE_MAX])
+    return tuple(usage[:USAGE_MAX])
 
 
 def try_warnings(folder: Path | str) -> list[str]:

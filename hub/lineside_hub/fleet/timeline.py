@@ -103,11 +103,23 @@ class FleetTimeline:
             self._database.connection.execute(
                 "INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (message.device, enrolled, now_ns)
             )
+        self._withdraw_of_other_group(message.device, enrolled)
         moved = assigned == enrolled  # by a person: its agent.toml may still name the group before
         if message.group != enrolled and message.group != said_before and not moved:
             detail = f"says that it is of group {message.group!r}, but is enrolled for {enrolled!r}: refused"
             self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind="security", detail=detail))
             log.warning("%s %s", message.device, detail)
+
+    def _withdraw_of_other_group(self, device: str, group: str) -> None:
+        """Withdraws a device's own desired state if another group's key signed it: the device could not follow it."""
+        own = self._database.desired_state(f"d/{device}")
+        refs = (own.bundle, own.agent, own.config) if own is not None else ()
+        if (
+            own is not None
+            and not own.withdrawn
+            and any(ref and not ref.target.startswith(f"{group}/") for ref in refs)
+        ):
+            self._database.withdraw(device, own, group)
 
     def _warn_of_foreign_epoch(self, message: Reported, old: Reported | None, now_ns: int) -> None:
         """Reports a device with a later epoch than the hub's: it ignores the hub's desired states."""

@@ -1,7 +1,8 @@
 """Backup and restore of a hub.
 
 A backup is one tar file: the database by SQLite's backup API (consistent while the hub writes), the repository under
-its lock, keys, identity, and the chunks and frames if they are in the hub's folder. A restore deletes the rows of
+its lock, keys, identity, and the chunks, the frames and the files that ``hub.toml`` names if they are in the hub's
+folder. A restore deletes the rows of
 frames that are not in the backup: a device that still has such a frame sends it again.
 
 After a restore, devices remember later states than the hub. Two remedies:
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from lineside_hub.blobs import FolderBlobs
-from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, load_config
+from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, load_config, named_files
 from lineside_hub.folder_lock import LOCK_NAME, folder_lock
 from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME
 from lineside_hub.repository.layout import CHUNKS, METADATA, OFFLINE_KEYS, ONLINE_KEYS, TARGETS
@@ -37,7 +38,14 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
 from lineside_hub.results.frames.storage import FRAMES_NAME
-from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError, InputNotFoundError, SignatureError
+from lineside_runtime.errors import (
+    BundleFormatError,
+    ConfigError,
+    DiskFullError,
+    InputError,
+    InputNotFoundError,
+    SignatureError,
+)
 from lineside_runtime.files import fsync_folder, is_disk_full, scratch_folder, write_atomic
 
 _PARTS = ("hub.toml", "root.json", "chunks.url", OFFLINE_KEYS, ONLINE_KEYS, METADATA, TARGETS, "identity")
@@ -159,6 +167,20 @@ def _files(hub: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
             yield from sorted(
                 path for path in part.rglob("*") if not path.name.startswith(".") and path.name != LOCK_NAME
             )
+    yield from _other_files(hub)
+
+
+def _other_files(hub: Path) -> list[Path]:
+    """Returns the files in the hub's folder that ``hub.toml`` names and that are in none of `_PARTS`."""
+    if not (hub / CONFIG_NAME).is_file():
+        return []
+    try:
+        config = load_config(hub / CONFIG_NAME)
+    except ConfigError as error:
+        _log.warning("what %s names is not in the backup: %s", CONFIG_NAME, error)
+        return []
+    found = {path for path in named_files(config) if path.is_file() and path.is_relative_to(hub)}
+    return sorted(path for path in found if path.relative_to(hub).parts[0] not in _PARTS)
 
 
 def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> RestoreReport:

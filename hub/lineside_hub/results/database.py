@@ -265,10 +265,6 @@ class Database:
         rows = self.query(f"SELECT device, epoch, seq, max(at_ns) FROM {watermarks} GROUP BY device")
         return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
 
-    def count_results(self) -> int:
-        """Returns how many results are committed."""
-        return int(self.query("SELECT count(*) FROM results")[0][0])
-
 
 def _desired(row: sqlite3.Row) -> Desired:
     if row["message"]:  # the columns count: a new epoch is written there alone

@@ -178,7 +178,7 @@ def _hub(options: argparse.Namespace) -> Callable[[], JoinedDevice] | None:
 
         for device in list_devices(options.hub):
             if device.name == options.name:
-                return JoinedDevice(up=device.up, installed=device.installed or "", results=device.results)
+                return JoinedDevice(up=device.up, installed=device.installed or "", results=device.results or 0)
         return JoinedDevice()
 
     return look

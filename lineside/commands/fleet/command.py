@@ -105,8 +105,13 @@ def _table(devices: list[DeviceSummary], *, heard: bool) -> RenderableType:
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
         up = ("yes" if device.up else "no") if heard else "?"
         runs, config = device.installed or "-", _config(device)
-        add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
+        add_row(table, device.name, group, up, state, runs, config, _agent(device), _number(device.results))
     return Group(table, *(note(device.name, problem) for device in devices for problem in _problems(device)))
+
+
+def _number(count: int | None) -> str:
+    """A number of results, which may not be known."""
+    return "?" if count is None else str(count)
 
 
 def _problems(device: DeviceSummary) -> Iterator[str]:
@@ -167,7 +172,7 @@ def run_show(options: argparse.Namespace) -> int:
         "recipe": said.recipe if said else "",
         "reduced": said.degradation.text or "nothing" if said and said.degradation else "",
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
-        "results": str(about.results),
+        "results": _number(about.results),
     }
     for name, value in lines.items():
         show(f"{name:<15}{one_line(value) or '-'}")

@@ -32,7 +32,8 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        devices, results = counted(status.devices, "device"), counted(status.results, "result")
+        devices = counted(status.devices, "device")
+        results = "? results" if status.results is None else counted(status.results, "result")
         up = "?" if unheard_reason(options.hub) else status.devices_up
         show(f"{up} of {devices} connected, {results}")
         for used in status.usage:

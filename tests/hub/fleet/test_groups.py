@@ -120,6 +120,25 @@ def test_device_belongs_to_the_group_that_it_is_enrolled_for_whatever_it_says(hu
     assert groups(hub) == ([], ["cam-1"])
 
 
+@pytest.mark.parametrize("says", ["line-a", "line-b"])
+def test_device_that_is_enrolled_anew_for_another_group_keeps_no_desired_state_of_the_old_one(
+    hub: Path, says: str
+) -> None:
+    secure(hub, hosts=["127.0.0.1"])
+    enroll(hub, "cam-1", group="line-a")
+    be_born(hub)
+    with Database.open(hub) as database:
+        database.set_desired("d/cam-1", OLD)
+    be_born(hub)
+    with Database.open(hub) as database:
+        assert not getattr(database.desired_state("d/cam-1"), "withdrawn", True)
+    enroll(hub, "cam-1", group="line-b")
+    be_born(hub, says)
+    with Database.open(hub) as database:
+        assert getattr(database.desired_state("d/cam-1"), "withdrawn", False)
+    assert groups(hub) == ([], ["cam-1"])
+
+
 def test_moved_device_that_still_names_its_old_group_is_no_attack(hub: Path) -> None:
     secure(hub, hosts=["127.0.0.1"], port=8883)
     enroll(hub, "cam-1", group="line-a")

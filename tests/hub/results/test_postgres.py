@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from lineside.cli import main
 from lineside_hub.config import HubConfig, ResultsConfig, load_config
+from lineside_hub.fleet.status import read_status
+from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, acknowledgements, select
 from lineside_hub.results.queries import Query, ResultCounts, count_by_device, export, results
 from lineside_hub.results.streams import read_batch
 from lineside_link.config import LinkConfig
-from lineside_link.messages import ResultRow, Results, ResultsAck, encode
+from lineside_link.messages import ResultRow, Results, ResultsAck, Up, encode
 from lineside_link.result_table import COLUMNS
 from lineside_runtime.errors import ConfigError, DatabaseError
 from tests.peers import Broker
@@ -131,6 +134,32 @@ def test_queries_and_exports_are_those_of_sqlite(server: PostgresServer, sink: P
     assert list(results(config, Query(defect='A "b"'))) == []
 
 
+def test_status_and_fleet_count_results_there_and_show_the_rest_while_it_is_away(
+    repository: Repository, server: PostgresServer, sink: PostgresSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = str(repository.folder)
+    link = LinkConfig(url="mqtt://127.0.0.1", site=SITE)
+    write_hub(repository.folder, link, results={"url": server.url})
+    with Database.open(repository.folder) as database, database.transaction():
+        FleetTimeline(database).write_up(Up(device="cam-01", up=True, boot_id="b", group="line-a", board="Pi 5"))
+    write(sink, message(1, 2, 3))
+    assert read_status(repository.folder).results == 3
+    assert main(["fleet", "ls", "--hub", hub]) == 0
+    assert capsys.readouterr().out.split()[-1] == "3"
+    server.kill()
+    try:
+        status = read_status(repository.folder)
+        assert (status.devices, status.results, status.frames) == (1, None, None)
+        assert status.warnings[0].startswith("results and frames are not counted: [4001] PostgreSQL: ")
+        for words in (["fleet", "ls"], ["fleet", "show", "cam-01"]):
+            assert main([*words, "--hub", hub]) == 0
+            assert capsys.readouterr().out.split()[-1] == "?"
+        assert main(["hub", "status", "--hub", hub]) == 1
+        assert "1 device connected, ? results" in capsys.readouterr().out
+    finally:
+        server.start()
+
+
 def test_a_password_has_no_place_in_the_configuration() -> None:
     for url in ("postgresql+psycopg://u:secret@host/db", "postgresql+psycopg://u@host/db?password=secret"):
         with pytest.raises(ConfigError, match="password") as caught:
@@ -166,5 +195,5 @@ def test_the_hub_writes_there_though_both_are_killed(
         hub.kill()
     assert stored(server) == [("cam-01", "e1", seq) for seq in range(1, 901)]
     database = Database.open(repository.folder)
-    assert database.count_results() == 0
+    assert database.query("SELECT count(*) FROM results")[0][0] == 0
     database.close()
