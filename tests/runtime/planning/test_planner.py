@@ -106,11 +106,11 @@ def test_what_a_way_pays_after_the_turn_of_another_one_is_not_counted(
 def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
     accelerated: Bundle, numpy_engine: ModuleType
 ) -> None:
-    numpy_engine.slow_s.update({"npu:0": 0.02, "gpu:0": 0.02})
+    numpy_engine.slow_s.update({"npu:0": 0.06, "gpu:0": 0.06})  # far more than a busy machine takes to hand a call on
     assert planned(accelerated, MANY).chosen.kind == "replicas"
-    crowded = planned(accelerated, Objective(rate_hz=90))  # one device takes 50
+    crowded = planned(accelerated, Objective(rate_hz=24))  # one device takes 16
     assert crowded.chosen.kind == "replicas"
-    assert crowded.measured[0].ms > 20
+    assert crowded.measured[0].ms > 60
 
 
 @pytest.mark.parametrize(
