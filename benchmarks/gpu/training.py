@@ -75,7 +75,7 @@ def optimizer(case: Case) -> Figures:
         min_metric=0.0,  # a short training on drawn parts: it is the time that counts
         out=case.folder / "bundle",
         work=case.folder / "work",
-        effort=EFFORT,
+        effort=None if SMOKE else EFFORT,
         on_progress=lambda text: print(text, flush=True),
         on_count=lambda *_: None,
     ).run()

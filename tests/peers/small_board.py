@@ -8,6 +8,7 @@ Needs root and the right to mount; elsewhere the tests that want it are left out
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -105,6 +106,7 @@ class SmallBoard:
         self._mount = folder / "board"
         self._mount.mkdir(parents=True)
         self.port = free_port()
+        self._sshd = sshd
         run = RUN.replace("{port}", str(self.port)).replace(
             "{sshd}", "/usr/sbin/sshd -f /etc/ssh/sshd_config" if sshd else ""
         )
@@ -155,9 +157,14 @@ class SmallBoard:
 
     def _is_ready(self) -> bool:
         try:
-            return self.path("run/ready").is_file()
+            return self.path("run/ready").is_file() and (not self._sshd or self._answers())
         except (OSError, ValueError, IndexError):
             return False
+
+    def _answers(self) -> bool:
+        """Whether its SSH server listens: it does so only after its start has ended."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5.0):
+            return True
 
     @property
     def root(self) -> Path:
