@@ -287,7 +287,7 @@ def test_counts_of_an_older_file_are_as_the_device_counts(tmp_path: Path) -> Non
         for text in ("SELECT results FROM result_hours", "SELECT type, results FROM defect_hours ORDER BY type")
     ]
     assert tuple(counted) == COUNTED
-    assert database.count_results() == 3
+    assert [tuple(row) for row in database.query("SELECT count(*) FROM results")] == [(3,)]
     database.close()
 
 
